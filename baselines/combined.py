@@ -1,0 +1,32 @@
+"""The combination: Stable-LoRA's shrink, self-distillation from the EMA of the adapter, and that same EMA scored.
+
+Nothing is defined here: the shrink is that of :mod:`baselines.stable_lora`, the average that of
+:mod:`baselines.lora_ema`, the loss that of :mod:`baselines.self_distill`.
+"""
+
+from pydantic import Field
+
+from baselines import lora_ema, self_distill, stable_lora
+from harness.engine.method import Method, Recipe
+
+
+class Settings(self_distill.Settings):
+    shrink: float = Field(5e-3, ge=0, lt=1, description="lambda, the share of A taken away at each step")
+
+
+def compose(settings: Settings) -> Recipe:
+    return Recipe(
+        updates=(stable_lora.Shrink(settings.shrink),),
+        average=lora_ema.FactorEma(settings.ema_decay),
+        loss=self_distill.distillation(settings),
+        scored="average",
+    )
+
+
+METHOD = Method(
+    name="combined",
+    summary="Stable-LoRA + self-distillation from its EMA, which is also what is scored",
+    source="arXiv 2603.05204, 1703.01780",
+    settings=Settings,
+    compose=compose,
+)

@@ -1,0 +1,141 @@
+"""Intruder dimensions (arXiv 2410.21228): singular directions of W0 + dW that are like none of W0's.
+
+Definition: among the top k = 10 left singular vectors of W = W0 + s B A, by singular value, count those whose largest
+|cosine| with ANY left singular vector of W0 is below eps = 0.5.
+
+The count here is that of full SVDs, by a smaller exact problem.  With W0 = U D V^T and p = min(m, n):
+
+* m <= n: in the basis U, W W^T is D^2 + P X^T + X P^T, with X = s U^T B, Y = V^T A^T, P = D Y + X (A A^T) / 2.
+  Its eigenvectors are the left singular vectors in coordinates of U, so the cosines with all of W0's vectors are simply
+  their entries.
+* m > n: in the basis V, W^T W is D^2 + Q Y^T + Y Q^T, with Q = D X + Y (s^2 B^T B) / 2; the left singular vector of an
+  eigenvector v has the coordinates (D v + X (Y^T v)) / sigma in U.
+
+Both are p x p and solved in fp64 by LAPACK, so squaring costs the top k no accuracy that matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import torch
+from torch import Tensor
+
+TOP_K = 10
+EPSILON = 0.5
+EPSILONS = tuple(round(0.1 * i, 1) for i in range(1, 10))
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Thin SVD of one W0 [m, n] in fp64: U [m, p], D [p] falling, V [n, p]."""
+
+    u: Tensor
+    d: Tensor
+    v: Tensor
+
+
+@dataclass(frozen=True)
+class MatrixResult:
+    """One matrix of one trial."""
+
+    cosines: np.ndarray  # [k], best |cosine| of each top singular vector, by falling singular value
+    sigmas: np.ndarray  # [k]
+    delta_norm: float  # ||dW||_F
+    relative_spectral_norm: float  # ||dW||_2 / ||W0||_2
+    effective_rank: float  # exp(entropy of dW's normalised singular values), 0 where dW = 0
+
+    def count(self, epsilon: float = EPSILON) -> int:
+        return int((self.cosines < epsilon).sum())
+
+    @property
+    def distance(self) -> float:
+        return float(1 - self.cosines.mean())
+
+    @property
+    def energy_share(self) -> float:
+        """sigma^2 of the intruders over sigma^2 of the top k."""
+        energy = self.sigmas**2
+        return float(energy[self.cosines < EPSILON].sum() / energy.sum()) if energy.sum() else 0.0
+
+
+def spectrum(weight: Tensor) -> Spectrum:
+    """The SVD of a base matrix, in fp64; paid once a model (:mod:`harness.engine.spectra` caches it)."""
+    u, d, vh = torch.linalg.svd(weight.double(), full_matrices=False)
+    return Spectrum(u, d, vh.mT)
+
+
+def analyse(base: Spectrum, a: Tensor, b: Tensor, scale: float, top_k: int = TOP_K) -> MatrixResult:
+    """Intruders of W0 + scale * B A, with A [r, n] and B [m, r].
+
+    Raises :class:`ValueError` for non-finite factors.
+    """
+    a, b = a.double(), scale * b.double()
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise ValueError("the adapter has non-finite entries")
+    delta = _singular_values(a, b)
+    x, y = base.u.mT @ b, base.v.mT @ a.mT  # X [p, r], Y [p, r]
+    d = base.d[:, None]
+    wide = base.u.shape[0] <= base.v.shape[0]
+    if wide:
+        left, right = d * y + 0.5 * x @ (a @ a.mT), x
+    else:
+        left, right = d * x + 0.5 * y @ (b.mT @ b), y
+    gram = torch.diag(base.d**2) + left @ right.mT + right @ left.mT
+    values, vectors = _top_eigenpairs(gram, min(top_k, len(base.d)))
+    sigmas = values.clamp(min=0).sqrt()
+    if not wide:
+        vectors = (d * vectors + x @ (y.mT @ vectors)) / sigmas.clamp(min=torch.finfo(torch.float64).tiny)
+    cosines = vectors.abs().amax(0).clamp(max=1.0)
+    spectral, total = float(delta[0]), float(delta.sum())
+    share = delta[delta > 0] / total if total else delta[:0]
+    return MatrixResult(
+        cosines=cosines.cpu().numpy(),
+        sigmas=sigmas.cpu().numpy(),
+        delta_norm=float(delta.norm()),
+        relative_spectral_norm=spectral / float(base.d[0]) if float(base.d[0]) else 0.0,
+        effective_rank=float(torch.exp(-(share * share.log()).sum())) if total else 0.0,
+    )
+
+
+def _singular_values(a: Tensor, b: Tensor) -> Tensor:
+    """Singular values [r] of B A from its r x r core."""
+    core = torch.linalg.qr(b).R @ torch.linalg.qr(a.mT).R.mT
+    return torch.linalg.svdvals(core)
+
+
+def _top_eigenpairs(gram: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(values [k] falling, vectors [p, k]) of a symmetric matrix; on the CPU LAPACK computes no others."""
+    if gram.device.type == "cpu":
+        p = gram.shape[0]
+        values, vectors = scipy.linalg.eigh(gram.numpy(), subset_by_index=[p - k, p - 1], check_finite=False)
+        return torch.from_numpy(values[::-1].copy()), torch.from_numpy(vectors[:, ::-1].copy())
+    values, vectors = torch.linalg.eigh(gram)
+    return values.flip(0)[:k], vectors.flip(1)[:, :k]
+
+
+def summarise(results: Sequence[MatrixResult]) -> dict:
+    """Sums of counts and means of the rest over matrices, with the field names of ``store.records.Intruders``."""
+    return {
+        "matrices": len(results),
+        "count": sum(result.count() for result in results),
+        "by_epsilon": {str(epsilon): sum(result.count(epsilon) for result in results) for epsilon in EPSILONS},
+        **{
+            name: float(np.mean([getattr(result, name) for result in results]))
+            for name in ("distance", "energy_share", "delta_norm", "relative_spectral_norm", "effective_rank")
+        },
+    }
+
+
+def summarise_by(labelled: Iterable[tuple[str, str, MatrixResult]]) -> dict:
+    """The summary over all (projection, layer, result), and the same by projection and by layer."""
+    entries = list(labelled)
+
+    def grouped(position: int) -> dict[str, dict]:
+        labels = dict.fromkeys(entry[position] for entry in entries)
+        return {label: summarise([e[2] for e in entries if e[position] == label]) for label in labels}
+
+    return {**summarise([entry[2] for entry in entries]), "by_type": grouped(0), "by_layer": grouped(1)}

@@ -1,0 +1,171 @@
+"""A study from file to finished results: plan, base scores, packs, report.  Idempotent: only what is missing runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.data import models as model_files
+from harness.data import paths, tasks
+from harness.errors import InputError
+from harness.store.claims import claim
+from harness.store.records import BaseRecord
+from harness.store.results import open_results, read_base, read_trials
+from harness.study import forecast
+from harness.study.config import RESERVED, Study, check_name, find_study, load_study
+from harness.study.fingerprint import digest
+from harness.study.pack_size import pack_size
+from harness.study.plan import Inputs, Pack, Plan, build_plan
+
+if TYPE_CHECKING:
+    from harness.executors import Executor
+
+#: A record with one of these is an answer; anything else is tried again by the next run.
+FINAL = ("ok", "diverged")
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A study with everything its names stand for, and where its results go."""
+
+    study: Study
+    file: Path
+    folder: Path
+    model: model_files.ModelSource
+    task_digests: Mapping[str, str]
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a campaign is: statuses by fingerprint, damaged files, and the packs that still have work."""
+
+    statuses: Mapping[str, str]
+    damaged: Sequence[str]
+    todo: tuple[Pack, ...]
+    untrained_todo: int
+
+    @property
+    def finished(self) -> int:
+        return sum(status in FINAL for status in self.statuses.values())
+
+    @property
+    def complete(self) -> bool:
+        return not self.todo and not self.untrained_todo
+
+
+def results_folder(study: str, model: str | None, out: Path | None) -> Path:
+    """``results/<study>``, ``results/<study>@<model>`` where the model was overridden, or ``--out``."""
+    if out is not None:
+        return out.resolve()
+    name = study if model is None else f"{study}@{model_label(model)}"
+    if study in RESERVED:
+        raise InputError(f"'{study}' is reserved under results/", remedy="choose another name")
+    return (Path("results") / name).resolve()
+
+
+def model_label(model: str) -> str:
+    """A model's name, folder or hub id as the name of a folder."""
+    label = Path(model).name if Path(model).exists() else model
+    cleaned = "".join(c if c.isalnum() or c in "._-" else "-" for c in label.lower()).strip("-._") or "model"
+    return check_name(cleaned[:64], "model")
+
+
+def load_campaign(name: str, *, model: str | None, out: Path | None, device: Callable[[str], str]) -> Campaign:
+    """Read the study, make its model and tasks ready, and lay out its packs.
+
+    ``device`` maps what the study wants (cpu, cuda, any) to what there is.
+    """
+    from harness.methods import method_digest, methods
+
+    file = find_study(name, paths.studies_dir())
+    study = load_study(file, overrides={"model": model} if model else None)
+    folder = results_folder(study.name, model, out)
+    for task in (*study.tasks, *study.probes):
+        tasks.load_task(task)
+    source = model_files.resolve_model(study.model)
+    prepared = {task: tasks.prepare_task(task) for task in (*study.tasks, *study.probes)}
+    _check_sizes(study, prepared, file)
+    registry = methods()
+    used = {key.partition("@")[0] for key in study.methods} & set(registry)
+    inputs = Inputs(
+        model_digest=source.digest,
+        task_digests={task: found.digest for task, found in prepared.items()},
+        method_digests={method: method_digest(registry[method]) for method in used},
+    )
+    size = pack_size(study, source.path, device(study.device))
+    return Campaign(study, file, folder, source, inputs.task_digests, build_plan(study, registry, inputs, size, str(file)))
+
+
+def _check_sizes(study: Study, prepared: Mapping[str, tasks.PreparedTask], file: Path) -> None:
+    """A stream task needs training rows for the study's examples; every scored split needs rows."""
+    for name, found in prepared.items():
+        splits = found.task.splits
+        if name in study.tasks and splits.get("train", 0) < study.training.examples:
+            have = splits.get("train", 0)
+            raise InputError(
+                f"task '{name}' has {have} training rows, and the study trains on {study.training.examples}"
+                if have
+                else f"task '{name}' has no training split, so it can only be a probe",
+                where=f"{file}:streams",
+                remedy=f"lower training.examples to at most {have}, or leave '{name}' out of the streams",
+            )
+        if not splits.get(study.scoring.split):
+            raise InputError(f"task '{name}' has no rows in its {study.scoring.split} split",
+                             where=f"{file}:scoring.split", remedy="choose another split")  # fmt: skip
+
+
+def read_state(campaign: Campaign, *, quarantine: bool = False) -> State:
+    """What is done, and which packs have a record missing."""
+    found = read_trials(campaign.folder, quarantine=quarantine)
+    statuses = {record.fingerprint: record.status for record in found.records}
+    planned = {trial.fingerprint: statuses.get(trial.fingerprint, "missing") for trial in campaign.plan.trials}
+    todo = tuple(
+        pack for pack in campaign.plan.packs if any(planned[trial.fingerprint] not in FINAL for trial in pack.trials)
+    )
+    untrained = sum(planned[trial.fingerprint] not in FINAL for trial in campaign.plan.untrained)
+    return State(planned, found.quarantined, todo, untrained)
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """What a run tells whoever watches it."""
+
+    total: Callable[[float], None]  #: units of all the work, once known
+    progress: Callable[[str, float, str], None]  #: (job, units done, what it is doing)
+
+
+def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, extras: Mapping[str, Any]) -> State:
+    """Run what is missing; finished trials are kept whatever happens to the others."""
+    from harness.engine.job import Job
+    from harness.engine.stack import base_key
+    from harness.engine.untrained import write_untrained
+
+    study, folder = campaign.study, campaign.folder
+    open_results(folder, study.name, campaign.plan.expected)
+    with claim(folder):
+        state = read_state(campaign, quarantine=True)
+        if state.complete:
+            return state
+        key = base_key(study, device, campaign.model.digest, campaign.task_digests)
+
+        def job(pack: Pack | None) -> Job:
+            write = frozenset(f for f, status in state.statuses.items() if status not in FINAL)
+            return Job(study, pack, campaign.model.path, folder, paths.cache_dir(), device, key, write, extras)
+
+        base = read_base(folder, key)
+        if base is None:
+            executor.run([job(None)], watcher.progress)
+            base = read_base(folder, key)
+            assert base is not None, "the base job writes base.json or raises"
+        watcher.total(total_units(campaign, state, base))
+        write_untrained(job(None), base, campaign.plan.untrained)
+        executor.run([job(pack) for pack in state.todo], watcher.progress)
+        return read_state(campaign)
+
+
+def total_units(campaign: Campaign, state: State, base: BaseRecord) -> float:
+    """Units of all packs that still have work."""
+    return sum(forecast.pack_units(campaign.study, base, pack) for pack in state.todo)

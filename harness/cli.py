@@ -1,0 +1,241 @@
+"""The command line: one verb a function, thin, and quick to start (torch and ray are imported only where they run)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.errors import InputError, LorabenchError
+
+app = typer.Typer(
+    name="lorabench",
+    help="Compare ways of LoRA fine-tuning on sequences of tasks: forgetting, learning, intruder dimensions, cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StudyName = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A name of `lorabench studies`, a YAML file, or auto: core with a GPU, else quick.")
+]
+ModelName = Annotated[str | None, typer.Option("--model", help="Another model: a catalogue name, a folder, or a hub id.")]
+OutFolder = Annotated[Path | None, typer.Option("--out", help="Where results go, instead of results/<study>.")]
+ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or local: in this process, without importing ray.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def fetch(study: StudyName = "auto", model: ModelName = None) -> None:
+    """Download and verify the model and the data of a study; offline afterwards."""
+    from harness.data import models as model_files
+    from harness.data import paths
+    from harness.study.config import find_study, load_study
+
+    config = load_study(find_study(_resolve(study), paths.studies_dir()), overrides={"model": model} if model else None)
+    model_files.fetch((*config.tasks, *config.probes), config.model, typer.echo)
+
+
+@app.command()
+def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None) -> None:
+    """Print a study's trials and packs, what is done, and a time forecast."""
+    from harness import campaign, console
+    from harness.executors.local import LocalExecutor
+
+    name = _resolve(study)
+    found = campaign.load_campaign(name, model=model, out=out, device=LocalExecutor().device)
+    console.show_plan(found, campaign.read_state(found), LocalExecutor().device(found.study.device))
+
+
+@app.command()
+def run(
+    study: StudyName = "auto",
+    executor: ExecutorName = "ray",
+    model: ModelName = None,
+    out: OutFolder = None,
+    report: Annotated[bool, typer.Option(help="Write tables, figures and the page at the end.")] = True,
+) -> None:
+    """Run what is missing of a study, then write its report.  Finished trials are kept."""
+    from harness import campaign, console
+    from harness.executors import EXECUTORS, make_executor
+
+    if executor not in EXECUTORS:
+        from harness.errors import unknown_name
+
+        raise unknown_name("executor", executor, EXECUTORS, where="--executor")
+    with console.preparing(f"preparing {study}"):
+        name = _resolve(study)
+        runner = make_executor(executor)
+    try:
+        found = campaign.load_campaign(name, model=model, out=out, device=runner.device)
+        state = campaign.read_state(found)
+        device = runner.device(found.study.device)
+        console.show_plan(found, state, device)
+        with console.progress(found, state) as watcher:
+            state = campaign.run(found, runner, device, watcher, {"executor": executor})
+    finally:
+        runner.close()
+    console.show_outcome(found, state)
+    if report and state.finished:
+        _write_report(found.folder, allow_mixed=False)
+    if state.finished < len(state.statuses):
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None, as_json: AsJson = False) -> None:
+    """Say which trials of a study are done, diverged, failed or missing (reads result files only)."""
+    from harness import campaign, console
+
+    folder = campaign.results_folder(_resolve(study), model, out)
+    console.show_status(folder, as_json)
+
+
+@app.command()
+def report(
+    study: StudyName = "auto",
+    model: ModelName = None,
+    out: OutFolder = None,
+    allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Put different stacks on one board, with a banner.")] = False,
+) -> None:
+    """Write the tables, figures and page of a study's results."""
+    from harness import campaign
+
+    _write_report(campaign.results_folder(_resolve(study), model, out), allow_mixed=allow_mixed)
+
+
+@app.command()
+def export(
+    trial: Annotated[str, typer.Argument(help="A trial's fingerprint, or the beginning of it.")],
+    to: Annotated[Path, typer.Argument(help="The folder to write, in PEFT's format.")],
+    study: Annotated[str, typer.Option("--study", help="The study it belongs to.")] = "auto",
+    model: ModelName = None,
+    out: OutFolder = None,
+) -> None:
+    """Export a trial's scored adapter; `PeftModel.from_pretrained` loads it."""
+    from harness import campaign
+    from harness.engine.adapters_file import export_peft, find_adapter
+    from harness.store import read_trials
+
+    folder = campaign.results_folder(_resolve(study), model, out)
+    matches = [record for record in read_trials(folder).records if record.fingerprint.startswith(trial)]
+    if len(matches) != 1:
+        raise InputError(
+            f"{len(matches)} trials begin with '{trial}'", where=str(folder / "trials"), remedy="give more of the fingerprint"
+        )
+    if not matches[0].costs.trained_parameters:
+        raise InputError(f"'{matches[0].spec.arm}' trains nothing, so there is no adapter", where=trial)
+    source, place = find_adapter(folder, matches[0].fingerprint)
+    export_peft(source, place, to)
+    typer.echo(f"{matches[0].spec.arm}, order {matches[0].spec.order}, seed {matches[0].spec.seed} -> {to}")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check Python, libraries, device, disk, cached files and Ray."""
+    from harness import checkup
+
+    if not checkup.show(as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def perf(
+    what: Annotated[str, typer.Argument(help="train: the engine alone, at K = 1, 16, 32.")] = "train",
+    model: Annotated[str, typer.Option("--model", help="Catalogue name, folder, or random:135m (seeded weights).")] = "random:135m",
+    packs: Annotated[str, typer.Option("--packs", help="Rows of a pack, comma-separated.")] = "1,16,32",
+    out: Annotated[Path, typer.Option("--out", help="Folder of the JSON file.")] = Path("results/perf"),
+) -> None:
+    """Time a part of the bench by itself and write results/perf/<what>-<device>.json."""
+    if what != "train":
+        from harness.errors import unknown_name
+
+        raise unknown_name("benchmark", what, ["train"], where="lorabench perf")
+    from harness.perf.train import main as train
+
+    train(model, [int(part) for part in packs.split(",")], out)
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """List the methods, one line each."""
+    from harness.methods import methods as registry
+
+    _list([{"name": m.name, "summary": m.summary, "source": m.source} for m in registry().values()], as_json)
+
+
+@app.command()
+def tasks(as_json: AsJson = False) -> None:
+    """List the tasks and probes, one line each."""
+    from harness.data import tasks as catalogue
+
+    rows: list[dict[str, Any]] = []
+    for name in catalogue.task_names():
+        task = catalogue.load_task(name)
+        sizes = "/".join(str(task.splits.get(split, 0)) for split in ("train", "validation", "test"))
+        rows.append({"name": name, "role": task.role, "kind": task.kind, "splits": sizes, "chance": task.chance, "licence": task.licence})
+    _list(rows, as_json)
+
+
+@app.command()
+def studies(as_json: AsJson = False) -> None:
+    """List the studies, one line each."""
+    from harness.data import paths
+    from harness.study.config import load_study
+
+    rows = []
+    for path in sorted(paths.studies_dir().glob("*.yaml")):
+        study = load_study(path)
+        trials = f"{len(study.streams)} order(s), {len(study.seeds)} seed(s)"
+        rows.append({"name": study.name, "title": study.title, "model": study.model, "size": trials})
+    _list(rows, as_json)
+
+
+def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    widths = {key: max(len(str(row[key])) for row in rows) for key in rows[0]} if rows else {}
+    for row in rows:
+        typer.echo("  ".join(str(value).ljust(widths[key]) for key, value in row.items()).rstrip())
+
+
+def _resolve(study: str) -> str:
+    """``auto`` is the study that suits this machine."""
+    if study != "auto":
+        return study
+    import shutil
+    import subprocess
+
+    if shutil.which("nvidia-smi") is None:
+        return "quick"
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return "core" if "GPU 0" in listed.stdout else "quick"
+
+
+def _write_report(folder: Path, *, allow_mixed: bool) -> None:
+    from harness.report import build_report
+
+    if not folder.is_dir():
+        raise InputError("there are no results here", where=str(folder), remedy="run the study first: lorabench run STUDY")
+    build_report(folder, allow_mixed=allow_mixed)
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+def main() -> None:
+    """Entry point: errors of ours become one message and their exit status; Ctrl-C is 130."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app()
+    except LorabenchError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        typer.echo("stopped; finished trials are kept, run the same command to go on", err=True)
+        sys.exit(130)

@@ -1,0 +1,202 @@
+"""What a person sees in the terminal: the plan, a progress bar with an ETA, the outcome."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from harness.campaign import FINAL, Campaign, State, Watcher
+from harness.store import read_trials
+from harness.store.records import BaseRecord
+from harness.store.results import base_path
+from harness.study import forecast
+
+console = Console(soft_wrap=True, highlight=False)
+
+#: Forward tokens a second before anything has been measured: SmolLM2-135M on 2 CPU cores (bf16), on one H100.
+FIRST_GUESS = {"cpu": 1200.0, "cuda": 250_000.0}
+
+
+@contextmanager
+def preparing(what: str) -> Iterator[None]:
+    """A spinner while libraries load."""
+    with console.status(what):
+        yield
+
+
+def show_plan(campaign: Campaign, state: State, device: str) -> None:
+    """Trials by arm, packs, what is done, and how long the rest takes."""
+    study, plan = campaign.study, campaign.plan
+    table = Table(title=f"{study.name}: {study.title}", title_justify="left", header_style="bold")
+    for column in ("method", "trials", "done", "settings"):
+        table.add_column(column)
+    done = Counter(trial.spec.arm for trial in plan.trials if state.statuses[trial.fingerprint] in FINAL)
+    parameters = {trial.spec.arm: trial.spec.parameters for trial in plan.trials}
+    for arm, trials in plan.expected.items():
+        shown = ", ".join(f"{key}={value}" for key, value in parameters[arm].items())
+        table.add_row(arm, str(trials), str(done[arm]), shown)
+    console.print(table)
+    orders = "; ".join(f"{name}: {' → '.join(stream)}" for name, stream in study.streams.items())
+    console.print(f"model {study.model} ({study.dtype}, {device}); {len(study.seeds)} seeds; {orders}")
+    rows = sum(len(pack.rows) for pack in plan.packs)
+    console.print(
+        f"{len(plan.trials)} trials, {rows} trainings in {len(plan.packs)} packs, {len(state.todo)} packs to run; "
+        f"results in {campaign.folder}"
+    )
+    if state.damaged:
+        console.print(f"[yellow]damaged records, moved to quarantine/ by the next run: {', '.join(state.damaged)}")
+    if state.todo:
+        console.print(f"forecast: about {clock(_forecast(campaign, state, device))} on this {device}")
+
+
+def _forecast(campaign: Campaign, state: State, device: str) -> float:
+    """Seconds for what is left; from the base model's measured speed where there is one."""
+    base = _any_base(campaign.folder) or _guessed_base(campaign)
+    if not set(campaign.study.tasks) <= set(base.train_tokens):
+        base = _guessed_base(campaign)
+    tokens = sum(score.tokens for score in base.scores.values())
+    speed = tokens / base.score_seconds if base.score_seconds else FIRST_GUESS[device]
+    units = sum(forecast.pack_units(campaign.study, base, pack) for pack in state.todo)
+    return (units + (0 if base.score_seconds else tokens)) / speed
+
+
+def _any_base(folder: Path) -> BaseRecord | None:
+    try:
+        return BaseRecord.model_validate_json(base_path(folder).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _guessed_base(campaign: Campaign) -> BaseRecord:
+    """Token counts from the length of the rows (four characters a token), before anything has been tokenised."""
+    from harness.data.tasks import prepare_task, read_split
+    from harness.store.records import BaseScore
+
+    study, scores, train = campaign.study, {}, {}
+    for name in (*study.tasks, *study.probes):
+        prepared = prepare_task(name)
+        rows = read_split(prepared, study.scoring.split)
+        limit = study.scoring.probe_items if name in study.probes else study.scoring.items
+        mean = sum(len(" ".join(map(str, row.values()))) for row in rows) / len(rows) / 4 + 2
+        items = min(limit or len(rows), len(rows))
+        train[name] = mean
+        scores[name] = BaseScore(metric="", higher_is_better=True, items=items, chance=None, score=0.0, correct=None,
+                                 tokens=int(mean * items))  # fmt: skip
+    return BaseRecord(key="", scores=scores, train_tokens=train, score_seconds=0.0, peak_memory_gib=0.0)
+
+
+class _Remaining(ProgressColumn):
+    """Time left, from the mean speed since the packs began: the work is counted in even units."""
+
+    def render(self, task: Task) -> Text:
+        started = task.fields.get("started")
+        if not task.total or started is None or task.completed <= 0:
+            return Text("ETA -:--")
+        spent = time.monotonic() - started
+        return Text(f"ETA {clock(spent * (task.total - task.completed) / task.completed)}")
+
+
+@contextmanager
+def progress(campaign: Campaign, state: State) -> Iterator[Watcher]:
+    """A bar on a terminal; a line now and then in a log file."""
+    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+                   _Remaining(), TimeElapsedColumn(), console=console, transient=True)  # fmt: skip
+    task = bar.add_task("starting", total=None, started=None)
+    done: dict[str, float] = {}
+    log = _LogLines(campaign.study.name)
+
+    def total(units: float) -> None:
+        done.clear()
+        bar.update(task, total=max(units, 1.0), completed=0, started=time.monotonic())
+        log.begin(units)
+
+    def report(job: str, units: float, what: str) -> None:
+        done[job] = units
+        bar.update(task, description=what)
+        if job != "base":
+            bar.update(task, completed=sum(done.values()))
+        log.step(sum(done.values()), what)
+
+    if state.complete:
+        yield Watcher(total, report)
+    elif console.is_terminal:
+        with bar:
+            yield Watcher(total, report)
+    else:
+        yield Watcher(total, report)
+
+
+class _LogLines:
+    """One line every half minute where there is no terminal."""
+
+    every = 30.0
+
+    def __init__(self, name: str) -> None:
+        self.name, self.units, self.started, self.last = name, 0.0, time.monotonic(), 0.0
+
+    def begin(self, units: float) -> None:
+        self.units, self.started, self.last = units, time.monotonic(), 0.0
+
+    def step(self, done: float, what: str) -> None:
+        now = time.monotonic()
+        if console.is_terminal or now - self.last < self.every:
+            return
+        self.last = now
+        if not self.units or not done:
+            print(f"[{self.name}] {what}", file=sys.stderr, flush=True)
+            return
+        left = (now - self.started) * (self.units - done) / done
+        print(f"[{self.name}] {100 * done / self.units:3.0f}%  ETA {clock(left)}  {what}", file=sys.stderr, flush=True)
+
+
+def show_outcome(campaign: Campaign, state: State) -> None:
+    """How it ended, in a line or two."""
+    counts = Counter(state.statuses.values())
+    words = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+    if state.complete:
+        console.print(f"{campaign.study.name}: all {len(state.statuses)} trials are done ({words}); nothing to do")
+    else:
+        console.print(f"[red]{campaign.study.name}: {words}; run the same command to try the others again")
+
+
+def show_status(folder: Path, as_json: bool) -> None:
+    """Statuses by arm, from the result files."""
+    found = read_trials(folder)
+    counts: dict[str, Counter[str]] = {}
+    for record in found.records:
+        counts.setdefault(record.spec.arm, Counter())[record.status] += 1
+    expected = found.expected or {}
+    rows = []
+    for arm in dict.fromkeys([*expected, *counts]):
+        have = counts.get(arm, Counter())
+        missing = max(0, expected.get(arm, 0) - sum(have.values()))
+        rows.append({"method": arm, **{s: have[s] for s in ("ok", "diverged", "oom", "error")}, "missing": missing})
+    if as_json:
+        print(json.dumps({"folder": str(folder), "methods": rows, "damaged": found.quarantined}, indent=1))
+        return
+    table = Table(title=str(folder), title_justify="left")
+    for column in ("method", "ok", "diverged", "oom", "error", "missing"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    console.print(table if rows else f"{folder}: no results yet")
+    if found.quarantined:
+        console.print(f"damaged: {', '.join(found.quarantined)}")
+
+
+def clock(seconds: float) -> str:
+    """1:05 for 65 seconds, 2:03:04 for hours."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

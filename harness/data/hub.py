@@ -1,0 +1,104 @@
+"""Models from the Hugging Face hub: the revision is resolved once, written to ``lock.json``, and used from then on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from harness.data import paths
+from harness.errors import InputError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_PATTERNS = ["*.safetensors", "*.json", "*.model", "vocab.txt", "merges.txt"]  # no pickles, no code
+_TIMEOUT = 10  # seconds for the first answer; a machine without a network must hear so within seconds
+
+
+def is_hub_id(name: str) -> bool:
+    """True for ``org/name`` or ``org/name@revision``."""
+    return bool(_HUB_ID.fullmatch(name))
+
+
+def cached(name: str) -> Path | None:
+    """The snapshot's folder where the locked revision is on this machine, else None.  Never asks the network."""
+    commit = _locked(name)
+    return _local(name.split("@")[0], commit) if commit else None
+
+
+def snapshot(name: str) -> Path:
+    """The folder of a hub model, downloaded if missing.  Raises InputError where the hub can't be reached."""
+    if (path := cached(name)) is not None:
+        return path
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise _needs_hub(name, "HF_HUB_OFFLINE is set")
+    from huggingface_hub import HfApi, snapshot_download
+
+    repo, _, revision = name.partition("@")
+    try:
+        commit = _locked(name) or HfApi().model_info(repo, revision=revision or None, timeout=_TIMEOUT).sha
+        if commit is None:
+            raise _needs_hub(name, "it names no commit")
+        path = snapshot_download(repo, revision=commit, allow_patterns=_PATTERNS, etag_timeout=_TIMEOUT)
+    except InputError:
+        raise
+    except Exception as problem:
+        # huggingface_hub raises its own, httpx's and the system's errors here; to the user they are one thing
+        raise _needs_hub(name, f"{type(problem).__name__}: {str(problem).strip()[:300]}") from problem
+    _lock(name, commit)
+    return Path(path)
+
+
+def _needs_hub(name: str, why: str) -> InputError:
+    return InputError(
+        f"needs the hub: {why}",
+        where=name,
+        remedy="connect and fetch again, give a local folder, or use a catalogue model (harness/data/models.yaml)",
+    )
+
+
+def _local(repo: str, commit: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        path = Path(snapshot_download(repo, revision=commit, allow_patterns=_PATTERNS, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    # The folder is there from the first file on: one that a kill left unfinished must be completed, not used.
+    return path if (path / "config.json").exists() and any(path.glob("*.safetensors")) and not absent(path) else None
+
+
+def absent(path: Path) -> list[str]:
+    """The weight files that a sharded model's index names and the folder lacks."""
+    index = path / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+    return sorted(shard for shard in shards if not (path / shard).is_file())
+
+
+def _locked(name: str) -> str | None:
+    """The commit of a name: its own revision where that is a commit, else what the lock file says."""
+    revision = name.partition("@")[2]
+    return revision if _COMMIT.fullmatch(revision) else _read_lock().get(name)
+
+
+def _read_lock() -> dict[str, str]:
+    file = paths.lock_file()
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))["models"])
+    except (ValueError, KeyError, TypeError) as problem:
+        remedy = "restore it from git, or delete it: the next fetch resolves the revisions anew"
+        raise InputError("not a lock file", where=paths.shown(file), remedy=remedy) from problem
+
+
+def _lock(name: str, commit: str) -> None:
+    models = _read_lock()
+    if _COMMIT.fullmatch(name.partition("@")[2]) or models.get(name) == commit:
+        return
+    text = json.dumps({"models": dict(sorted((models | {name: commit}).items()))}, indent=2) + "\n"
+    paths.publish_file(lambda temporary: temporary.write_text(text, encoding="utf-8"), paths.lock_file())

@@ -1,0 +1,89 @@
+"""Where things lie: the cache folder, the tasks, and the two atomic ways of putting a file there.
+
+Nothing that is fetched is ever copied into the repository.  Everything in the cache is made under a unique
+temporary name beside its place and moved there in one step (``Path.replace``, ``Path.rename``), so a kill leaves
+at most a stray ``.tmp-*`` and two processes that fetch the same thing don't disturb each other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+
+_PACKAGE = Path(__file__).resolve().parents[1]  # harness/
+
+
+def cache_dir() -> Path:
+    """The cache folder: ``LORABENCH_CACHE``, or the platform's place for it (``~/.cache/lorabench`` on Linux)."""
+    chosen = os.environ.get("LORABENCH_CACHE")
+    return Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("lorabench")
+
+
+def packaged() -> bool:
+    """True in an installed wheel, where ``tasks/`` lies inside the package as ``harness/_tasks``."""
+    return (_PACKAGE / "_tasks").is_dir()
+
+
+def tasks_dir() -> Path:
+    """The folder of tasks: ``tasks/`` of a clone (or editable install), ``harness/_tasks`` in a wheel."""
+    return _PACKAGE / "_tasks" if packaged() else _PACKAGE.parent / "tasks"
+
+
+def studies_dir() -> Path:
+    """The folder of study files."""
+    return tasks_dir() / "studies"
+
+
+def lock_file() -> Path:
+    """Where resolved hub revisions are kept: with the tasks, or in the cache where those are an installed package."""
+    return (cache_dir() if packaged() else tasks_dir()) / "lock.json"
+
+
+def shown(path: Path) -> str:
+    """``path`` as errors show it: relative to the folder that holds ``tasks/`` where it lies there."""
+    try:
+        return str(path.relative_to(tasks_dir().parent))
+    except ValueError:
+        return str(path)
+
+
+def temporary_dir(beside: Path) -> Path:
+    """A new, uniquely named folder on the same file system as ``beside``, for building what will be moved there."""
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f".tmp-{beside.name}-", dir=beside.parent))
+
+
+def publish_file(write: Callable[[Path], object], target: Path) -> Path:
+    """Let ``write`` make a file under a temporary name, then move it to ``target``; nothing is left on an error."""
+    workspace = temporary_dir(target)
+    try:
+        write(workspace / target.name)
+        (workspace / target.name).replace(target)
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+    return target
+
+
+def publish_dir(build: Callable[[Path], object], target: Path) -> Path:
+    """Let ``build`` fill a temporary folder, then rename it to ``target``.
+
+    A folder can't be replaced in one step, so the first process to finish wins: a ``target`` that appeared
+    meanwhile holds the same content (its name is made of its sources) and is kept.
+    """
+    workspace = temporary_dir(target)
+    try:
+        build(workspace)
+        workspace.chmod(0o755)  # mkdtemp makes it private; a shared cache must be readable
+        try:
+            workspace.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+    return target

@@ -1,0 +1,81 @@
+"""Adapters on disk: one stacked safetensors file a pack, and PEFT's format for one trial.
+
+What is stored is what was scored: the student's factors or their average.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.engine.adapters import Layout
+from harness.errors import InputError
+from harness.store.files import atomic_file, write_json
+from harness.study.config import Study
+from harness.study.plan import PlannedTrial
+
+
+def save_adapters(path: Path, layout: Layout, entries: Sequence[tuple[PlannedTrial, Tensor]], study: Study) -> None:
+    """Write the adapters [P] of several trials as ``<module>.lora_A`` [K, r, n] and ``<module>.lora_B`` [K, m, r]."""
+    stacked = layout.split(torch.stack([values for _, values in entries]).cpu())
+    tensors = {}
+    for slot, (a, b) in zip(layout.slots, stacked, strict=True):
+        tensors[f"{slot.module}.lora_A"], tensors[f"{slot.module}.lora_B"] = a.contiguous(), b.contiguous()
+    metadata = {
+        "trials": json.dumps([trial.fingerprint for trial, _ in entries]),
+        "model": study.model,
+        "adapter": study.adapter.model_dump_json(),
+    }
+    atomic_file(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def find_adapter(folder: Path, trial: str) -> tuple[Path, int]:
+    """(file, place in its stacks) of a trial's adapter; of the last task where several were kept."""
+    for path in sorted(
+        (folder / "adapters").glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True
+    ):
+        try:
+            with safe_open(path, framework="pt") as file:
+                trials = json.loads((file.metadata() or {}).get("trials", "[]"))
+        except (SafetensorError, OSError, ValueError):
+            continue
+        if trial in trials:
+            return path, trials.index(trial)
+    raise InputError(
+        f"no adapter of trial {trial} was kept",
+        where=str(folder / "adapters"),
+        remedy="set keep_adapters: last in the study, remove the trial's record and run again",
+    )
+
+
+def export_peft(source: Path, place: int, target: Path) -> None:
+    """Write one trial's adapter as a folder that ``PeftModel.from_pretrained`` loads."""
+    with safe_open(source, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {
+            f"base_model.model.{name}.weight": file.get_tensor(name)[place].clone()
+            for name in file.keys()  # noqa: SIM118
+        }
+    adapter = json.loads(metadata["adapter"])
+    target.mkdir(parents=True, exist_ok=True)
+    atomic_file(target / "adapter_model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    write_json(
+        target / "adapter_config.json",
+        {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": metadata["model"],
+            "r": adapter["rank"],
+            "lora_alpha": adapter["alpha"],
+            "target_modules": adapter["targets"],
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "inference_mode": True,
+        },
+    )

@@ -1,0 +1,75 @@
+"""Training data of a pack: encoded examples, a sampler per trial, and batches that hold the rows of all trials.
+
+A trial draws its examples from its own seed and its own task, whatever its neighbours do: packing changes which rows
+stand beside it and how far they are padded, never which examples form a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of one training example; the answer is everything from ``answer_start`` on."""
+
+    ids: np.ndarray  # [length], int64
+    answer_start: int
+
+    def truncated(self, max_length: int) -> Example:
+        """Cut from the left, as lm-eval does, so that the answer stays."""
+        cut = max(0, len(self.ids) - max_length)
+        return Example(self.ids[cut:], max(1, self.answer_start - cut)) if cut else self
+
+
+def draw(examples: int, available: int, seed: int) -> np.ndarray:
+    """The indices [examples] that a trial sees of a task with ``available`` examples, in order; one pass."""
+    return np.random.default_rng(seed).permutation(available)[:examples]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step of K trials with R rows each: rows of trial 0 first.
+
+    ``ids`` is [K * R, T]; the other tensors have one entry an answer token: where its logits come from, what they
+    should say, whose it is, its place in the answer, and 1 / (answer tokens of that trial in this batch).
+    """
+
+    ids: Tensor
+    source: Tensor  # index into the flattened [K * R * T] hidden states, of the position before the token
+    target: Tensor
+    trial: Tensor
+    position: Tensor
+    weight: Tensor
+    tokens: tuple[int, ...]  # real tokens of each trial
+
+    @property
+    def real_tokens(self) -> int:
+        return sum(self.tokens)
+
+
+def collate(rows: Sequence[Sequence[Example]], pad: int, device: torch.device) -> Batch:
+    """A batch of ``rows[k]``, the examples of trial k; every trial has the same number of rows."""
+    flat = [example for trial in rows for example in trial]
+    length = max(len(example.ids) for example in flat)
+    ids = np.full((len(flat), length), pad, dtype=np.int64)
+    columns: list[np.ndarray] = []
+    for i, example in enumerate(flat):
+        n, start = len(example.ids), example.answer_start
+        ids[i, :n] = example.ids
+        answer = np.arange(start, n)
+        trial = np.full(n - start, i // len(rows[0]))
+        columns.append(np.stack([i * length + answer - 1, example.ids[start:], trial, answer - start]))
+    table = np.concatenate(columns, axis=1)
+    count = np.bincount(table[2], minlength=len(rows))
+    # One transfer for all of it: a step of a small model is bound by launches, not by bytes.
+    moved = torch.from_numpy(np.concatenate([ids.ravel(), table.ravel()])).to(device, non_blocking=True)
+    source, target, trial, position = moved[ids.size :].view(4, -1)
+    weight = torch.from_numpy(1.0 / count[table[2]]).float().to(device, non_blocking=True)
+    tokens = tuple(sum(len(example.ids) for example in trial_rows) for trial_rows in rows)
+    return Batch(moved[: ids.size].view(ids.shape), source, target, trial, position, weight, tokens)

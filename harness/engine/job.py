@@ -1,0 +1,79 @@
+"""What an executor hands to a worker, and the frozen things that every job of a study loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.data.tasks import prepare_task, read_split
+from harness.engine.model import PackedModel, load_model
+from harness.engine.stack import use_threads
+from harness.scoring.lm import PackedLM
+from harness.scoring.scorer import Scorer
+from harness.scoring.suite import Suite, TaskData
+from harness.study.config import Study
+from harness.study.plan import Pack
+
+#: Called with (units of work done so far, what is being done).
+Report = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One unit of work: a pack, or (``pack`` is none) the base model's scores."""
+
+    study: Study
+    pack: Pack | None
+    model_path: Path
+    folder: Path  #: the study's results
+    cache: Path  #: for what outlives the study: base spectra
+    device: str
+    base_key: str
+    write: frozenset[str]  #: fingerprints of the records that are missing; others are left as they are
+    extras: Mapping[str, Any]  #: put into every record's ``host`` block
+
+    @property
+    def name(self) -> str:
+        return self.pack.name if self.pack else "base"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A base model, a suite of tasks and a scorer: the things that a job uses and does not change."""
+
+    model: PackedModel
+    tokenizer: Any
+    suite: Suite
+    lm: PackedLM
+    scorer: Scorer
+
+
+def set_up(job: Job) -> Bench:
+    """Load the model and the tasks of a job's study, on the job's device."""
+    from transformers import AutoTokenizer
+
+    study = job.study
+    use_threads(study.threads)
+    device = torch.device(job.device)
+    model = load_model(job.model_path, dtype=getattr(torch, study.dtype), device=device, targets=study.adapter.targets)
+    tokenizer = AutoTokenizer.from_pretrained(job.model_path, local_files_only=True, trust_remote_code=False)
+    tasks = study.tasks if job.pack is None else tuple(dict.fromkeys(t for row in job.pack.rows for t in row.stream))
+    suite = load_suite(study, (*tasks, *study.probes))
+    lm = PackedLM(model, tokenizer, max_length=study.scoring.max_length, batch_tokens=study.scoring.batch_tokens)
+    return Bench(model, tokenizer, suite, lm, Scorer(model, suite, lm, model.layout(study.adapter.rank)))
+
+
+def load_suite(study: Study, names: tuple[str, ...]) -> Suite:
+    """lm-eval's task objects for these names, with the study's split and item counts."""
+    data = []
+    for name in names:
+        prepared = prepare_task(name)
+        splits = {split: read_split(prepared, split) for split in prepared.files}
+        data.append(TaskData(name, prepared.task.config, splits, prepared.task.chance))
+    scoring = study.scoring
+    items = {name: scoring.probe_items if name in study.probes else scoring.items for name in names}
+    return Suite(data, split=scoring.split, items=items)

@@ -1,0 +1,196 @@
+"""What is known so far of each trial of a pack, and the record it becomes.
+
+The ledger is plain data: it goes into the boundary checkpoint as it is, so that a resumed pack writes the same records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+from harness.engine.job import Job
+from harness.engine.stack import host, stack
+from harness.scoring.scorer import Score
+from harness.store.records import (
+    BaseRecord,
+    BaseScore,
+    Costs,
+    Curve,
+    Failure,
+    Intruders,
+    Status,
+    TaskScores,
+    TrialRecord,
+    pack_bits,
+)
+from harness.study.config import Study
+from harness.study.plan import Pack, PlannedTrial
+
+
+class Notes(BaseModel):
+    """One trial so far.  ``scores`` has one list a task, T + 1 long; ``points`` one list a stage, (examples, score)."""
+
+    scores: dict[str, list[float | None]]
+    correct: dict[str, list[str | None]]
+    points: list[list[tuple[int, float]]]
+    losses: list[list[float]] = []
+    intruders: list[Intruders | None]
+    student_tokens: list[dict[int, int]]  # one a stage: examples seen -> tokens so far on this task
+    teacher_tokens: list[dict[int, int]]
+    failure: Failure | None = None
+
+
+class Ledger(BaseModel):
+    """Notes of every trial by fingerprint, with the times and the memory of the pack."""
+
+    notes: dict[str, Notes]
+    stages: int
+    row_of: dict[str, int]
+    batch: int
+    seconds: dict[str, float] = {"train": 0.0, "score": 0.0, "analysis": 0.0}
+    peak_memory_gib: float = 0.0
+    pack_tokens: int = 0
+
+    @classmethod
+    def fresh(cls, pack: Pack, study: Study, base: BaseRecord) -> Ledger:
+        """Row 0 of every matrix is the base model's."""
+        stages = len(pack.rows[0].stream)
+        notes = {}
+        for trial in pack.trials:
+            names = (*trial.spec.stream, *study.probes)
+            notes[trial.fingerprint] = Notes(
+                scores={name: [base.scores[name].score] + [None] * stages for name in names},
+                correct={name: [base.scores[name].correct] + [None] * stages for name in names},
+                points=[[] for _ in range(stages)],
+                intruders=[None] * stages,
+                student_tokens=[{} for _ in range(stages)],
+                teacher_tokens=[{} for _ in range(stages)],
+            )
+        row_of = {trial.fingerprint: index for index, row in enumerate(pack.rows) for trial in row.trials}
+        return cls(notes=notes, stages=stages, row_of=row_of, batch=study.training.batch)
+
+    # -- what happens to a trial ----------------------------------------------------------------------------------
+
+    def alive(self, trial: str) -> bool:
+        return self.notes[trial].failure is None
+
+    def diverge(self, trial: str, phase: str) -> None:
+        """The numbers of this trial are no longer finite; only the first place counts."""
+        notes = self.notes[trial]
+        if notes.failure is None:
+            notes.failure = Failure(phase=phase, message="a loss, gradient, rate or log-probability is not finite")
+
+    def take_scores(self, trial: str, stage: int, scores: dict[str, Score] | None) -> None:
+        if scores is None:
+            self.diverge(trial, f"scoring after task {stage + 1}")
+            return
+        notes = self.notes[trial]
+        for name, score in scores.items():
+            notes.scores[name][stage + 1] = score.value
+            notes.correct[name][stage + 1] = None if score.correct is None else pack_bits(score.correct)
+
+    def take_curve(self, trial: str, stage: int, seen: int, scores: dict[str, Score] | None) -> None:
+        if scores is None:
+            self.diverge(trial, f"scoring task {stage + 1} after {seen} examples")
+            return
+        self.notes[trial].points[stage].extend((seen, score.value) for score in scores.values())
+
+    def take_intruders(self, trial: str, stage: int, found: dict) -> None:
+        self.notes[trial].intruders[stage] = Intruders.model_validate(found)
+
+    def take_losses(self, losses: Sequence[Sequence[float]]) -> None:
+        """Losses of one stage, one list a row; cut at the first that is not finite."""
+        for trial, row in self.row_of.items():
+            values = list(losses[row])
+            finite = next((i for i, value in enumerate(values) if not math.isfinite(value)), len(values))
+            self.notes[trial].losses.append(values[:finite])
+
+    def count_tokens(self, stage: int, seen: int, tokens: Sequence[int], taught: bool) -> None:
+        """Tokens of one step, one number a row; ``seen`` is how many examples of the task that makes."""
+        self.pack_tokens += sum(tokens)
+        for trial, row in self.row_of.items():
+            notes, before = self.notes[trial], seen - self.batch
+            for counts, spent in ((notes.student_tokens, tokens[row]), (notes.teacher_tokens, tokens[row] * taught)):
+                counts[stage][seen] = counts[stage].get(before, 0) + spent
+
+    def spend(self, what: str, seconds: float) -> None:
+        self.seconds[what] += seconds
+
+    def memory(self, gib: float) -> None:
+        self.peak_memory_gib = max(self.peak_memory_gib, gib)
+
+    # -- the record -----------------------------------------------------------------------------------------------
+
+    def record(self, trial: PlannedTrial, job: Job, base: BaseRecord, parameters: int) -> TrialRecord:
+        """The trial's record; nulls and a failure block where it has diverged."""
+        import torch
+
+        notes, spec = self.notes[trial.fingerprint], trial.spec
+        status: Status = "ok" if notes.failure is None else "diverged"
+        return TrialRecord(
+            fingerprint=trial.fingerprint,
+            study=job.study.name,
+            status=status,
+            spec=spec,
+            stack=stack(job.study, torch.device(job.device)),
+            tasks={name: self._column(notes, name, base.scores[name]) for name in spec.stream},
+            probes={name: self._column(notes, name, base.scores[name]) for name in spec.probes},
+            curves=tuple(self._curves(notes, spec.stream)) if status == "ok" else (),
+            train_loss=tuple(tuple(losses) for losses in notes.losses),
+            intruders=tuple(notes.intruders),
+            costs=self._costs(notes, parameters),
+            host={**host(), **job.extras, "pack": job.name},
+            failure=notes.failure,
+        )
+
+    def _column(self, notes: Notes, name: str, base: BaseScore) -> TaskScores:
+        return TaskScores(
+            metric=base.metric,
+            higher_is_better=base.higher_is_better,
+            items=base.items,
+            chance=base.chance,
+            score=tuple(notes.scores[name]),
+            correct=tuple(notes.correct[name]),
+        )
+
+    def _curves(self, notes: Notes, stream: Sequence[str]) -> list[Curve]:
+        """Both ends of a curve are entries of the matrix: the score before the task, and after it."""
+        curves = []
+        for stage, task in enumerate(stream):
+            student, teacher = notes.student_tokens[stage], notes.teacher_tokens[stage]
+            points = [
+                (0, notes.scores[task][stage]),
+                *notes.points[stage],
+                (max(student), notes.scores[task][stage + 1]),
+            ]
+            curves.append(
+                Curve(
+                    task=task,
+                    examples=tuple(n for n, _ in points),
+                    score=tuple(value for _, value in points),  # type: ignore[arg-type]
+                    tokens=tuple(student.get(n, 0) + teacher.get(n, 0) for n, _ in points),
+                )
+            )
+        return curves
+
+    def _costs(self, notes: Notes, parameters: int) -> Costs:
+        """Times are the pack's, divided by its trials; tokens are what the trial's method spends by itself."""
+        trials = len(self.notes)
+        total = {name: sum(max(stage.values(), default=0) for stage in counts) for name, counts in
+                 (("student", notes.student_tokens), ("teacher", notes.teacher_tokens))}  # fmt: skip
+        train = self.seconds["train"]
+        return Costs(
+            shared_by=trials,
+            train_seconds=train / trials,
+            score_seconds=self.seconds["score"] / trials,
+            analysis_seconds=self.seconds["analysis"] / trials,
+            train_tokens=total["student"],
+            teacher_tokens=total["teacher"],
+            sampled_tokens=0,
+            tokens_per_second=self.pack_tokens / train if train else None,
+            peak_memory_gib=self.peak_memory_gib,
+            adapter_bytes=4 * parameters,
+            trained_parameters=parameters,
+        )

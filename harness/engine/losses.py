@@ -1,0 +1,63 @@
+"""Losses per scored token, computed chunk by chunk so that no [tokens, vocabulary] tensor is ever kept.
+
+The head is frozen, so the gradient a loss sends back is that of the hidden states alone.  It is computed together with
+the loss, one chunk of tokens at a time; the trunk then takes it with ``hidden.backward(gradient)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: Logits in flight at a time: 2^26 fp32 numbers are 256 MiB.
+CHUNK_LOGITS = 2**26
+
+#: (student logits [n, V] in fp32, token positions of this chunk as a slice) -> loss of each token [n].
+TokenLoss = Callable[[Tensor, slice], Tensor]
+
+
+def loss_and_gradient(
+    hidden: Tensor, head: Callable[[Tensor], Tensor], token_loss: TokenLoss, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Per-token losses [N] and the gradient [N, d] of ``sum(weight * losses)`` with respect to ``hidden`` [N, d].
+
+    ``head`` maps hidden states to logits; ``weight`` [N] turns the sum into a mean per trial.
+    """
+    losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+    gradient = torch.empty_like(hidden)
+    vocabulary = head(hidden[:1].detach()).shape[-1] if hidden.shape[0] else 1
+    chunk = max(1, CHUNK_LOGITS // vocabulary)
+    for start in range(0, hidden.shape[0], chunk):
+        part = slice(start, min(start + chunk, hidden.shape[0]))
+        with torch.enable_grad():
+            leaf = hidden[part].detach().requires_grad_()
+            values = token_loss(head(leaf).float(), part)
+            (gradient[part],) = torch.autograd.grad((values * weight[part]).sum(), leaf)
+        losses[part] = values.detach()
+    return losses, gradient
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """-log p(target), [n], for logits [n, V] and targets [n]."""
+    return F.cross_entropy(logits, target, reduction="none")
+
+
+def kl_teacher_student(student: Tensor, teacher: Tensor) -> Tensor:
+    """sum p_T (log p_T - log p_S) over the vocabulary, [n]; logits [n, V]."""
+    log_s, log_t = student.log_softmax(-1), teacher.log_softmax(-1)
+    return (log_t.exp() * (log_t - log_s)).sum(-1)
+
+
+def kl_student_teacher(student: Tensor, teacher: Tensor) -> Tensor:
+    """sum p_S (log p_S - log p_T) over the vocabulary, [n]; logits [n, V]."""
+    return kl_teacher_student(teacher, student)
+
+
+#: Divergences by formula: 'forward' and 'reverse' mean opposite things in different papers (methods.md, trap 1).
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "kl_teacher_student": kl_teacher_student,
+    "kl_student_teacher": kl_student_teacher,
+}

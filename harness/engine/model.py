@@ -1,0 +1,211 @@
+"""The frozen base model with room for stacked adapters: load, wrap, forward.
+
+Any transformers decoder whose projections are ``nn.Linear`` is taken.  Its adapted projections are replaced by
+:class:`PackedLinear`, which share the base weight and take the factors of K trials from outside; a batch then holds
+the rows of trial 0, then those of trial 1, and so on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.engine.adapters import AdapterBank, Layout, Slot, factors_for_forward
+from harness.errors import InputError
+
+#: Projections that LoRA adapts by default: all linear layers of a Llama-like block, never the head.
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class _PackedLoRA(torch.autograd.Function):
+    """Y = X W0^T + b + (X_k A_k^T) B_k^T for K trials; W0 and b are frozen.
+
+    One function instead of the three it is made of: the sums go into the output of the base product (no copy of it),
+    and the gradient of X is skipped where nothing needs it (the first layer).
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows = x.reshape(a.shape[0], -1, a.shape[2])
+        y = F.linear(x, weight, bias)
+        down = torch.bmm(rows, a.mT)
+        y.view(a.shape[0], -1, b.shape[1]).baddbmm_(down, b.mT)
+        ctx.save_for_backward(rows, down, a, b, weight)
+        ctx.shape = x.shape
+        return y
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+        rows, down, a, b, weight = ctx.saved_tensors
+        grouped = dy.reshape(b.shape[0], -1, b.shape[1])
+        d_down = torch.bmm(grouped, b)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = torch.matmul(dy, weight)
+            dx.view(a.shape[0], -1, a.shape[2]).baddbmm_(d_down, a)
+        return dx, torch.bmm(d_down.mT, rows), torch.bmm(grouped.mT, down), None, None
+
+
+class PackedLinear(nn.Module):
+    """A frozen linear layer that adds the low-rank update of each trial to that trial's rows."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = base.weight, base.bias
+        self.factors: tuple[Tensor, Tensor] | None = None  # (A [K, r, n], scaling * B [K, m, r]), or none: the base
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.factors is None:
+            return F.linear(x, self.weight, self.bias)
+        return _PackedLoRA.apply(x, *self.factors, self.weight, self.bias)
+
+
+class PackedModel:
+    """One frozen base model and the slots that its adapters fill."""
+
+    def __init__(self, model: nn.Module, targets: Sequence[str] = ALL_LINEAR) -> None:
+        self.module = model.eval().requires_grad_(False)
+        self.decoder = model.get_decoder()
+        self.head = model.get_output_embeddings()
+        self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        self.logit_scale = _logit_scale(model.config)
+        self.slots = tuple(_wrap(model, targets))
+        self._linears = [model.get_submodule(slot.module) for slot in self.slots]
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.head.weight.dtype
+
+    @property
+    def max_length(self) -> int:
+        """Positions the model was made for."""
+        return int(getattr(self.module.config.get_text_config(), "max_position_embeddings", 2048))
+
+    @property
+    def window(self) -> int | None:
+        """Sliding attention window of any layer, or none."""
+        config = self.module.config.get_text_config()
+        return getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+
+    def weights(self) -> Iterator[tuple[Slot, Tensor]]:
+        """W0 of every slot."""
+        for slot, linear in zip(self.slots, self._linears, strict=True):
+            yield slot, linear.weight
+
+    def layout(self, rank: int) -> Layout:
+        return Layout(self.slots, rank)
+
+    @contextmanager
+    def adapted(self, layout: Layout, values: Tensor | None, scaling: Tensor | None) -> Iterator[None]:
+        """Within this context the forward pass is that of the trials ``values`` [K, P]; ``None``: of the base."""
+        if values is None or scaling is None:
+            yield
+            return
+        try:
+            for linear, factors in zip(
+                self._linears, factors_for_forward(layout, values, scaling, self.dtype), strict=True
+            ):
+                linear.factors = factors
+            yield
+        finally:
+            for linear in self._linears:
+                linear.factors = None
+
+    def hidden(self, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Last hidden states [B, T, d] of token ids [B, T].
+
+        Without a mask attention is causal; rows are padded on the right, where nothing that counts looks.
+        """
+        return self.decoder(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [N, V] of hidden states [N, d].
+
+        ``hidden`` must be 2-D: with a 3-D one the head goes through bmm with a copy of itself for every row.
+        """
+        logits = self.head(hidden)
+        if self.logit_scale != 1.0:
+            logits = logits * self.logit_scale
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+    def digest(self) -> str:
+        """sha256 over every frozen weight's bytes: the base must have the same digest after a trial as before."""
+        sha = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            sha.update(name.encode())
+            sha.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+        return sha.hexdigest()
+
+
+def _logit_scale(config) -> float:
+    """Factor on the logits: Cohere multiplies by ``logit_scale``, Granite divides by ``logits_scaling``."""
+    text = config.get_text_config()
+    return float(getattr(text, "logit_scale", None) or 1.0) / float(getattr(text, "logits_scaling", None) or 1.0)
+
+
+def _wrap(model: nn.Module, targets: Sequence[str]) -> Iterator[Slot]:
+    family = type(model).__name__
+    for name, module in list(model.named_modules()):
+        parent, _, last = name.rpartition(".")
+        if last not in targets:
+            continue
+        if type(module) is not nn.Linear:
+            raise InputError(
+                f"{family}: {name} is a {type(module).__name__}, and only nn.Linear projections are adapted",
+                remedy="choose a model of the Llama, Qwen, Gemma or Mistral families with unquantised weights",
+            )
+        setattr(model.get_submodule(parent), last, PackedLinear(module))
+        yield Slot(name, module.out_features, module.in_features)
+
+
+def load_model(
+    path: Path, *, dtype: torch.dtype, device: torch.device, targets: Sequence[str] = ALL_LINEAR
+) -> PackedModel:
+    """Load a plain transformers folder (safetensors, no remote code) and wrap its projections.
+
+    Raises :class:`InputError` for a quantised base and for a family without the wanted projections.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    if getattr(config, "quantization_config", None):
+        raise InputError(
+            "this base model is quantised; its projections are not nn.Linear",
+            where=f"{path}/config.json:quantization_config",
+            remedy="use the unquantised weights of the same model",
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, attn_implementation="sdpa", local_files_only=True, trust_remote_code=False,
+        use_safetensors=True,
+    )  # fmt: skip
+    packed = PackedModel(model.to(device), targets)
+    if missing := sorted(set(targets) - {slot.projection for slot in packed.slots}):
+        raise InputError(
+            f"{type(model).__name__} has no projection named {', '.join(missing)}",
+            where=f"{path}/config.json:architectures",
+            remedy=f"name its own projections in the study (adapter.targets); "
+            f"it has {', '.join(_linear_names(model)) or 'no nn.Linear layer'}",
+        )
+    return packed
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    kinds = (nn.Linear, PackedLinear)
+    return sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds)} - {"lm_head"})
+
+
+def make_bank(model: PackedModel, rank: int, seeds: Sequence[int], scaling: Sequence[float]) -> AdapterBank:
+    """Fresh adapters for one trial a seed, on the model's device."""
+    return AdapterBank(model.layout(rank), seeds, scaling, model.device)

@@ -1,0 +1,62 @@
+"""Clip and AdamW for K trials at once, with everything that differs between trials as a tensor [K].
+
+Same arithmetic as ``clip_grad_norm_`` and ``torch.optim.AdamW`` on each trial alone (parity-tested), on the flat
+[K, P] tensor of :mod:`harness.engine.adapters`.  No value is read back to the host inside a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AdamWSettings:
+    """AdamW as torch defines it (decoupled weight decay), with the clip of one trial's whole gradient."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 1.0
+
+
+class PackedAdamW:
+    """AdamW over rows; a row that is not ``active`` keeps its values, whatever its gradient or its rate is."""
+
+    def __init__(self, values: Tensor, settings: AdamWSettings) -> None:
+        self.settings = settings
+        self.step_count = 0
+        self.mean = torch.zeros_like(values)
+        self.square = torch.zeros_like(values)
+
+    @torch.no_grad()
+    def step(self, values: Tensor, gradient: Tensor, rate: Tensor, active: Tensor) -> Tensor:
+        """Update ``values`` [K, P] in place; ``rate`` and ``active`` are [K].  Returns the gradient norms [K].
+
+        Rows with a non-finite norm or rate are left alone as well (``torch.where``, since NaN * 0 is NaN).
+        """
+        norm = torch.linalg.vector_norm(gradient, dim=1)
+        usable = active & norm.isfinite() & rate.isfinite()
+        coefficient = (self.settings.clip / (norm + 1e-6)).clamp(max=1.0)
+        gradient = torch.where(usable[:, None], gradient * coefficient[:, None], 0.0)
+        rate = torch.where(usable, rate, 0.0)[:, None]
+
+        self.step_count += 1
+        beta1, beta2 = self.settings.betas
+        self.mean.lerp_(gradient, 1 - beta1)
+        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        denominator = (self.square.sqrt() / (1 - beta2**self.step_count) ** 0.5).add_(self.settings.eps)
+        if self.settings.weight_decay:
+            values.mul_(1 - rate * self.settings.weight_decay)
+        values.sub_(rate / (1 - beta1**self.step_count) * self.mean / denominator)
+        return norm
+
+    def state(self) -> dict[str, Tensor]:
+        return {"mean": self.mean, "square": self.square, "step_count": torch.tensor(self.step_count)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self.mean.copy_(state["mean"])
+        self.square.copy_(state["square"])
+        self.step_count = int(state["step_count"])

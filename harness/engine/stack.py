@@ -1,0 +1,91 @@
+"""What ran: the versions and the device that numbers depend on.  Boards refuse to mix different ones."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from harness.study.config import Study
+from harness.study.fingerprint import digest
+
+LIBRARIES = ("lorabench", "torch", "transformers", "peft", "lm_eval", "datasets", "numpy", "scipy")
+
+
+def device_name(device: torch.device) -> str:
+    """The kind of device: a GPU's name, or ``cpu`` with its architecture."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+
+
+def stack(study: Study, device: torch.device) -> dict[str, Any]:
+    """Versions, device kind, dtype, threads and scoring batch, with a digest over them."""
+    found: dict[str, Any] = {library: version(library) for library in LIBRARIES}
+    found |= {
+        "device": device_name(device),
+        "dtype": study.dtype,
+        "threads": study.threads,
+        "batch_tokens": study.scoring.batch_tokens,
+        "deterministic": device.type == "cpu",
+    }
+    if device.type == "cuda":
+        found["cuda"] = torch.version.cuda
+    return {**found, "digest": digest(found)[:16]}
+
+
+def host() -> dict[str, Any]:
+    """The machine, for people; nothing is decided by it."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+@cache
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 (not a file that pathlib helps with)
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def use_threads(threads: int) -> None:
+    """The study's thread count for torch and every BLAS, in whatever process and under whichever executor."""
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Peak device memory since :func:`reset_peak_memory` on a GPU; peak resident memory of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, so that a wall clock means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def base_key(study: Study, device: str, model_digest: str, task_digests: Mapping[str, str]) -> str:
+    """Digest of everything the base model's scores depend on."""
+    scoring = study.scoring.model_dump(mode="json", include={"split", "items", "probe_items", "max_length"})
+    found = stack(study, torch.device(device))
+    return digest([found["digest"], model_digest, dict(task_digests), scoring, list(study.tasks), list(study.probes)])

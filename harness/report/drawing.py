@@ -1,0 +1,68 @@
+"""What the figures share: which arms are drawn, points with intervals, axis limits, the empty figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.analysis.statistics import Estimate
+from harness.report.frame import Arm
+from harness.report.study import Study
+from harness.report.style import INK, PAPER, Look, new_figure
+
+#: Rows of the table behind a figure, and its columns where x is a stage of the stream.
+Rows = list[dict[str, Any]]
+POINT = ("arm", "x", "mean", "ci_low", "ci_high", "trials")
+
+
+def drawn_arms(study: Study, styles: dict[str, Look]) -> list[Arm]:
+    """Arms with a finished trial, in the fixed order of the looks."""
+    by_name = {arm.name: arm for arm in study.arms if arm.trials}
+    return [by_name[name] for name in styles if name in by_name]
+
+
+def empty(message: str) -> Figure:
+    """A figure that says why there is nothing to draw: the set of files is the same for every study."""
+    figure = new_figure(6.4, 1.2)
+    figure.text(0.02, 0.5, message, ha="left", va="center", color=INK)
+    return figure
+
+
+def point_row(arm: Arm, x: Any, value: Estimate, **more: Any) -> dict[str, Any]:
+    return {
+        "arm": arm.name,
+        "x": x,
+        "mean": value.mean,
+        "ci_low": value.low,
+        "ci_high": value.high,
+        "trials": value.n,
+    } | more
+
+
+def bars(value: Estimate, scale: float = 1.0) -> list[list[float]] | None:
+    """The interval as matplotlib's error bars: lengths below and above; None without an interval."""
+    if value.low is None or value.high is None:
+        return None
+    return [[(value.mean - value.low) * scale], [(value.high - value.mean) * scale]]
+
+
+def whisker(axes: Axes, x: float, value: Estimate, look: Look, scale: float = 1.0, **more: Any) -> None:
+    """A point with its interval, if it has one."""
+    axes.errorbar(x, value.mean * scale, yerr=bars(value, scale), color=look.color, marker=look.marker, markersize=5,
+                  capsize=2, elinewidth=1, markeredgecolor=PAPER, markeredgewidth=0.5, zorder=3, **more)  # fmt: skip
+
+
+def limits(values: Iterable[float], least: float, pad: float = 0.07) -> tuple[float, float]:
+    """Axis limits with some air, at least ``least`` wide: equal values must not look like a difference."""
+    known = list(values) or [0.0]
+    low, high = min(known), max(known)
+    grow = max(0.0, least - (high - low)) / 2
+    air = max(high - low, least) * pad
+    return low - grow - air, high + grow + air
+
+
+def spans(values: Iterable[Estimate], scale: float = 1.0) -> list[float]:
+    return [x * scale for v in values for x in (v.mean, v.low, v.high) if x is not None]

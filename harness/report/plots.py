@@ -1,0 +1,122 @@
+"""The five figures, each as PNG and SVG with the numbers behind it as CSV.
+
+Shares are drawn in per cent and differences in points.  Intervals are 95 % t intervals over trials, orders as strata;
+where n allows none, there is a point without bars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.analysis.statistics import Estimate
+from harness.report.drawing import Rows, bars, drawn_arms, empty, limits, spans
+from harness.report.frame import Arm, write_csv
+from harness.report.heatmap import accuracy_matrix
+from harness.report.study import Study
+from harness.report.style import GRID, INK, PAPER, Look, context, legend, looks, new_figure, save
+from harness.report.trends import forgetting, intruders, sample_efficiency
+
+
+def draw_all(study: Study, folder: Path) -> list[Path]:
+    """Draw every figure into ``folder``; returns the paths written, in a fixed order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    styles = looks((arm.name, arm.method) for arm in study.arms)
+    written: list[Path] = []
+    with context():
+        for name, draw in FIGURES.items():
+            figure, columns, rows = draw(study, styles)
+            written += save(figure, folder / name)
+            written.append(write_csv(folder / f"{name}.csv", columns, rows))
+    return written
+
+
+def accuracy_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+    """Average accuracy against forgetting: an arm is a point with both intervals, a trial a faint dot."""
+    columns = ("arm", "order", "seed", "forgetting", "forgetting_ci_low", "forgetting_ci_high", "average_accuracy",
+               "average_accuracy_ci_low", "average_accuracy_ci_high", "trials", "complete", "on_front")  # fmt: skip
+    points = {}
+    for arm in drawn_arms(study, styles):
+        across, up = arm.estimate("forgetting"), arm.estimate("average_accuracy")
+        if across and up:
+            points[arm.name] = (arm, across, up)
+    if not points:
+        return empty("Accuracy against forgetting needs two tasks."), columns, []
+    front = pareto_front({n: (x.mean, y.mean) for n, (arm, x, y) in points.items() if arm.complete and n != "frozen"})
+    rows: Rows = []
+    for name, (arm, x, y) in points.items():
+        rows.append({"arm": name, "forgetting": x.mean, "forgetting_ci_low": x.low, "forgetting_ci_high": x.high,
+                         "average_accuracy": y.mean, "average_accuracy_ci_low": y.low,
+                         "average_accuracy_ci_high": y.high,
+                         "trials": x.n, "complete": arm.complete, "on_front": name in front})  # fmt: skip
+        for (order, seed), value in sorted(arm.values("forgetting").items()):
+            rows.append({"arm": name, "order": order, "seed": seed, "forgetting": value,
+                             "average_accuracy": arm.values("average_accuracy")[order, seed]})  # fmt: skip
+    return _scatter(points, front, styles), columns, rows
+
+
+def _scatter(points: dict[str, tuple[Arm, Estimate, Estimate]], front: list[str], styles: dict[str, Look]) -> Figure:
+    figure = new_figure(6.4, 4.2)
+    axes = figure.subplots()
+    line = [(points[name][1].mean * 100, points[name][2].mean * 100) for name in front]
+    if len(line) > 1:
+        axes.plot(*zip(*line, strict=True), color=INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6, zorder=1)
+    held: tuple[list[float], list[float]] = ([], [])
+    control = points.get("frozen") if len(points) > 1 else None
+    for name, (arm, x, y) in points.items():
+        look = styles[name]
+        if control and name == "frozen":
+            continue
+        dots = [[v * 100 for _, v in sorted(arm.values(m).items())] for m in ("forgetting", "average_accuracy")]
+        axes.plot(*dots, ".", color=look.color, alpha=0.3, markersize=5, markeredgewidth=0, zorder=2)
+        axes.errorbar(x.mean * 100, y.mean * 100, xerr=bars(x, 100), yerr=bars(y, 100), color=look.color,
+                      marker=look.marker, markersize=7, capsize=2.5, elinewidth=1.2, zorder=4, markeredgewidth=1,
+                      markerfacecolor=look.color if arm.complete else PAPER)  # fmt: skip
+        for side, value, own in zip(held, (x, y), dots, strict=True):
+            side += spans([value], 100) + own
+    axes.set_xlim(limits([*held[0], 0], 2))
+    axes.set_ylim(limits(held[1], 4))
+    if control:
+        _control(axes, control, styles["frozen"])
+    axes.axvline(0, color=GRID, linewidth=0.9, zorder=0)
+    axes.set_xlabel("forgetting (points, lower is better)")
+    axes.set_ylabel("average accuracy (%, higher is better)")
+    legend(figure, points, styles)
+    return figure
+
+
+def _control(axes: Axes, point: tuple[Arm, Estimate, Estimate], look: Look) -> None:
+    """The frozen model: in its place, or at the lower edge with its number where it would squeeze all others."""
+    x, y = point[1].mean * 100, point[2].mean * 100
+    low, high = axes.get_ylim()
+    inside = y > low - 0.35 * (high - low)
+    if inside:
+        axes.set_ylim(min(low, y - 0.07 * (high - low)), max(high, y + 0.07 * (high - low)))
+    # The lower edge stands for "below the axis".
+    at = y if inside else low
+    axes.plot([x], [at], marker=look.marker, color=look.color, markersize=7, linestyle="none", clip_on=False, zorder=5)
+    if not inside:
+        axes.annotate(f"{look.label}: {y:.1f} %, below the axis", (x, at), xytext=(7, 6), textcoords="offset points",
+                      color=INK, fontsize=7.5)  # fmt: skip
+
+
+def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:
+    """Names that no other point beats (less forgetting and at least the accuracy, or the reverse), by forgetting."""
+    front = [
+        name for name, (x, y) in points.items()
+        if not any(a <= x and b >= y and (a < x or b > y) for a, b in points.values())
+    ]  # fmt: skip
+    return sorted(front, key=lambda name: (points[name], name))
+
+
+Draw = Callable[[Study, dict[str, Look]], tuple[Figure, Sequence[str], Rows]]
+FIGURES: dict[str, Draw] = {
+    "accuracy_matrix": accuracy_matrix,
+    "forgetting": forgetting,
+    "intruders": intruders,
+    "sample_efficiency": sample_efficiency,
+    "accuracy_forgetting": accuracy_forgetting,
+}

@@ -1,0 +1,172 @@
+"""All the records of one results folder as arms that may be compared, or the reason why they may not."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness.errors import InputError
+from harness.report.frame import REFERENCE, Arm, Trial, horizons, reference_gains, trial_metrics
+from harness.store.records import TrialRecord
+
+
+class Readout(Protocol):
+    """What ``harness.store.read_trials`` gives."""
+
+    @property
+    def records(self) -> Sequence[TrialRecord]: ...
+
+    @property
+    def quarantined(self) -> Sequence[str]: ...
+
+    @property
+    def expected(self) -> Mapping[str, int] | None: ...
+
+
+@dataclass(frozen=True)
+class Study:
+    """A results folder, ready to report.  ``arms`` are in order of name; ``mixtures`` is empty unless allowed."""
+
+    name: str
+    arms: list[Arm]
+    records: list[TrialRecord]  #: in order of arm, order, seed
+    quarantined: list[str]
+    mixtures: list[str]
+
+    @property
+    def trials(self) -> list[Trial]:
+        return [trial for arm in self.arms for trial in arm.trials]
+
+    @property
+    def reference(self) -> Arm | None:
+        """Plain LoRA: the arm `lora`, or the only arm of that method."""
+        return reference_arm(self.arms)
+
+    @property
+    def streams(self) -> dict[str, tuple[str, ...]]:
+        """The finished trials' orders: name -> tasks."""
+        return {trial.record.spec.order: trial.record.spec.stream for trial in sorted(self.trials, key=_key)}
+
+    @property
+    def tasks(self) -> list[str]:
+        """All tasks of all orders, in the first order's order."""
+        return list(dict.fromkeys(task for stream in self.streams.values() for task in stream))
+
+    def common(self, key: Callable[[TrialRecord], dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+        """The settings that all records agree on, and the names of those that vary."""
+        seen: dict[str, set[str]] = defaultdict(set)
+        for record in self.records:
+            for name, value in key(record).items():
+                seen[name].add(json.dumps(value, sort_keys=True))
+        same = {name: json.loads(next(iter(values))) for name, values in sorted(seen.items()) if len(values) == 1}
+        return same, sorted(name for name, values in seen.items() if len(values) > 1)
+
+
+def _key(trial: Trial) -> tuple[str, int]:
+    return trial.key
+
+
+def reference_arm(arms: Iterable[Arm]) -> Arm | None:
+    arms = list(arms)
+    named = [arm for arm in arms if arm.name == REFERENCE] or [arm for arm in arms if arm.method == REFERENCE]
+    return named[0] if len(named) == 1 else None
+
+
+def gather(readout: Readout, *, allow_mixed: bool = False, where: str | None = None) -> Study:
+    """Group the records into arms and compute every trial's metrics.
+
+    Raises ``InputError`` if no trial finished, if two records are the same arm, order and seed, and, unless
+    ``allow_mixed``, if records differ in what makes scores comparable.
+    """
+    records = sorted(readout.records, key=lambda r: (r.spec.arm, r.spec.order, r.spec.seed, r.fingerprint))
+    finished = [record for record in records if record.status == "ok"]
+    if not finished:
+        raise InputError(
+            f"no finished trial to report ({len(records)} failed, {len(readout.quarantined)} damaged)",
+            where=where,
+            remedy="run the study first: lorabench run <study>",
+        )
+    _refuse_duplicates(records, where)
+    mixtures = find_mixtures(records)
+    if mixtures and not allow_mixed:
+        raise InputError(
+            "these trials may not share a board: " + "; ".join(mixtures),
+            where=where,
+            remedy="run all trials on one stack, or ask for a mixed board (--allow-mixed), which says so in a banner",
+        )
+    arms = _arms(records, readout.expected)
+    name = ", ".join(dict.fromkeys(record.study for record in records))
+    return Study(name, arms, records, sorted(readout.quarantined), mixtures)
+
+
+def _arms(records: Sequence[TrialRecord], expected: Mapping[str, int] | None) -> list[Arm]:
+    finished = [record for record in records if record.status == "ok"]
+    by_name: dict[str, Arm] = {}
+    for record in records:
+        spec = record.spec
+        by_name.setdefault(spec.arm, Arm(spec.arm, spec.method, spec.setting, 0))
+    for name in expected or {}:
+        method, _, setting = name.partition("@")
+        by_name.setdefault(name, Arm(name, method, setting or "default", 0))
+    reference = reference_arm(by_name.values())
+    gains = reference_gains(record for record in finished if reference and record.spec.arm == reference.name)
+    together: dict[tuple[str, int], list[TrialRecord]] = defaultdict(list)
+    for record in finished:
+        together[record.spec.order, record.spec.seed].append(record)
+    limits = {key: horizons(group) for key, group in together.items()}
+    for record in records:
+        arm = by_name[record.spec.arm]
+        if record.status == "ok":
+            arm.trials.append(trial_metrics(record, gains, limits[record.spec.order, record.spec.seed]))
+        else:
+            arm.unfinished.append(record)
+    for arm in by_name.values():
+        arm.expected = max((expected or {}).get(arm.name, 0), len(arm.trials) + len(arm.unfinished))
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def _refuse_duplicates(records: Iterable[TrialRecord], where: str | None) -> None:
+    """Two records of one arm, order and seed are one trial counted twice, or an old setting beside the new one."""
+    seen: dict[tuple[str, str, int], str] = {}
+    for record in records:
+        key = (record.spec.arm, record.spec.order, record.spec.seed)
+        if key in seen:
+            arm, order, seed = key
+            raise InputError(
+                f"two records of arm '{arm}', order '{order}', seed {seed}: {seen[key]} and {record.fingerprint}",
+                where=where,
+                remedy="the study changed since the older one ran: remove that file, or report from another folder",
+            )
+        seen[key] = record.fingerprint
+
+
+def find_mixtures(records: Sequence[TrialRecord]) -> list[str]:
+    """Differences that make scores incomparable: stack, base model, task contents, streams, settings within an arm."""
+    found = []
+    stacks = {record.stack.get("digest"): record.stack for record in records}
+    if len(stacks) > 1:
+        found.append(f"{len(stacks)} stacks, which differ in {_differences(list(stacks.values())) or 'their digest'}")
+    if len({record.spec.model_digest for record in records}) > 1:
+        found.append("more than one base model")
+    tasks: dict[str, set[str]] = defaultdict(set)
+    streams: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    arms: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        spec = record.spec
+        for task, digest in spec.task_digests.items():
+            tasks[task].add(digest)
+        streams[spec.order].add(spec.stream)
+        arms[spec.arm].add(json.dumps([spec.parameters, spec.method_digest], sort_keys=True))
+    for kind, groups in (("task", tasks), ("order", streams), ("arm", arms)):
+        if mixed := sorted(name for name, values in groups.items() if len(values) > 1):
+            found.append(f"{kind} {', '.join(mixed)} in more than one version")
+    return found
+
+
+def _differences(stacks: Sequence[dict[str, Any]]) -> str:
+    keys = sorted({key for stack in stacks for key in stack} - {"digest"})
+    values = {key: sorted({str(stack.get(key)) for stack in stacks}) for key in keys}
+    return ", ".join(f"{key} ({' / '.join(seen)})" for key, seen in values.items() if len(seen) > 1)

@@ -1,0 +1,127 @@
+"""How figures look and how they are saved: colour-blind-safe, one colour a method, the same bytes every time."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+#: Okabe & Ito's palette in a fixed order, so that a method has its colour in every report; grey for the control.
+FIXED = {
+    "frozen": "#7A7A7A",
+    "lora": "#0072B2",
+    "stable_lora": "#D55E00",
+    "lora_ema": "#009E73",
+    "self_distill": "#CC79A7",
+    "combined": "#E69F00",
+}
+#: For other methods, by hash of the name: Okabe-Ito's sky blue, then Paul Tol's muted wine, olive, teal and rose.
+OTHERS = ("#56B4E9", "#882255", "#999933", "#44AA99", "#CC6677")
+INK, GRID, PAPER = "#24292F", "#B4BBC3", "#FFFFFF"
+MARKERS = "osD^v>P<X*ph"
+LINES = ("-", (0, (4, 1.6)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
+
+RC = {
+    "font.family": "DejaVu Sans", "font.size": 8.5, "axes.labelsize": 8.5, "axes.titlesize": 9, "legend.fontsize": 8.5,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
+    "xtick.color": INK, "ytick.color": INK, "axes.linewidth": 0.7, "xtick.major.width": 0.7, "ytick.major.width": 0.7,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titleweight": "bold",
+    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.5, "grid.alpha": 0.55, "axes.axisbelow": True,
+    "legend.frameon": False, "lines.linewidth": 1.6, "figure.facecolor": PAPER, "axes.facecolor": PAPER,
+    "savefig.facecolor": PAPER, "svg.hashsalt": "lorabench", "svg.fonttype": "path", "axes.formatter.useoffset": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one arm is drawn in every figure; the marker tells arms apart where colour cannot."""
+
+    label: str
+    color: str
+    marker: str
+    line: Any
+
+
+def color(method: str) -> str:
+    """The method's colour: from the fixed list, else by a hash of its name."""
+    digest = hashlib.sha256(method.encode()).digest()
+    return FIXED.get(method) or OTHERS[digest[0] % len(OTHERS)]
+
+
+def looks(arms: Iterable[tuple[str, str]]) -> dict[str, Look]:
+    """A look an arm, from (arm, method) pairs: settings of one method share the colour, not the line and marker."""
+    found: dict[str, Look] = {}
+    settings: dict[str, int] = {}
+    known = list(FIXED)
+    for name, method in sorted(arms, key=lambda pair: (known.index(pair[1]) if pair[1] in known else 99, pair[0])):
+        nth = settings[method] = settings.get(method, -1) + 1
+        # '$' would start a formula.
+        label = name.replace("$", r"\$")
+        found[name] = Look(label, color(method), MARKERS[len(found) % len(MARKERS)], LINES[nth % len(LINES)])
+    return found
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure in inches, laid out without overlaps; drawing must happen inside :func:`context`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def context():
+    """The settings under which figures are drawn and saved: the person's own matplotlibrc has no say."""
+    settings: dict[Any, Any] = {**mpl.rcParamsDefault, **RC, "backend": "agg"}
+    return mpl.rc_context(settings)
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """``stem``.png (200 dpi) and ``stem``.svg, without dates or versions: the same data gives the same bytes."""
+    png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
+    figure.savefig(png, dpi=200, metadata={"Software": None})
+    figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return [png, svg]
+
+
+def legend(figure: Figure, arms: Iterable[str], drawn: Mapping[str, Look]) -> None:
+    """One legend above all panels, outside the data, in the fixed order of the arms."""
+    names = [name for name in drawn if name in set(arms)]
+    handles = [
+        Line2D([], [], color=drawn[n].color, marker=drawn[n].marker, linestyle=drawn[n].line, markersize=5)
+        for n in names
+    ]
+    # Matplotlib doesn't wrap legends: about 0.07 inch a letter, 0.6 for the line and the gaps.
+    widths = [0.07 * len(name) + 0.6 for name in names]
+    room = figure.get_figwidth()
+    fitting = len(names) if sum(widths) <= room else max(1, int(room / max(widths)))
+    figure.legend(
+        handles, [drawn[name].label for name in names], loc="outside upper left", ncols=max(1, fitting),
+        handlelength=2.2, columnspacing=1.6,
+    )  # fmt: skip
+
+
+def inline(svg: Path, prefix: str, label: str) -> str:
+    """The SVG as an element for an HTML page: own ids, an accessible name, ink and paper in the page's colours."""
+    text = svg.read_text(encoding="utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\b(id="|href="#|url\(#)', lambda match: match.group(1) + prefix + "-", text)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(INK, "currentColor", text, flags=re.IGNORECASE)
+    text = re.sub(PAPER, "var(--paper)", text, flags=re.IGNORECASE)
+    text = re.sub(GRID, "var(--grid)", text, flags=re.IGNORECASE)
+    head, rest = text.split(">", 1)
+    # 1.4 CSS pixels a point: the same size of letters in every figure, about that of the page's small text.
+    width = re.search(r'width="([\d.]+)pt"', head)
+    head = re.sub(r' (width|height)="[^"]*"', "", head)
+    size = float(width.group(1)) * 1.4 if width else 900
+    # On a phone it shrinks to three quarters and then scrolls: smaller letters could not be read.
+    style = f' style="max-width:{size:.0f}px;min-width:{0.75 * size:.0f}px"'
+    return f'<svg role="img" aria-label="{label}"{style}{head.removeprefix("<svg")}>{rest}'

@@ -1,0 +1,107 @@
+"""Scores of K trials on lm-eval's tasks, with lm-eval's filters and metrics, and nothing else changed by it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from lm_eval.evaluator import evaluate
+from torch import Tensor
+
+from harness.engine.adapters import Layout
+from harness.engine.model import PackedModel
+from harness.scoring.lm import PackedLM
+from harness.scoring.suite import Suite
+
+
+@dataclass(frozen=True)
+class Score:
+    """One trial's result on one task: lm-eval's aggregate, and for accuracies which items were right."""
+
+    value: float
+    correct: tuple[bool, ...] | None
+
+
+class Scorer:
+    """Asks the suite's tasks of the trials whose adapters are given."""
+
+    def __init__(self, model: PackedModel, suite: Suite, lm: PackedLM, layout: Layout) -> None:
+        self.model, self.suite, self.lm, self.layout = model, suite, lm, layout
+
+    def tokens(self, tasks: Sequence[str]) -> int:
+        """Tokens of one trial's pass over these tasks."""
+        return sum(self.lm.token_count(self.suite.tasks[name].task.instances) for name in tasks)
+
+    def score(
+        self,
+        tasks: Sequence[str],
+        values: Tensor | None,
+        scaling: Tensor | None,
+        progress: Callable[[int], None] = lambda tokens: None,
+    ) -> list[dict[str, Score] | None]:
+        """One dictionary a trial, task -> score; ``None`` for a trial with a non-finite log-probability.
+
+        ``values`` [K, P] are the adapters to score; ``None`` scores the base, as one trial.
+        """
+        trials = 1 if values is None else values.shape[0]
+        chosen = {name: self.suite.tasks[name].task for name in tasks}
+        instances = [instance for task in chosen.values() for instance in task.instances]
+        with _undisturbed(self.model), self.model.adapted(self.layout, values, scaling):
+            self.lm.answer(instances, trials, progress)
+        return [self._judge(trial, chosen) for trial in range(trials)]
+
+    def _judge(self, trial: int, chosen: dict) -> dict[str, Score] | None:
+        """lm-eval's own evaluation of one trial's answers."""
+        self.lm.trial = trial
+        with _undisturbed(self.model):
+            results = evaluate(lm=self.lm, task_dict={"tasks": chosen}, bootstrap_iters=0, log_samples=True)
+        assert results is not None, "lm-eval returns results on rank 0, and there is no other"
+        scores = {}
+        for name in chosen:
+            scored = self.suite.tasks[name]
+            samples = results["samples"][name]
+            if not all(_finite(sample["resps"]) for sample in samples):
+                return None
+            metric = next(key for key in results["results"][name] if key.partition(",")[0] == scored.metric)
+            value = float(results["results"][name][metric])
+            if not math.isfinite(value):
+                return None
+            scores[name] = Score(value, _correctness([sample[scored.metric] for sample in samples]))
+        return scores
+
+
+def _finite(responses: list) -> bool:
+    """Whether every number in lm-eval's nested responses is finite."""
+    if isinstance(responses, list | tuple):
+        return all(_finite(entry) for entry in responses)
+    return not isinstance(responses, float) or math.isfinite(responses)
+
+
+def _correctness(values: list) -> tuple[bool, ...] | None:
+    """Per-item results as booleans where they are that; ``None`` for perplexities and the like."""
+    if all(isinstance(v, bool | int | float | np.number | np.bool_) and float(v) in (0.0, 1.0) for v in values):
+        return tuple(bool(v) for v in values)
+    return None
+
+
+@contextmanager
+def _undisturbed(model: PackedModel) -> Iterator[None]:
+    """Random states and train/eval mode are as before afterwards."""
+    training = model.module.training
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if model.device.type == "cuda" else None
+    model.module.eval()
+    try:
+        yield
+    finally:
+        model.module.train(training)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)

@@ -1,0 +1,44 @@
+"""Boundary checkpoints of a running pack: tensors as safetensors with the plain data in its header, in one file.
+
+One file, so that a kill can't leave tensors of one task with the scores of another.  No pickles.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.store.files import atomic_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def checkpoint_path(folder: Path, pack: str) -> Path:
+    return folder / "running" / f"{pack}.safetensors"
+
+
+def save_checkpoint(path: Path, key: str, tensors: dict[str, Tensor], data: Any) -> None:
+    """Write a pack's whole state at a task boundary.  ``key`` says what it belongs to."""
+    from safetensors.torch import save_file
+
+    metadata = {"key": key, "data": json.dumps(data, allow_nan=True)}
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    atomic_file(path, lambda temporary: save_file(ready, temporary, metadata=metadata))
+
+
+def load_checkpoint(path: Path, key: str) -> tuple[dict[str, Tensor], Any] | None:
+    """(tensors, data) of a checkpoint with this key; none if there is none, or it is damaged or another's."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != key:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["data"])  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError):
+        return None

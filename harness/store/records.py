@@ -1,0 +1,190 @@
+"""The trial record: the unit of results, one JSON file a trial, and the only truth about it.
+
+A record is *done* when its file validates against this schema.  Everything in it, except ``costs`` and
+``host``, is a function of ``spec`` and ``stack`` alone: running the trial again gives the same bits on a CPU.
+Non-finite numbers never enter a record: a trial that leaves the numbers is ``diverged``, with nulls.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+
+Score = Annotated[float, Field(allow_inf_nan=False)]
+Status = Literal["ok", "diverged", "oom", "error"]
+Scalar = str | int | float | bool | None
+
+
+class Frozen(BaseModel):
+    """A typed, immutable value that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TrialSpec(Frozen):
+    """What a trial is.  The fingerprint is a digest of this and nothing else."""
+
+    model: str  #: name in the catalogue, folder or hub id
+    model_digest: str  #: of the weights and the tokenizer
+    method: str
+    setting: str = "default"  #: names one point of the method's grid; the board shows ``method@setting``
+    parameters: dict[str, Scalar]  #: every hyper-parameter the method used, learning rate included
+    method_digest: str  #: of the sources that define the method
+    order: str  #: name of the stream
+    stream: tuple[str, ...]  #: the tasks, in training order
+    probes: tuple[str, ...]  #: tasks that are scored and never trained on
+    task_digests: dict[str, str]  #: of prompt template and items of every task and probe
+    seed: int
+    training: dict[str, Any]  #: adapter, batch, steps, dtype, ... as the study says
+    scoring: dict[str, Any]  #: splits, item counts, curve grid, ... as the study says
+    tuned: bool = False  #: chosen by ``tune`` on validation, or one fixed setting
+    settings_tried: int = 1
+
+    @property
+    def arm(self) -> str:
+        """The row of the board: ``method``, or ``method@setting`` where it is not the default."""
+        return self.method if self.setting == "default" else f"{self.method}@{self.setting}"
+
+
+class Curve(Frozen):
+    """Score on the task being learnt, against examples seen and tokens spent on it."""
+
+    task: str
+    examples: tuple[int, ...]  #: 0 first
+    score: tuple[Score, ...]
+    tokens: tuple[int, ...]  #: student + teacher + sampled tokens spent on this task so far
+
+
+class TaskScores(Frozen):
+    """Scores of one task or probe after each stage: entry 0 is the base model, entry t after training task t."""
+
+    metric: str  #: the task's first metric, ``acc`` for multiple choice
+    higher_is_better: bool
+    items: int  #: test items behind every score
+    chance: Score | None  #: score of guessing; null where that has no meaning
+    score: tuple[Score | None, ...]  #: T + 1 long; null where it was not scored
+    correct: tuple[str | None, ...] = ()  #: T + 1 long, per-item correctness as packed bits (``unpack_bits``)
+
+
+class Intruders(Frozen):
+    """Intruder dimensions (arXiv 2410.21228) of the scored weights against the original W0, over all adapted matrices.
+
+    ``count`` and ``by_epsilon`` are sums over the matrices; the others are means over them.
+    ``by_type`` maps a projection (``q_proj``) and ``by_layer`` a layer index to the same summary over their matrices.
+    """
+
+    matrices: int
+    count: int  #: top-k left singular vectors of W0 + dW with best |cosine| to any of W0's below 0.5
+    distance: Score  #: mean over the top k of 1 - best |cosine|
+    energy_share: Score  #: sigma^2 of the intruders over sigma^2 of the top k
+    delta_norm: Score  #: ||dW||_F
+    relative_spectral_norm: Score  #: ||dW||_2 / ||W0||_2
+    effective_rank: Score  #: exp of the entropy of dW's normalised singular values; 0 where dW = 0
+    by_epsilon: dict[str, int] = {}  #: "0.1" ... "0.9" -> count
+    by_type: dict[str, Intruders] = {}
+    by_layer: dict[str, Intruders] = {}
+
+
+class Costs(Frozen):
+    """What a trial cost.  Where a pack shares the work, its cost divided by its trials (``shared_by`` of them)."""
+
+    shared_by: int = 1
+    train_seconds: Score | None = None
+    score_seconds: Score | None = None
+    analysis_seconds: Score | None = None
+    train_tokens: int | None = None  #: real (not padding) tokens through the student
+    teacher_tokens: int | None = None
+    sampled_tokens: int | None = None
+    tokens_per_second: Score | None = (
+        None  #: of the whole pack while it trained: student tokens of all its rows per second
+    )
+    peak_memory_gib: Score | None = None  #: of the whole pack: device memory on a GPU, resident memory on a CPU
+    adapter_bytes: int | None = None
+    trained_parameters: int | None = None
+    energy_kwh: Score | None = None
+
+
+class Failure(Frozen):
+    """Why a trial has no scores."""
+
+    phase: str  #: e.g. ``train task 2 (tomi), step 17``
+    message: str
+    traceback: str = ""
+
+
+class TrialRecord(Frozen):
+    """One trial: one method with one setting, through one stream, with one seed."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    fingerprint: str
+    study: str
+    status: Status
+    spec: TrialSpec
+    stack: dict[str, Scalar]  #: versions, device kind, dtype, threads, scoring batch; ``digest`` is over the rest
+    tasks: dict[str, TaskScores] = {}  #: the stream's tasks: the full (T+1) x T matrix, by column
+    probes: dict[str, TaskScores] = {}
+    curves: tuple[Curve, ...] = ()  #: one a task of the stream, in order
+    train_loss: tuple[tuple[Score, ...], ...] = ()  #: one tuple a task: the loss of every optimizer step
+    intruders: tuple[Intruders | None, ...] = ()  #: T long: after each task; null where not taken
+    costs: Costs = Costs()
+    host: dict[str, Scalar] = {}
+    failure: Failure | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> TrialRecord:
+        if self.status == "ok":
+            stages = len(self.spec.stream) + 1
+            if missing := [task for task in self.spec.stream if task not in self.tasks]:
+                raise ValueError(f"status is ok but these tasks have no scores: {missing}")
+            for name, scores in (self.tasks | self.probes).items():
+                if len(scores.score) != stages:
+                    raise ValueError(f"{name} has {len(scores.score)} scores, expected {stages}")
+            if any(value is None for task in self.tasks.values() for value in task.score):
+                raise ValueError("status is ok but the accuracy matrix has holes")
+        elif self.failure is None:
+            raise ValueError(f"status is {self.status} but there is no failure block")
+        return self
+
+    def matrix(self) -> list[list[float]]:
+        """R[i][j], (T+1) x T: score on the stream's j-th task after training the i-th; row 0 is the base model."""
+        columns = [self.tasks[task].score for task in self.spec.stream]
+        return [[float(column[i]) for column in columns] for i in range(len(self.spec.stream) + 1)]
+
+
+def pack_bits(correct: Sequence[bool]) -> str:
+    """Per-item correctness as base64 of packed bits, first item in the highest bit."""
+    return base64.b64encode(np.packbits(np.asarray(correct, dtype=bool)).tobytes()).decode("ascii")
+
+
+def unpack_bits(text: str, items: int) -> np.ndarray:
+    """The inverse of :func:`pack_bits`: a boolean array of length ``items``."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8), count=items).astype(bool)
+
+
+class BaseScore(Frozen):
+    """The base model's score on one task or probe."""
+
+    metric: str
+    higher_is_better: bool
+    items: int
+    chance: Score | None
+    score: Score
+    correct: str | None
+    tokens: int  #: of one trial's scoring pass over this task
+
+
+class BaseRecord(Frozen):
+    """The base model on every task and probe of a study: row 0 of every trial's matrix, scored once."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    key: str  #: digest of everything the scores depend on, stack included
+    scores: dict[str, BaseScore]
+    train_tokens: dict[str, float]  #: mean tokens of a training example, by task; for forecasts
+    score_seconds: float
+    peak_memory_gib: float

@@ -1,0 +1,224 @@
+"""Study files: strict YAML, frozen and typed.
+
+    model: smollm2-135m-instruct
+    streams: {order1: [bbc_topics, tomi]}
+    methods:
+      lora:                                 # defaults of the method: the row ``lora``
+      lora@hot: {learning_rate: 0.002}      # one more setting: the row ``lora@hot``
+      stable_lora: {shrink: [0.001, 0.01]}  # a grid: the rows ``stable_lora@shrink=0.001`` and ``...=0.01``
+
+Unknown keys are errors with a suggestion; every error names ``file:key``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from harness.errors import InputError, unknown_name
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
+RESERVED = {"reference", "perf"}  # folders under results/ that are not studies
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class AdapterSettings(_Settings):
+    """Shape of the low-rank adapter (scaling alpha / rank)."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16, gt=0)
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class TrainingSettings(_Settings):
+    """Every method's training budget."""
+
+    examples: int = Field(512, ge=1, description="training examples of each task, one pass")
+    batch: int = Field(8, ge=1, description="examples of one optimizer step of one trial")
+    warmup_steps: int = Field(5, ge=0, description="linear warm-up at the start of each task, then constant")
+    clip: float = Field(1.0, gt=0, description="norm of one trial's whole gradient")
+    weight_decay: float = Field(0.0, ge=0)
+    max_length: int = Field(512, ge=8, description="tokens; longer examples lose their beginning")
+    between_tasks: Literal["continue"] = "continue"
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> TrainingSettings:
+        if self.examples % self.batch:
+            raise ValueError(f"examples ({self.examples}) must be a multiple of batch ({self.batch})")
+        return self
+
+
+class ScoringSettings(_Settings):
+    """What is scored, when, and on how many items."""
+
+    split: Literal["test", "validation"] = "test"
+    items: int | None = Field(None, ge=1, description="at most this many items a task; null: all")
+    probe_items: int | None = Field(None, ge=1, description="the same for probes; null: all")
+    curve: tuple[int, ...] = Field(
+        (), description="examples after which the task being learnt is scored; 0 and all of them always are"
+    )
+    probes_after: Literal["every_task", "last_task"] = "every_task"
+    intruders_after: Literal["every_task", "last_task", "never"] = "every_task"
+    batch_tokens: int = Field(16384, ge=64, description="token budget of one scoring pass; part of the stack")
+    max_length: int = Field(2048, ge=8, description="tokens; longer items lose their beginning, as in lm-eval")
+
+    @field_validator("curve")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)) or any(n < 0 for n in value):
+            raise ValueError("must rise, without repeats, from 0 or more")
+        return value
+
+
+class Study(_Settings):
+    """One study: ``study -> trials -> packs -> records -> tables and figures``."""
+
+    name: str = ""
+    title: str = ""
+    model: str
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    threads: int = Field(2, ge=1, description="CPU threads of every pack, whoever runs it")
+    device: Literal["cpu", "cuda", "any"] = "any"
+    pack: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    root_seed: int = 0
+    seeds: tuple[int, ...] = Field(min_length=1)
+    streams: dict[str, tuple[str, ...]] = Field(min_length=1)
+    probes: tuple[str, ...] = ()
+    methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    adapter: AdapterSettings = AdapterSettings()
+    training: TrainingSettings = TrainingSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    keep_adapters: Literal["none", "last", "all"] = "last"
+    tuned: bool = False
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _empty_settings(cls, value: Any) -> Any:
+        return {key: settings or {} for key, settings in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a seed stands here twice")
+        return value
+
+    @field_validator("streams")
+    @classmethod
+    def _streams(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, tasks in value.items():
+            if not tasks:
+                raise ValueError(f"stream '{name}' is empty")
+            if len(set(tasks)) != len(tasks):
+                raise ValueError(f"stream '{name}' names a task twice")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        if too_far := [n for n in self.scoring.curve if n > self.training.examples]:
+            raise ValueError(
+                f"scoring.curve asks for {too_far[0]} examples; training.examples is {self.training.examples}"
+            )
+        if odd := [n for n in self.scoring.curve if n % self.training.batch]:
+            raise ValueError(f"scoring.curve: {odd[0]} is not a multiple of training.batch ({self.training.batch})")
+        if both := sorted(set(self.probes) & set(self.tasks)):
+            raise ValueError(f"'{both[0]}' is a probe and stands in a stream; a probe is never trained on")
+        return self
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Every task of every stream, in order of first appearance."""
+        return tuple(dict.fromkeys(task for stream in self.streams.values() for task in stream))
+
+    @property
+    def steps_per_task(self) -> int:
+        return self.training.examples // self.training.batch
+
+    @property
+    def curve(self) -> tuple[int, ...]:
+        """The grid of the sample-efficiency curve, with its two ends."""
+        return tuple(sorted({0, *self.scoring.curve, self.training.examples}))
+
+
+def check_name(name: str, kind: str, where: str | None = None) -> str:
+    """A name that is safe as a folder: [a-z0-9][a-z0-9._-]{0,63}."""
+    if not NAME.match(name):
+        raise InputError(
+            f"'{name}' is not a name for a {kind}",
+            where=where,
+            remedy="use lower-case letters, digits, '.', '_' and '-', at most 64, starting with a letter or digit",
+        )
+    return name
+
+
+def load_study(path: Path, *, overrides: dict[str, Any] | None = None) -> Study:
+    """Read and check a study file; ``overrides`` replace top-level keys (``model``)."""
+    name = check_name(path.stem, "study", str(path))
+    if name in RESERVED:
+        raise InputError(f"the name '{name}' is reserved under results/", where=str(path), remedy="rename the file")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the study: {error.strerror}", where=str(path)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid YAML: {error}", where=str(path)) from error
+    if not isinstance(data, dict):
+        raise InputError("a study file is a mapping of keys to values; this one is empty or something else",
+                         where=str(path), remedy="start from tasks/studies/quick.yaml")  # fmt: skip
+    _reject_unknown_keys(data, Study, str(path))
+    return build_study({**data, "name": name, **(overrides or {})}, where=str(path))
+
+
+def build_study(data: dict[str, Any], *, where: str) -> Study:
+    """Validate plain data; the first problem becomes an :class:`InputError` that names ``where:key``."""
+    try:
+        return Study.model_validate(data)
+    except ValidationError as error:
+        raise first_problem(error, where) from error
+
+
+def first_problem(error: ValidationError, where: str) -> InputError:
+    """The first problem of a validation as ``file:key: what``."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    value = problem.get("input")
+    shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | list) else ""
+    return InputError(f"{message}{shown}", where=f"{where}:{key}" if key else where, remedy="correct the study file")
+
+
+def _reject_unknown_keys(data: dict[str, Any], model: type[BaseModel], where: str, prefix: str = "") -> None:
+    for key, value in data.items():
+        field = model.model_fields.get(str(key))
+        if field is None:
+            known = [name for name in model.model_fields if name != "name" or prefix]
+            near = difflib.get_close_matches(str(key), known, n=1)
+            raise InputError(
+                f"unknown key '{key}'",
+                where=f"{where}:{prefix}{key}",
+                remedy=(f"did you mean '{near[0]}'? " if near else "") + f"known keys: {', '.join(known)}",
+            )
+        kind = field.annotation
+        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, BaseModel):
+            _reject_unknown_keys(value, kind, where, f"{prefix}{key}.")
+
+
+def find_study(name: str, folder: Path) -> Path:
+    """The file of a study: a path to a YAML file, or the name of one in ``folder``."""
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError("there is no such study file", where=name, remedy="give a path to a YAML file, or a name of `lorabench studies`")  # fmt: skip
+        return path
+    known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if name not in known:
+        raise unknown_name("study", name, known)
+    return known[name]

@@ -1,0 +1,230 @@
+"""From a study to its trials and packs, by nothing but the study: the same study has the same packs, hence the same bits.
+
+Trials that train alike (same recipe but for what is scored, same rate, seed and order) share a *row*; rows with the
+same adapter shape and kind of loss share a *pack*.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from harness.errors import InputError, unknown_name
+from harness.store.records import TrialSpec
+from harness.study.config import Study, first_problem
+from harness.study.fingerprint import digest
+from harness.study.seeds import derive
+
+
+class MethodLike(Protocol):
+    """What planning needs of a method (``harness.engine.method.Method``)."""
+
+    name: str
+    settings: type[BaseModel]
+
+    def compose(self, settings: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a study's names stand for: digests of the model, the tasks and the methods' sources."""
+
+    model_digest: str
+    task_digests: Mapping[str, str]
+    method_digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the board: a method with one setting."""
+
+    method: str
+    setting: str
+    settings: Any
+    recipe: Any
+    settings_tried: int
+
+    @property
+    def name(self) -> str:
+        return self.method if self.setting == "default" else f"{self.method}@{self.setting}"
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial to run: its identity, and its recipe as the engine takes it."""
+
+    spec: TrialSpec
+    fingerprint: str
+    recipe: Any = field(compare=False)
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self.spec.parameters["learning_rate"])  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Trials that train once: their seeds, and the trials that are scored from them."""
+
+    init_seed: int
+    data_seeds: tuple[int, ...]  # one a task of the stream: which examples, in which order
+    trials: tuple[PlannedTrial, ...]
+
+    @property
+    def stream(self) -> tuple[str, ...]:
+        return self.trials[0].spec.stream
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Rows that take the same step side by side; the unit of work."""
+
+    name: str
+    rows: tuple[Row, ...]
+
+    @property
+    def trials(self) -> tuple[PlannedTrial, ...]:
+        return tuple(trial for row in self.rows for trial in row.trials)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study laid out.  ``untrained`` trials need the base model's scores and nothing else."""
+
+    study: Study
+    packs: tuple[Pack, ...]
+    untrained: tuple[PlannedTrial, ...]
+
+    @property
+    def trials(self) -> tuple[PlannedTrial, ...]:
+        return (*self.untrained, *(trial for pack in self.packs for trial in pack.trials))
+
+    @property
+    def expected(self) -> dict[str, int]:
+        """Trials an arm, in the study's order of arms."""
+        arms = [trial.spec.arm for trial in sorted(self.trials, key=lambda trial: self.arm_order(trial.spec))]
+        return {arm: arms.count(arm) for arm in dict.fromkeys(arms)}
+
+    def arm_order(self, spec: TrialSpec) -> int:
+        return [key.partition("@")[0] for key in self.study.methods].index(spec.method)
+
+
+def build_plan(study: Study, methods: Mapping[str, MethodLike], inputs: Inputs, pack_size: int, where: str) -> Plan:
+    """Every trial of the study, in rows and packs of at most ``pack_size`` rows."""
+    arms = expand_arms(study, methods, where)
+    untrained, rows = [], {}
+    for arm, (order, stream), seed in itertools.product(arms, study.streams.items(), study.seeds):
+        trial = _trial(study, arm, order, stream, seed, inputs)
+        if arm.recipe.adapter is None:
+            untrained.append(trial)
+        else:
+            key = (arm.recipe.training_key, trial.learning_rate, order, seed)
+            rows.setdefault(key, []).append(trial)
+    groups: dict[Any, list[Row]] = {}
+    for trials in rows.values():
+        kind = (trials[0].recipe.pack_key, len(trials[0].spec.stream))
+        groups.setdefault(kind, []).append(_row(study, trials))
+    packs = [_pack(part) for group in groups.values() for part in _chunks(_by_stream_and_seed(study, group), pack_size)]
+    return Plan(study, tuple(packs), tuple(untrained))
+
+
+def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> list[Arm]:
+    """Every (method, setting) of the study; a list of values for a setting is a grid."""
+    arms: list[Arm] = []
+    for key, given in study.methods.items():
+        name, _, label = key.partition("@")
+        if name not in methods:
+            raise unknown_name("method", name, methods, where=f"{where}:methods.{key}")
+        for setting, values in _grid(given, label):
+            settings = _settings(methods[name], values, f"{where}:methods.{key}")
+            settings = settings.resolved(study.steps_per_task)  # type: ignore[attr-defined]
+            arms.append(Arm(name, setting, settings, methods[name].compose(settings), 1))
+    if twice := [arm.name for arm in arms if sum(other.name == arm.name for other in arms) > 1]:
+        raise InputError(
+            f"the row '{twice[0]}' stands here twice", where=f"{where}:methods", remedy="name each setting"
+        )
+    tried = {arm.method: sum(other.method == arm.method for other in arms) for arm in arms}
+    return [Arm(a.method, a.setting, a.settings, a.recipe, tried[a.method]) for a in arms]
+
+
+def _grid(given: Mapping[str, Any], label: str) -> list[tuple[str, dict[str, Any]]]:
+    """(name of the setting, its values) of every point of the grid."""
+    lists = {key: value for key, value in given.items() if isinstance(value, list)}
+    if not lists:
+        return [(label or "default", dict(given))]
+    points = []
+    for combination in itertools.product(*lists.values()):
+        chosen = dict(zip(lists, combination, strict=True))
+        name = ",".join(f"{key}={value}" for key, value in chosen.items())
+        points.append((f"{label},{name}" if label else name, {**given, **chosen}))
+    return points
+
+
+def _settings(method: MethodLike, values: dict[str, Any], where: str) -> BaseModel:
+    for key in values:
+        if key not in method.settings.model_fields:
+            raise unknown_name(f"setting of '{method.name}'", key, method.settings.model_fields, where=f"{where}.{key}")
+    try:
+        return method.settings.model_validate(values)
+    except ValidationError as error:
+        raise first_problem(error, where) from error
+
+
+def _trial(study: Study, arm: Arm, order: str, stream: Sequence[str], seed: int, inputs: Inputs) -> PlannedTrial:
+    tasks = (*stream, *study.probes)
+    spec = TrialSpec(
+        model=study.model,
+        model_digest=inputs.model_digest,
+        method=arm.method,
+        setting=arm.setting,
+        parameters=arm.settings.model_dump(),
+        method_digest=inputs.method_digests[arm.method],
+        order=order,
+        stream=tuple(stream),
+        probes=study.probes,
+        task_digests={task: inputs.task_digests[task] for task in tasks},
+        seed=seed,
+        training={
+            **study.training.model_dump(mode="json"),
+            "adapter": study.adapter.model_dump(mode="json"),
+            "dtype": study.dtype,
+            "root_seed": study.root_seed,
+        },
+        scoring=study.scoring.model_dump(mode="json"),
+        tuned=study.tuned,
+        settings_tried=arm.settings_tried,
+    )
+    return PlannedTrial(spec, fingerprint(spec), arm.recipe)
+
+
+def fingerprint(spec: TrialSpec) -> str:
+    """Names a trial by what it is.  How many settings were tried beside it does not change what it is."""
+    return digest(spec.model_dump(mode="json", exclude={"settings_tried", "tuned"}))[:32]
+
+
+def _row(study: Study, trials: list[PlannedTrial]) -> Row:
+    spec = trials[0].spec
+    seed = (study.root_seed, spec.order, spec.seed)
+    data = tuple(derive(*seed, "data", task) for task in spec.stream)
+    return Row(derive(*seed, "init"), data, tuple(trials))
+
+
+def _by_stream_and_seed(study: Study, rows: list[Row]) -> list[Row]:
+    """Rows of one order and seed side by side, so that a pack holds trials that will be compared."""
+    orders, seeds = list(study.streams), list(study.seeds)
+    return sorted(rows, key=lambda r: (orders.index(r.trials[0].spec.order), seeds.index(r.trials[0].spec.seed)))
+
+
+def _chunks(rows: list[Row], size: int) -> list[tuple[Row, ...]]:
+    """Parts of at most ``size`` rows, as even as they can be."""
+    parts = -(-len(rows) // size)
+    bounds = [round(i * len(rows) / parts) for i in range(parts + 1)]
+    return [tuple(rows[a:b]) for a, b in itertools.pairwise(bounds)]
+
+
+def _pack(rows: tuple[Row, ...]) -> Pack:
+    return Pack(digest([trial.fingerprint for row in rows for trial in row.trials])[:16], rows)

@@ -1,0 +1,9 @@
+"""Naughty strings (Woolf) and harmless names: one row a string with Yes or No; a document is the string."""
+
+ASKS = "Is this string malicious? "
+
+
+def rows(source):
+    for row in source.jsonl("evals/registry/data/naughty_strings/samples.jsonl"):
+        string = row["input"][-1]["content"].removeprefix(ASKS).strip()
+        yield {"string": string, "label": ["No", "Yes"].index(row["ideal"])}

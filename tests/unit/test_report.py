@@ -1,0 +1,316 @@
+"""The report on synthetic records: right cells, honest words, safe pages, the same bytes twice."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import synthetic
+from synthetic import QUICK, STACK, Folder, failed, quick, trial
+
+from harness.errors import InputError
+from harness.report import build_report, frame, leaderboard, plots, style, words, write_report
+from harness.report.study import gather
+from harness.store import write_trial
+
+FIRST = (
+    "method,trials,average_accuracy,average_accuracy_ci_low,average_accuracy_ci_high,backward_transfer,forgetting,"
+    "learning_accuracy,general_delta,plain_text_delta,sample_efficiency_auc,intruder_count,intruder_distance,"
+    "tokens_per_second,peak_memory_gib,settings_tried"
+)
+FILES = ["trials.csv", "leaderboard.csv"] + [
+    f"figures/{name}.{kind}"
+    for name in ("accuracy_matrix", "forgetting", "intruders", "sample_efficiency", "accuracy_forgetting")
+    for kind in ("png", "svg", "csv")
+] + ["report.md", "report.html"]  # fmt: skip
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def quick_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("quick")
+    written = write_report(folder, quick())
+    assert [str(path.relative_to(folder)) for path in written] == FILES
+    return folder
+
+
+def test_report_twice_gives_the_same_bytes(quick_folder, tmp_path):
+    readout = quick()
+    readout.records.reverse()  # nor does the order of the files matter
+    write_report(tmp_path, readout)
+    assert everything(tmp_path) == everything(quick_folder)
+
+
+def test_a_results_folder_gives_the_same_report(quick_folder, tmp_path):
+    for record in quick().records:
+        write_trial(tmp_path, record)
+    written = build_report(tmp_path)
+    assert [str(path.relative_to(tmp_path)) for path in written] == FILES
+    assert {path.name: path.read_bytes() for path in written} == {
+        path.name: path.read_bytes() for path in (quick_folder / name for name in FILES)
+    }
+
+
+def test_leaderboard_columns_and_values(quick_folder):
+    assert (quick_folder / "leaderboard.csv").read_text().startswith(FIRST + ",difference_to_lora,")
+    rows = {row["method"]: row for row in read(quick_folder / "leaderboard.csv")}
+    trials = [record for record in quick().records if record.spec.method == "stable_lora"]
+    last = [sum(record.tasks[task].score[-1] for task in QUICK) / 3 for record in trials]
+    assert float(rows["stable_lora"]["average_accuracy"]) == pytest.approx(sum(last) / 3)
+    assert rows["stable_lora"]["trials"] == "3/3"
+    assert rows["stable_lora"]["pairs"] == "3"
+    assert rows["stable_lora"]["ranked"] == "yes"
+    assert rows["stable_lora"]["items_per_task"] == "200"
+    assert float(rows["lora_ema"]["p"]) == 0.25
+    assert float(rows["lora_ema"]["p_holm"]) == 1
+    assert rows["lora"]["difference_to_lora"] == rows["lora"]["p"] == ""
+    assert float(rows["stable_lora"]["delta_social_iqa"]) == float(rows["stable_lora"]["general_delta"])
+
+
+def test_the_board_is_sorted_by_average_accuracy(quick_folder):
+    values = [float(row["average_accuracy"]) for row in read(quick_folder / "leaderboard.csv")]
+    assert values == sorted(values, reverse=True)
+
+
+def test_the_frozen_arm_has_zeros_and_empty_costs(quick_folder):
+    row = next(row for row in read(quick_folder / "leaderboard.csv") if row["method"] == "frozen")
+    for name in ("forgetting", "backward_transfer", "intruder_count", "intruder_distance", "sample_efficiency_auc"):
+        assert row[name] == "0"
+    for name in ("tokens_per_second", "peak_memory_gib", "train_seconds", "normalised_forgetting"):
+        assert row[name] == ""
+
+
+def test_trials_csv_is_tidy(quick_folder):
+    rows = read(quick_folder / "trials.csv")
+    assert tuple(rows[0]) == ("study", "trial", "method", "setting", "seed", "order", "after_task", "examples",
+                              "metric", "target", "value", "items")  # fmt: skip
+    own = [row for row in rows if row["trial"] == "lora-a-0"]
+    record = next(record for record in quick().records if record.fingerprint == "lora-a-0")
+
+    def values(metric, target=""):
+        return [float(row["value"]) for row in own if (row["metric"], row["target"]) == (metric, target)]
+
+    assert values("acc", "bbc_topics") == pytest.approx(record.tasks["bbc_topics"].score)
+    assert values("bits_per_byte", "plain_text") == pytest.approx([s for s in record.probes["plain_text"].score if s])
+    assert values("curve", "language_id") == pytest.approx(record.curves[1].score)
+    assert {row["after_task"] for row in own if row["metric"] == "curve" and row["target"] == "language_id"} == {"2"}
+    assert values("intruder_count") == [record.intruders[-1].count]
+    assert values("intruder_count", "q_proj") == [record.intruders[-1].by_type["q_proj"].count]
+    assert len(values("forgetting")) == len(values("train_seconds")) == 1
+    assert all(row["value"] not in ("", "nan", "inf") for row in rows)
+
+
+def test_no_file_says_nan(quick_folder):
+    for name, data in everything(quick_folder).items():
+        if name.endswith((".csv", ".md")):
+            assert not re.search(rb"(?i)\b(nan|inf|None,)\b", data), name
+    text = re.sub(r"<svg.*?</svg>", "", (quick_folder / "report.html").read_text(), flags=re.DOTALL)
+    assert not re.search(r"(?i)\b(nan|inf)\b", text)
+
+
+def test_the_page_needs_no_network(quick_folder):
+    page = (quick_folder / "report.html").read_text()
+    assert not re.search(r"<script|<link|<iframe|@import|(?:src|href)=.https?:", page)
+    assert "default-src 'none'" in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    for target in re.findall(r'href="#([^"]+)"', page):
+        assert target in ids
+
+
+def test_the_words_are_no_stronger_than_the_tests(quick_folder):
+    for name in ("report.html", "report.md"):
+        text = (quick_folder / name).read_text()
+        assert "No paired difference to plain LoRA in average accuracy is significant" in text
+        assert "3 pairs cannot go below p = .250" in text
+        assert "No arm was tuned" in text
+        assert "lorabench run quick" in text
+
+
+def test_a_clear_difference_is_reported_with_its_direction():
+    records = [trial(arm, synthetic.SIX, seed=seed) for arm in ("lora", "combined", "frozen") for seed in range(8)]
+    study = gather(Folder(records))
+    text = " ".join(words.summary(study, leaderboard.rows(study)))
+    assert "combined (+" in text
+    assert "above plain LoRA" in text
+    assert "frozen (−" in text
+    assert "Differences between the other arms were not tested." in text
+
+
+def test_an_arm_with_a_failure_is_shown_and_not_ranked(tmp_path):
+    readout = quick()
+    readout.records = [r for r in readout.records if r.fingerprint != "lora_ema-a-1"]
+    readout.records.append(failed("lora_ema", QUICK, seed=1))
+    readout.records = [r for r in readout.records if r.fingerprint != "stable_lora-a-2"]
+    readout.expected["combined"] = 3
+    readout.quarantined.append("damaged.json")
+    write_report(tmp_path, readout)
+    rows = {row["method"]: row for row in read(tmp_path / "leaderboard.csv")}
+    assert list(rows)[:3] == ["self_distill", "lora", "frozen"]
+    assert list(rows)[5] == "combined"
+    assert (rows["lora_ema"]["trials"], rows["lora_ema"]["diverged"], rows["lora_ema"]["ranked"]) == ("2/3", "1", "no")
+    assert (rows["stable_lora"]["trials"], rows["stable_lora"]["why_not_ranked"]) == (
+        "2/3", "1 missing, provisional: 2 seeds")  # fmt: skip
+    assert (rows["combined"]["trials"], rows["combined"]["average_accuracy"]) == ("0/3", "")
+    assert rows["lora_ema"]["p"] == ""
+    page = (tmp_path / "report.html").read_text()
+    assert "FloatingPointError: &lt;nan&gt;" in page
+    assert "damaged.json" in page
+
+
+def test_two_seeds_are_provisional():
+    readout = Folder([trial(arm, QUICK, seed=seed) for arm in ("lora", "lora_ema") for seed in range(2)])
+    board = leaderboard.rows(gather(readout))
+    assert [row.why_not for row in board] == ["provisional: 2 seeds"] * 2
+    assert words.summary(gather(readout), board)[1].startswith("No arm is ranked")
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [trial("stable_lora", ("only",), probes={}, curves=(), intruders="none")],
+        [trial("lora", QUICK)],
+        [trial("lora", QUICK[:2], seed=seed, curves=(), probes={}) for seed in range(3)],
+        [trial("frozen", QUICK, seed=seed) for seed in range(3)],
+        [trial("lora", QUICK, seed=seed, grid=(0, 96)) for seed in range(2)],
+    ],
+    ids=["one task", "one trial", "no curves or probes", "only frozen", "one grid point"],
+)
+def test_small_studies(tmp_path, records):
+    write_report(tmp_path, Folder(records))
+    row = read(tmp_path / "leaderboard.csv")[0]
+    assert row["average_accuracy"]
+    assert row["p"] == ""
+    assert len(everything(tmp_path)) == len(FILES)
+
+
+def test_one_task_has_empty_cells(tmp_path):
+    write_report(tmp_path, Folder([trial("lora", ("only",), probes={}, curves=())]))
+    row = read(tmp_path / "leaderboard.csv")[0]
+    for name in ("forgetting", "backward_transfer", "forward_transfer", "general_delta", "plain_text_delta",
+                 "sample_efficiency_auc", "average_accuracy_ci_low"):  # fmt: skip
+        assert row[name] == ""
+
+
+def test_several_orders_are_strata(tmp_path):
+    records = [trial(arm, stream, order=order, seed=seed)
+               for arm in ("lora", "stable_lora") for seed in range(3)
+               for order, stream in (("a", QUICK), ("b", QUICK[::-1]))]  # fmt: skip
+    write_report(tmp_path, Folder(records))
+    rows = read(tmp_path / "figures" / "accuracy_matrix.csv")
+    positions = {(row["order"], row["position"], row["task"]) for row in rows}
+    assert positions >= {("a", "1", QUICK[0]), ("b", "1", QUICK[2])}
+    assert read(tmp_path / "leaderboard.csv")[0]["pairs"] in ("", "6")
+
+
+def test_intruders_after_every_task_are_lines(tmp_path):
+    records = [trial(arm, QUICK, seed=seed, intruders="all") for arm in ("lora", "combined") for seed in range(2)]
+    write_report(tmp_path, Folder(records))
+    rows = read(tmp_path / "figures" / "intruders.csv")
+    assert [row["x"] for row in rows if (row["arm"], row["metric"]) == ("combined", "distance")] == ["1", "2", "3"]
+
+
+def test_names_are_text_everywhere(tmp_path):
+    name = "<script>alert(1)</script>"
+    spec = synthetic.spec(name, QUICK)
+    odd = synthetic.spec("=cmd|x", QUICK, seed=1)
+    write_report(tmp_path, Folder([trial("lora", QUICK), trial("lora", QUICK, seed=1, spec=spec, fingerprint="x"),
+                                   trial("lora", QUICK, seed=2, spec=odd, fingerprint="y"),
+                                   failed(name, QUICK, seed=5)]))  # fmt: skip
+    for path in (tmp_path / "report.html", tmp_path / "report.md"):
+        text = path.read_text()
+        assert "<script" not in text
+        assert "&lt;script&gt;" in text
+    assert "=cmd&#124;x" in (tmp_path / "report.md").read_text()
+    methods = [row["method"] for row in read(tmp_path / "leaderboard.csv")]
+    assert "'=cmd|x" in methods
+
+
+def test_mixed_stacks_are_refused_unless_allowed(tmp_path):
+    other = STACK | {"digest": "other", "torch": "2.12.0"}
+    records = [trial("lora", QUICK), trial("lora_ema", QUICK, stack=other)]
+    with pytest.raises(InputError, match=r"torch \(2\.11\.0 / 2\.12\.0\)"):
+        write_report(tmp_path, Folder(records))
+    write_report(tmp_path, Folder(records), allow_mixed=True)
+    assert "Mixed board" in (tmp_path / "report.md").read_text()
+    assert "Mixed board" in (tmp_path / "report.html").read_text()
+
+
+def test_other_task_versions_and_settings_within_an_arm_are_mixtures_too():
+    versions = synthetic.spec("lora_ema", QUICK, task_digests={QUICK[0]: "new"})
+    with pytest.raises(InputError, match="task naughty_strings in more than one version"):
+        gather(Folder([trial("lora", QUICK), trial("lora_ema", QUICK, spec=versions)]))
+    changed = synthetic.spec("lora", QUICK, seed=1, parameters={"learning_rate": 1.0})
+    with pytest.raises(InputError, match="arm lora in more than one version"):
+        gather(Folder([trial("lora", QUICK), trial("lora", QUICK, seed=1, spec=changed)]))
+
+
+def test_one_trial_is_not_counted_twice():
+    with pytest.raises(InputError, match="two records of arm 'lora'"):
+        gather(Folder([trial("lora", QUICK), trial("lora", QUICK, fingerprint="again")]))
+
+
+def test_nothing_finished_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r"no finished trial to report \(1 failed"):
+        write_report(tmp_path, Folder([failed("lora", QUICK)]))
+    assert not everything(tmp_path)
+
+
+def test_settings_of_one_method_are_arms_of_one_colour():
+    readout = Folder([trial(arm, QUICK, seed=s) for arm in ("lora", "lora@rate-2", "other") for s in range(3)])
+    drawn = style.looks((arm.name, arm.method) for arm in gather(readout).arms)
+    assert drawn["lora"].color == drawn["lora@rate-2"].color == style.FIXED["lora"]
+    assert drawn["lora"].line != drawn["lora@rate-2"].line
+    assert drawn["other"].color in style.OTHERS
+
+
+def test_lower_is_better_tasks_have_no_average(tmp_path):
+    record = trial("lora", QUICK)
+    flipped = record.tasks[QUICK[0]].model_copy(update={"higher_is_better": False})
+    write_report(tmp_path, Folder([record.model_copy(update={"tasks": record.tasks | {QUICK[0]: flipped}})]))
+    assert read(tmp_path / "leaderboard.csv")[0]["average_accuracy"] == ""
+
+
+def test_examples_to_90_needs_plain_lora():
+    with_lora = gather(quick()).arms
+    without = gather(Folder([r for r in quick().records if r.spec.method != "lora"])).arms
+    assert any(arm.estimate("examples_to_90") for arm in with_lora)
+    assert not any(arm.estimate("examples_to_90") for arm in without)
+
+
+def test_pareto_front():
+    points = {"a": (0.1, 0.5), "b": (0.2, 0.7), "c": (0.2, 0.6), "d": (0.3, 0.7), "e": (0.1, 0.5)}
+    assert plots.pareto_front(points) == ["a", "e", "b"]
+
+
+def test_cells():
+    assert [frame.cell(v) for v in (None, float("nan"), -0.0, 3, 0.1 + 0.2, True, "-x", "\tx", "x")] == [
+        "", "", "0", "3", "0.3", "yes", "'-x", "'\tx", "x"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0.9999, "1"), (0.25, ".250"), (0.0004, "< .001"), (0.0499, ".050"), (1.0, "1")]
+)
+def test_p_text(value, text):
+    assert words.p_text(value) == text
+
+
+def test_numbers_in_words():
+    assert words.points(-0.0123) == "−1.2"
+    assert words.points(-0.0001) == "0.0"
+    assert words.number(float("inf")) == "–"
+
+
+def test_equal_values_get_a_sensible_axis():
+    low, high = plots.limits([0.5, 0.5], 2)
+    assert low < -0.5 < 1.5 < high
