@@ -7,7 +7,8 @@ For each matrix pair A [r, n], B [m, r], at every optimizer step, with gradients
         else:                           A <- (1 - lambda) A
     AdamW on A and B
 
-Lambda is not scaled by the learning rate and not warmed up.  The check sees A before the shrink and B before its update.
+Lambda is not scaled by the learning rate and not warmed up.  The check sees A before the shrink and B before its
+update.
 Source of the rule: the paper's stop rule; the published optimiser writes it as ||A|| < (numel A / numel B) ||B||,
 which is the same up to equality (numel A / numel B = rn / mr = n / m).
 

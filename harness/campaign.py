@@ -15,7 +15,6 @@ from harness.store.records import BaseRecord
 from harness.store.results import open_results, read_base, read_trials
 from harness.study import forecast
 from harness.study.config import RESERVED, Study, check_name, find_study, load_study
-from harness.study.fingerprint import digest
 from harness.study.pack_size import pack_size
 from harness.study.plan import Inputs, Pack, Plan, build_plan
 
@@ -57,9 +56,13 @@ class State:
 
 
 def results_folder(study: str, model: str | None, out: Path | None) -> Path:
-    """``results/<study>``, ``results/<study>@<model>`` where the model was overridden, or ``--out``."""
+    """``results/<study>``, ``results/<study>@<model>`` where the model was overridden, or ``--out``.
+
+    ``study`` is a name, or the path of a study file.
+    """
     if out is not None:
         return out.resolve()
+    study = Path(study).stem if study.endswith((".yaml", ".yml")) else study
     name = study if model is None else f"{study}@{model_label(model)}"
     if study in RESERVED:
         raise InputError(f"'{study}' is reserved under results/", remedy="choose another name")
@@ -69,7 +72,10 @@ def results_folder(study: str, model: str | None, out: Path | None) -> Path:
 def model_label(model: str) -> str:
     """A model's name, folder or hub id as the name of a folder."""
     label = Path(model).name if Path(model).exists() else model
-    cleaned = "".join(c if c.isalnum() or c in "._-" else "-" for c in label.lower()).strip("-._") or "model"
+    cleaned = (
+        "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in label.lower()).strip("-._")
+        or "model"
+    )
     return check_name(cleaned[:64], "model")
 
 
@@ -96,7 +102,9 @@ def load_campaign(name: str, *, model: str | None, out: Path | None, device: Cal
         method_digests={method: method_digest(registry[method]) for method in used},
     )
     size = pack_size(study, source.path, device(study.device))
-    return Campaign(study, file, folder, source, inputs.task_digests, build_plan(study, registry, inputs, size, str(file)))
+    return Campaign(
+        study, file, folder, source, inputs.task_digests, build_plan(study, registry, inputs, size, str(file))
+    )
 
 
 def _check_sizes(study: Study, prepared: Mapping[str, tasks.PreparedTask], file: Path) -> None:
@@ -113,8 +121,11 @@ def _check_sizes(study: Study, prepared: Mapping[str, tasks.PreparedTask], file:
                 remedy=f"lower training.examples to at most {have}, or leave '{name}' out of the streams",
             )
         if not splits.get(study.scoring.split):
-            raise InputError(f"task '{name}' has no rows in its {study.scoring.split} split",
-                             where=f"{file}:scoring.split", remedy="choose another split")  # fmt: skip
+            raise InputError(
+                f"task '{name}' has no rows in its {study.scoring.split} split",
+                where=f"{file}:scoring.split",
+                remedy="choose another split",
+            )
 
 
 def read_state(campaign: Campaign, *, quarantine: bool = False) -> State:

@@ -22,9 +22,14 @@ app = typer.Typer(
 )
 
 StudyName = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A name of `lorabench studies`, a YAML file, or auto: core with a GPU, else quick.")
+    str,
+    typer.Argument(
+        metavar="STUDY", help="A name of `lorabench studies`, a YAML file, or auto: core with a GPU, else quick."
+    ),
 ]
-ModelName = Annotated[str | None, typer.Option("--model", help="Another model: a catalogue name, a folder, or a hub id.")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="Another model: a catalogue name, a folder, or a hub id.")
+]
 OutFolder = Annotated[Path | None, typer.Option("--out", help="Where results go, instead of results/<study>.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or local: in this process, without importing ray.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -62,14 +67,17 @@ def run(
 ) -> None:
     """Run what is missing of a study, then write its report.  Finished trials are kept."""
     from harness import campaign, console
+    from harness.data import paths
     from harness.executors import EXECUTORS, make_executor
+    from harness.study.config import find_study, load_study
 
     if executor not in EXECUTORS:
         from harness.errors import unknown_name
 
         raise unknown_name("executor", executor, EXECUTORS, where="--executor")
-    with console.preparing(f"preparing {study}"):
-        name = _resolve(study)
+    name = _resolve(study)
+    load_study(find_study(name, paths.studies_dir()))  # before Ray starts, which takes ten seconds
+    with console.preparing(f"preparing {name}"):
         runner = make_executor(executor)
     try:
         found = campaign.load_campaign(name, model=model, out=out, device=runner.device)
@@ -77,10 +85,10 @@ def run(
         device = runner.device(found.study.device)
         console.show_plan(found, state, device)
         with console.progress(found, state) as watcher:
-            state = campaign.run(found, runner, device, watcher, {"executor": executor})
+            before, state = state, campaign.run(found, runner, device, watcher, {"executor": executor})
     finally:
         runner.close()
-    console.show_outcome(found, state)
+    console.show_outcome(found, before, state)
     if report and state.finished:
         _write_report(found.folder, allow_mixed=False)
     if state.finished < len(state.statuses):
@@ -101,7 +109,9 @@ def report(
     study: StudyName = "auto",
     model: ModelName = None,
     out: OutFolder = None,
-    allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Put different stacks on one board, with a banner.")] = False,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="Put different stacks on one board, with a banner.")
+    ] = False,
 ) -> None:
     """Write the tables, figures and page of a study's results."""
     from harness import campaign
@@ -126,7 +136,9 @@ def export(
     matches = [record for record in read_trials(folder).records if record.fingerprint.startswith(trial)]
     if len(matches) != 1:
         raise InputError(
-            f"{len(matches)} trials begin with '{trial}'", where=str(folder / "trials"), remedy="give more of the fingerprint"
+            f"{len(matches)} trials begin with '{trial}'",
+            where=str(folder / "trials"),
+            remedy="give more of the fingerprint",
         )
     if not matches[0].costs.trained_parameters:
         raise InputError(f"'{matches[0].spec.arm}' trains nothing, so there is no adapter", where=trial)
@@ -147,7 +159,9 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command()
 def perf(
     what: Annotated[str, typer.Argument(help="train: the engine alone, at K = 1, 16, 32.")] = "train",
-    model: Annotated[str, typer.Option("--model", help="Catalogue name, folder, or random:135m (seeded weights).")] = "random:135m",
+    model: Annotated[
+        str, typer.Option("--model", help="Catalogue name, folder, or random:135m (seeded weights).")
+    ] = "random:135m",
     packs: Annotated[str, typer.Option("--packs", help="Rows of a pack, comma-separated.")] = "1,16,32",
     out: Annotated[Path, typer.Option("--out", help="Folder of the JSON file.")] = Path("results/perf"),
 ) -> None:
@@ -178,7 +192,16 @@ def tasks(as_json: AsJson = False) -> None:
     for name in catalogue.task_names():
         task = catalogue.load_task(name)
         sizes = "/".join(str(task.splits.get(split, 0)) for split in ("train", "validation", "test"))
-        rows.append({"name": name, "role": task.role, "kind": task.kind, "splits": sizes, "chance": task.chance, "licence": task.licence})
+        rows.append(
+            {
+                "name": name,
+                "role": task.role,
+                "kind": task.kind,
+                "splits": sizes,
+                "chance": task.chance,
+                "licence": task.licence,
+            }
+        )
     _list(rows, as_json)
 
 
@@ -222,7 +245,9 @@ def _write_report(folder: Path, *, allow_mixed: bool) -> None:
     from harness.report import build_report
 
     if not folder.is_dir():
-        raise InputError("there are no results here", where=str(folder), remedy="run the study first: lorabench run STUDY")
+        raise InputError(
+            "there are no results here", where=str(folder), remedy="run the study first: lorabench run STUDY"
+        )
     build_report(folder, allow_mixed=allow_mixed)
     typer.echo(f"report: {folder / 'report.html'}")
 
@@ -231,11 +256,13 @@ def main() -> None:
     """Entry point: errors of ours become one message and their exit status; Ctrl-C is 130."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # one progress bar, ours
     try:
         app()
     except LorabenchError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        typer.echo("stopped; finished trials are kept, run the same command to go on", err=True)
-        sys.exit(130)
+    except SystemExit as stop:  # typer turns Ctrl-C into its exit status
+        if stop.code == 130:
+            typer.echo("stopped; finished trials are kept, run the same command to go on", err=True)
+        raise

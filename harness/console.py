@@ -90,8 +90,15 @@ def _guessed_base(campaign: Campaign) -> BaseRecord:
         mean = sum(len(" ".join(map(str, row.values()))) for row in rows) / len(rows) / 4 + 2
         items = min(limit or len(rows), len(rows))
         train[name] = mean
-        scores[name] = BaseScore(metric="", higher_is_better=True, items=items, chance=None, score=0.0, correct=None,
-                                 tokens=int(mean * items))  # fmt: skip
+        scores[name] = BaseScore(
+            metric="",
+            higher_is_better=True,
+            items=items,
+            chance=None,
+            score=0.0,
+            correct=None,
+            tokens=int(mean * items),
+        )
     return BaseRecord(key="", scores=scores, train_tokens=train, score_seconds=0.0, peak_memory_gib=0.0)
 
 
@@ -109,8 +116,16 @@ class _Remaining(ProgressColumn):
 @contextmanager
 def progress(campaign: Campaign, state: State) -> Iterator[Watcher]:
     """A bar on a terminal; a line now and then in a log file."""
-    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-                   _Remaining(), TimeElapsedColumn(), console=console, transient=True)  # fmt: skip
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        _Remaining(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
     task = bar.add_task("starting", total=None, started=None)
     done: dict[str, float] = {}
     log = _LogLines(campaign.study.name)
@@ -159,12 +174,13 @@ class _LogLines:
         print(f"[{self.name}] {100 * done / self.units:3.0f}%  ETA {clock(left)}  {what}", file=sys.stderr, flush=True)
 
 
-def show_outcome(campaign: Campaign, state: State) -> None:
-    """How it ended, in a line or two."""
+def show_outcome(campaign: Campaign, before: State, state: State) -> None:
+    """How it ended, in a line; ``before`` is how it stood when the run began."""
     counts = Counter(state.statuses.values())
     words = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
     if state.complete:
-        console.print(f"{campaign.study.name}: all {len(state.statuses)} trials are done ({words}); nothing to do")
+        rest = "; nothing to do" if before.complete else ""
+        console.print(f"{campaign.study.name}: all {len(state.statuses)} trials are done ({words}){rest}")
     else:
         console.print(f"[red]{campaign.study.name}: {words}; run the same command to try the others again")
 

@@ -99,8 +99,12 @@ def _byte_tokenizer(workspace: Path) -> dict[str, int]:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<bos>", "<eos>", "<pad>"])
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", model_max_length=512,
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        model_max_length=512,
         clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+    )
     fast.save_pretrained(workspace)
     return {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}

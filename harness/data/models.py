@@ -22,9 +22,15 @@ from harness.errors import InputError, unknown_name
 CATALOGUE = Path(__file__).with_name("models.yaml")
 # What a model computes is in these; the rest of a folder (README, generation defaults) is not part of its digest.
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
 
 
 @dataclass(frozen=True)

@@ -118,11 +118,20 @@ def load_task(name: str) -> Task:
     source = meta.source
     in_wheel = isinstance(source, WheelSource)
     return Task(
-        name=name, folder=folder, config=config, kind=config["output_type"], version=meta.version,
-        licence=meta.licence, source=f"{source.wheel}: {', '.join(source.members)}" if in_wheel else str(source),
-        chance=meta.chance, splits=meta.splits.model_dump(), role=meta.role,
-        wheel=source.pin() if in_wheel else None, split_seed=meta.split_seed, group=meta.group,
-    )  # fmt: skip
+        name=name,
+        folder=folder,
+        config=config,
+        kind=config["output_type"],
+        version=meta.version,
+        licence=meta.licence,
+        source=f"{source.wheel}: {', '.join(source.members)}" if in_wheel else str(source),
+        chance=meta.chance,
+        splits=meta.splits.model_dump(),
+        role=meta.role,
+        wheel=source.pin() if in_wheel else None,
+        split_seed=meta.split_seed,
+        group=meta.group,
+    )
 
 
 def task_ready(name: str) -> bool:

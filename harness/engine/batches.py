@@ -34,10 +34,10 @@ def draw(examples: int, available: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step of K trials with R rows each: rows of trial 0 first.
+    """Rows of K trials that go through the model together: rows of trial 0 first.
 
     ``ids`` is [K * R, T]; the other tensors have one entry an answer token: where its logits come from, what they
-    should say, whose it is, its place in the answer, and 1 / (answer tokens of that trial in this batch).
+    should say, whose it is, its place in the answer, and 1 / (answer tokens of that trial in the whole step).
     """
 
     ids: Tensor
@@ -46,6 +46,13 @@ class Batch:
     trial: Tensor
     position: Tensor
     weight: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step of K trials, in as many passes as its token budget asks for."""
+
+    passes: tuple[Batch, ...]
     tokens: tuple[int, ...]  # real tokens of each trial
 
     @property
@@ -53,8 +60,25 @@ class Batch:
         return sum(self.tokens)
 
 
-def collate(rows: Sequence[Sequence[Example]], pad: int, device: torch.device) -> Batch:
-    """A batch of ``rows[k]``, the examples of trial k; every trial has the same number of rows."""
+def make_step(rows: Sequence[Sequence[Example]], pad: int, device: torch.device, budget: int = 2**31) -> Step:
+    """The step of ``rows[k]``, the examples of trial k; every trial has the same number of rows.
+
+    Rows are padded on the right.  Where the padded step is larger than ``budget`` tokens it is cut into passes of rows
+    of similar length, so that one long row does not stretch the others; their gradients add up to the same sum.
+    """
+    answers = [sum(len(example.ids) - example.answer_start for example in trial) for trial in rows]
+    ordered = [sorted(trial, key=lambda example: -len(example.ids)) for trial in rows]
+    passes, start = [], 0
+    while start < len(ordered[0]):
+        length = max(len(trial[start].ids) for trial in ordered)
+        stop = min(len(ordered[0]), start + max(1, budget // (length * len(rows))))
+        passes.append(_collate([trial[start:stop] for trial in ordered], answers, pad, device))
+        start = stop
+    return Step(tuple(passes), tuple(sum(len(example.ids) for example in trial) for trial in rows))
+
+
+def _collate(rows: Sequence[Sequence[Example]], answers: Sequence[int], pad: int, device: torch.device) -> Batch:
+    """One pass; ``answers[k]`` are the answer tokens of trial k in the whole step."""
     flat = [example for trial in rows for example in trial]
     length = max(len(example.ids) for example in flat)
     ids = np.full((len(flat), length), pad, dtype=np.int64)
@@ -66,10 +90,8 @@ def collate(rows: Sequence[Sequence[Example]], pad: int, device: torch.device) -
         trial = np.full(n - start, i // len(rows[0]))
         columns.append(np.stack([i * length + answer - 1, example.ids[start:], trial, answer - start]))
     table = np.concatenate(columns, axis=1)
-    count = np.bincount(table[2], minlength=len(rows))
     # One transfer for all of it: a step of a small model is bound by launches, not by bytes.
     moved = torch.from_numpy(np.concatenate([ids.ravel(), table.ravel()])).to(device, non_blocking=True)
     source, target, trial, position = moved[ids.size :].view(4, -1)
-    weight = torch.from_numpy(1.0 / count[table[2]]).float().to(device, non_blocking=True)
-    tokens = tuple(sum(len(example.ids) for example in trial_rows) for trial_rows in rows)
-    return Batch(moved[: ids.size].view(ids.shape), source, target, trial, position, weight, tokens)
+    weight = torch.from_numpy(1.0 / np.asarray(answers)[table[2]]).float().to(device, non_blocking=True)
+    return Batch(moved[: ids.size].view(ids.shape), source, target, trial, position, weight)

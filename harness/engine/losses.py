@@ -12,11 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Logits in flight at a time: 2^26 fp32 numbers are 256 MiB.
-CHUNK_LOGITS = 2**26
+#: fp32 logits in flight at a time: 256 MiB on a GPU, which wants large kernels; 32 MiB on a CPU, which wants its cache.
+CHUNK_LOGITS = {"cuda": 2**26, "cpu": 2**23}
 
 #: (student logits [n, V] in fp32, token positions of this chunk as a slice) -> loss of each token [n].
 TokenLoss = Callable[[Tensor, slice], Tensor]
+
+
+def chunk_logits(device: torch.device) -> int:
+    """How many logits to hold at a time on this device."""
+    return CHUNK_LOGITS.get(device.type, CHUNK_LOGITS["cpu"])
 
 
 def loss_and_gradient(
@@ -29,7 +34,7 @@ def loss_and_gradient(
     losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
     gradient = torch.empty_like(hidden)
     vocabulary = head(hidden[:1].detach()).shape[-1] if hidden.shape[0] else 1
-    chunk = max(1, CHUNK_LOGITS // vocabulary)
+    chunk = max(1, chunk_logits(hidden.device) // vocabulary)
     for start in range(0, hidden.shape[0], chunk):
         part = slice(start, min(start + chunk, hidden.shape[0]))
         with torch.enable_grad():

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import masking_utils
 
 from harness.engine.adapters import AdapterBank, Layout, Slot, factors_for_forward
 from harness.errors import InputError
@@ -126,9 +127,10 @@ class PackedModel:
 
         Without a mask attention is causal; rows are padded on the right, where nothing that counts looks.
         """
-        return self.decoder(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
-        ).last_hidden_state
+        with _one_sequence_a_row():
+            return self.decoder(
+                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+            ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] of hidden states [N, d].
@@ -147,6 +149,20 @@ class PackedModel:
             sha.update(name.encode())
             sha.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
         return sha.hexdigest()
+
+
+@contextmanager
+def _one_sequence_a_row() -> Iterator[None]:
+    """Keep transformers from looking for several sequences in a row: it reads from the device in every forward."""
+    original = getattr(masking_utils, "find_packed_sequence_indices", None)
+    if original is None:
+        yield
+        return
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = original
 
 
 def _logit_scale(config) -> float:
@@ -186,10 +202,23 @@ def load_model(
             where=f"{path}/config.json:quantization_config",
             remedy="use the unquantised weights of the same model",
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, attn_implementation="sdpa", local_files_only=True, trust_remote_code=False,
-        use_safetensors=True,
-    )  # fmt: skip
+
+    def load(attention: str) -> nn.Module:
+        return AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation=attention,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+
+    try:
+        model = load("sdpa")
+    except ValueError as error:  # Gemma 2 caps its attention scores, which SDPA can't
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        model = load("eager")
     packed = PackedModel(model.to(device), targets)
     if missing := sorted(set(targets) - {slot.projection for slot in packed.slots}):
         raise InputError(

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 import torch
 
 from harness.engine.adapters_file import save_adapters
-from harness.engine.batches import Example, collate, draw
+from harness.engine.batches import Example, draw, make_step
 from harness.engine.job import Bench, Job, Report, set_up
 from harness.engine.ledger import Ledger
 from harness.engine.optimizer import AdamWSettings
@@ -41,8 +41,11 @@ def run_pack(job: Job, report: Report) -> list[str]:
     assert job.pack is not None, "a job without a pack is the base model's (harness.engine.base)"
     base = read_base(job.folder, job.base_key)
     if base is None:
-        raise LorabenchError("the base model's scores are not there", where=str(job.folder / "base.json"),
-                             remedy="run the study again: it scores the base first")  # fmt: skip
+        raise LorabenchError(
+            "the base model's scores are not there",
+            where=str(job.folder / "base.json"),
+            remedy="run the study again: it scores the base first",
+        )
     report(0, "loading the model and the tasks")
     run = PackRun(job, job.pack, base, report)
     run.train_all()
@@ -107,11 +110,11 @@ class PackRun:
         """The optimizer step of every row on its next examples; ``seen`` have been seen before it."""
         training = self.study.training
         rows = [examples[seen : seen + training.batch] for examples in order]
-        batch = collate(rows, self.bench.lm.eot_token_id, self.device)
+        step = make_step(rows, self.bench.lm.eot_token_id, self.device, training.pass_tokens)
         warmup = min(1.0, (seen // training.batch + 1) / (training.warmup_steps + 1))
-        losses, taught = self.trainer.step(batch, warmup, seen / training.examples)
-        self.ledger.count_tokens(stage, seen + training.batch, batch.tokens, taught)
-        self._advance(batch.real_tokens * (forecast.TRAIN_UNITS + taught), f"task {stage + 1}/{self.stages}: training")
+        losses, taught = self.trainer.step(step, warmup, seen / training.examples)
+        self.ledger.count_tokens(stage, seen + training.batch, step.tokens, taught)
+        self._advance(step.real_tokens * (forecast.TRAIN_UNITS + taught), f"task {stage + 1}/{self.stages}: training")
         return losses
 
     def _draw(self, row: Row, stage: int) -> list[Example]:
@@ -197,8 +200,11 @@ class PackRun:
     def finish(self) -> list[str]:
         """Check that the base is untouched, write the missing records, and drop the checkpoint."""
         if self.bench.model.digest() != self.digest_before:
-            raise LorabenchError("the frozen base model changed while a pack trained; its results are void",
-                                 where=f"pack {self.pack.name}", remedy="report this as a bug")  # fmt: skip
+            raise LorabenchError(
+                "the frozen base model changed while a pack trained; its results are void",
+                where=f"pack {self.pack.name}",
+                remedy="report this as a bug",
+            )
         if self.study.keep_adapters == "last":
             self._save_adapters(self.pack.name)
         size = self.trainer.bank.layout.size

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.engine.adapters import AdapterBank
-from harness.engine.batches import Batch
+from harness.engine.batches import Batch, Step
 from harness.engine.losses import loss_and_gradient
 from harness.engine.method import Average, BoundAverage, BoundPart, BoundUpdate, Recipe
 from harness.engine.model import PackedModel, make_bank
@@ -87,19 +87,29 @@ class Trainer:
 
     # -- one step -------------------------------------------------------------------------------------------------
 
-    def step(self, batch: Batch, warmup: float, progress: float) -> tuple[Tensor, bool]:
-        """Losses [K] of this batch, after updating every row; and whether a teacher pass was made.
+    def step(self, step: Step, warmup: float, progress: float) -> tuple[Tensor, bool]:
+        """Losses [K] of this step, after updating every row; and whether a teacher pass was made.
 
         ``warmup`` scales the rate; ``progress`` in [0, 1) is the share of the current task's steps that are done.
         Nothing is read back to the host.
         """
         values = self.bank.values.detach().requires_grad_()
-        student = self._answer_states(batch, values)
         taught = self.loss.needs_teacher(progress)
+        teacher = self._teacher() if taught else None
+        losses = torch.zeros_like(self.rates)
+        for batch in step.passes:
+            losses += self._accumulate(batch, values, teacher)
+        assert values.grad is not None
+        self._update(values.grad, losses, warmup)
+        return losses, taught
+
+    def _accumulate(self, batch: Batch, values: Tensor, teacher_values: Tensor | None) -> Tensor:
+        """Add a pass's gradient to ``values.grad``; returns its part [K] of the losses."""
         teacher = None
-        if taught:
+        if teacher_values is not None:
             with torch.no_grad():
-                teacher = self._answer_states(batch, self._teacher())
+                teacher = self._answer_states(batch, teacher_values)
+        student = self._answer_states(batch, values)
 
         def token_loss(logits: Tensor, part: slice) -> Tensor:
             with torch.no_grad():
@@ -108,10 +118,7 @@ class Trainer:
 
         losses, gradient = loss_and_gradient(student, self.model.logits, token_loss, batch.weight)
         student.backward(gradient)
-        losses = torch.zeros_like(self.rates).index_add_(0, batch.trial, losses * batch.weight)
-        assert values.grad is not None
-        self._update(values.grad, losses, warmup)
-        return losses, taught
+        return torch.zeros_like(self.rates).index_add_(0, batch.trial, losses * batch.weight)
 
     def _answer_states(self, batch: Batch, values: Tensor) -> Tensor:
         """Hidden states [N, d] from which the answer tokens are predicted."""

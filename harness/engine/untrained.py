@@ -26,7 +26,13 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
     stages = len(spec.stream)
     probed = [True, *(forecast.scores_probes(study, stage, stages) for stage in range(stages))]
     nothing = Intruders(
-        matrices=0, count=0, distance=0.0, energy_share=0.0, delta_norm=0.0, relative_spectral_norm=0.0, effective_rank=0.0
+        matrices=0,
+        count=0,
+        distance=0.0,
+        energy_share=0.0,
+        delta_norm=0.0,
+        relative_spectral_norm=0.0,
+        effective_rank=0.0,
     )
     return TrialRecord(
         fingerprint=trial.fingerprint,

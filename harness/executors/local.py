@@ -16,8 +16,11 @@ class LocalExecutor:
     def device(self, wanted: str) -> str:
         there = torch.cuda.is_available()
         if wanted == "cuda" and not there:
-            raise InputError("the study asks for a GPU, and torch sees none on this machine", where="study:device",
-                             remedy="set device: any, or install a CUDA build of torch (make TORCH_INDEX=...)")  # fmt: skip
+            raise InputError(
+                "the study asks for a GPU, and torch sees none on this machine",
+                where="study:device",
+                remedy="set device: any, or install a CUDA build of torch (make TORCH_INDEX=...)",
+            )
         return "cuda" if there and wanted != "cpu" else "cpu"
 
     def run(self, jobs: Sequence[Job], watch: Watch) -> list[Outcome]:

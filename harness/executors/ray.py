@@ -59,8 +59,11 @@ class RayExecutor:
     def device(self, wanted: str) -> str:
         gpus = ray.cluster_resources().get("GPU", 0)
         if wanted == "cuda" and not gpus:
-            raise InputError("the study asks for a GPU, and the Ray cluster has none", where="study:device",
-                             remedy="set device: any, or join a machine with a GPU (ray start --address=...)")  # fmt: skip
+            raise InputError(
+                "the study asks for a GPU, and the Ray cluster has none",
+                where="study:device",
+                remedy="set device: any, or join a machine with a GPU (ray start --address=...)",
+            )
         return "cuda" if gpus and wanted != "cpu" else "cpu"
 
     def run(self, jobs: Sequence[Job], watch: Watch) -> list[Outcome]:
@@ -100,6 +103,12 @@ class RayExecutor:
 
     def close(self) -> None:
         ray.shutdown()
+
+
+def describe() -> str:
+    """The cluster in a line, for the check-up."""
+    resources = ray.cluster_resources()
+    return f"starts: {resources.get('CPU', 0):g} CPU, {resources.get('GPU', 0):g} GPU, {len(ray.nodes())} node(s)"
 
 
 def _fetch(reference: ray.ObjectRef, job: Job) -> Outcome:

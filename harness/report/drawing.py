@@ -51,8 +51,20 @@ def bars(value: Estimate, scale: float = 1.0) -> list[list[float]] | None:
 
 def whisker(axes: Axes, x: float, value: Estimate, look: Look, scale: float = 1.0, **more: Any) -> None:
     """A point with its interval, if it has one."""
-    axes.errorbar(x, value.mean * scale, yerr=bars(value, scale), color=look.color, marker=look.marker, markersize=5,
-                  capsize=2, elinewidth=1, markeredgecolor=PAPER, markeredgewidth=0.5, zorder=3, **more)  # fmt: skip
+    axes.errorbar(
+        x,
+        value.mean * scale,
+        yerr=bars(value, scale),
+        color=look.color,
+        marker=look.marker,
+        markersize=5,
+        capsize=2,
+        elinewidth=1,
+        markeredgecolor=PAPER,
+        markeredgewidth=0.5,
+        zorder=3,
+        **more,
+    )
 
 
 def limits(values: Iterable[float], least: float, pad: float = 0.07) -> tuple[float, float]:

@@ -44,13 +44,32 @@ INTRUDERS = {
     "effective_rank": "effective_rank",
 }
 COSTS = (
-    "train_seconds", "score_seconds", "analysis_seconds", "train_tokens", "teacher_tokens", "sampled_tokens",
-    "tokens_per_second", "peak_memory_gib", "adapter_bytes", "trained_parameters", "energy_kwh",
-)  # fmt: skip
+    "train_seconds",
+    "score_seconds",
+    "analysis_seconds",
+    "train_tokens",
+    "teacher_tokens",
+    "sampled_tokens",
+    "tokens_per_second",
+    "peak_memory_gib",
+    "adapter_bytes",
+    "trained_parameters",
+    "energy_kwh",
+)
 TIDY = (
-    "study", "trial", "method", "setting", "seed", "order", "after_task", "examples", "metric", "target", "value",
+    "study",
+    "trial",
+    "method",
+    "setting",
+    "seed",
+    "order",
+    "after_task",
+    "examples",
+    "metric",
+    "target",
+    "value",
     "items",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

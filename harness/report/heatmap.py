@@ -37,8 +37,17 @@ def accuracy_matrix(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequ
             matrix = _mean_matrix(arm, order)
             count = sum(trial.record.spec.order == order for trial in arm.trials)
             for (stage, column), value in np.ndenumerate(matrix) if matrix is not None else ():
-                rows.append({"arm": arm.name, "order": order, "after_task": stage, "position": column + 1,
-                                 "task": stream[column], "mean": value, "trials": count})  # fmt: skip
+                rows.append(
+                    {
+                        "arm": arm.name,
+                        "order": order,
+                        "after_task": stage,
+                        "position": column + 1,
+                        "task": stream[column],
+                        "mean": value,
+                        "trials": count,
+                    }
+                )
     if not arms:
         return empty("No accuracy matrix: the tasks' metrics are not higher-is-better."), columns, rows
     tasks = arms[0][1].shape[1]
@@ -66,8 +75,13 @@ def _heat_maps(arms: list[tuple[Arm, np.ndarray]], names: list[str], styles: dic
         axes.set_yticks(range(tasks + 1), stages if where.is_first_col() else [""] * (tasks + 1))
         bottom = where.rowspan.start == down - 1 or where.colspan.start >= len(arms) - (down - 1) * across
         long = max(map(len, names)) > 6
-        axes.set_xticks(range(tasks), names if bottom else [""] * tasks, rotation=40 if long else 0,
-                        ha="right" if long else "center", rotation_mode="anchor" if long else None)  # fmt: skip
+        axes.set_xticks(
+            range(tasks),
+            names if bottom else [""] * tasks,
+            rotation=40 if long else 0,
+            ha="right" if long else "center",
+            rotation_mode="anchor" if long else None,
+        )
     for axes in list(panels.flat)[len(arms) :]:
         axes.set_visible(False)
     bar = figure.colorbar(image, ax=panels, shrink=0.9, pad=0.015, aspect=22 * down, label="score (%)")
@@ -94,8 +108,15 @@ def _heat_map(axes: Axes, percent: np.ndarray, low: float, high: float) -> QuadM
         light = (value - low) / (high - low) > 0.55
         size = 7.5 if tasks <= 4 else 6.5 if tasks <= 8 else 4.5
         # Not INK or PAPER: the page swaps those in dark mode, the cells stay as they are.
-        axes.text(j, i, f"{value:.{1 if tasks <= 4 else 0}f}", ha="center", va="center", fontsize=size,
-                  color="#111111" if light else "#FDFDFD")  # fmt: skip
+        axes.text(
+            j,
+            i,
+            f"{value:.{1 if tasks <= 4 else 0}f}",
+            ha="center",
+            va="center",
+            fontsize=size,
+            color="#111111" if light else "#FDFDFD",
+        )
     for j in range(tasks):
         axes.add_patch(_frame(j, j + 1))
     axes.grid(False)

@@ -12,24 +12,53 @@ from harness.report.study import Study
 PRIMARY = "average_accuracy"
 #: The first columns of leaderboard.csv, a promise to whoever reads it with a script.
 FIRST = (
-    "method", "trials", "average_accuracy", "average_accuracy_ci_low", "average_accuracy_ci_high",
-    "backward_transfer", "forgetting", "learning_accuracy", "general_delta", "plain_text_delta",
-    "sample_efficiency_auc", "intruder_count", "intruder_distance", "tokens_per_second", "peak_memory_gib",
+    "method",
+    "trials",
+    "average_accuracy",
+    "average_accuracy_ci_low",
+    "average_accuracy_ci_high",
+    "backward_transfer",
+    "forgetting",
+    "learning_accuracy",
+    "general_delta",
+    "plain_text_delta",
+    "sample_efficiency_auc",
+    "intruder_count",
+    "intruder_distance",
+    "tokens_per_second",
+    "peak_memory_gib",
     "settings_tried",
-)  # fmt: skip
+)
 DIFFERENCE = (
-    "difference_to_lora", "difference_to_lora_ci_low", "difference_to_lora_ci_high", "pairs", "p", "p_holm",
-)  # fmt: skip
+    "difference_to_lora",
+    "difference_to_lora_ci_low",
+    "difference_to_lora_ci_high",
+    "pairs",
+    "p",
+    "p_holm",
+)
 STATE = ("ranked", "why_not_ranked", "tuned", "diverged", "failed", "missing", "seeds", "orders", "items_per_task")
 MORE = (
-    "average_accuracy_over_time", "backward_transfer_trace", "forward_transfer", "normalised_forgetting",
-    "examples_to_90", "examples_to_90_share", "tokens_to_90", "tokens_to_90_share",
-)  # fmt: skip
+    "average_accuracy_over_time",
+    "backward_transfer_trace",
+    "forward_transfer",
+    "normalised_forgetting",
+    "examples_to_90",
+    "examples_to_90_share",
+    "tokens_to_90",
+    "tokens_to_90_share",
+)
 #: Beside the primary outcome, these carry their interval.
 WITH_INTERVAL = (
-    "backward_transfer", "forgetting", "learning_accuracy", "general_delta", "plain_text_delta",
-    "sample_efficiency_auc", "intruder_count", "intruder_distance",
-)  # fmt: skip
+    "backward_transfer",
+    "forgetting",
+    "learning_accuracy",
+    "general_delta",
+    "plain_text_delta",
+    "sample_efficiency_auc",
+    "intruder_count",
+    "intruder_distance",
+)
 
 
 @dataclass(frozen=True)
@@ -53,9 +82,11 @@ def rows(study: Study) -> list[Row]:
     why = {arm.name: arm.why_not_ranked() for arm in study.arms}
     differences: dict[str, Paired | None] = {}
     for arm in study.arms:
-        other = None if reference is None or arm is reference else paired_difference(
-            arm.values(PRIMARY), reference.values(PRIMARY)
-        )  # fmt: skip
+        other = (
+            None
+            if reference is None or arm is reference
+            else paired_difference(arm.values(PRIMARY), reference.values(PRIMARY))
+        )
         differences[arm.name] = other
     # Only complete arms are tested: the pairs that survived a divergence say nothing about those that did not.
     ready = reference is not None and not why[reference.name]

@@ -130,9 +130,13 @@ def _environment(*, html: bool) -> jinja2.Environment:
     """Everything is escaped for where it goes; in Markdown by ``finalize``, which no expression can forget."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=html, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, finalize=None if html else _markdown,
-    )  # fmt: skip
+        autoescape=html,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=None if html else _markdown,
+    )
 
 
 def _markdown(value: Any) -> Any:
@@ -201,11 +205,19 @@ def _leaderboard(board: Sequence[Row]) -> Table:
     table = Table("Leaderboard", [*headings, *(heading for heading, _ in METRICS.values()), "Settings tried", "Ranked"])
     for row in board:
         cells = _board_row(row, None)
-        table.rows.append([
-            row.arm.name, cells["trials"], _joined(cells["accuracy"], cells["interval"]),
-            _joined(cells["difference"], cells["difference_interval"]), cells["p"], cells["p_holm"],
-            *cells["metrics"], cells["settings_tried"], cells["why_not"] or "yes",
-        ])  # fmt: skip
+        table.rows.append(
+            [
+                row.arm.name,
+                cells["trials"],
+                _joined(cells["accuracy"], cells["interval"]),
+                _joined(cells["difference"], cells["difference_interval"]),
+                cells["p"],
+                cells["p_holm"],
+                *cells["metrics"],
+                cells["settings_tried"],
+                cells["why_not"] or "yes",
+            ]
+        )
     return table
 
 
@@ -279,17 +291,26 @@ def _per_task(study: Study, board: Sequence[Row]) -> Table:
     """Final score of every arm on every task."""
     arms = [row.arm for row in board if row.arm.trials]
     caption = "Mean over trials of the score after the last task, with its 95 % CI; chance is the score of guessing."
-    table = Table("Final score by task, %", ["Task", "Metric", "Items", "Chance", "Base", *(a.name for a in arms)],
-                  caption=caption)  # fmt: skip
+    table = Table(
+        "Final score by task, %",
+        ["Task", "Metric", "Items", "Chance", "Base", *(a.name for a in arms)],
+        caption=caption,
+    )
     for task in study.tasks:
         seen = next(trial.record.tasks[task] for trial in study.trials if task in trial.record.tasks)
         base = _scores(next(arm for arm in arms if _scores(arm, task, 0)), task, 0)
         scale = percent if seen.higher_is_better else lambda value: number(value, 3)
         finals = [_scores(arm, task, -1) for arm in arms]
-        table.rows.append([
-            task, seen.metric, str(seen.items), scale(seen.chance), scale(base.mean if base else None),
-            *(_joined(scale(v.mean), interval(v, scale)) if v else NOTHING for v in finals),
-        ])  # fmt: skip
+        table.rows.append(
+            [
+                task,
+                seen.metric,
+                str(seen.items),
+                scale(seen.chance),
+                scale(base.mean if base else None),
+                *(_joined(scale(v.mean), interval(v, scale)) if v else NOTHING for v in finals),
+            ]
+        )
     return table
 
 
@@ -303,9 +324,11 @@ def _probes(study: Study, board: Sequence[Row]) -> list[Table]:
         caption="Tasks that were never trained on. Accuracies in points; bits per byte: lower is better.",
     )
     for name, seen in probes.items():
-        shown, change = (percent, points) if seen.higher_is_better else (
-            lambda value: number(value, 3), lambda value: number(value, 3, sign=True)
-        )  # fmt: skip
+        shown, change = (
+            (percent, points)
+            if seen.higher_is_better
+            else (lambda value: number(value, 3), lambda value: number(value, 3, sign=True))
+        )
         base = next((value for arm in arms if (value := _scores(arm, name, 0, "probes"))), None)
         deltas = [arm.estimate(f"delta_{name}") for arm in arms]
         cells = [_joined(change(v.mean), interval(v, change)) if v else NOTHING for v in deltas]

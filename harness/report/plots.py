@@ -36,8 +36,20 @@ def draw_all(study: Study, folder: Path) -> list[Path]:
 
 def accuracy_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Average accuracy against forgetting: an arm is a point with both intervals, a trial a faint dot."""
-    columns = ("arm", "order", "seed", "forgetting", "forgetting_ci_low", "forgetting_ci_high", "average_accuracy",
-               "average_accuracy_ci_low", "average_accuracy_ci_high", "trials", "complete", "on_front")  # fmt: skip
+    columns = (
+        "arm",
+        "order",
+        "seed",
+        "forgetting",
+        "forgetting_ci_low",
+        "forgetting_ci_high",
+        "average_accuracy",
+        "average_accuracy_ci_low",
+        "average_accuracy_ci_high",
+        "trials",
+        "complete",
+        "on_front",
+    )
     points = {}
     for arm in drawn_arms(study, styles):
         across, up = arm.estimate("forgetting"), arm.estimate("average_accuracy")
@@ -48,13 +60,30 @@ def accuracy_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, 
     front = pareto_front({n: (x.mean, y.mean) for n, (arm, x, y) in points.items() if arm.complete and n != "frozen"})
     rows: Rows = []
     for name, (arm, x, y) in points.items():
-        rows.append({"arm": name, "forgetting": x.mean, "forgetting_ci_low": x.low, "forgetting_ci_high": x.high,
-                         "average_accuracy": y.mean, "average_accuracy_ci_low": y.low,
-                         "average_accuracy_ci_high": y.high,
-                         "trials": x.n, "complete": arm.complete, "on_front": name in front})  # fmt: skip
+        rows.append(
+            {
+                "arm": name,
+                "forgetting": x.mean,
+                "forgetting_ci_low": x.low,
+                "forgetting_ci_high": x.high,
+                "average_accuracy": y.mean,
+                "average_accuracy_ci_low": y.low,
+                "average_accuracy_ci_high": y.high,
+                "trials": x.n,
+                "complete": arm.complete,
+                "on_front": name in front,
+            }
+        )
         for (order, seed), value in sorted(arm.values("forgetting").items()):
-            rows.append({"arm": name, "order": order, "seed": seed, "forgetting": value,
-                             "average_accuracy": arm.values("average_accuracy")[order, seed]})  # fmt: skip
+            rows.append(
+                {
+                    "arm": name,
+                    "order": order,
+                    "seed": seed,
+                    "forgetting": value,
+                    "average_accuracy": arm.values("average_accuracy")[order, seed],
+                }
+            )
     return _scatter(points, front, styles), columns, rows
 
 
@@ -72,9 +101,20 @@ def _scatter(points: dict[str, tuple[Arm, Estimate, Estimate]], front: list[str]
             continue
         dots = [[v * 100 for _, v in sorted(arm.values(m).items())] for m in ("forgetting", "average_accuracy")]
         axes.plot(*dots, ".", color=look.color, alpha=0.3, markersize=5, markeredgewidth=0, zorder=2)
-        axes.errorbar(x.mean * 100, y.mean * 100, xerr=bars(x, 100), yerr=bars(y, 100), color=look.color,
-                      marker=look.marker, markersize=7, capsize=2.5, elinewidth=1.2, zorder=4, markeredgewidth=1,
-                      markerfacecolor=look.color if arm.complete else PAPER)  # fmt: skip
+        axes.errorbar(
+            x.mean * 100,
+            y.mean * 100,
+            xerr=bars(x, 100),
+            yerr=bars(y, 100),
+            color=look.color,
+            marker=look.marker,
+            markersize=7,
+            capsize=2.5,
+            elinewidth=1.2,
+            zorder=4,
+            markeredgewidth=1,
+            markerfacecolor=look.color if arm.complete else PAPER,
+        )
         for side, value, own in zip(held, (x, y), dots, strict=True):
             side += spans([value], 100) + own
     axes.set_xlim(limits([*held[0], 0], 2))
@@ -99,8 +139,14 @@ def _control(axes: Axes, point: tuple[Arm, Estimate, Estimate], look: Look) -> N
     at = y if inside else low
     axes.plot([x], [at], marker=look.marker, color=look.color, markersize=7, linestyle="none", clip_on=False, zorder=5)
     if not inside:
-        axes.annotate(f"{look.label}: {y:.1f} %, below the axis", (x, at), xytext=(7, 6), textcoords="offset points",
-                      color=INK, fontsize=7.5)  # fmt: skip
+        axes.annotate(
+            f"{look.label}: {y:.1f} %, below the axis",
+            (x, at),
+            xytext=(7, 6),
+            textcoords="offset points",
+            color=INK,
+            fontsize=7.5,
+        )
 
 
 def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:

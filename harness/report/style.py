@@ -102,9 +102,13 @@ def legend(figure: Figure, arms: Iterable[str], drawn: Mapping[str, Look]) -> No
     room = figure.get_figwidth()
     fitting = len(names) if sum(widths) <= room else max(1, int(room / max(widths)))
     figure.legend(
-        handles, [drawn[name].label for name in names], loc="outside upper left", ncols=max(1, fitting),
-        handlelength=2.2, columnspacing=1.6,
-    )  # fmt: skip
+        handles,
+        [drawn[name].label for name in names],
+        loc="outside upper left",
+        ncols=max(1, fitting),
+        handlelength=2.2,
+        columnspacing=1.6,
+    )
 
 
 def inline(svg: Path, prefix: str, label: str) -> str:

@@ -211,8 +211,16 @@ def _log_axis(axes: Axes, grid: list[float], zero: float, *, exact: bool) -> Non
     axes.minorticks_off()
     if ticks and grid:
         between = (zero + math.log2(grid[0])) / 2
-        axes.plot([between], [0], marker=[(-1, -2), (1, 2)], markersize=7, color=INK, clip_on=False,
-                  transform=axes.get_xaxis_transform(), linestyle="none")  # fmt: skip
+        axes.plot(
+            [between],
+            [0],
+            marker=[(-1, -2), (1, 2)],
+            markersize=7,
+            color=INK,
+            clip_on=False,
+            transform=axes.get_xaxis_transform(),
+            linestyle="none",
+        )
 
 
 def _short(n: float) -> str:

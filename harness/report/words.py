@@ -158,8 +158,10 @@ def notes(study: Study, board: Sequence[Row]) -> list[str]:
     if any(trial.matrix is None for trial in study.trials):
         found.append("Some tasks have a metric where lower is better: their trials have no average accuracy.")
     if any(trial.record.costs.shared_by > 1 for trial in study.trials):
-        found.append("Trials were trained side by side in packs: seconds and kWh are a pack's divided by its trials, "
-                     "tokens a second and peak memory are those of the whole pack.")  # fmt: skip
+        found.append(
+            "Trials were trained side by side in packs: seconds and kWh are a pack's divided by its trials, "
+            "tokens a second and peak memory are those of the whole pack."
+        )
     return found
 
 
@@ -172,8 +174,10 @@ def _power(board: Sequence[Row]) -> list[str]:
         if smallest_p(pairs) >= LEVEL:
             found.append(f"{plural(pairs, 'pair')} cannot go below p = {p_text(smallest_p(pairs))}, whatever the data.")
         elif first >= LEVEL:
-            found.append(f"With {pairs} pairs and {len(tested)} arms compared, Holm's first step cannot go below "
-                         f"p = {p_text(first)}, whatever the data.")  # fmt: skip
+            found.append(
+                f"With {pairs} pairs and {len(tested)} arms compared, Holm's first step cannot go below "
+                f"p = {p_text(first)}, whatever the data."
+            )
     return found
 
 
@@ -185,8 +189,10 @@ def _standing(study: Study, board: Sequence[Row]) -> list[str]:
         found.append(f"Provisional, with fewer than {LEAST_SEEDS} seeds, and not ranked: {', '.join(few)}.")
     broken = [row.arm.name for row in board if any(row.arm.failures().values())]
     if broken:
-        found.append(f"Not ranked, because trials diverged, failed or are missing: {', '.join(broken)}. "
-                     "Their means are over the trials that finished, which can flatter them.")  # fmt: skip
+        found.append(
+            f"Not ranked, because trials diverged, failed or are missing: {', '.join(broken)}. "
+            "Their means are over the trials that finished, which can flatter them."
+        )
     specs = {a.name: [record.spec for record in study.records if record.spec.arm == a.name] for a in study.arms}
     untuned = [name for name, own in specs.items() if own and not all(spec.tuned for spec in own)]
     trained = [name for name, own in specs.items() if own and own[0].method != "frozen"]

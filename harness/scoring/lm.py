@@ -41,6 +41,7 @@ class PackedLM(TemplateLM):
         self.max_length = min(max_length, model.max_length)
         self.batch_tokens = batch_tokens
         self.trial = 0
+        self.broken: set[int] = set()  # trials whose logits were not finite while they generated
         self._encoded: dict[tuple, list[TokenRequest]] = {}
         self._answers: dict[tuple, list[Any]] = {}
 
@@ -62,7 +63,7 @@ class PackedLM(TemplateLM):
 
     def answer(self, instances: Sequence[Instance], trials: int, progress: Callable[[int], None]) -> None:
         """Compute the answers of all ``trials`` to these requests; earlier answers are forgotten."""
-        self._answers = {}
+        self._answers, self.broken = {}, set()
         scored = [instance for instance in instances if instance.request_type != "generate_until"]
         if scored:
             self._answer_scored(scored, trials, progress)
@@ -211,5 +212,6 @@ class PackedLM(TemplateLM):
                 self.tokenizer.decode(kept, skip_special_tokens=True), stop=until, think_end_token=None
             )
 
-        tokens = generate_greedy(self.model, prompts, trials, most, finished, progress)
+        tokens, finite = generate_greedy(self.model, prompts, trials, most, finished, progress)
+        self.broken |= {trial for trial, good in enumerate(finite) if not good}
         return [[text(row) for row in trial] for trial in tokens]

@@ -57,6 +57,8 @@ class Scorer:
 
     def _judge(self, trial: int, chosen: dict) -> dict[str, Score] | None:
         """lm-eval's own evaluation of one trial's answers."""
+        if trial in self.lm.broken:
+            return None
         self.lm.trial = trial
         with _undisturbed(self.model):
             results = evaluate(lm=self.lm, task_dict={"tasks": chosen}, bootstrap_iters=0, log_samples=True)

@@ -19,6 +19,7 @@ from harness.errors import InputError
 # lm-eval's tasks here are local files; nothing may wait for a hub (measured: a hang or a five-second retry each).
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval draws a bar for every task
 
 EncodePair = Callable[[str, str], tuple[list[int], list[int]]]
 

@@ -26,9 +26,9 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 def atomic_file(path: Path, write: Callable[[Path], Any]) -> None:
     """The same for a file that ``write(temporary_path)`` makes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         _sync(temporary)
         temporary.replace(path)
@@ -36,11 +36,12 @@ def atomic_file(path: Path, write: Callable[[Path], Any]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        # safetensors has an error of its own for a full disk
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise LorabenchError(
-                f"cannot write the file: {error.strerror or error}; what was there before is intact",
+                f"cannot write the file: {getattr(error, 'strerror', None) or error}; no part of a file was left",
                 where=str(path),
-                remedy="free some disk space or choose another folder with --out, then run again: finished trials are kept",
+                remedy="free disk space or choose another folder with --out, then run again: finished trials are kept",
             ) from error
         raise
 

@@ -56,10 +56,10 @@ def _read_manifest(path: Path) -> dict:
         raise InputError(
             f"not readable as JSON: {error}", where=str(path), remedy="restore or remove this file"
         ) from error
-    if not isinstance(found, dict) or int(found.get("schema_version", 0)) != SCHEMA_VERSION:
+    if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
+        version = found.get("schema_version") if isinstance(found, dict) else None
         raise InputError(
-            f"this folder was written with another schema ({found.get('schema_version') if isinstance(found, dict) else '?'}); "
-            f"this version reads schema {SCHEMA_VERSION}",
+            f"this folder was written with another schema ({version}); this version reads schema {SCHEMA_VERSION}",
             where=str(path),
             remedy="use the version of lorabench that wrote it, or choose another folder with --out",
         )

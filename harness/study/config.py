@@ -47,6 +47,7 @@ class TrainingSettings(_Settings):
     clip: float = Field(1.0, gt=0, description="norm of one trial's whole gradient")
     weight_decay: float = Field(0.0, ge=0)
     max_length: int = Field(512, ge=8, description="tokens; longer examples lose their beginning")
+    pass_tokens: int = Field(49152, ge=64, description="padded tokens of a pack that go through the model at once")
     between_tasks: Literal["continue"] = "continue"
 
     @model_validator(mode="after")
@@ -171,8 +172,11 @@ def load_study(path: Path, *, overrides: dict[str, Any] | None = None) -> Study:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"not valid YAML: {error}", where=str(path)) from error
     if not isinstance(data, dict):
-        raise InputError("a study file is a mapping of keys to values; this one is empty or something else",
-                         where=str(path), remedy="start from tasks/studies/quick.yaml")  # fmt: skip
+        raise InputError(
+            "a study file is a mapping of keys to values; this one is empty or something else",
+            where=str(path),
+            remedy="start from tasks/studies/quick.yaml",
+        )
     _reject_unknown_keys(data, Study, str(path))
     return build_study({**data, "name": name, **(overrides or {})}, where=str(path))
 
@@ -185,14 +189,16 @@ def build_study(data: dict[str, Any], *, where: str) -> Study:
         raise first_problem(error, where) from error
 
 
-def first_problem(error: ValidationError, where: str) -> InputError:
-    """The first problem of a validation as ``file:key: what``."""
+def first_problem(error: ValidationError, where: str, separator: str = ":") -> InputError:
+    """The first problem as ``file:key: what``; ``separator`` is "." where ``where`` has a key already."""
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
     value = problem.get("input")
     shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | list) else ""
-    return InputError(f"{message}{shown}", where=f"{where}:{key}" if key else where, remedy="correct the study file")
+    return InputError(
+        f"{message}{shown}", where=f"{where}{separator}{key}" if key else where, remedy="correct the study file"
+    )
 
 
 def _reject_unknown_keys(data: dict[str, Any], model: type[BaseModel], where: str, prefix: str = "") -> None:
@@ -216,7 +222,11 @@ def find_study(name: str, folder: Path) -> Path:
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
-            raise InputError("there is no such study file", where=name, remedy="give a path to a YAML file, or a name of `lorabench studies`")  # fmt: skip
+            raise InputError(
+                "there is no such study file",
+                where=name,
+                remedy="give a path to a YAML file, or a name of `lorabench studies`",
+            )
         return path
     known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name not in known:

@@ -1,4 +1,4 @@
-"""From a study to its trials and packs, by nothing but the study: the same study has the same packs, hence the same bits.
+"""From a study to its trials and packs, by the study alone: the same study has the same packs, hence the same bits.
 
 Trials that train alike (same recipe but for what is scored, same rate, seed and order) share a *row*; rows with the
 same adapter shape and kind of loss share a *pack*.
@@ -139,6 +139,12 @@ def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> 
         name, _, label = key.partition("@")
         if name not in methods:
             raise unknown_name("method", name, methods, where=f"{where}:methods.{key}")
+        if empty := [setting for setting, value in given.items() if value == []]:
+            raise InputError(
+                "this grid has no values",
+                where=f"{where}:methods.{key}.{empty[0]}",
+                remedy="give at least one value, or leave the key out",
+            )
         for setting, values in _grid(given, label):
             settings = _settings(methods[name], values, f"{where}:methods.{key}")
             settings = settings.resolved(study.steps_per_task)  # type: ignore[attr-defined]
@@ -171,7 +177,7 @@ def _settings(method: MethodLike, values: dict[str, Any], where: str) -> BaseMod
     try:
         return method.settings.model_validate(values)
     except ValidationError as error:
-        raise first_problem(error, where) from error
+        raise first_problem(error, where, separator=".") from error
 
 
 def _trial(study: Study, arm: Arm, order: str, stream: Sequence[str], seed: int, inputs: Inputs) -> PlannedTrial:

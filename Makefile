@@ -1,0 +1,49 @@
+# An alias for people: every target does its own set-up, and is a no-op where it is done.
+#   make bench                  the study that suits this machine: core with a GPU, quick without
+#   make bench STUDY=smoke MODEL=path/or/name
+#   make bench TORCH_INDEX=https://download.pytorch.org/whl/cpu      another build of torch
+STUDY ?= auto
+MODEL ?=
+EXECUTOR ?= ray
+PYTHON ?= python3
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+MODEL_OPTION := $(if $(MODEL),--model $(MODEL))
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: bench test lint report perf clean setup
+
+bench: setup
+	$(BIN)/lorabench fetch $(STUDY) $(MODEL_OPTION)
+	$(BIN)/lorabench run $(STUDY) $(MODEL_OPTION) --executor $(EXECUTOR)
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+report: setup
+	$(BIN)/lorabench report $(STUDY) $(MODEL_OPTION)
+
+perf: setup
+	$(BIN)/lorabench perf train
+
+# Removes what can be made again; never results or the cache of models and data.
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(PIP) install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)

@@ -1,0 +1,175 @@
+"""What every registered method must do, whatever it is (the name test_methods.py is taken in tests/unit)."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import batches, learnable_examples, packed_model, random_examples, relative, train, trainer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.engine.method import Method, Recipe
+from harness.errors import InputError
+from harness.methods import method_digest, methods
+from harness.store.checkpoints import load_checkpoint, save_checkpoint
+from harness.study.config import Study
+from harness.study.plan import expand_arms
+
+STEPS_PER_TASK = 64
+SIZE = 4
+
+
+def recipe(method: Method) -> Recipe:
+    return method.compose(method.settings().resolved(STEPS_PER_TASK))
+
+
+TRAINED = [name for name, method in methods().items() if recipe(method).adapter is not None]
+every_method = pytest.mark.parametrize("name", list(methods()))
+every_trained = pytest.mark.parametrize("name", TRAINED)
+
+
+def study(**settings) -> Study:
+    return Study(model="m", seeds=(0,), streams={"a": ("t",)}, methods=settings)
+
+
+def random_data(rows: int):
+    return [random_examples(80, seed, longest=8 + 2 * seed) for seed in range(rows)]
+
+
+def test_the_registry_is_complete():
+    assert set(methods()) >= {"frozen", "lora", "stable_lora", "lora_ema", "self_distill", "combined"}
+    assert "frozen" not in TRAINED
+
+
+@every_method
+def test_its_module_is_short_and_named(name):
+    method = methods()[name]
+    assert method.name == name
+    assert method.source.strip()
+    assert method.summary.strip()
+    module = inspect.getmodule(method.compose)
+    assert len(Path(inspect.getfile(module)).read_text().splitlines()) <= 200
+    assert len(method_digest(method)) == 64
+
+
+@every_method
+def test_settings_have_defaults_that_resolve(name):
+    settings = methods()[name].settings().resolved(STEPS_PER_TASK)
+    assert all(value is not None for value in settings.model_dump().values()), "a record shows every setting"
+    assert settings.resolved(STEPS_PER_TASK) == settings
+    assert isinstance(recipe(methods()[name]), Recipe)
+
+
+@every_method
+def test_a_setting_of_the_wrong_type_names_file_and_key(name):
+    for key in methods()[name].settings.model_fields:
+        with pytest.raises(InputError) as error:
+            expand_arms(study(**{name: {key: [{"not": "a value"}]}}), methods(), "s.yaml")
+        assert error.value.where == f"s.yaml:methods.{name}.{key}"
+
+
+@every_method
+def test_an_unknown_setting_names_file_and_key(name):
+    with pytest.raises(InputError) as error:
+        expand_arms(study(**{name: {"learning_rat": 1}}), methods(), "s.yaml")
+    assert error.value.where == f"s.yaml:methods.{name}.learning_rat"
+
+
+@every_trained
+def test_it_starts_as_the_base_model(name):
+    model, method = packed_model(), recipe(methods()[name])
+    engine = trainer(model, [method] * 3, [1e-3] * 3)
+    ids = torch.arange(3, 33).view(3, 10)
+    base = model.hidden(ids)
+    values = torch.stack([engine.weights(row, method) for row in range(3)])
+    with model.adapted(engine.bank.layout, values, engine.bank.scaling):
+        assert torch.equal(model.hidden(ids), base)
+
+
+@every_trained
+def test_it_learns_and_leaves_the_base_alone(name):
+    model, method = packed_model(), recipe(methods()[name])
+    before = model.digest()
+    engine = trainer(model, [method] * 2, [1e-2, 5e-3])
+    losses = train(engine, batches([learnable_examples(120, seed) for seed in (0, 1)], SIZE, 30), progress=0.5)
+    assert (losses[-5:].mean(0) < 0.7 * losses[:5].mean(0)).all(), losses
+    assert engine.alive.all()
+    assert model.digest() == before
+
+
+@every_trained
+def test_a_checkpoint_goes_on_bit_for_bit(name, tmp_path):
+    model, method = packed_model(), recipe(methods()[name])
+    steps = batches(random_data(3), SIZE, 9)
+    rates = [2e-2, 1e-3, 1e-4]
+    engine = trainer(model, [method] * 3, rates)
+    train(engine, steps[:6])
+    save_checkpoint(tmp_path / "c.safetensors", "key", engine.state(), {})
+    wanted = train(engine, steps[6:], first=6)
+
+    fresh = trainer(model, [method] * 3, rates, [7, 8, 9])  # other starts: what is not loaded shows
+    tensors, _ = load_checkpoint(tmp_path / "c.safetensors", "key")
+    fresh.load(tensors)
+    found = train(fresh, steps[6:], first=6)
+    assert torch.equal(found, wanted)
+    ours, theirs = fresh.state(), engine.state()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    for row in range(3):
+        assert torch.equal(fresh.weights(row, method), engine.weights(row, method))
+
+
+@every_trained
+def test_alone_is_packed(name):
+    model, method = packed_model(), recipe(methods()[name])
+    examples, rates = random_data(3), [3e-3, 1e-3, 3e-4]
+    engine = trainer(model, [method] * 3, rates)
+    found = train(engine, batches(examples, SIZE, 8))
+    for row, rate in enumerate(rates):
+        alone = trainer(model, [method], [rate], [row])
+        losses = train(alone, batches([examples[row]], SIZE, 8))[:, 0]
+        assert torch.allclose(losses, found[:, row], rtol=1e-5, atol=1e-5)
+        assert relative(alone.bank.values[0], engine.bank.values[row]) <= 1e-5
+        assert relative(alone.weights(0, method), engine.weights(row, method)) <= 1e-5
+
+
+class HostReads(TorchDispatchMode):
+    """Collects what would make a GPU wait: values read back, and shapes that depend on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        masked = name in ("index", "index_put", "index_put_") and any(
+            isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in args[1] or ()
+        )
+        if masked or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"):
+            frames = [f"{f.filename}:{f.lineno}" for f in inspect.stack() if "/torch/" not in f.filename]
+            self.found.append(f"{name} at {frames[1:4]}")
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_detector_detects():
+    with HostReads() as reads:
+        ones = torch.ones(3)
+        ones.sum().item()
+        bool(ones.sum() > 1)
+        ones[ones > 0]
+    assert len(reads.found) == 3
+
+
+@every_trained
+def test_a_step_reads_nothing_back(name, monkeypatch):
+    method = recipe(methods()[name])
+    engine = trainer(packed_model(), [method] * 3, [1e-3] * 3)
+    steps = batches(random_data(3), SIZE, 2)
+    train(engine, steps[:1])
+    for attribute in ("tolist", "numpy", "cpu"):  # these do not show in the trace
+        monkeypatch.setattr(torch.Tensor, attribute, lambda *_: pytest.fail("a step reads values back to the host"))
+    with HostReads() as reads:
+        engine.step(steps[1], 0.5, 0.5)
+    assert reads.found == []

@@ -1,0 +1,160 @@
+"""Tiny random models, toy data and rows of a pack for the engine's tests; everything is seeded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.engine.batches import Example, Step, make_step
+from harness.engine.method import Recipe
+from harness.engine.model import ALL_LINEAR, PackedModel
+from harness.engine.optimizer import AdamWSettings
+from harness.engine.trainer import RowSpec, Trainer
+
+torch.set_num_threads(1)  # these models are so small that a second thread only waits
+
+CPU = torch.device("cpu")
+VOCABULARY = 97
+RANK, ALPHA = 8, 16.0
+
+#: What a family has beside the common tiny shape; windows are shorter than the examples, so that they matter.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},  # with biases on q, k and v
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "final_logit_softcapping": 3.0, "attn_logit_softcapping": 50.0, "sliding_window": 4,
+               "query_pre_attn_scalar": 8},
+    "mistral": {"sliding_window": 4, "head_dim": 8},
+}  # fmt: skip
+
+
+def tiny_model(
+    family: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
+) -> nn.Module:
+    """A random transformers model with large enough weights for its attention and its logits to matter."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.15,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": family.startswith("gemma"),
+    }  # fmt: skip
+    config = AutoConfig.for_model(family, **{**shape, **FAMILIES[family], **changes})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        attention = "eager" if family == "gemma2" else "sdpa"  # transformers has no sdpa for Gemma 2
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):  # transformers starts them at zero, where nothing could be seen
+                    parameter.normal_(0, 0.2)
+    return model.to(dtype).eval()
+
+
+def packed_model(family: str = "llama", **changes: Any) -> PackedModel:
+    return PackedModel(tiny_model(family, **changes), ALL_LINEAR)
+
+
+def random_examples(count: int, seed: int, *, shortest: int = 5, longest: int = 13) -> list[Example]:
+    """Random tokens with answers of one to three tokens."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        length = int(rng.integers(shortest, longest + 1))
+        found.append(Example(rng.integers(3, VOCABULARY, size=length), length - int(rng.integers(1, 4))))
+    return found
+
+
+def learnable_examples(count: int, seed: int) -> list[Example]:
+    """The answer is decided by the token before it: something that a LoRA learns in a few steps."""
+    rng = np.random.default_rng(seed)
+    questions = rng.integers(3, 7, size=count)
+    return [Example(np.array([1, *rng.integers(10, 20, size=3), q, 90 - q, 2]), 5) for q in questions]
+
+
+def batches(data: Sequence[Sequence[Example]], size: int, steps: int, budget: int = 2**31) -> list[Step]:
+    """Step s takes the examples s * size ... of every row."""
+    return [make_step([examples[s * size : (s + 1) * size] for examples in data], 0, CPU, budget) for s in range(steps)]
+
+
+def trainer(
+    model: PackedModel, recipes: Sequence[Recipe], rates: Sequence[float], seeds: Sequence[int] | None = None,
+    *, also: Sequence[tuple] | None = None, **settings: Any,
+) -> Trainer:  # fmt: skip
+    seeds = seeds if seeds is not None else range(len(recipes))
+    also = also if also is not None else [()] * len(recipes)
+    rows = [RowSpec(*row) for row in zip(recipes, rates, seeds, also, strict=True)]
+    return Trainer(model, rows, RANK, ALPHA, AdamWSettings(**settings))
+
+
+def warmup(step: int) -> float:
+    return min(1.0, (step + 1) / 5)
+
+
+def train(engine: Trainer, data: Sequence[Step], *, first: int = 0, progress: float = 0.5) -> Tensor:
+    """Losses [steps, K] of the steps given."""
+    return torch.stack([engine.step(step, warmup(first + s), progress)[0] for s, step in enumerate(data)])
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    """Relative Frobenius distance; 0 for two zeros."""
+    distance, size = (found - wanted).norm(), wanted.norm()
+    return float(distance / size) if size else float(distance)
+
+
+class PeftRun:
+    """The same trial by itself, with nothing of ours: PEFT, HF's labels, ``clip_grad_norm_`` and torch's AdamW."""
+
+    def __init__(
+        self, base: nn.Module, start: dict[str, tuple[Tensor, Tensor]], rate: float, *, a_decay: float = 0.0
+    ) -> None:
+        """``base`` is changed in place; ``start`` holds A and B by module."""
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules=list(ALL_LINEAR), lora_dropout=0.0)
+        self.model, self.rate = get_peft_model(base, config).eval(), rate
+        parameters = dict(self.model.named_parameters())
+        self.factors = {
+            module: tuple(parameters[f"base_model.model.{module}.lora_{x}.default.weight"] for x in "AB")
+            for module in start
+        }
+        with torch.no_grad():
+            for module, values in start.items():
+                for parameter, value in zip(self.factors[module], values, strict=True):
+                    parameter.copy_(value)
+        a, b = ([pair[i] for pair in self.factors.values()] for i in (0, 1))
+        assert {id(p) for p in (*a, *b)} == {id(p) for p in parameters.values() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            [{"params": a, "weight_decay": a_decay}, {"params": b}], rate, weight_decay=0.0
+        )
+
+    def backward(self, examples: Sequence[Example]) -> float:
+        """The loss of a padded batch, with clipped gradients left on the factors."""
+        length = max(len(e.ids) for e in examples)
+        ids = torch.zeros(len(examples), length, dtype=torch.long)
+        mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+        for i, example in enumerate(examples):
+            tokens = torch.from_numpy(example.ids)
+            ids[i, : len(tokens)], mask[i, : len(tokens)] = tokens, 1
+            labels[i, example.answer_start : len(tokens)] = tokens[example.answer_start :]
+        self.optimizer.zero_grad()
+        loss = self.model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for pair in self.factors.values() for p in pair], 1.0)
+        return loss.item()
+
+    def update(self, warm: float = 1.0) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * warm
+        self.optimizer.step()
+
+
+def factors(engine: Trainer, values: Tensor, row: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """(A, B) by module of one row of ``values`` [K, P], as copies."""
+    layout = engine.bank.layout
+    pairs = layout.split(values.detach())
+    return {s.module: (a[row].clone(), b[row].clone()) for s, (a, b) in zip(layout.slots, pairs, strict=True)}

@@ -1,0 +1,98 @@
+"""Batches: which tokens count, whose they are, and that packing and padding change neither."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from helpers import CPU, random_examples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.engine.batches import Example, draw, make_step
+
+PAD = 99
+
+
+def example(ids: list[int], answer_start: int) -> Example:
+    return Example(np.array(ids), answer_start)
+
+
+def test_known_answer():
+    step = make_step([[example([5, 6, 7, 8], 2)], [example([1, 2], 1)]], PAD, CPU)
+    (batch,) = step.passes
+    assert batch.ids.tolist() == [[5, 6, 7, 8], [1, 2, PAD, PAD]]
+    assert batch.source.tolist() == [1, 2, 4]  # the position before each answer token, in [2 * 4] states
+    assert batch.target.tolist() == [7, 8, 2]
+    assert batch.trial.tolist() == [0, 0, 1]
+    assert batch.position.tolist() == [0, 1, 0]
+    assert batch.weight.tolist() == [0.5, 0.5, 1.0]
+    assert step.tokens == (4, 2)
+    assert step.real_tokens == 6
+
+
+shapes = st.integers(1, 4).flatmap(
+    lambda size: st.lists(
+        st.lists(st.tuples(st.integers(2, 9), st.integers(1, 8)), min_size=size, max_size=size), min_size=1, max_size=4
+    )
+)
+
+
+@given(shapes, st.sampled_from([1, 10, 30, 2**31]))
+def test_every_answer_token_counts_once(shape, budget):
+    rng = np.random.default_rng(0)
+    rows = [[Example(rng.integers(0, 90, size=n), min(start, n - 1)) for n, start in trial] for trial in shape]
+    step = make_step(rows, PAD, CPU, budget)
+    assert step.tokens == tuple(sum(len(e.ids) for e in trial) for trial in rows)
+    found = [[] for _ in rows]
+    weights = torch.zeros(len(rows), dtype=torch.float64)
+    for batch in step.passes:
+        assert batch.ids.numel() <= budget or batch.ids.shape[0] == len(rows), "over budget only with a row a trial"
+        flat, length = batch.ids.flatten(), batch.ids.shape[1]
+        assert torch.equal(flat[batch.source + 1], batch.target), "the state before a token predicts it"
+        assert torch.equal(batch.source // length // (batch.ids.shape[0] // len(rows)), batch.trial)
+        assert (batch.target != PAD).all()
+        for trial, position, target in zip(batch.trial, batch.position, batch.target, strict=True):
+            found[trial].append((int(position), int(target)))
+        weights.index_add_(0, batch.trial, batch.weight.double())
+    wanted = [[(i, int(t)) for e in trial for i, t in enumerate(e.ids[e.answer_start :])] for trial in rows]
+    assert [sorted(pairs) for pairs in found] == [sorted(pairs) for pairs in wanted]
+    assert torch.allclose(weights, torch.ones_like(weights), atol=1e-6), "a mean over each trial's own answer tokens"
+
+
+def test_a_budget_keeps_long_rows_from_stretching_short_ones():
+    rows = [[*random_examples(8, seed, shortest=4, longest=6), example(list(range(40)), 39)] for seed in (0, 1)]
+    whole, cut = (make_step(rows, PAD, CPU, budget) for budget in (2**31, 100))
+    assert len(whole.passes) == 1
+    assert sum(batch.ids.numel() for batch in cut.passes) < 0.5 * whole.passes[0].ids.numel()
+
+
+def test_neighbours_do_not_change_an_example_s_weight_or_target():
+    mine, other = random_examples(3, 0), random_examples(3, 1, longest=20)
+    (alone,), (packed,) = make_step([mine], PAD, CPU).passes, make_step([other, mine], PAD, CPU).passes
+    for name in ("target", "position", "weight"):
+        assert torch.equal(getattr(packed, name)[packed.trial == 1], getattr(alone, name))
+
+
+def test_truncation_keeps_the_answer():
+    whole = example(list(range(10)), 7)
+    cut = whole.truncated(5)
+    assert cut.ids.tolist() == [5, 6, 7, 8, 9]
+    assert cut.ids[cut.answer_start :].tolist() == [7, 8, 9]
+    assert whole.truncated(10) is whole
+    # An answer longer than the window loses its beginning; the first token left has nothing to be predicted from.
+    assert whole.truncated(2).answer_start == 1
+
+
+@given(st.integers(0, 50), st.integers(1, 50), st.integers(0, 2**63 - 1))
+def test_draw_is_one_pass_without_repeats(examples, available, seed):
+    indices = draw(examples, available, seed)
+    assert len(indices) == min(examples, available)
+    assert len(set(indices.tolist())) == len(indices)
+    assert all(0 <= i < available for i in indices)
+    assert np.array_equal(indices, draw(examples, available, seed))
+    # A longer budget goes on where a shorter one stopped.
+    assert np.array_equal(draw(available, available, seed)[: len(indices)], indices)
+
+
+def test_seeds_draw_differently():
+    assert not np.array_equal(draw(50, 50, 1), draw(50, 50, 2))
