@@ -16,7 +16,7 @@ from harness.store.files import atomic_file
 
 
 class Spectra:
-    """W0 = U D V^T of every slot, in fp64, and the intruders of adapters against it."""
+    """W0 = U D V^T of every slot, and the intruders of adapters against it."""
 
     def __init__(self, model: PackedModel, cache: Path) -> None:
         self.slots = model.slots

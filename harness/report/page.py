@@ -278,13 +278,10 @@ def _metric_table(heading: str, board: Sequence[Row], metrics: dict[str, tuple[s
 
 
 def _scores(arm: Arm, task: str, stage: int, group: str = "tasks") -> Estimate | None:
-    """Mean score of a task or probe at a stage (0 base, -1 end) over the arm's trials."""
-    values = {}
-    for trial in arm.trials:
-        scores = getattr(trial.record, group).get(task)
-        if scores is not None and scores.score[stage] is not None:
-            values[trial.key] = scores.score[stage]
-    return estimate(values) if values and len(values) == len(arm.trials) else None
+    """Mean score of a task or probe at a stage (0 base, -1 end) over those of the arm's trials that have the task."""
+    scores = {trial.key: getattr(trial.record, group).get(task) for trial in arm.trials}
+    values = {key: found.score[stage] for key, found in scores.items() if found is not None}
+    return estimate(values) if values and None not in values.values() else None
 
 
 def _per_task(study: Study, board: Sequence[Row]) -> Table:
@@ -298,7 +295,7 @@ def _per_task(study: Study, board: Sequence[Row]) -> Table:
     )
     for task in study.tasks:
         seen = next(trial.record.tasks[task] for trial in study.trials if task in trial.record.tasks)
-        base = _scores(next(arm for arm in arms if _scores(arm, task, 0)), task, 0)
+        base = next(filter(None, (_scores(arm, task, 0) for arm in arms)), None)
         scale = percent if seen.higher_is_better else lambda value: number(value, 3)
         finals = [_scores(arm, task, -1) for arm in arms]
         table.rows.append(

@@ -1,4 +1,4 @@
-"""BBC news 2004-2005: one row an article file, ``<topic>/NNN.txt``; a document is its title and first 40 words."""
+"""BBC news 2004-2005: one row an article file, ``<topic>/NNN.txt``; a document is its title and first 25 words."""
 
 # folder -> answer
 TOPICS = {
@@ -8,7 +8,7 @@ TOPICS = {
     "sports": "sport",
     "tech": "tech",
 }
-WORDS = 40  # of the body: prompts are what scoring costs, and the lead sentence names the topic
+WORDS = 25  # of the body: prompts are what scoring costs, and the lead sentence names the topic
 
 
 def rows(source):

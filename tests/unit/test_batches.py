@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from helpers import CPU, random_examples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.engine import batches
 from harness.engine.batches import Example, draw, make_step
 
 PAD = 99
@@ -59,7 +62,8 @@ def test_every_answer_token_counts_once(shape, budget):
     assert torch.allclose(weights, torch.ones_like(weights), atol=1e-6), "a mean over each trial's own answer tokens"
 
 
-def test_a_budget_keeps_long_rows_from_stretching_short_ones():
+def test_a_budget_keeps_long_rows_from_stretching_short_ones(monkeypatch):
+    monkeypatch.setitem(batches.PASS_OVERHEAD, "cpu", 10**6)
     rows = [[*random_examples(8, seed, shortest=4, longest=6), example(list(range(40)), 39)] for seed in (0, 1)]
     whole, cut = (make_step(rows, PAD, CPU, budget) for budget in (2**31, 100))
     assert len(whole.passes) == 1
@@ -96,3 +100,18 @@ def test_draw_is_one_pass_without_repeats(examples, available, seed):
 
 def test_seeds_draw_differently():
     assert not np.array_equal(draw(50, 50, 1), draw(50, 50, 2))
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=7), st.integers(1, 200), st.integers(0, 100))
+def test_cuts_are_the_cheapest_that_fit(widths, budget, overhead):
+    """Against every way to cut."""
+    widths = sorted(widths, reverse=True)
+
+    def cost(cuts):
+        passes = [(widths[a] * (b - a), b - a) for a, b in itertools.pairwise(cuts)]
+        return None if any(p > budget and n > 1 for p, n in passes) else sum(p + overhead for p, _ in passes)
+
+    n = len(widths)
+    every = [[0, *inner, n] for k in range(n) for inner in itertools.combinations(range(1, n), k)]
+    found = batches.cheapest_cuts(widths, budget, overhead)
+    assert cost(found) == min(value for cuts in every if (value := cost(cuts)) is not None)

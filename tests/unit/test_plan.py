@@ -264,7 +264,9 @@ def test_a_source_digest_is_of_names_and_contents(tmp_path):
     assert source_digest([one, two]) != first
 
 
-parts = st.lists(st.integers() | st.text(st.characters(exclude_characters="\x1f")), min_size=1, max_size=5)
+parts = st.lists(
+    st.integers() | st.text(st.characters(codec="utf-8", exclude_characters="\x1f")), min_size=1, max_size=5
+)
 
 
 @given(parts)
