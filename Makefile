@@ -26,7 +26,6 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/pyright
 
 report: setup
 	$(BIN)/lorabench report $(STUDY) $(MODEL_OPTION)

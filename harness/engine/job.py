@@ -74,6 +74,4 @@ def load_suite(study: Study, names: tuple[str, ...]) -> Suite:
         prepared = prepare_task(name)
         splits = {split: read_split(prepared, split) for split in prepared.files}
         data.append(TaskData(name, prepared.task.config, splits, prepared.task.chance))
-    scoring = study.scoring
-    items = {name: scoring.probe_items if name in study.probes else scoring.items for name in names}
-    return Suite(data, split=scoring.split, items=items)
+    return Suite(data, split=study.scoring.split, items={name: study.items(name) for name in names})

@@ -26,6 +26,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 RESERVED = {"reference", "perf"}  # folders under results/ that are not studies
 
 
+Count = Annotated[int, Field(ge=1)]
+
+
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -62,7 +65,7 @@ class ScoringSettings(_Settings):
 
     split: Literal["test", "validation"] = "test"
     items: int | None = Field(None, ge=1, description="at most this many items a task; null: all")
-    probe_items: int | None = Field(None, ge=1, description="the same for probes; null: all")
+    probe_items: Count | dict[str, Count] | None = Field(None, description="the same for probes, or for each by name")
     curve: tuple[int, ...] = Field(
         (), description="examples after which the task being learnt is scored; 0 and all of them always are"
     )
@@ -130,6 +133,9 @@ class Study(_Settings):
             )
         if odd := [n for n in self.scoring.curve if n % self.training.batch]:
             raise ValueError(f"scoring.curve: {odd[0]} is not a multiple of training.batch ({self.training.batch})")
+        limits = self.scoring.probe_items
+        if isinstance(limits, dict) and (unknown := sorted(set(limits) - set(self.probes))):
+            raise ValueError(f"scoring.probe_items names '{unknown[0]}', which is not a probe of this study")
         if both := sorted(set(self.probes) & set(self.tasks)):
             raise ValueError(f"'{both[0]}' is a probe and stands in a stream; a probe is never trained on")
         return self
@@ -138,6 +144,13 @@ class Study(_Settings):
     def tasks(self) -> tuple[str, ...]:
         """Every task of every stream, in order of first appearance."""
         return tuple(dict.fromkeys(task for stream in self.streams.values() for task in stream))
+
+    def items(self, task: str) -> int | None:
+        """At most how many items of a task or probe are scored; none for all."""
+        if task not in self.probes:
+            return self.scoring.items
+        limit = self.scoring.probe_items
+        return limit.get(task) if isinstance(limit, dict) else limit
 
     @property
     def steps_per_task(self) -> int:
