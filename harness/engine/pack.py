@@ -114,7 +114,8 @@ class PackRun:
         warmup = min(1.0, (seen // training.batch + 1) / (training.warmup_steps + 1))
         losses, taught = self.trainer.step(step, warmup, seen / training.examples)
         self.ledger.count_tokens(stage, seen + training.batch, step.tokens, taught)
-        self._advance(step.real_tokens * (forecast.TRAIN_UNITS + taught), f"task {stage + 1}/{self.stages}: training")
+        units = forecast.TRAIN_UNITS + forecast.TEACHER_UNITS * taught
+        self._advance(step.real_tokens * units, f"task {stage + 1}/{self.stages}: training")
         return losses
 
     def _draw(self, row: Row, stage: int) -> list[Example]:

@@ -43,10 +43,17 @@ def point_row(arm: Arm, x: Any, value: Estimate, **more: Any) -> dict[str, Any]:
 
 
 def bars(value: Estimate, scale: float = 1.0) -> list[list[float]] | None:
-    """The interval as matplotlib's error bars: lengths below and above; None without an interval."""
-    if value.low is None or value.high is None:
+    """The interval as matplotlib's error bars: lengths below and above; None without one that is worth drawing."""
+    if not drawable(value):
         return None
+    assert value.low is not None
+    assert value.high is not None
     return [[(value.mean - value.low) * scale], [(value.high - value.mean) * scale]]
+
+
+def drawable(value: Estimate) -> bool:
+    """From three trials up: the t interval of two is 9 standard deviations to each side and hides all else."""
+    return value.n >= 3 and value.low is not None and value.high is not None
 
 
 def whisker(axes: Axes, x: float, value: Estimate, look: Look, scale: float = 1.0, **more: Any) -> None:
@@ -77,4 +84,6 @@ def limits(values: Iterable[float], least: float, pad: float = 0.07) -> tuple[fl
 
 
 def spans(values: Iterable[Estimate], scale: float = 1.0) -> list[float]:
-    return [x * scale for v in values for x in (v.mean, v.low, v.high) if x is not None]
+    """What an axis must hold: means, and the ends of the intervals that are drawn."""
+    ends = [x for v in values for x in ((v.mean, v.low, v.high) if drawable(v) else (v.mean,))]
+    return [x * scale for x in ends if x is not None]

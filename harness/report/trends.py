@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from harness.analysis.continual import forgetting_over_stream
 from harness.analysis.statistics import Estimate
-from harness.report.drawing import POINT, Rows, bars, drawn_arms, empty, limits, point_row, spans, whisker
+from harness.report.drawing import POINT, Rows, bars, drawable, drawn_arms, empty, limits, point_row, spans, whisker
 from harness.report.frame import NOT_SEQUENTIAL, Arm, Trial, certain, estimate
 from harness.report.study import Study
 from harness.report.style import INK, PAPER, Look, legend, new_figure
@@ -33,7 +33,12 @@ def _task_ticks(axes: Axes, study: Study, stages: list[int]) -> None:
     """Ticks at the stages, named by the task just learnt if there is one order."""
     streams = set(study.streams.values())
     stream = next(iter(streams)) if len(streams) == 1 else ()
-    axes.set_xticks(stages, [f"{t}\n{stream[t - 1]}" if stream else str(t) for t in stages])
+    if stream and len(stages) > 3:
+        axes.set_xticks(
+            stages, [f"{t} {stream[t - 1]}" for t in stages], rotation=30, ha="right", rotation_mode="anchor"
+        )
+    else:
+        axes.set_xticks(stages, [f"{t}\n{stream[t - 1]}" if stream else str(t) for t in stages])
     axes.set_xlim(min(stages) - 0.45, max(stages) + 0.45)
     axes.set_xlabel("after training task")
     axes.grid(False, axis="x")
@@ -68,7 +73,7 @@ def forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[
 def intruders(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Count of intruder dimensions and their distance, after each task; a bar an arm if only taken once."""
     columns = ("metric", *POINT)
-    panels = {"count": "intruder dimensions (all matrices)", "distance": "intruder distance, mean (1 − best |cos|)"}
+    panels = {"count": "intruder dimensions (all matrices)", "distance": "intruder distance (1 − best |cos|)"}
     series: dict[str, Series] = {metric: {} for metric in panels}
     rows: Rows = []
     for metric in panels:
@@ -105,7 +110,8 @@ def _intruder_lines(
     _task_ticks(axes, study, stages)
     axes.set_ylabel(label)
     held = spans(v for points in series.values() for _, v in points)
-    axes.set_ylim(limits([*held, 0], 1 if first else 0.05))
+    top = max([*held, 1.0 if first else 0.002])
+    axes.set_ylim(-0.04 * top, 1.07 * top)  # both are at least 0, whatever an interval says
 
 
 def _intruder_points(
@@ -189,7 +195,7 @@ def _learning_curve(axes: Axes, points: list[tuple[float, Estimate]], look: Look
     axes.plot(x[: start + 1], y[: start + 1], color=look.color, linewidth=1, linestyle=(0, (1, 2)))
     axes.plot(x[start:], y[start:], color=look.color, linestyle=look.line, marker=look.marker, markersize=4)
     axes.plot(x[:start], y[:start], color=look.color, marker=look.marker, markersize=4, markerfacecolor=PAPER)
-    if all(value.low is not None for _, value in points):
+    if all(drawable(value) for _, value in points):
         low, high = ([getattr(value, side) * 100 for _, value in points] for side in ("low", "high"))
         axes.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
 

@@ -10,10 +10,13 @@ from harness.store.records import BaseRecord
 from harness.study.config import Study
 from harness.study.plan import Pack
 
-#: Cost of training on a token, in forward tokens: measured 2.9 on 2 CPU cores (bf16, 135M), 3 by FLOPs.
-TRAIN_UNITS = 2.9
-#: Cost of the intruders of one trial after one task, in forward tokens (135M: 210 eigenproblems on 2 CPU cores).
-INTRUDER_UNITS = 4000.0
+#: Cost of training on a token, in tokens of scoring: 3 by FLOPs, and the padding and short passes of the quick study (2
+#: CPU cores, 135M, bf16: 4.3).
+TRAIN_UNITS = 4.3
+#: The same for a teacher's pass over it.
+TEACHER_UNITS = 2.0
+#: Cost of the intruders of one trial after one task (135M: 210 eigenproblems on 2 CPU cores).
+INTRUDER_UNITS = 6500.0
 #: Work that does not depend on tokens: loading a model and building requests, in forward tokens.
 START_UNITS = 5000.0
 
@@ -25,7 +28,7 @@ def scoring_units(study: Study, base: BaseRecord, tasks: tuple[str, ...]) -> flo
 def stage_train_units(study: Study, base: BaseRecord, pack: Pack, stage: int, teacher: bool) -> float:
     """Training every row of the pack on its task number ``stage``, without the scores in between."""
     tokens = sum(base.train_tokens[row.stream[stage]] for row in pack.rows) * study.training.examples
-    return tokens * (TRAIN_UNITS + (1.0 if teacher else 0.0))
+    return tokens * (TRAIN_UNITS + TEACHER_UNITS * teacher)
 
 
 def scores_probes(study: Study, stage: int, stages: int) -> bool:
