@@ -58,7 +58,7 @@ METRICS = {
     "plain_text_delta": ("Plain text Δ, bits/byte", lambda value: number(value, 3, sign=True)),
     "sample_efficiency_auc": ("Sample efficiency AUC, points", points),
     "intruder_count": ("Intruders", lambda value: number(value, 1)),
-    "intruder_distance": ("Intruder distance", lambda value: number(value, 3)),
+    "intruder_distance": ("Intruder distance", lambda value: number(value, 5)),
 }
 MORE = {
     "average_accuracy_over_time": ("Average accuracy over time, %", percent),

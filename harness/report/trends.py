@@ -109,9 +109,14 @@ def _intruder_lines(
     _over_stream(axes, series, styles)
     _task_ticks(axes, study, stages)
     axes.set_ylabel(label)
-    held = spans(v for points in series.values() for _, v in points)
-    top = max([*held, 1.0 if first else 0.002])
-    axes.set_ylim(-0.04 * top, 1.07 * top)  # both are at least 0, whatever an interval says
+    axes.set_ylim(_from_zero(series, first))
+
+
+def _from_zero(series: Series, counts: bool) -> tuple[float, float]:
+    """Limits of an axis of counts or distances: neither is below 0, whatever an interval says."""
+    held = spans(value for points in series.values() for _, value in points)
+    top = max([*held, 1.0 if counts else 1e-4])
+    return -0.04 * top, 1.07 * top
 
 
 def _intruder_points(
@@ -127,7 +132,7 @@ def _intruder_points(
     axes.axvline(0, color=INK, linewidth=0.7)
     axes.set_yticks(range(len(series)), [styles[name].label for name in series] if first else [""] * len(series))
     axes.set_ylim(len(series) - 0.5, -0.5)
-    axes.set_xlim(limits([*spans(points[0][1] for points in series.values()), 0], 1 if first else 0.05))
+    axes.set_xlim(_from_zero(series, first))
     axes.set_xlabel(f"{label}\nafter task {stages[0]}")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
