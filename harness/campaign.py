@@ -12,7 +12,7 @@ from harness.data import paths, tasks
 from harness.errors import InputError
 from harness.store.claims import claim
 from harness.store.records import BaseRecord
-from harness.store.results import open_results, read_base, read_trials
+from harness.store.results import open_results, read_base, read_trials, supersede
 from harness.study import forecast
 from harness.study.config import RESERVED, Study, check_name, find_study, load_study
 from harness.study.pack_size import pack_size
@@ -158,6 +158,7 @@ def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, e
     open_results(folder, study.name, campaign.plan.expected)
     with claim(folder):
         state = read_state(campaign, quarantine=True)
+        supersede(folder, set(state.statuses))
         if state.complete:
             return state
         key = base_key(study, device, campaign.model.digest, campaign.task_digests)

@@ -73,7 +73,7 @@ def _device() -> Iterator[Finding]:
             "gpu",
             "note",
             f"there is an NVIDIA driver, and torch {torch.__version__} sees no GPU; "
-            "install a CUDA build: make TORCH_INDEX=https://download.pytorch.org/whl/cu130",
+            "install a CUDA build: make clean, then make TORCH_INDEX=https://download.pytorch.org/whl/cu130",
         )
     else:
         yield Finding("gpu", "note", "none; the quick study is made for that")

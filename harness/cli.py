@@ -89,7 +89,7 @@ def run(
     finally:
         runner.close()
     console.show_outcome(found, before, state)
-    if report and state.finished:
+    if report and "ok" in state.statuses.values():
         _write_report(found.folder, allow_mixed=False)
     if state.finished < len(state.statuses):
         raise typer.Exit(1)
@@ -172,6 +172,8 @@ def perf(
         raise unknown_name("benchmark", what, ["train"], where="lorabench perf")
     from harness.perf.train import main as train
 
+    if not all(part.isdecimal() and int(part) for part in packs.split(",")):
+        raise InputError(f"'{packs}' is not a list of pack sizes", where="--packs", remedy="for example 1,16,32")
     train(model, [int(part) for part in packs.split(",")], out)
 
 

@@ -62,7 +62,7 @@ def show_plan(campaign: Campaign, state: State, device: str) -> None:
 def _forecast(campaign: Campaign, state: State, device: str) -> float:
     """Seconds for what is left; from the base model's measured speed where there is one."""
     base = _any_base(campaign.folder) or _guessed_base(campaign)
-    if not set(campaign.study.tasks) <= set(base.train_tokens):
+    if not {*campaign.study.tasks, *campaign.study.probes} <= set(base.scores):
         base = _guessed_base(campaign)
     tokens = sum(score.tokens for score in base.scores.values())
     # A GPU scores the one base model far below the speed of a pack, so that says nothing there.
@@ -185,6 +185,9 @@ def show_outcome(campaign: Campaign, before: State, state: State) -> None:
         console.print(f"{campaign.study.name}: all {len(state.statuses)} trials are done ({words}){rest}")
     else:
         console.print(f"[red]{campaign.study.name}: {words}; run the same command to try the others again")
+        failures = [record.failure for record in read_trials(campaign.folder).records if record.status not in FINAL]
+        for message in dict.fromkeys(f"{f.phase}: {f.message}" for f in failures if f):
+            console.print(f"  {message}", markup=False)
 
 
 def show_status(folder: Path, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from safetensors import SafetensorError, safe_open
 
 from harness.data import hub, paths, tasks
 from harness.data.wheels import sha256_of
@@ -118,6 +119,14 @@ def check_folder(path: Path, name: str) -> None:
         raise InputError(f"no *.safetensors, {what}", where=name, remedy="save the model with safe_serialization")
     if shards := hub.absent(path):
         raise InputError(f"weights are missing: {', '.join(shards[:3])}", where=name, remedy="copy or fetch it again")
+    for file in sorted(path.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"not a safetensors file: {error}", where=str(file), remedy="copy or fetch it again"
+            ) from error
     for file in ("config.json", "tokenizer_config.json"):
         if (path / file).is_file() and "auto_map" in _json(path / file):
             raise InputError(

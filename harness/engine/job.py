@@ -12,6 +12,7 @@ import torch
 from harness.data.tasks import prepare_task, read_split
 from harness.engine.model import PackedModel, load_model
 from harness.engine.stack import use_threads
+from harness.errors import InputError
 from harness.scoring.lm import PackedLM
 from harness.scoring.scorer import Scorer
 from harness.scoring.suite import Suite, TaskData
@@ -61,6 +62,12 @@ def set_up(job: Job) -> Bench:
     device = torch.device(job.device)
     model = load_model(job.model_path, dtype=getattr(torch, study.dtype), device=device, targets=study.adapter.targets)
     tokenizer = AutoTokenizer.from_pretrained(job.model_path, local_files_only=True, trust_remote_code=False)
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            "the tokenizer has no end token",
+            where=f"{job.model_path}/tokenizer_config.json:eos_token",
+            remedy="name one there",
+        )
     tasks = study.tasks if job.pack is None else tuple(dict.fromkeys(t for row in job.pack.rows for t in row.stream))
     suite = load_suite(study, (*tasks, *study.probes))
     lm = PackedLM(model, tokenizer, max_length=study.scoring.max_length, batch_tokens=study.scoring.batch_tokens)

@@ -195,7 +195,14 @@ def load_model(
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"transformers does not read this configuration: {str(error).splitlines()[0]}",
+            where=f"{path}/config.json",
+            remedy="choose a decoder whose architecture is part of the installed transformers",
+        ) from error
     if getattr(config, "quantization_config", None):
         raise InputError(
             "this base model is quantised; its projections are not nn.Linear",

@@ -148,7 +148,7 @@ class PackRun:
         groups: dict[tuple[str, ...], list[tuple[int, PlannedTrial]]] = {}
         for row, trial in self.owner:
             if self.ledger.alive(trial.fingerprint):
-                groups.setdefault(tasks(trial), []).append((row, trial))
+                groups.setdefault(tuple(sorted(tasks(trial))), []).append((row, trial))
         for names, members in groups.items():
             label = f"task {stage + 1}/{self.stages}: scoring"
             values = torch.stack([self.trainer.weights(row, trial.recipe) for row, trial in members])
@@ -190,6 +190,7 @@ class PackRun:
         return data["stage"] + 1
 
     def _checkpoint(self, stage: int) -> None:
+        self.ledger.memory(peak_memory_gib(self.device))
         data = {"stage": stage, "units": self.units, "ledger": self.ledger.model_dump(mode="json")}
         path = checkpoint_path(self.job.folder, self.pack.name)
         save_checkpoint(path, self._key(), self.trainer.state(), data)
@@ -218,7 +219,14 @@ class PackRun:
         return [record.status for record in records]
 
     def _save_adapters(self, name: str) -> None:
-        entries = [(trial, self.trainer.weights(row, trial.recipe)) for row, trial in self.owner]
+        # Only those whose record this run writes: another's adapter is the one that was scored then.
+        entries = [
+            (trial, self.trainer.weights(row, trial.recipe))
+            for row, trial in self.owner
+            if trial.fingerprint in self.job.write and self.ledger.alive(trial.fingerprint)
+        ]
+        if not entries:
+            return
         save_adapters(
             self.job.folder / "adapters" / f"{name}.safetensors", self.trainer.bank.layout, entries, self.study
         )

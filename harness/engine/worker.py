@@ -42,17 +42,17 @@ def execute(job: Job, report: Report) -> Outcome:
     except LorabenchError:
         raise
     except torch.cuda.OutOfMemoryError as error:
+        advice = "lower training.pass_tokens, scoring.batch_tokens or pack: in the study"
         if job.pack is None:
-            raise
-        advice = f"{error}\nset `pack:` to fewer rows in the study (this pack had {len(job.pack.rows)})"
-        return _failed(job, "oom", phase, advice, "")
+            raise LorabenchError(f"the device ran out of memory: {error}", where=phase, remedy=advice) from error
+        return failed(job, "oom", phase, f"{error}\n{advice} (this pack had {len(job.pack.rows)} rows)", "")
     except Exception as error:
         if job.pack is None:
             raise
-        return _failed(job, "error", phase, f"{type(error).__name__}: {error}", traceback.format_exc())
+        return failed(job, "error", phase, f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
-def _failed(job: Job, status: Status, phase: str, message: str, trace: str) -> Outcome:
+def failed(job: Job, status: Status, phase: str, message: str, trace: str) -> Outcome:
     """Write a record that says why, for every trial of the pack that has none."""
     assert job.pack is not None
     for trial in job.pack.trials:

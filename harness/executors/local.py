@@ -19,7 +19,7 @@ class LocalExecutor:
             raise InputError(
                 "the study asks for a GPU, and torch sees none on this machine",
                 where="study:device",
-                remedy="set device: any, or install a CUDA build of torch (make TORCH_INDEX=...)",
+                remedy="set device: any, or install a CUDA build of torch (make clean, then make TORCH_INDEX=...)",
             )
         return "cuda" if there and wanted != "cpu" else "cpu"
 

@@ -19,10 +19,10 @@ if not os.environ.get("RAY_ADDRESS"):
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; a cluster keeps its token
 
 import ray
-from ray.exceptions import RayTaskError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from harness.engine.job import Job
-from harness.engine.worker import Outcome, execute
+from harness.engine.worker import Outcome, execute, failed
 from harness.errors import InputError, LorabenchError
 from harness.executors import Watch
 
@@ -30,7 +30,6 @@ POLL_SECONDS = 0.3
 EXTRA_IN_FLIGHT = 2  # submitted beyond what fits, so that a free slot never waits for the driver
 
 
-@ray.remote(max_retries=1)
 def _execute(job: Job) -> Outcome:
     """The job, with its progress in a file that the driver reads."""
     path = _progress_path(job)
@@ -45,6 +44,12 @@ def _execute(job: Job) -> Outcome:
         return execute(job, report)
     finally:
         path.unlink(missing_ok=True)
+
+
+#: Infrastructure errors are tried again once; a Python exception never is.  On a GPU a process does one pack
+#: (``max_calls`` works only here, not in ``options``); on a CPU it is kept, which saves the imports.
+_ON_CPU = ray.remote(max_retries=1)(_execute)
+_ON_GPU = ray.remote(max_retries=1, max_calls=1)(_execute)
 
 
 def _progress_path(job: Job) -> Path:
@@ -71,7 +76,7 @@ class RayExecutor:
             return []
         needs = self._needs(jobs[0])
         slots = min(int(ray.cluster_resources().get(name, 0) // amount) for name, amount in needs.items())
-        remote = _execute.options(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0))
+        remote = (_ON_GPU if "GPU" in needs else _ON_CPU).options(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0))
         waiting, running, outcomes = list(jobs), {}, {}
         while waiting or running:
             while waiting and len(running) < slots + EXTRA_IN_FLIGHT:
@@ -121,7 +126,10 @@ def _fetch(reference: ray.ObjectRef, job: Job) -> Outcome:
         if isinstance(cause, LorabenchError):
             raise cause from error
         raise
-    except WorkerCrashedError as error:
+    except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
+        if job.pack is not None:  # failure is data; the other packs go on
+            status = "oom" if isinstance(error, OutOfMemoryError) else "error"
+            return failed(job, status, "in the worker", f"the worker died twice ({type(error).__name__})", "")
         raise LorabenchError(
             f"the worker of {job.name} died twice (killed, or out of memory)",
             where=str(job.folder),

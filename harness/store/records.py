@@ -1,7 +1,7 @@
 """The trial record: the unit of results, one JSON file a trial, and the only truth about it.
 
-A record is *done* when its file validates against this schema.  Everything in it, except ``costs`` and
-``host``, is a function of ``spec`` and ``stack`` alone: running the trial again gives the same bits on a CPU.
+A record is *done* when its file validates against this schema.  Everything in it, except ``costs`` and ``host``, is a
+function of the study and the ``stack``: running the study again gives the same bits on a CPU.
 Non-finite numbers never enter a record: a trial that leaves the numbers is ``diverged``, with nulls.
 """
 

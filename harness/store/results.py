@@ -7,7 +7,7 @@ its trial runs again; a folder of another study or of a newer schema is refused,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,6 +91,18 @@ def read_trials(folder: Path, *, quarantine: bool = False) -> Readout:
             target.parent.mkdir(exist_ok=True)
             path.replace(target)
     return Readout(records, damaged, expected)
+
+
+def supersede(folder: Path, planned: Collection[str]) -> list[str]:
+    """Move records that the study no longer asks for to ``superseded/``: it was edited, and a board shows one study."""
+    moved = []
+    for path in sorted((folder / "trials").glob("*.json")):
+        if path.stem not in planned:
+            target = folder / "superseded" / path.name
+            target.parent.mkdir(exist_ok=True)
+            path.replace(target)
+            moved.append(path.name)
+    return moved
 
 
 def _read_trial(path: Path) -> TrialRecord | None:

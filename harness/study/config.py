@@ -38,7 +38,9 @@ class AdapterSettings(_Settings):
 
     rank: int = Field(8, ge=1)
     alpha: float = Field(16, gt=0)
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )
 
 
 class TrainingSettings(_Settings):

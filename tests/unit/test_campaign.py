@@ -228,8 +228,8 @@ def ray_executor(monkeypatch):
         names = {name for resources in nodes for name in resources}
         ray.cluster_resources = lambda: {name: sum(node.get(name, 0) for node in nodes) for name in names}
         errors: Any = types.ModuleType("ray.exceptions")
-        errors.RayTaskError = type("RayTaskError", (Exception,), {})
-        errors.WorkerCrashedError = type("WorkerCrashedError", (Exception,), {})
+        for name in ("RayTaskError", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError"):
+            setattr(errors, name, type(name, (Exception,), {}))
         monkeypatch.setattr(os, "environ", os.environ.copy())  # the module sets defaults for Ray when it is imported
         monkeypatch.setitem(sys.modules, "ray", ray)
         monkeypatch.setitem(sys.modules, "ray.exceptions", errors)
@@ -383,3 +383,15 @@ def test_a_family_with_other_names_is_told_them(tmp_path):
 def test_a_family_without_sdpa_is_taken(tmp_path):
     """Gemma 2 caps its attention scores: transformers has it in eager form only."""
     assert cpu(save_random("gemma2", tmp_path / "gemma2")).slots
+
+
+def test_records_that_the_study_no_longer_asks_for_are_moved_aside(tmp_path):
+    from harness.store.results import supersede
+
+    folder = tmp_path / "out" / "trials"
+    folder.mkdir(parents=True)
+    for name in ("kept", "old"):
+        (folder / f"{name}.json").write_text(name)
+    assert supersede(tmp_path / "out", {"kept"}) == ["old.json"]
+    assert [path.name for path in folder.iterdir()] == ["kept.json"]
+    assert (tmp_path / "out" / "superseded" / "old.json").read_text() == "old", "nothing is lost"

