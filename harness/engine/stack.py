@@ -44,7 +44,7 @@ def host() -> dict[str, Any]:
     """The machine, for people; nothing is decided by it."""
     return {
         "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "processor": _processor(),
         "cores": os.cpu_count(),
     }
