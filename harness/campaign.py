@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.data import models as model_files
 from harness.data import paths, tasks
 from harness.errors import InputError
+from harness.store.checkpoints import sweep
 from harness.store.claims import claim
 from harness.store.records import BaseRecord
 from harness.store.results import open_results, read_base, read_trials, supersede
@@ -159,6 +160,7 @@ def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, e
     with claim(folder):
         state = read_state(campaign, quarantine=True)
         supersede(folder, set(state.statuses))
+        sweep(folder, {pack.name for pack in state.todo})
         if state.complete:
             return state
         key = base_key(study, device, campaign.model.digest, campaign.task_digests)

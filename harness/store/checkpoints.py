@@ -6,6 +6,7 @@ One file, so that a kill can't leave tensors of one task with the scores of anot
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
 
 def checkpoint_path(folder: Path, pack: str) -> Path:
     return folder / "running" / f"{pack}.safetensors"
+
+
+def sweep(folder: Path, packs: Collection[str]) -> None:
+    """Remove what a killed run left in ``running/``, except the checkpoints of ``packs``, which still have work.
+
+    Only for whoever holds the folder's claim.  A kill between a pack's last record and the removal of its checkpoint
+    leaves one that nothing will ever read.
+    """
+    keep = {checkpoint_path(folder, pack) for pack in packs}
+    for pattern in ("*.safetensors", "*.progress", "*.new", ".*.tmp"):
+        for path in (folder / "running").glob(pattern):
+            if path not in keep:
+                path.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path, key: str, tensors: dict[str, Tensor], data: Any) -> None:

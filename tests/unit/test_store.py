@@ -445,3 +445,14 @@ def test_a_claim_is_whole_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(claims.os, "link", look)
     with claim(tmp_path):
         assert seen == [os.getpid()]
+
+
+def test_a_sweep_leaves_only_checkpoints_that_still_have_work(tmp_path):
+    from harness.store.checkpoints import sweep
+
+    running = tmp_path / "running"
+    running.mkdir()
+    for name in ("done.safetensors", "todo.safetensors", "done.progress", ".todo.safetensors.1.ab.tmp", "claim.json"):
+        (running / name).write_text("")
+    sweep(tmp_path, {"todo"})
+    assert {path.name for path in running.iterdir()} == {"todo.safetensors", "claim.json"}
