@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.data import paths, splits, tasks, wheels
+from harness.data import paths, splits, stored, tasks, wheels
 from harness.errors import InputError
 
 ROWS = """
@@ -285,7 +285,7 @@ def test_a_failing_or_missing_prepare_is_named(folder):
 
 def test_a_kill_while_building_leaves_nothing_half(folder, monkeypatch):
     write(folder)
-    monkeypatch.setattr(splits, "digest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(stored, "digest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         tasks.prepare_task("foo")
     assert [path for path in paths.cache_dir().rglob("*") if path.is_file()] == []
