@@ -8,16 +8,15 @@ test items.  Rows are kept as the data set has them: lm-eval applies ``process_d
 from __future__ import annotations
 
 import difflib
-import hashlib
 import random
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.data import hub_data, stored, tasks, wheels
+from harness.data import hub_data, paths, stored, tasks, wheels
 from harness.data.hub_data import HubData
-from harness.data.lm_eval_index import Entry, index, scored_split, tasks_of, tasks_root, training_split
+from harness.data.lm_eval_index import index, scored_split, tasks_of, tasks_root, training_split
 from harness.data.tasks import FEWSHOT, Task
 from harness.errors import InputError
 
@@ -86,10 +85,10 @@ def resolved(task: Task, splits: Iterable[str]) -> dict[str, Any]:
     try:
         config = load_yaml(task.yaml)
     except (ImportError, AttributeError) as problem:
-        what = f"its functions can't be imported: {problem}"
-        raise InputError(what, where=str(task.yaml), remedy="install what it needs, or choose another task") from problem
+        remedy = "install what it needs, or choose another task"
+        raise InputError(f"can't be imported: {problem}", where=str(task.yaml), remedy=remedy) from problem
     names = _splits(config)
-    ours = {theirs: name for name, theirs in reversed(names.items())}
+    ours = {theirs: name for name, theirs in names.items()}
     fewshot = config.get("fewshot_split")
     if fewshot is None and "train" not in names and config.get("test_split") is None:
         # lm-eval takes examples from what it scores and leaves out the item itself only where both have one name.
@@ -135,8 +134,9 @@ def _unresolved(file: Path) -> dict[str, Any]:
         if isinstance(value, str) and value.startswith(root):
             module, _, function = value.rpartition(".")
             source = Path(module + ".py")
-            sha = wheels.sha256_of(source) if source.is_file() else hashlib.sha256(module.encode()).hexdigest()
-            return {"function": function, "sha256": sha}
+            # Not beside the YAML: a module of an installed package, which has no place of its own to be read from.
+            said = wheels.sha256_of(source) if source.is_file() else module.removeprefix(root)
+            return {"function": function, "source": said}
         return value
 
     return plain(load_yaml(file, resolve_func=False))
@@ -191,4 +191,4 @@ def _unknown(name: str) -> InputError:
     near = difflib.get_close_matches(name, [*own, *index()], n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     known = f"known: {', '.join(own) or 'none'}; and lm-eval's own: lorabench tasks --lm-eval"
-    return InputError(f"unknown task '{name}'", where="tasks", remedy=hint + known)
+    return InputError(f"unknown task '{name}'", where=paths.shown(paths.tasks_dir()), remedy=hint + known)
