@@ -91,8 +91,9 @@ def load(data: HubData, where: str) -> Mapping[str, Any]:
     import datasets
 
     try:
-        cache = str(paths.cache_dir() / "datasets")
-        found = datasets.load_dataset(place, data.config, revision=commit, cache_dir=cache, **options)
+        # A folder for each version: datasets does not see that a file of a local folder has changed.
+        cache = paths.cache_dir() / "datasets" / identity(data)[:16]
+        found = datasets.load_dataset(place, data.config, revision=commit, cache_dir=str(cache), **options)
     except Exception as problem:
         # datasets, huggingface_hub, pyarrow and fsspec each raise their own here
         what = f"the data set {data} can't be read: {type(problem).__name__}: {str(problem).strip()[:300]}"
