@@ -97,6 +97,8 @@ def _load(data: TaskData, split: str, items: int | None) -> ScoredTask:
     import datasets
     from lm_eval.tasks import TaskManager
 
+    from harness.scoring import metrics
+
     rows = list(data.splits.get(split) or ())[:items]
     if not rows:
         raise InputError(f"task '{data.name}' has no rows in its {split} split", remedy="choose another split")
@@ -107,6 +109,7 @@ def _load(data: TaskData, split: str, items: int | None) -> ScoredTask:
     hidden = ("training_split", "validation_split", "fewshot_split")
     config = {key: value for key, value in data.config.items() if key not in hidden}
     config |= {"task": data.name, "test_split": "test", "custom_dataset": custom_dataset}
+    config |= metrics.with_source(data.config, f"task '{data.name}'")
     task = TaskManager(include_defaults=False).load([config])["tasks"][data.name]
     task.set_fewshot_seed(seed=0)
     first = data.config["metric_list"][0]
