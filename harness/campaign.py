@@ -12,6 +12,7 @@ from harness.data import paths, tasks
 from harness.errors import InputError
 from harness.store.checkpoints import sweep
 from harness.store.claims import claim
+from harness.store.published import PublishedRow, read_published
 from harness.store.records import BaseRecord
 from harness.store.results import open_results, read_base, read_trials, supersede
 from harness.study import forecast
@@ -36,6 +37,7 @@ class Campaign:
     model: model_files.ModelSource
     task_digests: Mapping[str, str]
     plan: Plan
+    published: tuple[PublishedRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def load_campaign(name: str, *, model: str | None, out: Path | None, device: Cal
     study = load_study(file, overrides={"model": model} if model else None)
     folder = results_folder(study.name, model, out)
     _check_streams(study, file)
+    published = _published(study, file)
     source = model_files.resolve_model(study.model)
     prepared = {task: tasks.prepare_task(task) for task in (*study.tasks, *study.probes)}
     _check_sizes(study, prepared, file)
@@ -102,9 +105,14 @@ def load_campaign(name: str, *, model: str | None, out: Path | None, device: Cal
         method_digests={method: method_digest(registry[method]) for method in used},
     )
     size = pack_size(study, source.path, device(study.device))
-    return Campaign(
-        study, file, folder, source, inputs.task_digests, build_plan(study, registry, inputs, size, str(file))
-    )
+    plan = build_plan(study, registry, inputs, size, str(file))
+    return Campaign(study, file, folder, source, inputs.task_digests, plan, published)
+
+
+def _published(study: Study, file: Path) -> tuple[PublishedRow, ...]:
+    if study.published is None:
+        return ()
+    return read_published(study.published, paths.published_dir(), f"{file}:published")
 
 
 def _check_streams(study: Study, file: Path) -> None:
@@ -171,7 +179,7 @@ def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, e
     from harness.engine.untrained import write_untrained
 
     study, folder = campaign.study, campaign.folder
-    open_results(folder, study.name, campaign.plan.expected)
+    open_results(folder, study.name, campaign.plan.expected, campaign.published)
     with claim(folder):
         state = read_state(campaign, quarantine=True)
         supersede(folder, set(state.statuses))

@@ -104,6 +104,7 @@ class Study(_Settings):
     scoring: ScoringSettings = ScoringSettings()
     keep_adapters: Literal["none", "last", "all"] = "last"
     tuned: bool = False
+    published: str | None = Field(None, description="a file of tasks/published: numbers for the report to show")
 
     @field_validator("methods", mode="before")
     @classmethod

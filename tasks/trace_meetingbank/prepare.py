@@ -8,5 +8,5 @@ def rows(source):
         for row in source.split(split):
             summary = " ".join(row["summary"].split())
             if row["transcript"].strip() and 0 < len(summary) <= 600:
-                transcript = textwrap.shorten(row["transcript"], 2400, placeholder=" ...")
+                transcript = textwrap.shorten(row["transcript"][:3000], 2400, placeholder=" ...")
                 yield {"transcript": transcript, "answer": summary}

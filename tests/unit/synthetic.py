@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.store.published import PublishedRow
 from harness.store.records import Costs, Curve, Failure, Intruders, TaskScores, TrialRecord, TrialSpec
 
 #: What a method gains on a task, what it forgets a step, its intruders (a matrix, distance) and its cost.
@@ -28,6 +29,7 @@ class Folder:
     records: list[TrialRecord]
     quarantined: list[str] = field(default_factory=list)
     expected: dict[str, int] | None = None
+    published: tuple[PublishedRow, ...] = ()
 
 
 def spec(method: str, stream: tuple[str, ...], *, order: str = "a", seed: int = 0, **changes: Any) -> TrialSpec:
