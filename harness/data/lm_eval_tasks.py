@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.data import hub_data, paths, stored, tasks, wheels
+from harness.data import hub_data, lm_eval_index, paths, stored, tasks, wheels
 from harness.data.hub_data import HubData
-from harness.data.lm_eval_index import index, scored_split, tasks_of, tasks_root, training_split
+from harness.data.lm_eval_index import scored_split, training_split
 from harness.data.tasks import FEWSHOT, Task
 from harness.errors import InputError
 
@@ -31,15 +31,15 @@ def load(name: str) -> Task:
 
     Raises InputError for an unknown name, a group or tag, and tasks that can't be trained on or scored here.
     """
-    entry = index().get(name)
+    entry = lm_eval_index.index().get(name)
     if entry is None:
         raise _unknown(name)
     if entry["kind"] in ("group", "tag"):
-        members = tasks_of(name)
+        members = lm_eval_index.tasks_of(name)
         shown = ", ".join(members[:5]) + (", …" if len(members) > 5 else "")
         what = f"'{name}' is a group of {len(members)} tasks, not a task"
         raise InputError(what, where="lm-eval", remedy=f"name the tasks that you want: {shown}")
-    file = tasks_root() / entry["yaml"]
+    file = lm_eval_index.tasks_root() / entry["yaml"]
     if entry["kind"] == "python":
         raise _refusal(file, "class", f"'{name}' is defined in Python, and its data are out of reach")
     config = _unresolved(file)
@@ -124,7 +124,7 @@ def _unresolved(file: Path) -> dict[str, Any]:
     """The configuration with includes, and in the place of a function its name and the sha256 of its file."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    root = str(tasks_root())
+    root = str(lm_eval_index.tasks_root())
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -188,7 +188,7 @@ def _refusal(file: Path, key: str, what: str) -> InputError:
 def _unknown(name: str) -> InputError:
     """The nearest names of both lists; the project's own first where both are as near."""
     own = tasks.task_names()
-    near = difflib.get_close_matches(name, [*own, *index()], n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, [*own, *lm_eval_index.index()], n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     known = f"known: {', '.join(own) or 'none'}; and lm-eval's own: lorabench tasks --lm-eval"
     return InputError(f"unknown task '{name}'", where=paths.shown(paths.tasks_dir()), remedy=hint + known)
