@@ -17,7 +17,7 @@ from typing import Any
 from harness.data import hub_data, lm_eval_index, paths, stored, tasks, wheels
 from harness.data.hub_data import HubData
 from harness.data.lm_eval_index import scored_split, training_split
-from harness.data.tasks import FEWSHOT, Task
+from harness.data.tasks import FEWSHOT, SPLITS, Task
 from harness.errors import InputError
 
 VALIDATION_ROWS = 200  # taken out of train where there is no validation split, and at most a tenth of it
@@ -44,17 +44,17 @@ def load(name: str) -> Task:
         raise _refusal(file, "class", f"'{name}' is defined in Python, and its data are out of reach")
     config = _unresolved(file)
     _check(config, name, file)
-    choices = config.get("doc_to_choice")
+    kind, choices = _kind(config), config.get("doc_to_choice")
     data = _data(config, name, file)
     return Task(
         name=name,
         yaml=file,
         config=config,
-        kind=_kind(config),
+        kind=kind,
         version=_version(config),
         licence="see the data set",
         source=f"the hub's data set {data}",
-        chance=1 / len(choices) if isinstance(choices, list) and choices else None,
+        chance=1 / len(choices) if choices and isinstance(choices, list) and kind == "multiple_choice" else None,
         splits={},
         role="stream" if "train" in _splits(config) else "probe",
         origin="lm-eval",
@@ -75,7 +75,7 @@ def build(task: Task) -> dict:
         drawn = set(random.Random(0).sample(range(len(found["train"])), count))
         found["validation"] = [row for number, row in enumerate(found["train"]) if number in drawn]
         found["train"] = [row for number, row in enumerate(found["train"]) if number not in drawn]
-    return stored.write(task, found)
+    return stored.write(task, {split: found[split] for split in (*SPLITS, FEWSHOT) if split in found})
 
 
 def resolved(task: Task, splits: Iterable[str]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _splits(config: Mapping[str, Any]) -> dict[str, str]:
     found = {"test": test, "train": train}
     found["validation"] = validation if validation not in found.values() else None
     found[FEWSHOT] = fewshot if fewshot not in found.values() else None
-    return {ours: theirs for ours, theirs in found.items() if theirs}
+    return {ours: theirs for ours in (*SPLITS, FEWSHOT) if (theirs := found[ours])}
 
 
 def _kind(config: Mapping[str, Any]) -> Any:

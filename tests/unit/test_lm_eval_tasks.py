@@ -110,6 +110,25 @@ def test_worked_examples_are_lm_evals_own(mirror, tmp_path, name):
     assert found != ours(prepared, num_fewshot=0)
 
 
+@pytest.mark.parametrize(
+    "splits",
+    [
+        {"test_split": None, "validation_split": "dev"},
+        {"test_split": "test", "validation_split": "dev"},
+        {"test_split": "test", "fewshot_split": "dev"},
+        {"test_split": "test", "fewshot_split": "test"},
+        {"test_split": "test", "training_split": "dev", "validation_split": "more"},
+    ],
+)
+def test_worked_examples_follow_lm_evals_rule(own_yaml, mirror, tmp_path, splits):
+    """Which split they come from where none is named, and whether an item may be an example for itself."""
+    own_yaml(**splits)
+    data = {name: [{"q": f"{name} {i}?", "a": i % 2} for i in range(12)] for name in ("dev", "test", "more")}
+    folder = hub_copies.copy(mirror, "org/name", "default", data)
+    prepared = tasks.prepare_task("mine")
+    assert ours(prepared, num_fewshot=3) == theirs(prepared.task, folder, tmp_path / "hf", num_fewshot=3)
+
+
 def test_worked_examples_come_from_what_is_trained_on(mirror):
     hub_copies.copy_of(mirror, "gsm8k")
     prepared = tasks.prepare_task("gsm8k")
