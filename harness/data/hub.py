@@ -37,7 +37,7 @@ def snapshot(name: str) -> Path:
     """The folder of a hub model, downloaded if missing.  Raises InputError where the hub can't be reached."""
     if (path := cached(name)) is not None:
         return path
-    if switch := offline():
+    if switch := offline("models"):
         raise _needs_hub(name, f"{switch} is set")
     from huggingface_hub import HfApi, snapshot_download
 
@@ -56,9 +56,9 @@ def snapshot(name: str) -> Path:
     return Path(path)
 
 
-def offline() -> str | None:
+def offline(kind: Kind) -> str | None:
     """The environment variable that forbids asking the hub, or None."""
-    switches = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    switches = ("HF_HUB_OFFLINE", *(["HF_DATASETS_OFFLINE"] if kind == "datasets" else []))
     return next((name for name in switches if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")), None)
 
 

@@ -111,7 +111,7 @@ def _commit(data: HubData, where: str) -> str:
 
     A locked one is asked for too: one request with a time limit, where ``datasets`` would try again and again.
     """
-    if switch := hub.offline():
+    if switch := hub.offline("datasets"):
         raise InputError(f"needs the data set {data} of the hub: {switch} is set", where=where, remedy=_remedy(data))
     from huggingface_hub import HfApi
 

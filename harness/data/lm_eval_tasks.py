@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.data import hub_data, paths, stored, tasks, wheels
+from harness.data import hub_data, lm_eval_index, paths, stored, tasks, wheels
 from harness.data.hub_data import HubData
-from harness.data.lm_eval_index import index, scored_split, tasks_of, tasks_root, training_split
-from harness.data.tasks import FEWSHOT, Task
+from harness.data.lm_eval_index import scored_split, training_split
+from harness.data.tasks import FEWSHOT, SPLITS, Task
 from harness.errors import InputError
 
 VALIDATION_ROWS = 200  # taken out of train where there is no validation split, and at most a tenth of it
@@ -31,30 +31,30 @@ def load(name: str) -> Task:
 
     Raises InputError for an unknown name, a group or tag, and tasks that can't be trained on or scored here.
     """
-    entry = index().get(name)
+    entry = lm_eval_index.index().get(name)
     if entry is None:
         raise _unknown(name)
     if entry["kind"] in ("group", "tag"):
-        members = tasks_of(name)
+        members = lm_eval_index.tasks_of(name)
         shown = ", ".join(members[:5]) + (", …" if len(members) > 5 else "")
         what = f"'{name}' is a group of {len(members)} tasks, not a task"
         raise InputError(what, where="lm-eval", remedy=f"name the tasks that you want: {shown}")
-    file = tasks_root() / entry["yaml"]
+    file = lm_eval_index.tasks_root() / entry["yaml"]
     if entry["kind"] == "python":
         raise _refusal(file, "class", f"'{name}' is defined in Python, and its data are out of reach")
     config = _unresolved(file)
     _check(config, name, file)
-    choices = config.get("doc_to_choice")
+    kind, choices = _kind(config), config.get("doc_to_choice")
     data = _data(config, name, file)
     return Task(
         name=name,
         yaml=file,
         config=config,
-        kind=_kind(config),
+        kind=kind,
         version=_version(config),
         licence="see the data set",
         source=f"the hub's data set {data}",
-        chance=1 / len(choices) if isinstance(choices, list) and choices else None,
+        chance=1 / len(choices) if choices and isinstance(choices, list) and kind == "multiple_choice" else None,
         splits={},
         role="stream" if "train" in _splits(config) else "probe",
         origin="lm-eval",
@@ -75,7 +75,7 @@ def build(task: Task) -> dict:
         drawn = set(random.Random(0).sample(range(len(found["train"])), count))
         found["validation"] = [row for number, row in enumerate(found["train"]) if number in drawn]
         found["train"] = [row for number, row in enumerate(found["train"]) if number not in drawn]
-    return stored.write(task, found)
+    return stored.write(task, {split: found[split] for split in (*SPLITS, FEWSHOT) if split in found})
 
 
 def resolved(task: Task, splits: Iterable[str]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _splits(config: Mapping[str, Any]) -> dict[str, str]:
     found = {"test": test, "train": train}
     found["validation"] = validation if validation not in found.values() else None
     found[FEWSHOT] = fewshot if fewshot not in found.values() else None
-    return {ours: theirs for ours, theirs in found.items() if theirs}
+    return {ours: theirs for ours in (*SPLITS, FEWSHOT) if (theirs := found[ours])}
 
 
 def _kind(config: Mapping[str, Any]) -> Any:
@@ -124,7 +124,7 @@ def _unresolved(file: Path) -> dict[str, Any]:
     """The configuration with includes, and in the place of a function its name and the sha256 of its file."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    root = str(tasks_root())
+    root = str(lm_eval_index.tasks_root())
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -188,7 +188,7 @@ def _refusal(file: Path, key: str, what: str) -> InputError:
 def _unknown(name: str) -> InputError:
     """The nearest names of both lists; the project's own first where both are as near."""
     own = tasks.task_names()
-    near = difflib.get_close_matches(name, [*own, *index()], n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, [*own, *lm_eval_index.index()], n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     known = f"known: {', '.join(own) or 'none'}; and lm-eval's own: lorabench tasks --lm-eval"
     return InputError(f"unknown task '{name}'", where=paths.shown(paths.tasks_dir()), remedy=hint + known)
