@@ -53,7 +53,9 @@ def _base_score(bench: Bench, name: str, score) -> BaseScore:
         items=task.items,
         chance=task.chance,
         score=score.value,
+        stderr=score.stderr,
         correct=None if score.correct is None else pack_bits(score.correct),
+        truncated=bench.lm.truncated(task.task.instances),
         tokens=bench.scorer.tokens([name]),
     )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import errno
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,7 @@ from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_che
 from harness.store.claims import claim
 from harness.store.files import atomic_write, write_json
 from harness.store.records import (
+    SCHEMA_VERSION,
     BaseRecord,
     Curve,
     Failure,
@@ -149,9 +152,9 @@ def spec(**changes) -> TrialSpec:
 
 
 def scores(*values, **changes) -> TaskScores:
-    return TaskScores(
-        **({"metric": "acc", "higher_is_better": True, "items": 3, "chance": 0.5, "score": values} | changes)
-    )
+    errors = tuple(None if value is None else 0.25 for value in values)
+    made = {"metric": "acc", "higher_is_better": True, "items": 3, "chance": 0.5, "score": values, "stderr": errors}
+    return TaskScores(**(made | changes))
 
 
 def record(fingerprint="f" * 32, **changes) -> TrialRecord:
@@ -180,7 +183,8 @@ def test_a_record_goes_to_disk_and_back(tmp_path):
     {"status": "diverged"},  # without a failure
     {"status": "error"},
     {"status": "fine"},
-    {"schema_version": 2},
+    {"tasks": {"a": scores(0.1, 0.5, 0.4, stderr=(0.1,)), "b": scores(0.2, 0.3, 0.9)}},
+    {"schema_version": SCHEMA_VERSION + 1},
     {"surprise": 1},
 ])  # fmt: skip
 def test_a_record_that_is_not_complete_is_refused(change):
@@ -263,8 +267,8 @@ def test_temporary_files_are_nobody_s_records(tmp_path):
 def test_a_newer_record_is_refused_and_kept(tmp_path):
     write_trial(tmp_path, record())
     path = trial_path(tmp_path, "f" * 32)
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2}))
-    with pytest.raises(InputError, match="has schema 2") as error:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": SCHEMA_VERSION + 1}))
+    with pytest.raises(InputError, match=f"has schema {SCHEMA_VERSION + 1}") as error:
         read_trials(tmp_path, quarantine=True)
     assert error.value.where == str(path)
     assert path.exists()
@@ -285,7 +289,31 @@ def test_a_folder_with_somebody_s_trials_is_refused(tmp_path):
         open_results(tmp_path, "mine", {})
 
 
-@pytest.mark.parametrize("text", ["{", "", "[]", '{"schema_version": 2, "study": "mine"}', '{"study": "mine"}',
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_records_of_schema_1_are_read(tmp_path):
+    """Files as version 1 wrote them: the same scores, and standard errors from the items' correctness."""
+    shutil.copytree(GOLDEN / "schema1", tmp_path / "study")
+    found = read_trials(tmp_path / "study")
+    assert found.quarantined == []
+    assert {record.status for record in found.records} == {"ok"}
+    for record in found.records:
+        assert record.schema_version == SCHEMA_VERSION
+        for scores in record.tasks.values():
+            for score, error in zip(scores.score, scores.stderr, strict=True):
+                assert error == pytest.approx(math.sqrt(score * (1 - score) / (scores.items - 1)), abs=1e-12)
+        assert record.probes["plain_text"].stderr == (None,) * len(record.probes["plain_text"].score)
+
+
+def test_an_older_record_that_is_damaged_is_quarantined_not_a_crash(tmp_path):
+    for number, change in enumerate(({"tasks": 5}, {"tasks": {"a": None}}, {"tasks": {"a": {"score": 1}}})):
+        name = f"{number}" * 32
+        write_json(tmp_path / "trials" / f"{name}.json", {"schema_version": 1, "fingerprint": name, **change})
+    assert len(read_trials(tmp_path).quarantined) == 3
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", '{"schema_version": 99, "study": "mine"}', '{"study": "mine"}',
                                   '{"schema_version": "x"}', '{"schema_version": null}'])  # fmt: skip
 def test_a_manifest_of_another_schema_or_damaged_is_refused_and_kept(tmp_path, text):
     (tmp_path / "study.json").write_text(text)
