@@ -130,7 +130,9 @@ class Suite:
 
     def _load(self, data: TaskData, splits: dict[str, list[Mapping[str, Any]]]) -> ScoredTask:
         task = _make_task(data, splits)
-        task.set_config("num_fewshot", self._prompting.fewshot.get(data.name, 0))
+        shots = self._prompting.fewshot.get(data.name, 0)
+        _check_examples(task, data.name, shots)
+        task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
         metric = next(iter(task.aggregation()))
         scored = ScoredTask(
@@ -180,6 +182,20 @@ def _make_task(data: TaskData, splits: Mapping[str, Sequence[Mapping[str, Any]]]
     config |= {key: name for key, name in keys.items() if name in splits}
     config |= {"task": data.name, "custom_dataset": custom_dataset}
     return TaskManager(include_defaults=False).load([config])["tasks"][data.name]
+
+
+def _check_examples(task: Any, name: str, shots: int) -> None:
+    """There must be rows to take ``shots`` examples from, and others than those that are scored: lm-eval takes them."""
+    if not shots:
+        return
+    own = task.fewshot_cfg.split is not None or task.fewshot_cfg.samples is not None
+    if not (own or task.has_training_docs() or task.has_validation_docs()):
+        what = "the task has no rows but those that are scored to take examples from"
+    elif len(task.sampler.df) < shots:
+        what = f"the task has {len(task.sampler.df)} rows to take examples from, and {shots} are wanted"
+    else:
+        return
+    raise InputError(what, where=f"scoring.num_fewshot: {name}", remedy="lower num_fewshot for this task in the study")
 
 
 def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
