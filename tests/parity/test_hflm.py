@@ -260,7 +260,7 @@ def test_other_families(name, tmp_path, llama, other_world):
     tokenizer = AutoTokenizer.from_pretrained(llama)
     _family(name).save_pretrained(tmp_path / "model")
     other = other_world(tmp_path / "model", tmp_path / "adapters")
-    short = [[("the cat", a) for a in (" a", " b", " ab")] for _ in range(2)]  # shorter than the windows
+    short = [[("the cat", a) for a in (" a", " ab", " cd")] for _ in range(2)]  # branches, and shorter than the windows
     instances = requests("loglikelihood", [*short, *CHOICES["long answers"], *CHOICES["letters"]])
     ours = packed(other, tokenizer, instances)
     for trial in range(TRIALS):
