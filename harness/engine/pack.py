@@ -221,15 +221,14 @@ class PackRun:
     def _save_adapters(self, name: str) -> None:
         # Only those whose record this run writes: another's adapter is the one that was scored then.
         entries = [
-            (trial, self.trainer.weights(row, trial.recipe))
+            (trial.fingerprint, self.trainer.weights(row, trial.recipe))
             for row, trial in self.owner
             if trial.fingerprint in self.job.write and self.ledger.alive(trial.fingerprint)
         ]
         if not entries:
             return
-        save_adapters(
-            self.job.folder / "adapters" / f"{name}.safetensors", self.trainer.bank.layout, entries, self.study
-        )
+        path = self.job.folder / "adapters" / f"{name}.safetensors"
+        save_adapters(path, self.trainer.bank.layout, entries, self.study.model, self.study.adapter)
 
     # -- bookkeeping ----------------------------------------------------------------------------------------------
 
