@@ -90,8 +90,7 @@ def load_campaign(name: str, *, model: str | None, out: Path | None, device: Cal
     file = find_study(name, paths.studies_dir())
     study = load_study(file, overrides={"model": model} if model else None)
     folder = results_folder(study.name, model, out)
-    for task in (*study.tasks, *study.probes):
-        tasks.load_task(task)
+    _check_streams(study, file)
     source = model_files.resolve_model(study.model)
     prepared = {task: tasks.prepare_task(task) for task in (*study.tasks, *study.probes)}
     _check_sizes(study, prepared, file)
@@ -108,16 +107,32 @@ def load_campaign(name: str, *, model: str | None, out: Path | None, device: Cal
     )
 
 
+def _check_streams(study: Study, file: Path) -> None:
+    """Every name is a task, and those in a stream can be trained on; nothing is fetched for that."""
+    for name in (*study.tasks, *study.probes):
+        task = tasks.load_task(name)
+        if name in study.tasks and task.role == "probe":
+            raise _no_training_rows(name, file)
+
+
+def _no_training_rows(name: str, file: Path) -> InputError:
+    return InputError(
+        f"task '{name}' has no training split, so it can only be a probe",
+        where=f"{file}:streams",
+        remedy=f"leave '{name}' out of the streams",
+    )
+
+
 def _check_sizes(study: Study, prepared: Mapping[str, tasks.PreparedTask], file: Path) -> None:
     """A stream task needs training rows for the study's examples; every scored split needs rows."""
     for name, found in prepared.items():
         splits = found.task.splits
-        if name in study.tasks and splits.get("train", 0) < study.training.examples:
-            have = splits.get("train", 0)
+        have = splits.get("train", 0)
+        if name in study.tasks and not have:
+            raise _no_training_rows(name, file)
+        if name in study.tasks and have < study.training.examples:
             raise InputError(
-                f"task '{name}' has {have} training rows, and the study trains on {study.training.examples}"
-                if have
-                else f"task '{name}' has no training split, so it can only be a probe",
+                f"task '{name}' has {have} training rows, and the study trains on {study.training.examples}",
                 where=f"{file}:streams",
                 remedy=f"lower training.examples to at most {have}, or leave '{name}' out of the streams",
             )

@@ -203,25 +203,20 @@ def methods(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def tasks(as_json: AsJson = False) -> None:
-    """List the tasks and probes, one line each."""
-    from harness.data import tasks as catalogue
+def tasks(
+    pattern: Annotated[str, typer.Argument(help="Only names that match, such as 'arc_*'.")] = "*",
+    lm_eval: Annotated[bool, typer.Option("--lm-eval", help="lm-eval's own tasks instead of the project's.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the tasks and probes, one line each; with --lm-eval those that lm-eval brings along."""
+    from harness.data import listing
 
-    rows: list[dict[str, Any]] = []
-    for name in catalogue.task_names():
-        task = catalogue.load_task(name)
-        sizes = "/".join(str(task.splits.get(split, 0)) for split in ("train", "validation", "test"))
-        rows.append(
-            {
-                "name": name,
-                "role": task.role,
-                "kind": task.kind,
-                "splits": sizes,
-                "chance": task.chance,
-                "licence": task.licence,
-            }
-        )
-    _list(rows, as_json)
+    _list(listing.lm_eval_tasks(pattern, _note) if lm_eval else listing.project_tasks(pattern), as_json)
+
+
+def _note(line: str) -> None:
+    """A line for the person that waits, out of the way of what is printed."""
+    typer.echo(line, err=True)
 
 
 @app.command()
@@ -242,9 +237,11 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    widths = {key: max(len(str(row[key])) for row in rows) for key in rows[0]} if rows else {}
-    for row in rows:
-        typer.echo("  ".join(str(value).ljust(widths[key]) for key, value in row.items()).rstrip())
+    words = {None: "-", True: "yes", False: "no"}
+    shown = [[words[v] if v is None or isinstance(v, bool) else str(v) for v in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for line in shown:
+        typer.echo("  ".join(map(str.ljust, line, widths)).rstrip())
 
 
 def _resolve(study: str) -> str:

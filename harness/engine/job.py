@@ -94,6 +94,6 @@ def load_suite(study: Study, names: tuple[str, ...], prompting: Prompting) -> Su
     for name in names:
         prepared = prepare_task(name)
         splits = {split: read_split(prepared, split) for split in prepared.files}
-        data.append(TaskData(name, prepared.task.config, splits, prepared.task.chance))
+        data.append(TaskData(name, prepared.config, splits, prepared.task.chance, prepared.shuffled))
     items = {name: study.items(name) for name in names}
     return Suite(data, split=study.scoring.split, items=items, prompting=prompting)

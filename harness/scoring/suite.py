@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,12 @@ class TaskData:
 
 @dataclass(frozen=True)
 class Prompting:
-    """How prompts are put: examples before the question, by task, and the model's chat template (none: plain text)."""
+    """How prompts are put: examples before the question, by task, and the model's chat template (none: plain text).
 
-    fewshot: Mapping[str, int] = field(default_factory=dict)
+    A task without a count has what its own configuration says, or none.  Training examples never have any.
+    """
+
+    fewshot: Mapping[str, int | None] = field(default_factory=dict)
     chat_template: ChatTemplate | None = None
 
     def of(self, task: str) -> dict[str, Any]:
@@ -71,6 +75,21 @@ class ScoredTask:
         return [metrics[self.metric] for metrics in self.heard[: self.items]]
 
 
+class TrainingExamples(Sequence[Example]):
+    """Rows rendered when they are first asked for: a trial sees a few hundred of what may be hundreds of thousands."""
+
+    def __init__(self, count: int, render: Callable[[int], Example]) -> None:
+        self._count, self._render = count, cache(render)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return self._render(int(index))
+
+
 class Suite:
     """Every task and probe of a study, ready to be asked.
 
@@ -90,22 +109,24 @@ class Suite:
         self._trained = {task.name for task in data if task.splits.get("train")}
         self.tasks = {task.name: self._load(task, _chosen(task, split, items.get(task.name))) for task in data}
 
-    def training_examples(self, name: str, encode: EncodePair, end: int | None) -> list[Example]:
-        """Every training row of a task, as lm-eval would ask it (without examples) and with the right answer behind it.
+    def training_examples(self, name: str, encode: EncodePair, end: int | None) -> TrainingExamples:
+        """The training rows of a task, as lm-eval would ask them (without shots) and with the right answer behind it.
 
         ``encode`` is lm-eval's ``_encode_pair``; ``end`` is appended for generation tasks only.
         """
         scored = self.tasks[name]
         if name not in self._trained:
             raise InputError(f"task '{name}' has no training split", remedy="use it as a probe, not in a stream")
-        examples = []
-        for number, row in enumerate(scored.task.training_docs()):
-            context, target = self._asked(scored, row, f"{name}: training row {number}")
+        rows = scored.task.training_docs()
+
+        def render(number: int) -> Example:
+            context, target = self._asked(scored, rows[number], f"{name}: training row {number}")
             prompt, answer = encode(context, target)
             if scored.kind == "generate_until" and end is not None:
                 answer = [*answer, end]
-            examples.append(Example(np.asarray([*prompt, *answer], dtype=np.int64), len(prompt)))
-        return examples
+            return Example(np.asarray([*prompt, *answer], dtype=np.int64), len(prompt))
+
+        return TrainingExamples(len(rows), render)
 
     def _asked(self, scored: ScoredTask, row: Mapping[str, Any], where: str) -> tuple[str, str]:
         """(context, right answer) of a row: the very texts of the request that lm-eval would score."""
@@ -130,7 +151,8 @@ class Suite:
 
     def _load(self, data: TaskData, splits: dict[str, list[Mapping[str, Any]]]) -> ScoredTask:
         task = _make_task(data, splits)
-        shots = self._prompting.fewshot.get(data.name, 0)
+        wanted = self._prompting.fewshot.get(data.name)
+        shots = int(data.config.get("num_fewshot") or 0) if wanted is None else wanted
         _check_examples(task, data.name, shots)
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
@@ -181,7 +203,24 @@ def _make_task(data: TaskData, splits: Mapping[str, Sequence[Mapping[str, Any]]]
     config = {key: value for key, value in data.config.items() if key not in keys}
     config |= {key: name for key, name in keys.items() if name in splits}
     config |= {"task": data.name, "custom_dataset": custom_dataset}
+    _check_metrics(data)
     return TaskManager(include_defaults=False).load([config])["tasks"][data.name]
+
+
+def _check_metrics(data: TaskData) -> None:
+    """lm-eval looks for a metric that it does not have on the hub, and runs what it finds there."""
+    from lm_eval.api.registry import METRIC_REGISTRY
+
+    if data.config.get("process_results") is not None:
+        return  # the task's own function scores, and the metrics are names
+    for number, entry in enumerate(data.config.get("metric_list") or ()):
+        metric = entry["metric"]
+        if isinstance(metric, str) and (metric not in METRIC_REGISTRY or entry.get("hf_evaluate")):
+            raise InputError(
+                f"the metric '{metric}' is not one of lm-eval's own; it would be downloaded as code",
+                where=f"{data.name}:metric_list.{number}",
+                remedy=f"use one of {', '.join(sorted(METRIC_REGISTRY))}",
+            )
 
 
 def _check_examples(task: Any, name: str, shots: int) -> None:

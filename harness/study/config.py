@@ -76,8 +76,9 @@ class ScoringSettings(_Settings):
     intruders_after: Literal["every_task", "last_task", "never"] = "every_task"
     batch_tokens: int = Field(65536, ge=64, description="token budget of one scoring pass; part of the stack")
     max_length: int = Field(2048, ge=8, description="tokens; longer items lose their beginning, as in lm-eval")
-    num_fewshot: Shots | dict[str, Shots] = Field(
-        0, description="examples before a scored question, of all tasks or by name; training has none"
+    num_fewshot: Shots | dict[str, Shots] | None = Field(
+        None,
+        description="examples before a scored question, of all tasks or by name; null: what the task says",
     )
     chat_template: bool = Field(False, description="put prompts, training's too, into the model's chat template")
 
@@ -162,10 +163,10 @@ class Study(_Settings):
         limit = self.scoring.probe_items
         return limit.get(task) if isinstance(limit, dict) else limit
 
-    def fewshot(self, task: str) -> int:
-        """Examples before each scored question of a task or probe."""
+    def fewshot(self, task: str) -> int | None:
+        """Examples before each scored question of a task or probe; none for what the task itself says."""
         shots = self.scoring.num_fewshot
-        return shots.get(task, 0) if isinstance(shots, dict) else shots
+        return shots.get(task) if isinstance(shots, dict) else shots
 
     @property
     def steps_per_task(self) -> int:

@@ -1,6 +1,6 @@
 """The contract of a task, run over every folder of ``tasks/``.
 
-A task whose wheel is neither in the cache nor to be had is skipped with the reason.
+A task whose wheel or data set is neither on this machine nor to be had is skipped with the reason.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import functools
 
 import pytest
 
-from harness.data import splits, tasks
+from harness.data import hub_data, splits, tasks
 from harness.errors import InputError, LorabenchError
 
 NAMES = tasks.task_names()
@@ -18,6 +18,9 @@ LONGEST_PROMPT = 1400  # characters, some 400 tokens: scoring time is proportion
 
 @functools.cache
 def _prepare(name: str) -> tasks.PreparedTask | str:
+    data = tasks.load_task(name).hub
+    if data and not hub_data.mirror(data) and not tasks.task_ready(name):
+        return f"the data set {data} has not been fetched"
     try:
         return tasks.prepare_task(name)
     except InputError:

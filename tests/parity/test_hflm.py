@@ -551,7 +551,7 @@ def test_a_label_out_of_range_is_refused(world, tokenizer, data):
     )
     lm = PackedLM(world.model, tokenizer, max_length=LONG, batch_tokens=512)
     with pytest.raises(InputError, match="not one of the 4 choices"):
-        suite.training_examples("four", lm._encode_pair, 0)
+        suite.training_examples("four", lm._encode_pair, 0)[0]
 
 
 def test_items_limit_what_is_asked(data):
