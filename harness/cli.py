@@ -21,6 +21,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+perf = typer.Typer(
+    help="Time a part of the bench by itself and write results/perf/<what>-<device>.json.", no_args_is_help=True
+)
+app.add_typer(perf, name="perf")
+
 StudyName = Annotated[
     str,
     typer.Argument(
@@ -32,6 +37,7 @@ ModelName = Annotated[
 ]
 OutFolder = Annotated[Path | None, typer.Option("--out", help="Where results go, instead of results/<study>.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or local: in this process, without importing ray.")]
+PerfFolder = Annotated[Path, typer.Option("--out", help="Folder of the JSON file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -156,25 +162,36 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
-def perf(
-    what: Annotated[str, typer.Argument(help="train: the engine alone, at K = 1, 16, 32.")] = "train",
+@perf.command()
+def train(
     model: Annotated[
         str, typer.Option("--model", help="Catalogue name, folder, or random:135m (seeded weights).")
     ] = "random:135m",
     packs: Annotated[str, typer.Option("--packs", help="Rows of a pack, comma-separated.")] = "1,16,32",
-    out: Annotated[Path, typer.Option("--out", help="Folder of the JSON file.")] = Path("results/perf"),
+    out: PerfFolder = Path("results/perf"),
 ) -> None:
-    """Time a part of the bench by itself and write results/perf/<what>-<device>.json."""
-    if what != "train":
-        from harness.errors import unknown_name
-
-        raise unknown_name("benchmark", what, ["train"], where="lorabench perf")
+    """The training engine alone, in tokens a second."""
     from harness.perf.train import main as train
 
     if not all(part.isdecimal() and int(part) for part in packs.split(",")):
         raise InputError(f"'{packs}' is not a list of pack sizes", where="--packs", remedy="for example 1,16,32")
     train(model, [int(part) for part in packs.split(",")], out)
+
+
+@perf.command()
+def score(
+    model: Annotated[str, typer.Option("--model", help="Catalogue name or folder.")] = "smollm2-135m-instruct",
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Adapters side by side.")] = 1,
+    documents: Annotated[int, typer.Option("--documents", min=10, help="Questions of 4 answers a checkpoint.")] = 200,
+    exact_items: Annotated[int, typer.Option(min=1, help="Questions for the agreement in float32.")] = 100,
+    flip_items: Annotated[int, typer.Option(min=1, help="Questions for the agreement in bfloat16.")] = 5000,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Checkpoints that each arm is timed on.")] = 3,
+    out: PerfFolder = Path("results/perf"),
+) -> None:
+    """Scoring a checkpoint, against lm-eval's HF model: agreement first, then seconds."""
+    from harness.perf.score import Size, main
+
+    main(model, Size(trials, documents, exact_items, flip_items, repeats), out)
 
 
 @app.command()

@@ -38,7 +38,7 @@ def snapshot(name: str) -> Path:
     if (path := cached(name)) is not None:
         return path
     if switch := offline("models"):
-        raise _needs_hub(name, f"{switch} is set")
+        raise _needs_hub(name, f"{switch} is set, as it is in all verbs but fetch")
     from huggingface_hub import HfApi, snapshot_download
 
     repo, _, revision = name.partition("@")

@@ -15,7 +15,7 @@ from harness.engine.stack import use_threads
 from harness.errors import InputError
 from harness.scoring.lm import PackedLM
 from harness.scoring.scorer import Scorer
-from harness.scoring.suite import Suite, TaskData
+from harness.scoring.suite import Prompting, Suite, TaskData
 from harness.study.config import Study
 from harness.study.plan import Pack
 
@@ -69,16 +69,31 @@ def set_up(job: Job) -> Bench:
             remedy="name one there",
         )
     tasks = study.tasks if job.pack is None else tuple(dict.fromkeys(t for row in job.pack.rows for t in row.stream))
-    suite = load_suite(study, (*tasks, *study.probes))
     lm = PackedLM(model, tokenizer, max_length=study.scoring.max_length, batch_tokens=study.scoring.batch_tokens)
+    suite = load_suite(study, (*tasks, *study.probes), _prompting(study, lm, job.model_path))
     return Bench(model, tokenizer, suite, lm, Scorer(model, suite, lm, model.layout(study.adapter.rank)))
 
 
-def load_suite(study: Study, names: tuple[str, ...]) -> Suite:
-    """lm-eval's task objects for these names, with the study's split and item counts."""
+def _prompting(study: Study, lm: PackedLM, model: Path) -> Prompting:
+    """How the study wants its prompts put; refuses a chat template that the model has not."""
+    names = (*study.tasks, *study.probes)
+    if study.scoring.chat_template and not lm.has_chat_template:
+        raise InputError(
+            "the study asks for a chat template, and the tokenizer has none",
+            where=f"{model}/tokenizer_config.json:chat_template",
+            remedy="set scoring.chat_template: false in the study, or choose an instruction-tuned model",
+        )
+    return Prompting(
+        {name: study.fewshot(name) for name in names}, lm.apply_chat_template if study.scoring.chat_template else None
+    )
+
+
+def load_suite(study: Study, names: tuple[str, ...], prompting: Prompting) -> Suite:
+    """lm-eval's task objects for these names, with the study's split, item counts and prompts."""
     data = []
     for name in names:
         prepared = prepare_task(name)
         splits = {split: read_split(prepared, split) for split in prepared.files}
-        data.append(TaskData(name, prepared.task.config, splits, prepared.task.chance))
-    return Suite(data, split=study.scoring.split, items={name: study.items(name) for name in names})
+        data.append(TaskData(name, prepared.config, splits, prepared.task.chance, prepared.shuffled))
+    items = {name: study.items(name) for name in names}
+    return Suite(data, split=study.scoring.split, items=items, prompting=prompting)

@@ -16,6 +16,7 @@ from rapidfuzz import fuzz
 from harness.errors import InputError
 from harness.scoring.sari import sari
 
+
 @register_metric(metric="rouge_l", higher_is_better=True, aggregation="mean")
 def rouge_l(references: Sequence[str], predictions: Sequence[str]) -> float:
     """F1 of the longest common subsequence of words of one item; case and punctuation don't count."""
@@ -40,18 +41,18 @@ def _needs_source(references: Sequence[str], predictions: Sequence[str], **_: An
     raise AssertionError("SARI compares with the document too: see with_source")
 
 
-def with_source(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+def with_source(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What lm-eval's configuration needs more where the score compares with the text that was asked about.
 
     lm-eval's metrics see the answer and the prediction alone.  ``source`` beside ``metric: sari`` names the field that
     holds that text, ``doc_to_target`` that of the answer.  Empty for other metrics.
     """
-    metric = config["metric_list"][0]
-    if metric["metric"] != "sari":
+    metric = next(iter(config.get("metric_list") or ()), {})
+    if metric.get("metric") != "sari":
         return {}
     if "source" not in metric:
         remedy = "write the field of the documents that holds the text to simplify"
-        raise InputError("sari needs 'source' beside it", where=f"{where}: metric_list.0", remedy=remedy)
+        raise InputError("sari needs 'source' beside it", where=f"{name}:metric_list.0", remedy=remedy)
     source, answer = metric["source"], config["doc_to_target"]
 
     def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from harness.errors import InputError
 from harness.store.files import write_json
+from harness.store.migrations import migrate
 from harness.store.published import PublishedRow, check_published, plain
 from harness.store.records import SCHEMA_VERSION, BaseRecord, TrialRecord
 
@@ -31,9 +32,7 @@ class Readout:
     published: tuple[PublishedRow, ...] = ()  #: others' numbers that the study names
 
 
-def open_results(
-    folder: Path, study: str, expected: Mapping[str, int], published: Sequence[PublishedRow] = ()
-) -> None:
+def open_results(folder: Path, study: str, expected: Mapping[str, int], published: Sequence[PublishedRow] = ()) -> None:
     """Make the folder this study's, or check that it is; raises :class:`InputError` for another's."""
     manifest = folder / MANIFEST
     if manifest.exists():
@@ -61,10 +60,10 @@ def _read_manifest(path: Path) -> dict:
         raise InputError(
             f"not readable as JSON: {error}", where=str(path), remedy="restore or remove this file"
         ) from error
-    if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
-        version = found.get("schema_version") if isinstance(found, dict) else None
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if not _readable(version):
         raise InputError(
-            f"this folder was written with another schema ({version}); this version reads schema {SCHEMA_VERSION}",
+            f"this folder was written with schema {version}; this version reads up to schema {SCHEMA_VERSION}",
             where=str(path),
             remedy="use the version of lorabench that wrote it, or choose another folder with --out",
         )
@@ -113,23 +112,27 @@ def supersede(folder: Path, planned: Collection[str]) -> list[str]:
 
 
 def _read_trial(path: Path) -> TrialRecord | None:
-    """The record, or none where the file is damaged; a record of another schema is refused, not damaged."""
+    """The record, or none where the file is damaged; of an older schema it is migrated, a newer one is refused."""
     try:
         data = json.loads(path.read_text())
         version = data["schema_version"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    if version != SCHEMA_VERSION:
+    if not _readable(version):
         raise InputError(
-            f"this record has schema {version}; this version reads schema {SCHEMA_VERSION}",
+            f"this record has schema {version}; this version reads up to schema {SCHEMA_VERSION}",
             where=str(path),
             remedy="use the version of lorabench that wrote it, or choose another folder with --out",
         )
     try:
-        record = TrialRecord.model_validate(data)
-    except ValidationError:
+        record = TrialRecord.model_validate(migrate(data))
+    except (ValueError, TypeError, KeyError, AttributeError):  # ValidationError is a ValueError
         return None
     return record if record.fingerprint == path.stem else None
+
+
+def _readable(version: object) -> bool:
+    return isinstance(version, int) and 1 <= version <= SCHEMA_VERSION
 
 
 def base_path(folder: Path) -> Path:

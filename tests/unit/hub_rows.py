@@ -77,7 +77,7 @@ def _py150(i: int) -> dict:
 
 def _science(i: int) -> dict:
     choices = [f"stone {i}", "water", "air"][: 2 + i % 2]
-    return {"question": f"What is {i}?", "choices": choices, "answer": i % 2, "hint": "See the figure." if i % 2 else "",
+    return {"question": f"What is {i}?", "choices": choices, "answer": i % 2, "hint": "See the map." if i % 2 else "",
             "task": "closed choice", "grade": "grade2", "subject": "natural science", "topic": "physics",
             "category": "c", "skill": "s", "lecture": "l", "solution": "s"}  # fmt: skip
 
@@ -106,5 +106,7 @@ ROWS: dict[str, Callable[[int], dict]] = {
     "trace_scienceqa": _science,
     "trace_numglue_cm": _trace("Solve the following math problem.\nQuestion:\nWhat is {} and 1?\nAnswer: ", str),
     "trace_numglue_ds": _trace("Solve the following math problem.\nQuestion:\nHow fast is {}?\nAnswer:", str),
-    "trace_20minuten": _trace("Provide a simplified version.\n\nParagraph:\nEs gab {} Leute.\n", lambda i: f"{i}\nLeute"),
+    "trace_20minuten": _trace(
+        "Provide a simplified version.\n\nParagraph:\nEs gab {} Leute.\n", lambda i: f"{i}\nLeute"
+    ),
 }

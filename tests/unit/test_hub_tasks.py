@@ -1,4 +1,4 @@
-"""The tasks whose rows come from the hub, on made-up rows with the real columns: documents, splits, what lm-eval asks."""
+"""Tasks with rows from the hub, on made-up rows with the real columns: documents, splits, what lm-eval asks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import count, islice
+from itertools import combinations, count, islice
 
 import hub_copies
 import pytest
 from hub_rows import ROWS
 
-from harness.data import hub_data, paths, splits, tasks
+from harness.data import hub_data, lm_eval_index, paths, splits, tasks
 from harness.scoring.suite import Suite, TaskData
+from harness.store.published import read_published
 from harness.study.config import load_study
 
 NAMES = sorted(ROWS)
@@ -47,7 +48,7 @@ def _small(name: str) -> tasks.Task:
 
 
 def test_every_hub_task_has_rows_here():
-    assert NAMES == [name for name in tasks.task_names() if tasks.load_task(name).hub]
+    assert [name for name in tasks.task_names() if tasks.load_task(name).hub] == NAMES
     assert all(name.startswith(("scl_", "trace_")) for name in NAMES)
 
 
@@ -91,7 +92,7 @@ def test_lm_eval_asks_and_counts_the_same(documents, name):
         texts.append((prompt, answer))
         return [1], [2]
 
-    assert len(suite.training_examples(name, encode, None)) == 8
+    assert len(list(suite.training_examples(name, encode, None))) == 8
     for doc, (prompt, answer) in zip(drawn["train"], texts, strict=True):
         assert prompt == splits.question(task, doc)
         assert answer == " " + splits._answer(task, doc)
@@ -106,7 +107,7 @@ def test_lm_eval_asks_and_counts_the_same(documents, name):
         ("trace_fomc", "What is the monetary policy stance for the following text?\nText: Rates rose by 3 points.\n"
                        "Stance:", "dovish"),
         ("trace_numglue_cm", "Solve the following math problem.\nQuestion:\nWhat is 3 and 1?\nAnswer:", "3"),
-        ("trace_scienceqa", "Context: See the figure.\nQuestion: What is 3?\nChoices: stone 3 / water / air\nAnswer:",
+        ("trace_scienceqa", "Context: See the map.\nQuestion: What is 3?\nChoices: stone 3 / water / air\nAnswer:",
                             "water"),
     ],
 )  # fmt: skip
@@ -140,7 +141,7 @@ def test_a_paragraph_is_asked_about_ten_times_at_most_and_stays_in_one_split(doc
     assert set(Counter(doc["paragraph"] for doc in found).values()) == {10}
     drawn = splits.draw(task, found)
     seen = [{doc["paragraph"] for doc in docs} for docs in drawn.values()]
-    assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+    assert not any(one & other for one, other in combinations(seen, 2))
 
 
 # -- from copies on this machine --------------------------------------------------------------------------------------
@@ -182,3 +183,45 @@ def test_the_studies_fit_their_tasks(study, number):
         assert set(stream) == set(found.tasks)
     smallest = min(tasks.load_task(name).splits["train"] for name in found.tasks)
     assert found.training.examples <= smallest
+
+
+def test_their_probes_are_tasks_of_lm_evals(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path))
+    lm_eval_index.write_index(("hellaswag", "arc", "winogrande", "piqa"))
+    for study in ("standard_cl", "standard_cl_long", "trace"):
+        found = load_study(paths.studies_dir() / f"{study}.yaml")
+        assert {tasks.load_task(name).origin for name in found.probes} == {"lm-eval"}
+        assert {tasks.load_task(name).kind for name in found.probes} == {"multiple_choice"}
+
+
+# -- published numbers ------------------------------------------------------------------------------------------------
+
+
+def _published(name: str) -> dict[tuple[str, str, str], tuple[float, float | None]]:
+    rows = read_published(name, paths.published_dir(), "a study")
+    found = {(row.method, row.model, row.protocol): (row.accuracy, row.bwt) for row in rows}
+    assert len(found) == len(rows), "no row is there twice"
+    return found
+
+
+def test_the_published_numbers_are_those_of_their_sources():
+    own, swept = (
+        "mean of orders {}; each method's own settings",
+        "mean of orders {}; learning rate swept for every method",
+    )
+    short, long, trace = map(_published, ("standard_cl", "standard_cl_long", "trace"))
+    assert short["O-LoRA", "T5-large", own.format("1-3")] == (75.8, None)
+    assert short["full fine-tuning", "T5-large", swept.format("1-3")] == (75.7, None)
+    assert long["sequential LoRA", "T5-large", own.format("4-6")] == (1.6, None)
+    llama = {method: score for (method, model, _), score in long.items() if model == "LLaMA-2-7B-chat"}
+    assert llama["SLAO"] == (74.8, -3.5)
+    assert llama["all tasks at once"] == (78.1, None)
+    chat = {method: score for (method, model, _), score in trace.items() if model == "LLaMA-2-7B-chat"}
+    assert chat["sequential LoRA"] == (12.7, -45.7)
+    assert chat["replay"] == (55.5, 2.6)
+    assert chat["each task alone"] == (57.6, None)
+
+
+def test_every_list_of_published_numbers_is_a_study_s():
+    studies = [load_study(path) for path in paths.studies_dir().glob("*.yaml")]
+    assert {path.stem for path in paths.published_dir().iterdir()} == {s.published for s in studies if s.published}

@@ -84,5 +84,5 @@ def test_a_task_names_the_metric_in_its_metric_list(metric, more, prediction, va
 
 def test_sari_without_a_source_is_refused():
     with pytest.raises(InputError, match="source") as caught:
-        with_source(_task("sari").config, "task 'mine'")
+        with_source(_task("sari").config, "mine")
     assert caught.value.remedy
