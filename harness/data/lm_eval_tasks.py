@@ -71,6 +71,8 @@ def build(task: Task) -> dict:
         ours: list(hub_data.rows(task.hub, loaded, theirs, where)) for ours, theirs in _splits(task.config).items()
     }
     if "train" in found and "validation" not in found:
+        if task.config.get("fewshot_split") in (None, training_split(task.config)):
+            found[FEWSHOT] = found["train"]  # whole: lm-eval's examples are drawn from all of it
         count = min(VALIDATION_ROWS, len(found["train"]) // 10)
         drawn = set(random.Random(0).sample(range(len(found["train"])), count))
         found["validation"] = [row for number, row in enumerate(found["train"]) if number in drawn]
@@ -96,6 +98,8 @@ def resolved(task: Task, splits: Iterable[str]) -> dict[str, Any]:
     config = {key: value for key, value in config.items() if key not in (*_SPLIT_KEYS, *_DATA_KEYS)}
     there = {"training_split": "train", "validation_split": "validation", "test_split": "test"}
     config |= {key: split for key, split in there.items() if split in splits}
+    if FEWSHOT in splits:
+        return config | {"fewshot_split": FEWSHOT}
     return config | ({"fewshot_split": ours[fewshot]} if fewshot else {})
 
 

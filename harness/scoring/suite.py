@@ -5,6 +5,7 @@ The same task object renders the training examples and the test items, so the tw
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -189,6 +190,9 @@ def _chosen(data: TaskData, split: str, items: int | None) -> dict[str, list[Map
         fair = range(items) if data.shuffled else sorted(random.Random(FEWSHOT_SEED).sample(range(len(rows)), items))
         rows = [rows[i] for i in fair]
     others = {name: list(found) for name, found in data.splits.items() if found and name != "test"}
+    if "fewshot" in others and split == "validation":  # which may have been taken out of the rows for examples
+        scored = {json.dumps(row, sort_keys=True) for row in rows}
+        others["fewshot"] = [row for row in others["fewshot"] if json.dumps(row, sort_keys=True) not in scored]
     return {**others, "test": rows}
 
 

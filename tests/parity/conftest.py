@@ -107,6 +107,6 @@ def hflm(world) -> Callable:
 
 
 @pytest.fixture(scope="session")
-def other_world() -> Callable[[Path, Path], World]:
+def other_world() -> Callable[..., World]:
     """``make_world`` for a test that brings its own model."""
     return make_world

@@ -129,14 +129,28 @@ def test_worked_examples_follow_lm_evals_rule(own_yaml, mirror, tmp_path, splits
     assert ours(prepared, num_fewshot=3) == theirs(prepared.task, folder, tmp_path / "hf", num_fewshot=3)
 
 
-def test_worked_examples_come_from_what_is_trained_on(mirror):
+def test_worked_examples_are_lm_evals_where_validation_is_taken_out_of_train(mirror, tmp_path):
+    """They are drawn from the whole training split, in its order: the same prompts as lm-eval's own."""
+    folder = hub_copies.copy_of(mirror, "gsm8k")
+    prepared = tasks.prepare_task("gsm8k")
+    assert ours(prepared) == theirs(prepared.task, folder, tmp_path / "hf")
+    assert len(ours(prepared)[0][2][0].split("\n\n")) == 6, "five examples and the item"
+    assert tasks.read_split(prepared, "fewshot") == hub_copies.rows("gsm8k")["train"]
+
+
+def test_no_item_of_the_validation_split_is_its_own_example(mirror):
+    from harness.scoring.suite import Prompting, Suite, TaskData
+
     hub_copies.copy_of(mirror, "gsm8k")
     prepared = tasks.prepare_task("gsm8k")
-    kept = {row["question"] for row in tasks.read_split(prepared, "train")}
-    context = ours(prepared)[0][2][0]
-    shots = [block.splitlines()[0].removeprefix("Question: ") for block in context.split("\n\n")]
-    assert len(shots) == 6, "five examples and the item"
-    assert set(shots[:5]) <= kept
+    splits = {split: tasks.read_split(prepared, split) for split in prepared.files}
+    data = TaskData("gsm8k", prepared.config, splits, 0.0, prepared.shuffled)
+    suite = Suite([data], split="validation", items={}, prompting=Prompting({"gsm8k": 30}))
+    scored = {row["question"] for row in splits["validation"]}
+    for instance in suite.tasks["gsm8k"].task.instances:
+        shots = [block.splitlines()[0].removeprefix("Question: ") for block in instance.args[0].split("\n\n")]
+        assert len(shots) == 31
+        assert not scored & set(shots[:-1])
 
 
 # -- splits -----------------------------------------------------------------------------------------------------------
@@ -169,7 +183,9 @@ def test_validation_is_taken_out_of_train_where_there_is_none(mirror, name, scor
 def test_at_most_200_rows_are_taken_for_validation(mirror, monkeypatch):
     monkeypatch.setattr(lm_eval_tasks, "VALIDATION_ROWS", 3)
     hub_copies.copy_of(mirror, "boolq")
-    assert tasks.prepare_task("boolq").task.splits == {"train": 37, "validation": 3, "test": 10}
+    assert tasks.prepare_task("boolq").task.splits == {
+        "train": 37, "validation": 3, "test": 10, "fewshot": 40,
+    }  # fmt: skip
 
 
 def test_a_probe_has_what_it_is_scored_on(mirror):
@@ -203,7 +219,7 @@ def test_the_configuration_names_no_data_set(mirror):
     assert not {"dataset_path", "dataset_name", "dataset_kwargs", "include"} & set(config)
     assert callable(config["doc_to_choice"])
     assert {key: value for key, value in config.items() if key.endswith("_split")} == {
-        "training_split": "train", "validation_split": "validation", "test_split": "test",
+        "training_split": "train", "validation_split": "validation", "test_split": "test", "fewshot_split": "fewshot",
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.data import lm_eval_index
 
 #: Where lm-eval keeps the tasks of these tests: an index of the whole takes 10 s.
-FOLDERS = ("arc", "super_glue/boolq", "sciq", "winogrande", "gsm8k", "wikitext", "lambada", "mmlu/default")
+FOLDERS = ("arc", "hellaswag", "super_glue/boolq", "sciq", "winogrande", "gsm8k", "wikitext", "lambada", "mmlu/default")
 
 
 def copy(root: Path, repo: str, config: str, splits: Mapping[str, Sequence[dict]]) -> Path:
@@ -45,6 +45,12 @@ def _winogrande(i: int) -> dict:
             "answer": str(1 + i % 2)}  # fmt: skip
 
 
+def _hellaswag(i: int) -> dict:
+    endings = [f"opens door {i} and walks {way} until night falls." for way in ("in", "out [laughs]", "on", "back")]
+    return {"ind": i, "activity_label": "Walking", "ctx_a": f"A man walks to house {i}.", "ctx_b": "he",
+            "ctx": f"A man walks to house {i}. he", "endings": endings, "label": str(i % 4)}  # fmt: skip
+
+
 def _gsm8k(i: int) -> dict:
     return {"question": f"What is {i} and 1?", "answer": f"It is <<{i}+1={i + 1}>>{i + 1}.\n#### {i + 1}"}
 
@@ -64,6 +70,7 @@ DATA = {
     "boolq": ("aps/super_glue", "boolq", _boolq, {"train": 40, "validation": 10, "test": 5}),
     "sciq": ("allenai/sciq", "default", _sciq, {"train": 20, "validation": 6, "test": 7}),
     "winogrande": ("allenai/winogrande", "winogrande_xl", _winogrande, {"train": 30, "validation": 9, "test": 5}),
+    "hellaswag": ("Rowan/hellaswag", "default", _hellaswag, {"train": 20, "validation": 9}),
     "gsm8k": ("openai/gsm8k", "main", _gsm8k, {"train": 60, "test": 8}),
     "wikitext": (
         "EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", _wikitext, {"train": 12, "validation": 4, "test": 5},
