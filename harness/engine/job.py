@@ -16,7 +16,7 @@ from harness.errors import InputError
 from harness.scoring.lm import PackedLM
 from harness.scoring.scorer import Scorer
 from harness.scoring.suite import Suite, TaskData
-from harness.study.config import Study
+from harness.study.config import Scored, Study
 from harness.study.plan import Pack
 
 #: Called with (units of work done so far, what is being done).
@@ -55,26 +55,30 @@ class Bench:
 
 def set_up(job: Job) -> Bench:
     """Load the model and the tasks of a job's study, on the job's device."""
-    from transformers import AutoTokenizer
-
     study = job.study
     use_threads(study.threads)
     device = torch.device(job.device)
     model = load_model(job.model_path, dtype=getattr(torch, study.dtype), device=device, targets=study.adapter.targets)
-    tokenizer = AutoTokenizer.from_pretrained(job.model_path, local_files_only=True, trust_remote_code=False)
+    tasks = study.tasks if job.pack is None else tuple(dict.fromkeys(t for row in job.pack.rows for t in row.stream))
+    return make_bench(study, (*tasks, *study.probes), model, job.model_path, study.adapter.rank)
+
+
+def make_bench(settings: Scored, names: tuple[str, ...], model: PackedModel, path: Path, rank: int) -> Bench:
+    """What scores adapters of this rank on these tasks; ``path`` is the model's folder, for its tokenizer."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise InputError(
-            "the tokenizer has no end token",
-            where=f"{job.model_path}/tokenizer_config.json:eos_token",
-            remedy="name one there",
+            "the tokenizer has no end token", where=f"{path}/tokenizer_config.json:eos_token", remedy="name one there"
         )
-    tasks = study.tasks if job.pack is None else tuple(dict.fromkeys(t for row in job.pack.rows for t in row.stream))
-    suite = load_suite(study, (*tasks, *study.probes))
-    lm = PackedLM(model, tokenizer, max_length=study.scoring.max_length, batch_tokens=study.scoring.batch_tokens)
-    return Bench(model, tokenizer, suite, lm, Scorer(model, suite, lm, model.layout(study.adapter.rank)))
+    suite = load_suite(settings, names)
+    scoring = settings.scoring
+    lm = PackedLM(model, tokenizer, max_length=scoring.max_length, batch_tokens=scoring.batch_tokens)
+    return Bench(model, tokenizer, suite, lm, Scorer(model, suite, lm, model.layout(rank)))
 
 
-def load_suite(study: Study, names: tuple[str, ...]) -> Suite:
+def load_suite(study: Scored, names: tuple[str, ...]) -> Suite:
     """lm-eval's task objects for these names, with the study's split and item counts."""
     data = []
     for name in names:
