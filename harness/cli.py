@@ -168,9 +168,7 @@ def audit(
     probe_items: Annotated[int | None, typer.Option("--probe-items", help="The same for probes.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
     batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", help="Token budget of one pass.")] = None,
-    max_length: Annotated[
-        int | None, typer.Option("--max-length", help="Tokens; longer items lose their start.")
-    ] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens; longer items are cut.")] = None,
 ) -> None:
     """Score adapters made elsewhere: tasks, probes, what the base lost, intruder dimensions, on one page."""
     from harness import audit as audits
