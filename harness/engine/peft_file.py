@@ -131,9 +131,12 @@ def check_base_name(adapter: PeftAdapter, model: str) -> None:
 
 
 def check_fits(adapter: PeftAdapter, base: PackedModel) -> None:
-    """Refuse factors of modules that the base lacks, that are no linear projections, or that have other shapes."""
+    """Refuse factors of modules that the base lacks, that are no linear projections, or that have other shapes.
+
+    ``base`` is loaded without targets: nothing of it is wrapped yet.
+    """
     modules = dict(base.module.named_modules())
-    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    linear = [name for name, module in modules.items() if type(module) is nn.Linear]
     family = type(base.module).__name__
     for name, (a, b) in adapter.factors.items():
         where = f"{adapter.folder / WEIGHTS}:{name}"
@@ -146,7 +149,7 @@ def check_fits(adapter: PeftAdapter, base: PackedModel) -> None:
                 where=where,
                 remedy=f"{remedy}give the base that the adapter was made for (--model)",
             )
-        if module is base.head or not isinstance(module, nn.Linear):
+        if module is base.head or type(module) is not nn.Linear:
             kind = "the output head" if module is base.head else f"a {type(module).__name__}"
             raise InputError(
                 f"the adapted module is {kind}, and only adapters of linear projections are scored",

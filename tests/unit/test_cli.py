@@ -14,7 +14,7 @@ import typer
 from harness import cli
 from harness.errors import LorabenchError
 
-VERBS = ("fetch", "plan", "run", "status", "report", "export", "doctor", "perf", "methods", "tasks", "studies")
+VERBS = ("fetch", "plan", "run", "status", "report", "export", "audit", "doctor", "perf", "methods", "tasks", "studies")
 ROOT = Path(__file__).resolve().parents[2]
 
 
