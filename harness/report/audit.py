@@ -97,7 +97,7 @@ def _glance(record: AuditRecord) -> Table:
     kinds = {name: tasks for name, tasks in (("Tasks", record.stream), ("Probes", probes)) if tasks}
     table = Table(
         "At a glance",
-        ["Adapter", *kinds, "Mean loss on probes, points", "Intruders", "Intruder distance", "Trained parameters"],
+        ["Adapter", *kinds, "Mean loss, probes (points)", "Intruders", "Intruder distance", "Trained parameters"],
         caption="Above, below: by more than two standard errors of the paired difference to the base. Mean loss: base "
         "minus adapter, over the probes where higher is better.",
     )
@@ -117,7 +117,7 @@ def _glance(record: AuditRecord) -> Table:
 
 def _changes(record: AuditRecord) -> Table:
     table = Table(
-        "Change against the base",
+        "Differences to the base",
         ["Task", "Items", *(adapter.name for adapter in record.adapters)],
         caption="Adapter minus base ± one standard error of the paired difference, in points or the metric's own unit; "
         "p of McNemar's exact test. Marked ●: beyond two standard errors.",

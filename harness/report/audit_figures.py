@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from harness.report.drawing import Rows, empty
 from harness.report.frame import write_csv
@@ -27,6 +28,9 @@ def draw_audit(record: AuditRecord, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     styles = looks_in_order(adapter.name for adapter in record.adapters)
     written: list[Path] = []
+    for name in set(FIGURES) - set(figures_of(record)):  # of an earlier audit in this folder
+        for old in folder.glob(f"{name}.*"):
+            old.unlink()
     with context():
         for name in figures_of(record):
             figure, columns, rows = FIGURES[name](record, styles)
@@ -86,7 +90,7 @@ def _changes(
     low, high = axes.get_xlim()
     least = 2.0 if shares else 0.02  # points, or units of the metric: no change must not look like one
     axes.set_xlim(min(low, -least), max(high, least))
-    units = sorted({task.metric for task in tasks})
+    units = sorted({task.metric.replace("_", " ") for task in tasks})
     axes.set_xlabel(
         "score minus the base's (points)" if shares else f"{', '.join(units)} minus the base's (lower is better)"
     )
@@ -113,6 +117,7 @@ def intruders(record: AuditRecord, styles: dict[str, Look]) -> tuple[Figure, Seq
                     axes.plot(value, row + place, color=look.color, marker=look.marker, markersize=5, clip_on=False)
         _rows(axes, names if nth == 0 else [""] * len(names))
         axes.set_xlim(0, 1.07 * top)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=metric == "count"))
         axes.set_xlabel(label)
     legend(figure, [adapter.name for adapter in record.adapters], styles)
     return figure, INTRUDERS, rows
