@@ -235,7 +235,7 @@ def test_a_run_that_did_not_finish_is_1(lorabench, monkeypatch):
         folder = Path()
 
         class study:  # noqa: N801
-            device = "cpu"
+            name, device = "mine", "cpu"
 
     state = campaign.State({"a": "error", "b": "ok"}, [], (), 0)
     monkeypatch.setattr(campaign, "load_campaign", lambda *_, **__: Found)
