@@ -6,7 +6,7 @@ two rows but their adapters is the same: an adapter that does nothing differs fr
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,11 +106,10 @@ def labels(folders: Sequence[Path]) -> list[str]:
         f"{folder.parent.name}/{name}" if names.count(name) > 1 else name
         for folder, name in zip(full, names, strict=True)
     ]
-    seen: Counter[str] = Counter()
-    found = []
+    found: list[str] = []
     for name in names:
-        seen[name] += 1
-        found.append(f"{name}#{seen[name]}" if names.count(name) > 1 else name)
+        numbered = (f"{name}#{number}" for number in itertools.count(1))
+        found.append(next(label for label in numbered if label not in found) if names.count(name) > 1 else name)
     return found
 
 

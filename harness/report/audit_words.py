@@ -84,7 +84,7 @@ def _against_base(adapter: AuditedAdapter, tasks: Sequence[AuditTask]) -> list[s
                 f"{listed(each)}."
             )
     if judged and not found:
-        found.append(f"On {_of(0, judged)} is {adapter.name} further than two standard errors from the base.")
+        found.append(f"On {_of(len(judged), judged)} {adapter.name} is within two standard errors of the base.")
     return found
 
 
@@ -102,8 +102,11 @@ def _unit(task: AuditTask) -> str:
 
 
 def _of(some: int, tasks: Sequence[AuditTask]) -> str:
-    """``2 of 3 probes`` or ``none of 1 task``, of those that can be judged."""
-    return f"{some or 'none'} of {plural(len(tasks), 'probe' if tasks[0].probe else 'task')}"
+    """``2 of 3 judged probes``, ``all 3 judged probes`` or ``the one judged task``."""
+    kind = f"judged {'probe' if tasks[0].probe else 'task'}"
+    if len(tasks) == 1:
+        return f"the one {kind}"
+    return f"all {some} {kind}s" if some == len(tasks) else f"{some} of {len(tasks)} {kind}s"
 
 
 def notes(record: AuditRecord) -> list[str]:

@@ -221,8 +221,10 @@ def test_the_verdict_is_no_stronger_than_the_numbers(monkeypatch, folders, tmp_p
     scored(monkeypatch, rows)
     found = run([folders["little"]], tmp_path, TWO, tasks=["toy_recall"], probes=["toy_digits"])
     (text,) = verdict(found)
-    assert "On 1 of 1 probe little is below the base by more than two standard errors: toy_digits (−100.0" in text
-    assert "On none of 1 task is little further than two standard errors from the base" in text
+    assert (
+        "On the one judged probe little is below the base by more than two standard errors: toy_digits (−100.0" in text
+    )
+    assert "On the one judged task little is within two standard errors of the base." in text
     assert "above" not in text
     assert found.adapters[0].mean_probe_loss == 1
 
