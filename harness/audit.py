@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from harness.analysis import continual
-from harness.analysis.statistics import paired_change, standard_error
+from harness.analysis.statistics import paired_change
 from harness.campaign import Watcher, model_label
 from harness.data import models as model_files
 from harness.data import paths, tasks
@@ -79,7 +79,7 @@ def load_audit(folders: Sequence[Path], values: Mapping[str, Any], out: Path | N
         raise InputError(problem.what, where=problem.where, remedy="see lorabench audit --help") from error
     names = (*settings.tasks, *settings.probes)
     for name in names:
-        _check_split(tasks.load_task(name), settings.scoring.split)
+        tasks.load_task(name)
     adapters = dict(zip(labels(folders), [read_peft(folder.resolve()) for folder in folders], strict=True))
     for adapter in adapters.values():
         if not settings.another_base:
@@ -88,14 +88,14 @@ def load_audit(folders: Sequence[Path], values: Mapping[str, Any], out: Path | N
     if (target / MANIFEST).exists():
         raise InputError("this folder holds a study", where=str(target), remedy="choose another folder with --out")
     source = model_files.resolve_model(settings.model)
-    return Audit(settings, adapters, source, {name: tasks.prepare_task(name) for name in names}, target)
+    return Audit(settings, adapters, source, {name: _prepare(name, settings.scoring.split) for name in names}, target)
 
 
-def _check_split(task: tasks.Task, split: str) -> None:
-    if not task.splits.get(split):
-        raise InputError(
-            f"task '{task.name}' has no rows in its {split} split", where="--split", remedy="choose another split"
-        )
+def _prepare(name: str, split: str) -> tasks.PreparedTask:
+    prepared = tasks.prepare_task(name)
+    if not prepared.task.splits.get(split):
+        raise InputError(f"task '{name}' has no rows in its {split} split", where="--split", remedy="choose another")
+    return prepared
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
@@ -173,9 +173,8 @@ def _score(
 
 
 def _entry(score: Score) -> AuditScore:
-    if score.correct is None:
-        return AuditScore(score=score.value, stderr=None, correct=None)
-    return AuditScore(score=score.value, stderr=standard_error(score.correct), correct=pack_bits(score.correct))
+    correct = None if score.correct is None else pack_bits(score.correct)
+    return AuditScore(score=score.value, stderr=score.stderr, correct=correct)
 
 
 def _tasks(audit: Audit, bench: Bench, base: Mapping[str, Score]) -> dict[AuditTask, Score]:
@@ -191,6 +190,7 @@ def _tasks(audit: Audit, bench: Bench, base: Mapping[str, Score]) -> dict[AuditT
             items=task.items,
             chance=task.chance,
             digest=prepared.digest,
+            truncated=bench.lm.truncated(task.task.instances),
             base=_entry(base[name]),
         )
         found[entry] = base[name]

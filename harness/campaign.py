@@ -12,6 +12,7 @@ from harness.data import paths, tasks
 from harness.errors import InputError
 from harness.store.checkpoints import sweep
 from harness.store.claims import claim
+from harness.store.published import PublishedRow, read_published
 from harness.store.records import BaseRecord
 from harness.store.results import open_results, read_base, read_trials, supersede
 from harness.study import forecast
@@ -36,6 +37,7 @@ class Campaign:
     model: model_files.ModelSource
     task_digests: Mapping[str, str]
     plan: Plan
+    published: tuple[PublishedRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ def load_campaign(name: str, *, model: str | None, out: Path | None, device: Cal
     file = find_study(name, paths.studies_dir())
     study = load_study(file, overrides={"model": model} if model else None)
     folder = results_folder(study.name, model, out)
-    for task in (*study.tasks, *study.probes):
-        tasks.load_task(task)
+    _check_streams(study, file)
+    published = _published(study, file)
     source = model_files.resolve_model(study.model)
     prepared = {task: tasks.prepare_task(task) for task in (*study.tasks, *study.probes)}
     _check_sizes(study, prepared, file)
@@ -103,8 +105,29 @@ def load_campaign(name: str, *, model: str | None, out: Path | None, device: Cal
         method_digests={method: method_digest(registry[method]) for method in used},
     )
     size = pack_size(study, source.path, device(study.device))
-    return Campaign(
-        study, file, folder, source, inputs.task_digests, build_plan(study, registry, inputs, size, str(file))
+    plan = build_plan(study, registry, inputs, size, str(file))
+    return Campaign(study, file, folder, source, inputs.task_digests, plan, published)
+
+
+def _published(study: Study, file: Path) -> tuple[PublishedRow, ...]:
+    if study.published is None:
+        return ()
+    return read_published(study.published, paths.published_dir(), f"{file}:published")
+
+
+def _check_streams(study: Study, file: Path) -> None:
+    """Every name is a task, and those in a stream can be trained on; nothing is fetched for that."""
+    for name in (*study.tasks, *study.probes):
+        task = tasks.load_task(name)
+        if name in study.tasks and task.role == "probe":
+            raise _no_training_rows(name, file)
+
+
+def _no_training_rows(name: str, file: Path) -> InputError:
+    return InputError(
+        f"task '{name}' has no training split, so it can only be a probe",
+        where=f"{file}:streams",
+        remedy=f"leave '{name}' out of the streams",
     )
 
 
@@ -112,12 +135,12 @@ def _check_sizes(study: Study, prepared: Mapping[str, tasks.PreparedTask], file:
     """A stream task needs training rows for the study's examples; every scored split needs rows."""
     for name, found in prepared.items():
         splits = found.task.splits
-        if name in study.tasks and splits.get("train", 0) < study.training.examples:
-            have = splits.get("train", 0)
+        have = splits.get("train", 0)
+        if name in study.tasks and not have:
+            raise _no_training_rows(name, file)
+        if name in study.tasks and have < study.training.examples:
             raise InputError(
-                f"task '{name}' has {have} training rows, and the study trains on {study.training.examples}"
-                if have
-                else f"task '{name}' has no training split, so it can only be a probe",
+                f"task '{name}' has {have} training rows, and the study trains on {study.training.examples}",
                 where=f"{file}:streams",
                 remedy=f"lower training.examples to at most {have}, or leave '{name}' out of the streams",
             )
@@ -156,7 +179,7 @@ def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, e
     from harness.engine.untrained import write_untrained
 
     study, folder = campaign.study, campaign.folder
-    open_results(folder, study.name, campaign.plan.expected)
+    open_results(folder, study.name, campaign.plan.expected, campaign.published)
     with claim(folder):
         state = read_state(campaign, quarantine=True)
         supersede(folder, set(state.statuses))

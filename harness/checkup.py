@@ -105,11 +105,14 @@ def _cached() -> Iterator[Finding]:
     for name in models.model_names():
         ready = models.model_ready(name)
         yield Finding(f"model {name}", "ok" if ready else "note", "ready" if ready else "not fetched: lorabench fetch")
-    names = tasks.task_names()
-    ready = [name for name in names if models.task_ready(name)]
-    missing = sorted(set(names) - set(ready))
-    text = f"{len(ready)} of {len(names)} ready" + (f"; not fetched: {', '.join(missing)}" if missing else "")
-    yield Finding("tasks", "ok" if not missing else "note", text)
+    hub = [name for name in tasks.task_names() if tasks.load_task(name).hub]
+    for what, names in (("tasks", sorted(set(tasks.task_names()) - set(hub))), ("tasks of the hub", hub)):
+        missing = [name for name in names if not models.task_ready(name)]
+        text = f"{len(names) - len(missing)} of {len(names)} ready"
+        if missing:
+            text += "; fetched with a study that uses them" if names is hub else f"; not fetched: {', '.join(missing)}"
+        if names:
+            yield Finding(what, "note" if missing else "ok", text)
 
 
 def _ray() -> Iterator[Finding]:

@@ -21,6 +21,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+perf = typer.Typer(
+    help="Time a part of the bench by itself and write results/perf/<what>-<device>.json.", no_args_is_help=True
+)
+app.add_typer(perf, name="perf")
+
 StudyName = Annotated[
     str,
     typer.Argument(
@@ -32,6 +37,7 @@ ModelName = Annotated[
 ]
 OutFolder = Annotated[Path | None, typer.Option("--out", help="Where results go, instead of results/<study>.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or local: in this process, without importing ray.")]
+PerfFolder = Annotated[Path, typer.Option("--out", help="Folder of the JSON file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -166,6 +172,8 @@ def audit(
     split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
     items: Annotated[int | None, typer.Option("--items", help="At most this many items a task.")] = None,
     probe_items: Annotated[int | None, typer.Option("--probe-items", help="The same for probes.")] = None,
+    num_fewshot: Annotated[int | None, typer.Option("--num-fewshot", help="Examples before a question.")] = None,
+    chat_template: Annotated[bool, typer.Option("--chat-template", help="Use the model's chat template.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
     batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", help="Token budget of one pass.")] = None,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens; longer items are cut.")] = None,
@@ -177,7 +185,7 @@ def audit(
     from harness.report import write_audit
 
     scoring = {"split": split, "items": items, "probe_items": probe_items, "batch_tokens": batch_tokens,
-               "max_length": max_length}  # fmt: skip
+               "max_length": max_length, "num_fewshot": num_fewshot, "chat_template": chat_template}  # fmt: skip
     values = {"model": model, "dtype": dtype, "tasks": _names(tasks), "probes": _names(probes), "threads": threads,
               "independent": independent, "another_base": another_base, "scoring": _given(scoring)}  # fmt: skip
     with console.preparing("preparing the audit"):
@@ -207,25 +215,36 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
-def perf(
-    what: Annotated[str, typer.Argument(help="train: the engine alone, at K = 1, 16, 32.")] = "train",
+@perf.command()
+def train(
     model: Annotated[
         str, typer.Option("--model", help="Catalogue name, folder, or random:135m (seeded weights).")
     ] = "random:135m",
     packs: Annotated[str, typer.Option("--packs", help="Rows of a pack, comma-separated.")] = "1,16,32",
-    out: Annotated[Path, typer.Option("--out", help="Folder of the JSON file.")] = Path("results/perf"),
+    out: PerfFolder = Path("results/perf"),
 ) -> None:
-    """Time a part of the bench by itself and write results/perf/<what>-<device>.json."""
-    if what != "train":
-        from harness.errors import unknown_name
-
-        raise unknown_name("benchmark", what, ["train"], where="lorabench perf")
+    """The training engine alone, in tokens a second."""
     from harness.perf.train import main as train
 
     if not all(part.isdecimal() and int(part) for part in packs.split(",")):
         raise InputError(f"'{packs}' is not a list of pack sizes", where="--packs", remedy="for example 1,16,32")
     train(model, [int(part) for part in packs.split(",")], out)
+
+
+@perf.command()
+def score(
+    model: Annotated[str, typer.Option("--model", help="Catalogue name or folder.")] = "smollm2-135m-instruct",
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Adapters side by side.")] = 1,
+    documents: Annotated[int, typer.Option("--documents", min=10, help="Questions of 4 answers a checkpoint.")] = 200,
+    exact_items: Annotated[int, typer.Option(min=1, help="Questions for the agreement in float32.")] = 100,
+    flip_items: Annotated[int, typer.Option(min=1, help="Questions for the agreement in bfloat16.")] = 5000,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Checkpoints that each arm is timed on.")] = 3,
+    out: PerfFolder = Path("results/perf"),
+) -> None:
+    """Scoring a checkpoint, against lm-eval's HF model: agreement first, then seconds."""
+    from harness.perf.score import Size, main
+
+    main(model, Size(trials, documents, exact_items, flip_items, repeats), out)
 
 
 @app.command()
@@ -237,25 +256,20 @@ def methods(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def tasks(as_json: AsJson = False) -> None:
-    """List the tasks and probes, one line each."""
-    from harness.data import tasks as catalogue
+def tasks(
+    pattern: Annotated[str, typer.Argument(help="Only names that match, such as 'arc_*'.")] = "*",
+    lm_eval: Annotated[bool, typer.Option("--lm-eval", help="lm-eval's own tasks instead of the project's.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the tasks and probes, one line each; with --lm-eval those that lm-eval brings along."""
+    from harness.data import listing
 
-    rows: list[dict[str, Any]] = []
-    for name in catalogue.task_names():
-        task = catalogue.load_task(name)
-        sizes = "/".join(str(task.splits.get(split, 0)) for split in ("train", "validation", "test"))
-        rows.append(
-            {
-                "name": name,
-                "role": task.role,
-                "kind": task.kind,
-                "splits": sizes,
-                "chance": task.chance,
-                "licence": task.licence,
-            }
-        )
-    _list(rows, as_json)
+    _list(listing.lm_eval_tasks(pattern, _note) if lm_eval else listing.project_tasks(pattern), as_json)
+
+
+def _note(line: str) -> None:
+    """A line for the person that waits, out of the way of what is printed."""
+    typer.echo(line, err=True)
 
 
 @app.command()
@@ -276,9 +290,11 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    widths = {key: max(len(str(row[key])) for row in rows) for key in rows[0]} if rows else {}
-    for row in rows:
-        typer.echo("  ".join(str(value).ljust(widths[key]) for key, value in row.items()).rstrip())
+    words = {None: "-", True: "yes", False: "no"}
+    shown = [[words[v] if v is None or isinstance(v, bool) else str(v) for v in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for line in shown:
+        typer.echo("  ".join(map(str.ljust, line, widths)).rstrip())
 
 
 def _resolve(study: str) -> str:

@@ -98,6 +98,7 @@ def _guessed_base(campaign: Campaign) -> BaseRecord:
             items=items,
             chance=None,
             score=0.0,
+            stderr=None,
             correct=None,
             tokens=int(mean * items),
         )

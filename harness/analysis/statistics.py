@@ -6,7 +6,7 @@ weight, and spread between orders is not error.  With one order everything here 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ SAMPLED_FLIPS = 100_000
 
 #: What pairs two trials: (stratum, seed).
 Key = TypeVar("Key", bound=tuple[Hashable, Hashable])
+Item = TypeVar("Item")  #: what one test item contributes to a score
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def standard_error(correct: Sequence[bool]) -> float | None:
-    """Standard error of a share of right answers over its items, sqrt(p (1 - p) / (n - 1)); None for a single item."""
-    data = np.asarray(correct, dtype=float)
-    return float(data.std(ddof=1) / np.sqrt(len(data))) if len(data) > 1 else None
-
-
 def paired_change(before: Sequence[bool], after: Sequence[bool]) -> Change:
     """The change of a share of right answers between two answers to the same items.
 
@@ -161,3 +156,20 @@ def paired_change(before: Sequence[bool], after: Sequence[bool]) -> Change:
     differences = second.astype(float) - first
     error = float(differences.std(ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else None
     return Change((gained - lost) / len(first), error, p)
+
+
+def jackknife_error(
+    values: Sequence[Item], statistic: Callable[[Sequence[Item]], float], groups: int = 100
+) -> float | None:
+    """Standard error of ``statistic(values)`` by leaving out one of at most ``groups`` interleaved groups at a time.
+
+    sqrt((g - 1) / g sum_i (s_i - mean s)^2), with s_i the statistic without group i (Quenouille 1956, Tukey 1958); with
+    as many groups as values it is the standard error of a mean exactly.  None for fewer than two values, or where the
+    statistic is not finite.
+    """
+    count = min(groups, len(values))
+    if count < 2:
+        return None
+    left = [statistic([value for i, value in enumerate(values) if i % count != group]) for group in range(count)]
+    error = float(np.sqrt((count - 1) * np.var(np.asarray(left, dtype=float))))
+    return error if np.isfinite(error) else None

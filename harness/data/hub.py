@@ -1,4 +1,7 @@
-"""Models from the Hugging Face hub: the revision is resolved once, written to ``lock.json``, and used from then on."""
+"""Models from the Hugging Face hub, and the lock: a revision is resolved once and used from then on.
+
+``lock.json`` holds the commits of models and of data sets (``harness.data.hub_data``).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 from harness.data import paths
 from harness.errors import InputError
@@ -13,7 +17,9 @@ from harness.errors import InputError
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PATTERNS = ["*.safetensors", "*.json", "*.model", "vocab.txt", "merges.txt"]  # no pickles, no code
-_TIMEOUT = 10  # seconds for the first answer; a machine without a network must hear so within seconds
+TIMEOUT = 10  # seconds for the first answer; a machine without a network must hear so within seconds
+
+Kind = Literal["models", "datasets"]
 
 
 def is_hub_id(name: str) -> bool:
@@ -23,7 +29,7 @@ def is_hub_id(name: str) -> bool:
 
 def cached(name: str) -> Path | None:
     """The snapshot's folder where the locked revision is on this machine, else None.  Never asks the network."""
-    commit = _locked(name)
+    commit = locked("models", name)
     return _local(name.split("@")[0], commit) if commit else None
 
 
@@ -31,23 +37,29 @@ def snapshot(name: str) -> Path:
     """The folder of a hub model, downloaded if missing.  Raises InputError where the hub can't be reached."""
     if (path := cached(name)) is not None:
         return path
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise _needs_hub(name, "HF_HUB_OFFLINE is set")
+    if switch := offline("models"):
+        raise _needs_hub(name, f"{switch} is set, as it is in all verbs but fetch")
     from huggingface_hub import HfApi, snapshot_download
 
     repo, _, revision = name.partition("@")
     try:
-        commit = _locked(name) or HfApi().model_info(repo, revision=revision or None, timeout=_TIMEOUT).sha
+        commit = locked("models", name) or HfApi().model_info(repo, revision=revision or None, timeout=TIMEOUT).sha
         if commit is None:
             raise _needs_hub(name, "it names no commit")
-        path = snapshot_download(repo, revision=commit, allow_patterns=_PATTERNS, etag_timeout=_TIMEOUT)
+        path = snapshot_download(repo, revision=commit, allow_patterns=_PATTERNS, etag_timeout=TIMEOUT)
     except InputError:
         raise
     except Exception as problem:
         # huggingface_hub raises its own, httpx's and the system's errors here; to the user they are one thing
         raise _needs_hub(name, f"{type(problem).__name__}: {str(problem).strip()[:300]}") from problem
-    _lock(name, commit)
+    lock("models", name, commit)
     return Path(path)
+
+
+def offline(kind: Kind) -> str | None:
+    """The environment variable that forbids asking the hub, or None."""
+    switches = ("HF_HUB_OFFLINE", *(["HF_DATASETS_OFFLINE"] if kind == "datasets" else []))
+    return next((name for name in switches if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")), None)
 
 
 def _needs_hub(name: str, why: str) -> InputError:
@@ -79,26 +91,29 @@ def absent(path: Path) -> list[str]:
     return sorted(shard for shard in shards if not (path / shard).is_file())
 
 
-def _locked(name: str) -> str | None:
+def locked(kind: Kind, name: str) -> str | None:
     """The commit of a name: its own revision where that is a commit, else what the lock file says."""
     revision = name.partition("@")[2]
-    return revision if _COMMIT.fullmatch(revision) else _read_lock().get(name)
+    return revision if _COMMIT.fullmatch(revision) else _read_lock().get(kind, {}).get(name)
 
 
-def _read_lock() -> dict[str, str]:
+def _read_lock() -> dict[str, dict[str, str]]:
     file = paths.lock_file()
     if not file.is_file():
         return {}
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))["models"])
-    except (ValueError, KeyError, TypeError) as problem:
+        return {kind: dict(commits) for kind, commits in json.loads(file.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError, TypeError) as problem:
         remedy = "restore it from git, or delete it: the next fetch resolves the revisions anew"
         raise InputError("not a lock file", where=paths.shown(file), remedy=remedy) from problem
 
 
-def _lock(name: str, commit: str) -> None:
-    models = _read_lock()
-    if _COMMIT.fullmatch(name.partition("@")[2]) or models.get(name) == commit:
+def lock(kind: Kind, name: str, commit: str) -> None:
+    """Write down the commit of a name, once."""
+    commits = _read_lock()
+    known = commits.get(kind, {})
+    if _COMMIT.fullmatch(name.partition("@")[2]) or known.get(name) == commit:
         return
-    text = json.dumps({"models": dict(sorted((models | {name: commit}).items()))}, indent=2) + "\n"
+    commits[kind] = dict(sorted((known | {name: commit}).items()))
+    text = json.dumps(dict(sorted(commits.items())), indent=2) + "\n"
     paths.publish_file(lambda temporary: temporary.write_text(text, encoding="utf-8"), paths.lock_file())

@@ -39,6 +39,11 @@ def studies_dir() -> Path:
     return tasks_dir() / "studies"
 
 
+def published_dir() -> Path:
+    """The folder of published numbers, one file a benchmark."""
+    return tasks_dir() / "published"
+
+
 def lock_file() -> Path:
     """Where resolved hub revisions are kept: with the tasks, or in the cache where those are an installed package."""
     return (cache_dir() if packaged() else tasks_dir()) / "lock.json"

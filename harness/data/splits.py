@@ -1,69 +1,23 @@
-"""Building a task's splits: source rows -> documents -> de-duplicated, shuffled, checked JSONL in the cache.
-
-The folder in the cache is named after a digest of the task folder's files, so a changed YAML or ``prepare.py``
-is rebuilt and an unchanged one only read.
-"""
+"""Building a task's splits: source rows -> documents -> de-duplicated, shuffled, checked splits in the cache."""
 
 from __future__ import annotations
 
 import ast
-import fnmatch
 import functools
-import hashlib
-import json
 import random
-import shutil
 import types
-import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from harness.data import paths, wheels
+from harness.data import paths, stored
+from harness.data.sources import Source
 from harness.data.tasks import SPLITS, Task
 from harness.errors import InputError, LorabenchError
 
-FORMAT = 1  # raise when this module changes what it writes
-
 # The same settings as lm-eval's own environment; only used for checks, training and scoring render with lm-eval.
 _TEMPLATES = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-
-
-class Source:
-    """What a task's ``rows(source)`` reads from: the members of its pinned wheel, and files of its own folder.
-
-    The wheel is downloaded and verified on first use; members are read inside the zip, nothing is unpacked.
-    """
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._archive: zipfile.ZipFile | None = None
-
-    def names(self, pattern: str) -> list[str]:
-        """The wheel's members that match a shell pattern, sorted."""
-        return sorted(name for name in self._open().namelist() if fnmatch.fnmatchcase(name, pattern))
-
-    def text(self, member: str, encoding: str = "utf-8") -> str:
-        """A member of the wheel as text."""
-        return self._open().read(member).decode(encoding)
-
-    def jsonl(self, member: str) -> Iterator[dict]:
-        """The rows of a JSONL member of the wheel."""
-        return (json.loads(line) for line in self.text(member).split("\n") if line.strip())
-
-    def file(self, name: str) -> str:
-        """A file of the task's own folder as text."""
-        return (self._task.folder / name).read_text(encoding="utf-8")
-
-    def _open(self) -> zipfile.ZipFile:
-        if self._archive is None:
-            if self._task.wheel is None:
-                remedy = "declare {wheel, sha256, members}, or use source.file for a file of the folder"
-                raise InputError("names no wheel to read", where=self._task.where("metadata.source"), remedy=remedy)
-            self._archive = zipfile.ZipFile(wheels.ensure_wheel(self._task.wheel))
-        return self._archive
 
 
 def question(task: Task, doc: dict) -> str:
@@ -105,71 +59,11 @@ def _render(task: Task, key: str, doc: dict) -> Any:
         raise InputError(f"can't be rendered: {problem}", where=task.where(key), remedy=remedy) from problem
 
 
-def folder_digest(task: Task) -> str:
-    """sha256 over the files of the task's folder: what ``prepare.py`` may read, and how it makes documents of it."""
-    digest = hashlib.sha256(f"format {FORMAT}\n".encode())
-    for path in sorted(task.folder.iterdir()):
-        if path.is_file() and path.suffix != ".md":
-            digest.update(f"{path.name}\n{wheels.sha256_of(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def cache_folder(task: Task) -> Path:
-    """Where the splits of this very version of the task lie."""
-    return paths.cache_dir() / "tasks" / task.name / folder_digest(task)[:16]
-
-
-def split_file(task: Task, split: str) -> Path:
-    """The JSONL file of one split."""
-    return cache_folder(task) / f"{split}.jsonl"
-
-
-def read_manifest(task: Task) -> dict | None:
-    """The manifest of built splits, or None where they are not built or a file is damaged."""
-    folder = cache_folder(task)
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        whole = all(wheels.sha256_of(folder / f"{split}.jsonl") == sha for split, sha in manifest["files"].items())
-    except (OSError, ValueError, KeyError):
-        return None
-    return manifest if whole else None
-
-
 def build(task: Task) -> dict:
-    """Build the splits, check them, publish them in one step, return the manifest."""
+    """Build the splits of one of the project's tasks, check them, put them into the cache, return the manifest."""
     splits = draw(task, list(documents(task)))
     check(task, splits)
-    folder = cache_folder(task)
-
-    def write(workspace: Path) -> None:
-        files = {}
-        for split, docs in splits.items():
-            if docs:
-                text = "".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs)
-                (workspace / f"{split}.jsonl").write_bytes(text.encode("utf-8"))
-                files[split] = hashlib.sha256(text.encode("utf-8")).hexdigest()
-        counts = {split: len(docs) for split, docs in splits.items()}
-        manifest = {"counts": counts, "digest": digest(task, files), "files": files, "source": task.source}
-        (workspace / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-    if folder.exists():  # it is there but read_manifest refused it: damaged
-        shutil.rmtree(folder, ignore_errors=True)
-    paths.publish_dir(write, folder)
-    manifest = read_manifest(task)
-    if manifest is None:
-        what = "the splits just written can't be read back"
-        raise LorabenchError(what, where=str(folder), remedy="is the disk full?")
-    return manifest
-
-
-def digest(task: Task, files: dict[str, str]) -> str:
-    """The task's identity: sha256 over its config and its splits.
-
-    Of ``metadata`` only the version counts: a reworded licence must not make old results look like another task.
-    """
-    config = task.config | {"metadata": {"version": task.version}}
-    canonical = json.dumps([config, files], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+    return stored.write(task, splits)
 
 
 def documents(task: Task) -> Iterator[dict]:

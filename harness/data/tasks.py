@@ -1,26 +1,30 @@
 """Tasks: one folder each under ``tasks/``, an lm-eval YAML with a ``metadata`` block and a ``prepare.py``.
 
 The YAML is lm-eval's own format without ``dataset_path``: the splits are built by ``prepare_task`` into the cache
-(``harness.data.splits``) and handed to lm-eval by the scorer.  Format and steps: ``tasks/README.md``.
+(``harness.data.splits``) and handed to lm-eval by the scorer.  Format and steps: ``tasks/README.md``.  A name that has
+no folder is one of lm-eval's own tasks (``harness.data.lm_eval_tasks``).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from harness.data import paths
+from harness.data.hub_data import HubData
 from harness.data.wheels import Wheel
 from harness.errors import InputError, unknown_name
 
-Kind = Literal["multiple_choice", "generate_until", "loglikelihood_rolling"]
+Kind = Literal["multiple_choice", "generate_until", "loglikelihood_rolling", "loglikelihood"]
 Role = Literal["stream", "probe", "toy"]
+Origin = Literal["lorabench", "lm-eval"]
 SPLITS = ("train", "validation", "test")
+FEWSHOT = "fewshot"  # lm-eval's own tasks only: the split of worked examples where it is none of the three
 KINDS = ("multiple_choice", "generate_until", "loglikelihood_rolling")
 
 
@@ -36,6 +40,32 @@ class WheelSource(BaseModel):
     def pin(self) -> Wheel:
         name, version = self.wheel.split("==")
         return Wheel(name, version, self.sha256)
+
+
+class HubSource(BaseModel):
+    """A data set of the Hugging Face hub, and which of its splits ``prepare.py`` reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hub: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")  #: ``org/name``; its revision is in ``lock.json``
+    config: str | None = None  #: where the data set has several
+    splits: tuple[str, ...] = Field(min_length=1)
+
+    def pin(self) -> HubData:
+        return HubData(self.hub, self.config, self.splits)
+
+
+def _form(source: object) -> str:
+    """Which of the forms a ``source`` is meant to have, so that an error is about that one alone."""
+    if not isinstance(source, dict):
+        return "words"
+    return "data set" if "hub" in source else "pinned wheel"
+
+
+DataSource = Annotated[
+    Annotated[WheelSource, Tag("pinned wheel")] | Annotated[HubSource, Tag("data set")] | Annotated[str, Tag("words")],
+    Discriminator(_form),
+]
 
 
 class SplitSizes(BaseModel):
@@ -56,7 +86,7 @@ class Metadata(BaseModel):
     version: int  #: to be raised with any change of the prompt or the items
     role: Role
     licence: str = Field(min_length=1)
-    source: WheelSource | str  #: a wheel, or words such as ``made in code``
+    source: DataSource  #: a wheel, a data set of the hub, or words such as ``made in code``
     chance: float | None = Field(ge=0, le=1)  #: score of guessing; null where that has no meaning
     splits: SplitSizes
     split_seed: int
@@ -65,25 +95,27 @@ class Metadata(BaseModel):
 
 @dataclass(frozen=True)
 class Task:
-    """A task as its folder says it, nothing fetched yet."""
+    """A task as its YAML says it, nothing fetched yet."""
 
     name: str
-    folder: Path
-    config: dict[str, Any]  #: the lm-eval YAML; no ``dataset_path``
+    yaml: Path
+    config: dict[str, Any]  #: the YAML; lm-eval's own with digests in the place of its functions
     kind: Kind
-    version: int
+    version: int | float | str
     licence: str
     source: str
     chance: float | None
-    splits: dict[str, int]  #: declared items of train, validation and test
+    splits: dict[str, int]  #: items of train, validation and test; none of lm-eval's own before they are prepared
     role: Role
+    origin: Origin = "lorabench"
     wheel: Wheel | None = field(default=None, repr=False)
+    hub: HubData | None = field(default=None, repr=False)
     split_seed: int = 0
     group: str | None = None  #: documents with the same value of this field stay in one split
 
     @property
-    def yaml(self) -> Path:
-        return self.folder / f"{self.name}.yaml"
+    def folder(self) -> Path:
+        return self.yaml.parent
 
     def where(self, key: str) -> str:
         """``tasks/foo/foo.yaml:key``, as errors name it."""
@@ -94,9 +126,11 @@ class Task:
 class PreparedTask:
     """A task whose splits lie in the cache."""
 
-    task: Task
+    task: Task  #: with the items of every split
     files: dict[str, Path]  #: split -> JSONL; a split of 0 items has none
     digest: str  #: sha256 over the canonical config and every split's content
+    config: dict[str, Any]  #: for lm-eval: functions resolved, splits under our names, no ``dataset_path``
+    shuffled: bool  #: False where the rows have the order of the data set they come from
 
 
 def task_names() -> list[str]:
@@ -105,40 +139,51 @@ def task_names() -> list[str]:
 
 
 def load_task(name: str) -> Task:
-    """Read and check a task's YAML.  Raises InputError: an unknown name, or a bad value as ``file:key``."""
+    """Read and check a task's YAML, the project's or lm-eval's own.
+
+    Raises InputError: an unknown name, a task of lm-eval's that can't be used, or a bad value as ``file:key``.
+    """
     if name not in task_names():
-        raise unknown_name("task", name, task_names(), where=paths.shown(paths.tasks_dir()))
-    folder = paths.tasks_dir() / name
-    where = paths.shown(folder / f"{name}.yaml")
-    config = _read_yaml(folder / f"{name}.yaml", where)
+        from harness.data import lm_eval_tasks
+
+        return lm_eval_tasks.load(name)
+    file = paths.tasks_dir() / name / f"{name}.yaml"
+    where = paths.shown(file)
+    config = _read_yaml(file, where)
     meta = _metadata(config, where)
     _check_config(config, meta, name, where)
-    if not (folder / "prepare.py").is_file():
-        raise InputError("there is no prepare.py", where=paths.shown(folder), remedy="see tasks/README.md, step 2")
-    source = meta.source
-    in_wheel = isinstance(source, WheelSource)
+    if not (file.parent / "prepare.py").is_file():
+        raise InputError("there is no prepare.py", where=paths.shown(file.parent), remedy="see tasks/README.md, step 2")
     return Task(
         name=name,
-        folder=folder,
+        yaml=file,
         config=config,
         kind=config["output_type"],
         version=meta.version,
         licence=meta.licence,
-        source=f"{source.wheel}: {', '.join(source.members)}" if in_wheel else str(source),
         chance=meta.chance,
         splits=meta.splits.model_dump(),
         role=meta.role,
-        wheel=source.pin() if in_wheel else None,
         split_seed=meta.split_seed,
         group=meta.group,
+        **_origin(meta.source),
     )
+
+
+def _origin(source: WheelSource | HubSource | str) -> dict[str, Any]:
+    """The fields of a Task that say where its rows come from."""
+    if isinstance(source, WheelSource):
+        return {"source": f"{source.wheel}: {', '.join(source.members)}", "wheel": source.pin()}
+    if isinstance(source, HubSource):
+        return {"source": f"the hub's data set {source.pin()}", "hub": source.pin()}
+    return {"source": source}
 
 
 def task_ready(name: str) -> bool:
     """True where the task's splits are in the cache and whole, so that ``prepare_task`` needs no network."""
-    from harness.data import splits
+    from harness.data import stored
 
-    return splits.read_manifest(load_task(name)) is not None
+    return stored.read_manifest(load_task(name)) is not None
 
 
 def prepare_task(name: str) -> PreparedTask:
@@ -146,18 +191,22 @@ def prepare_task(name: str) -> PreparedTask:
 
     Raises InputError where the task breaks its own declaration (file:key), LorabenchError where a download fails.
     """
-    from harness.data import splits
+    from harness.data import lm_eval_tasks, splits, stored
 
     task = load_task(name)
-    manifest = splits.read_manifest(task) or splits.build(task)
-    files = {split: splits.split_file(task, split) for split in manifest["files"]}
-    return PreparedTask(task, files, manifest["digest"])
+    own = task.origin == "lorabench"
+    build = splits.build if own else lm_eval_tasks.build
+    manifest = stored.read_manifest(task) or build(task)
+    folder = stored.cache_folder(task)
+    files = {split: folder / f"{split}.jsonl" for split in manifest["files"]}
+    config = task.config if own else lm_eval_tasks.resolved(task, files)
+    return PreparedTask(replace(task, splits=manifest["counts"]), files, manifest["digest"], config, shuffled=own)
 
 
 def read_split(prepared: PreparedTask, split: str) -> list[dict]:
-    """The documents of one split, in their fixed, shuffled order; an empty list where the task declares 0 items."""
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+    """The documents of one split, in their fixed order; an empty list where the task has none."""
+    if split not in (*SPLITS, FEWSHOT):
+        raise unknown_name("split", split, (*SPLITS, FEWSHOT))
     if split not in prepared.files:
         return []
     with prepared.files[split].open(encoding="utf-8") as lines:
@@ -179,9 +228,9 @@ def _metadata(config: dict, where: str) -> Metadata:
     try:
         return Metadata.model_validate(config.get("metadata") or {})
     except ValidationError as problem:
-        # For a union pydantic adds the name of the tried type to the path; a person can't find that in the file.
+        # For a union pydantic adds the tag of the form to the path; a person can't find that in the file.
         error = problem.errors()[0]
-        steps = [str(step) for step in error["loc"] if step not in ("WheelSource", "str")]
+        steps = [str(step) for step in error["loc"] if step not in ("pinned wheel", "data set", "words")]
         key = ".".join(["metadata", *steps])
         remedy = "see the keys in tasks/README.md, step 1"
         raise InputError(error["msg"], where=f"{where}:{key}", remedy=remedy) from None

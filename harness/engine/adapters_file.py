@@ -17,20 +17,24 @@ from torch import Tensor
 from harness.engine.adapters import Layout
 from harness.errors import InputError
 from harness.store.files import atomic_file, write_json
-from harness.study.config import Study
-from harness.study.plan import PlannedTrial
+from harness.study.config import AdapterSettings
 
 
-def save_adapters(path: Path, layout: Layout, entries: Sequence[tuple[PlannedTrial, Tensor]], study: Study) -> None:
-    """Write the adapters [P] of several trials as ``<module>.lora_A`` [K, r, n] and ``<module>.lora_B`` [K, m, r]."""
+def save_adapters(
+    path: Path, layout: Layout, entries: Sequence[tuple[str, Tensor]], model: str, adapter: AdapterSettings
+) -> None:
+    """Write the adapters [P] of several trials as ``<module>.lora_A`` [K, r, n] and ``<module>.lora_B`` [K, m, r].
+
+    ``entries`` are pairs of a trial's fingerprint and its values; ``model`` is the base as the study names it.
+    """
     stacked = layout.split(torch.stack([values for _, values in entries]).cpu())
     tensors = {}
     for slot, (a, b) in zip(layout.slots, stacked, strict=True):
         tensors[f"{slot.module}.lora_A"], tensors[f"{slot.module}.lora_B"] = a.contiguous(), b.contiguous()
     metadata = {
-        "trials": json.dumps([trial.fingerprint for trial, _ in entries]),
-        "model": study.model,
-        "adapter": study.adapter.model_dump_json(),
+        "trials": json.dumps([fingerprint for fingerprint, _ in entries]),
+        "model": model,
+        "adapter": adapter.model_dump_json(),
     }
     atomic_file(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -53,12 +54,15 @@ def _base_score(bench: Bench, name: str, score) -> BaseScore:
         items=task.items,
         chance=task.chance,
         score=score.value,
+        stderr=score.stderr,
         correct=None if score.correct is None else pack_bits(score.correct),
+        truncated=bench.lm.truncated(task.task.instances),
         tokens=bench.scorer.tokens([name]),
     )
 
 
 def _mean_length(bench: Bench, name: str, job: Job) -> float:
+    """Tokens of a training example, from as many as a forecast needs."""
     examples = bench.suite.training_examples(name, bench.lm._encode_pair, bench.lm.eot_token_id)
     longest = job.study.training.max_length
-    return float(np.mean([min(len(example.ids), longest) for example in examples]))
+    return float(np.mean([min(len(example.ids), longest) for example in itertools.islice(examples, 1000)]))

@@ -15,7 +15,7 @@ from harness.engine.stack import use_threads
 from harness.errors import InputError
 from harness.scoring.lm import PackedLM
 from harness.scoring.scorer import Scorer
-from harness.scoring.suite import Suite, TaskData
+from harness.scoring.suite import Prompting, Suite, TaskData
 from harness.study.config import Scored, Study
 from harness.study.plan import Pack
 
@@ -72,17 +72,30 @@ def make_bench(settings: Scored, names: tuple[str, ...], model: PackedModel, pat
         raise InputError(
             "the tokenizer has no end token", where=f"{path}/tokenizer_config.json:eos_token", remedy="name one there"
         )
-    suite = load_suite(settings, names)
     scoring = settings.scoring
     lm = PackedLM(model, tokenizer, max_length=scoring.max_length, batch_tokens=scoring.batch_tokens)
+    suite = load_suite(settings, names, _prompting(settings, names, lm, path))
     return Bench(model, tokenizer, suite, lm, Scorer(model, suite, lm, model.layout(rank)))
 
 
-def load_suite(study: Scored, names: tuple[str, ...]) -> Suite:
-    """lm-eval's task objects for these names, with the study's split and item counts."""
+def _prompting(settings: Scored, names: tuple[str, ...], lm: PackedLM, model: Path) -> Prompting:
+    """How prompts are to be put; refuses a chat template that the model has not."""
+    chat = settings.scoring.chat_template
+    if chat and not lm.has_chat_template:
+        raise InputError(
+            "a chat template is asked for, and the tokenizer has none",
+            where=f"{model}/tokenizer_config.json:chat_template",
+            remedy="set scoring.chat_template: false in the study, or choose an instruction-tuned model",
+        )
+    return Prompting({name: settings.fewshot(name) for name in names}, lm.apply_chat_template if chat else None)
+
+
+def load_suite(study: Scored, names: tuple[str, ...], prompting: Prompting) -> Suite:
+    """lm-eval's task objects for these names, with the study's split, item counts and prompts."""
     data = []
     for name in names:
         prepared = prepare_task(name)
         splits = {split: read_split(prepared, split) for split in prepared.files}
-        data.append(TaskData(name, prepared.task.config, splits, prepared.task.chance))
-    return Suite(data, split=study.scoring.split, items={name: study.items(name) for name in names})
+        data.append(TaskData(name, prepared.config, splits, prepared.task.chance, prepared.shuffled))
+    items = {name: study.items(name) for name in names}
+    return Suite(data, split=study.scoring.split, items=items, prompting=prompting)

@@ -33,6 +33,7 @@ class Notes(BaseModel):
     """One trial so far.  ``scores`` has one list a task, T + 1 long; ``points`` one list a stage, (examples, score)."""
 
     scores: dict[str, list[float | None]]
+    stderrs: dict[str, list[float | None]]
     correct: dict[str, list[str | None]]
     points: list[list[tuple[int, float]]]
     losses: list[list[float]] = []
@@ -62,6 +63,7 @@ class Ledger(BaseModel):
             names = (*trial.spec.stream, *study.probes)
             notes[trial.fingerprint] = Notes(
                 scores={name: [base.scores[name].score] + [None] * stages for name in names},
+                stderrs={name: [base.scores[name].stderr] + [None] * stages for name in names},
                 correct={name: [base.scores[name].correct] + [None] * stages for name in names},
                 points=[[] for _ in range(stages)],
                 intruders=[None] * stages,
@@ -89,6 +91,7 @@ class Ledger(BaseModel):
         notes = self.notes[trial]
         for name, score in scores.items():
             notes.scores[name][stage + 1] = score.value
+            notes.stderrs[name][stage + 1] = score.stderr
             notes.correct[name][stage + 1] = None if score.correct is None else pack_bits(score.correct)
 
     def take_curve(self, trial: str, stage: int, seen: int, scores: dict[str, Score] | None) -> None:
@@ -152,7 +155,9 @@ class Ledger(BaseModel):
             items=base.items,
             chance=base.chance,
             score=tuple(notes.scores[name]),
+            stderr=tuple(notes.stderrs[name]),
             correct=tuple(notes.correct[name]),
+            truncated=base.truncated,
         )
 
     def _curves(self, notes: Notes, stream: Sequence[str]) -> list[Curve]:

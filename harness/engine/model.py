@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import masking_utils
+from transformers import Cache, masking_utils
 
 from harness.engine.adapters import AdapterBank, Layout, Slot, factors_for_forward
 from harness.errors import InputError
@@ -76,6 +76,8 @@ class PackedModel:
         self.head = model.get_output_embeddings()
         self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         self.logit_scale = _logit_scale(model.config)
+        # SDPA takes boolean masks; eager attention adds whatever it is given
+        self._adds_masks = getattr(model.config, "_attn_implementation", "") == "eager"
         self.slots = tuple(_wrap(model, targets))
         self._linears = [model.get_submodule(slot.module) for slot in self.slots]
 
@@ -125,11 +127,24 @@ class PackedModel:
     def hidden(self, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Last hidden states [B, T, d] of token ids [B, T].
 
-        Without a mask attention is causal; rows are padded on the right, where nothing that counts looks.
+        Without a mask attention is causal; rows are padded on the right, where nothing that counts looks.  A mask is
+        boolean, [B, 1, T, T], true where query i may look at key j.
         """
+        if mask is not None and self._adds_masks:
+            mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
         with _one_sequence_a_row():
             return self.decoder(
                 input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+            ).last_hidden_state
+
+    def decode(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+        """Last hidden states [B, t, d] of the next tokens [B, t]; ``cache`` holds the past and takes them in.
+
+        ``mask`` [B, past + t] is 0 on padding.
+        """
+        with _one_sequence_a_row():
+            return self.decoder(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class PackRun:
         self.trainer = self._trainer()
         self.ledger = Ledger.fresh(pack, self.study, base)
         self.owner = [(index, trial) for index, row in enumerate(pack.rows) for trial in row.trials]
-        self._examples: dict[str, list[Example]] = {}
+        self._examples: dict[str, Sequence[Example]] = {}
         self._spectra: Spectra | None = None
         self._report, self.units = report, forecast.START_UNITS
 
@@ -123,10 +123,10 @@ class PackRun:
         task = row.stream[stage]
         if task not in self._examples:
             lm = self.bench.lm
-            examples = self.bench.suite.training_examples(task, lm._encode_pair, lm.eot_token_id)
-            self._examples[task] = [example.truncated(self.study.training.max_length) for example in examples]
-        available = self._examples[task]
-        return [available[i] for i in draw(self.study.training.examples, len(available), row.data_seeds[stage])]
+            self._examples[task] = self.bench.suite.training_examples(task, lm._encode_pair, lm.eot_token_id)
+        available, longest = self._examples[task], self.study.training.max_length
+        drawn = draw(self.study.training.examples, len(available), row.data_seeds[stage])
+        return [available[i].truncated(longest) for i in drawn]
 
     # -- scores ---------------------------------------------------------------------------------------------------
 
@@ -221,15 +221,14 @@ class PackRun:
     def _save_adapters(self, name: str) -> None:
         # Only those whose record this run writes: another's adapter is the one that was scored then.
         entries = [
-            (trial, self.trainer.weights(row, trial.recipe))
+            (trial.fingerprint, self.trainer.weights(row, trial.recipe))
             for row, trial in self.owner
             if trial.fingerprint in self.job.write and self.ledger.alive(trial.fingerprint)
         ]
         if not entries:
             return
-        save_adapters(
-            self.job.folder / "adapters" / f"{name}.safetensors", self.trainer.bank.layout, entries, self.study
-        )
+        path = self.job.folder / "adapters" / f"{name}.safetensors"
+        save_adapters(path, self.trainer.bank.layout, entries, self.study.model, self.study.adapter)
 
     # -- bookkeeping ----------------------------------------------------------------------------------------------
 

@@ -86,6 +86,7 @@ def synchronize(device: torch.device) -> None:
 
 def base_key(study: Study, device: str, model_digest: str, task_digests: Mapping[str, str]) -> str:
     """Digest of everything the base model's scores depend on."""
-    scoring = study.scoring.model_dump(mode="json", include={"split", "items", "probe_items", "max_length"})
+    asked = {"split", "items", "probe_items", "max_length", "num_fewshot", "chat_template"}
+    scoring = study.scoring.model_dump(mode="json", include=asked)
     found = stack(study, torch.device(device))
     return digest([found["digest"], model_digest, dict(task_digests), scoring, list(study.tasks), list(study.probes)])

@@ -64,5 +64,7 @@ def _column(base: BaseScore, scored: list[bool]) -> TaskScores:
         items=base.items,
         chance=base.chance,
         score=tuple(base.score if here else None for here in scored),
+        stderr=tuple(base.stderr if here else None for here in scored),
         correct=tuple(base.correct if here else None for here in scored),
+        truncated=base.truncated,
     )

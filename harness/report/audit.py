@@ -237,8 +237,10 @@ def command(record: AuditRecord) -> str:
         words.append("--another-base")
     if not record.sequence and 1 < len(record.stream) == len(record.adapters):
         words.append("--independent")
+    if record.scoring.get("chat_template"):
+        words.append("--chat-template")
     values = {"dtype": record.stack["dtype"], "threads": record.stack["threads"]} | record.scoring
-    for key in ("dtype", "split", "items", "probe_items", "threads", "batch_tokens", "max_length"):
+    for key in ("dtype", "split", "items", "probe_items", "num_fewshot", "threads", "batch_tokens", "max_length"):
         if values.get(key) is not None:
             words += [f"--{key.replace('_', '-')}", str(values[key])]
     return "lorabench audit " + " ".join(shlex.quote(word) for word in words)

@@ -166,6 +166,8 @@ def _weak(record: AuditRecord) -> list[str]:
         and task.base.score - task.chance <= 2 * task.base.stderr
     ]  # fmt: skip
     found = []
+    if cut := [f"{task.name} ({task.truncated})" for task in record.tasks if task.truncated]:
+        found.append(f"Items longer than the context lost their beginning: {listed(cut)}.")
     if low:
         found.append(
             f"The base is within two standard errors of chance, or below it, on {listed(low)}: there is little to "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.analysis.statistics import Estimate
-from harness.report import words
+from harness.report import published, words
 from harness.report.frame import Arm, estimate
 from harness.report.leaderboard import PRIMARY, Row, trial_count
 from harness.report.plots import FIGURES
@@ -100,6 +100,7 @@ def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
         "leaderboard": _leaderboard(board),
         "rows": [_board_row(row, bar) for row, bar in zip(board, _bars(board, study.reference), strict=True)],
         "tables": [
+            *_published(study, board),
             _per_task(study, board),
             *_probes(study, board),
             _metric_table("More metrics", board, MORE,
@@ -225,6 +226,12 @@ def _per_task(study: Study, board: Sequence[Row]) -> Table:
             ]
         )
     return table
+
+
+def _published(study: Study, board: Sequence[Row]) -> list[Table]:
+    """What others reported, below this study's arms; no table where the study names none."""
+    rows = published.rows(study, board)
+    return [Table("Published numbers", published.COLUMNS, rows, published.CAPTION)] if rows else []
 
 
 def _probes(study: Study, board: Sequence[Row]) -> list[Table]:

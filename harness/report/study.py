@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from harness.errors import InputError
 from harness.report.frame import REFERENCE, Arm, Trial, horizons, reference_gains, trial_metrics
+from harness.store.published import PublishedRow
 from harness.store.records import TrialRecord
 
 
@@ -25,6 +26,9 @@ class Readout(Protocol):
     @property
     def expected(self) -> Mapping[str, int] | None: ...
 
+    @property
+    def published(self) -> Sequence[PublishedRow]: ...
+
 
 @dataclass(frozen=True)
 class Study:
@@ -35,6 +39,7 @@ class Study:
     records: list[TrialRecord]  #: in order of arm, order, seed
     quarantined: list[str]
     mixtures: list[str]
+    published: list[PublishedRow]  #: others' numbers on the same benchmark
 
     @property
     def trials(self) -> list[Trial]:
@@ -99,7 +104,7 @@ def gather(readout: Readout, *, allow_mixed: bool = False, where: str | None = N
         )
     arms = _arms(records, readout.expected)
     name = ", ".join(dict.fromkeys(record.study for record in records))
-    return Study(name, arms, records, sorted(readout.quarantined), mixtures)
+    return Study(name, arms, records, sorted(readout.quarantined), mixtures, list(readout.published))
 
 
 def _arms(records: Sequence[TrialRecord], expected: Mapping[str, int] | None) -> list[Arm]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from jinja2 import TemplateError
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -18,8 +21,18 @@ from lm_eval.models.utils import (
 
 from harness.engine.model import PackedModel
 from harness.errors import InputError
-from harness.scoring.forward import generate_greedy, score_rows
-from harness.scoring.trees import TokenRequest, build_rows
+from harness.scoring.forward import Batch, collate, score_batches
+from harness.scoring.generate import generate_greedy
+from harness.scoring.trees import Row, TokenRequest, batch_rows, build_rows
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Requests as rows; ``owner[i]`` is the place among the instances of the one that token request i belongs to."""
+
+    rows: list[Row]
+    owner: np.ndarray
+    batches: dict[int, list[Batch]]  # by the number of trials that run side by side
 
 
 def request_key(instance: Instance) -> tuple:
@@ -41,8 +54,9 @@ class PackedLM(TemplateLM):
         self.max_length = min(max_length, model.max_length)
         self.batch_tokens = batch_tokens
         self.trial = 0
-        self.broken: set[int] = set()  # trials whose logits were not finite while they generated
+        self.broken: set[int] = set()  # trials with an answer that is not finite
         self._encoded: dict[tuple, list[TokenRequest]] = {}
+        self._layouts: dict[tuple, _Layout] = {}
         self._answers: dict[tuple, list[Any]] = {}
 
     @property
@@ -61,6 +75,30 @@ class PackedLM(TemplateLM):
         extra = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return self.tokenizer.encode(string, **extra)
 
+    @property
+    def tokenizer_name(self) -> str:
+        return self.tokenizer.name_or_path
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A conversation as the model's own template writes it; without its system turn where the template has none."""
+
+        def render(turns: list[dict[str, str]]) -> str:
+            return self.tokenizer.apply_chat_template(
+                turns,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+
+        try:
+            return render(chat_history)
+        except TemplateError:
+            return render([turn for turn in chat_history if turn["role"] != "system"])
+
     def answer(self, instances: Sequence[Instance], trials: int, progress: Callable[[int], None]) -> None:
         """Compute the answers of all ``trials`` to these requests; earlier answers are forgotten."""
         self._answers, self.broken = {}, set()
@@ -74,9 +112,20 @@ class PackedLM(TemplateLM):
         """Tokens of one trial's forward pass over these requests, shared prefixes counted once."""
         scored = [instance for instance in instances if instance.request_type != "generate_until"]
         generated = [instance for instance in instances if instance.request_type == "generate_until"]
-        rows, _ = self._rows(scored)
-        prompts = sum(len(self.tok_encode(i.args[0])) + self._limits(i)[1] for i in generated)
-        return sum(len(row.ids) for row in rows) + prompts
+        prompts = sum(len(self._prompt(i)) + self._limits(i)[1] for i in generated)
+        return sum(len(row.ids) for row in self._layout(scored).rows) + prompts
+
+    def truncated(self, instances: Sequence[Instance]) -> int:
+        """Items that lose their beginning because they are longer than the context, as in lm-eval."""
+        return len({instance.doc_id for instance in instances if self._too_long(instance)})
+
+    def _too_long(self, instance: Instance) -> bool:
+        if instance.request_type == "generate_until":
+            return len(self._prompt(instance)) > self.max_length - self._limits(instance)[1]
+        if instance.request_type == "loglikelihood_rolling":
+            return False  # read in windows, to the last token
+        (request,) = self._tokens(instance)
+        return len(request.context) + len(request.continuation) > self.max_length + 1
 
     # -- what lm-eval calls ---------------------------------------------------------------------------------------
 
@@ -133,8 +182,14 @@ class PackedLM(TemplateLM):
         )
         return [utils.make_disjoint_window(window) for window in windows]
 
-    def _rows(self, instances: Sequence[Instance]) -> tuple[list, list[TokenRequest]]:
-        """Rows of the forward pass, and the token requests that they number."""
+    def _layout(self, instances: Sequence[Instance]) -> _Layout:
+        """How these requests lie in rows; the same questions are laid out once."""
+        key = tuple(request_key(instance) for instance in instances)
+        if key not in self._layouts:
+            self._layouts[key] = self._lay_out(instances)
+        return self._layouts[key]
+
+    def _lay_out(self, instances: Sequence[Instance]) -> _Layout:
         requests: list[TokenRequest] = []
         groups: dict[tuple, list[tuple[int, TokenRequest]]] = defaultdict(list)
         for instance in instances:
@@ -142,22 +197,31 @@ class PackedLM(TemplateLM):
                 own = (part,) if instance.request_type == "loglikelihood_rolling" else ()
                 groups[(instance.task_name, instance.doc_id, *own)].append((len(requests), request))
                 requests.append(request)
-        return build_rows(list(groups.values()), self.max_length, self.model.window), requests
+        owners = {request_key(instance): i for i, instance in enumerate(instances)}
+        rows = build_rows(list(groups.values()), self.max_length, self.model.window)
+        return _Layout(rows, np.asarray([owners[request.key] for request in requests]), {})
 
     def _answer_scored(self, instances: Sequence[Instance], trials: int, progress: Callable[[int], None]) -> None:
-        rows, requests = self._rows(instances)
-        logprob, greedy = score_rows(self.model, rows, len(requests), trials, self.batch_tokens, progress)
-        columns: dict[tuple, list[int]] = defaultdict(list)
-        for number, request in enumerate(requests):
-            columns[request.key].append(number)
-        for instance in instances:
-            where = columns[request_key(instance)]
-            total, all_greedy = logprob[:, where].sum(1), greedy[:, where].all(1)
-            if instance.request_type == "loglikelihood_rolling":
-                answers: list[Any] = [float(value) for value in total]
-            else:
-                answers = [(float(value), bool(flag)) for value, flag in zip(total, all_greedy, strict=True)]
-            self._answers[request_key(instance)] = answers
+        layout = self._layout(instances)
+        if trials not in layout.batches:
+            cut = batch_rows(layout.rows, self.batch_tokens, trials)
+            layout.batches[trials] = [collate(rows, self.model.device) for rows in cut]
+        logprob, greedy = score_batches(self.model, layout.batches[trials], len(layout.owner), trials, progress)
+        total = np.zeros((trials, len(instances)))
+        every = np.ones((trials, len(instances)), dtype=bool)
+        for trial in range(trials):  # the windows of one text add up
+            np.add.at(total[trial], layout.owner, logprob[trial])
+            np.logical_and.at(every[trial], layout.owner, greedy[trial])
+        self._note_broken(np.isfinite(total).all(axis=1))
+        for i, instance in enumerate(instances):
+            values = total[:, i].tolist()
+            rolling = instance.request_type == "loglikelihood_rolling"
+            self._answers[request_key(instance)] = (
+                values if rolling else list(zip(values, every[:, i].tolist(), strict=True))
+            )
+
+    def _note_broken(self, finite: Iterable[bool]) -> None:
+        self.broken |= {trial for trial, good in enumerate(finite) if not good}
 
     # -- generation -----------------------------------------------------------------------------------------------
 
@@ -180,7 +244,7 @@ class PackedLM(TemplateLM):
         return list(until), most
 
     def _answer_generated(self, instances: Sequence[Instance], trials: int, progress: Callable[[int], None]) -> None:
-        prompts = [self.tok_encode(instance.args[0]) for instance in instances]
+        prompts = [self._prompt(instance) for instance in instances]
         limits = [self._limits(instance) for instance in instances]
         # Longest first, and never two different limits in one batch.
         order = sorted(range(len(instances)), key=lambda i: (limits[i], -len(prompts[i]), i))
@@ -197,13 +261,24 @@ class PackedLM(TemplateLM):
                 self._answers[request_key(instances[i])] = [texts[k][place] for k in range(trials)]
             start += len(chosen)
 
+    def _prompt(self, instance: Instance) -> list[int]:
+        key = request_key(instance)
+        if key not in self._encoded:
+            self._encoded[key] = [TokenRequest(key, tuple(self.tok_encode(instance.args[0])), ())]
+        return list(self._encoded[key][0].context)
+
     def _generate(
         self, prompts: list[list[int]], trials: int, until: list[str], most: int, progress: Callable[[int], None]
     ) -> list[list[str]]:
         end = self.eot_token_id
+        reach = max((len(stop.encode()) for stop in until), default=0) + 4  # no token is shorter than a byte
 
-        def finished(trial: int, prompt: int, tokens: list[int]) -> bool:
-            return tokens[-1] == end or any(stop in self.tokenizer.decode(tokens) for stop in until)
+        def finished(rows: list[list[int]]) -> list[bool]:
+            tails = self.tokenizer.batch_decode([row[-reach:] for row in rows])
+            return [
+                row[-1] == end or any(stop in tail and stop in self.tokenizer.decode(row) for stop in until)
+                for row, tail in zip(rows, tails, strict=True)
+            ]
 
         def text(tokens: list[int]) -> str:
             # Other special tokens are dropped from the text, as lm-eval's HF model does.
@@ -213,5 +288,5 @@ class PackedLM(TemplateLM):
             )
 
         tokens, finite = generate_greedy(self.model, prompts, trials, most, finished, progress)
-        self.broken |= {trial for trial, good in enumerate(finite) if not good}
+        self._note_broken(finite)
         return [[text(row) for row in trial] for trial in tokens]

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.evaluator import evaluate
 from torch import Tensor
 
+from harness.analysis.statistics import jackknife_error
 from harness.engine.adapters import Layout
 from harness.engine.model import PackedModel
 from harness.scoring.lm import PackedLM
-from harness.scoring.suite import Suite
+from harness.scoring.suite import ScoredTask, Suite
 
 
 @dataclass(frozen=True)
 class Score:
-    """One trial's result on one task: lm-eval's aggregate, and for accuracies which items were right."""
+    """One trial's result on one task: lm-eval's aggregate, its standard error, and which items were right.
+
+    ``stderr`` is over the test items, none for a single one; ``correct`` is none for what is not right or wrong.
+    """
 
     value: float
+    stderr: float | None
     correct: tuple[bool, ...] | None
 
 
@@ -61,27 +68,19 @@ class Scorer:
             return None
         self.lm.trial = trial
         with _undisturbed(self.model):
-            results = evaluate(lm=self.lm, task_dict={"tasks": chosen}, bootstrap_iters=0, log_samples=True)
+            results = evaluate(lm=self.lm, task_dict={"tasks": chosen}, bootstrap_iters=0, log_samples=False)
         assert results is not None, "lm-eval returns results on rank 0, and there is no other"
-        scores = {}
-        for name in chosen:
-            scored = self.suite.tasks[name]
-            samples = results["samples"][name]
-            if not all(_finite(sample["resps"]) for sample in samples):
-                return None
-            metric = next(key for key in results["results"][name] if key.partition(",")[0] == scored.metric)
-            value = float(results["results"][name][metric])
-            if not math.isfinite(value):
-                return None
-            scores[name] = Score(value, _correctness([sample[scored.metric] for sample in samples]))
-        return scores
+        scores = {name: _score(self.suite.tasks[name], results["results"][name]) for name in chosen}
+        return scores if all(math.isfinite(score.value) for score in scores.values()) else None
 
 
-def _finite(responses: list) -> bool:
-    """Whether every number in lm-eval's nested responses is finite."""
-    if isinstance(responses, list | tuple):
-        return all(_finite(entry) for entry in responses)
-    return not isinstance(responses, float) or math.isfinite(responses)
+def _score(scored: ScoredTask, results: Mapping[str, Any]) -> Score:
+    """The task's metric out of lm-eval's results, with its standard error over the items."""
+    key = next(key for key in results if key.partition(",")[0] == scored.metric)
+    values, aggregate = scored.values(), scored.task.aggregation()[scored.metric]
+    # lm-eval has a closed form for means alone, and a bootstrap of minutes for the rest.
+    error = mean_stderr(values) if aggregate is mean and len(values) > 1 else jackknife_error(values, aggregate)
+    return Score(float(results[key]), None if error is None else float(error), _correctness(values))
 
 
 def _correctness(values: list) -> tuple[bool, ...] | None:

@@ -1,16 +1,25 @@
-"""Prefix sharing: the requests of one document become one row, a shared prefix with a branch for each continuation.
+"""Prefix sharing: requests become radix trees of tokens, and what several of them begin with is computed once.
 
-The four choices of a question share its context, so a row holds the context once and each choice's own tokens behind
-it; a mask keeps the branches apart and each branch's positions go on from the prefix.  Positions, not rows, are scored:
-choices that differ in their first token read it from the same place.
+The four choices of a question share its context, and the questions of a few-shot task share their examples.  A row is
+such a tree laid out in depth-first order, so that everything behind a token that continues it is one interval: token j
+is in the past of token i exactly where ``j <= i < last[j]``.  Positions, not rows, are scored: choices that differ in
+their first token read it from the same place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+#: Documents share a row only where they begin with at least this many tokens: a shorter beginning, such as "Question:",
+#: saves less than the attention mask costs.
+LEAST_SHARED = 16
+#: A token's matrix products cost as much as attention to this many others (6 hidden sizes of a Llama block: 3,456 for
+#: 135M, and more for larger models), so a row may grow until what it shares no longer pays for its length.
+LINEAR_COST = 3456
 
 
 @dataclass(frozen=True)
@@ -27,66 +36,107 @@ class TokenRequest:
         return whole[:-1], whole[len(whole) - len(self.continuation) :]
 
 
+#: (request number, input ids, targets)
+Clipped = tuple[int, list[int], list[int]]
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a scoring pass.
 
-    ``branch`` is 0 in the shared prefix and counts up from 1 behind it.  Scored token i belongs to request
-    ``request[i]``, is ``target[i]`` and is read from position ``source[i]`` of this row.
+    Token j of the row is followed by ``last[j] - j - 1`` tokens that have it in their past.  Scored token i belongs to
+    request ``request[i]``, is ``target[i]`` and is read from position ``source[i]`` of this row.
     """
 
     ids: np.ndarray
     positions: np.ndarray
-    branch: np.ndarray
+    last: np.ndarray
     request: np.ndarray
     source: np.ndarray
     target: np.ndarray
 
     @property
-    def branches(self) -> int:
-        return int(self.branch.max(initial=0))
+    def branched(self) -> bool:
+        """Whether some token does not see all before it, so that a causal mask is not enough."""
+        return bool((self.last < len(self.ids)).any())
 
 
-def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
-    """Length of the longest prefix that all sequences share."""
-    first, last = min(sequences), max(sequences)
-    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the longest prefix that both share."""
+    shorter = min(len(first), len(second))
+    return next((i for i in range(shorter) if first[i] != second[i]), shorter)
 
 
-def build_row(requests: Sequence[tuple[int, list[int], list[int]]]) -> Row:
-    """A row of (request number, input ids, targets) that share what prefix they have."""
-    shared = common_prefix([inputs for _, inputs, _ in requests])
-    ids, positions, branch = list(requests[0][1][:shared]), list(range(shared)), [0] * shared
+def build_row(requests: Sequence[Clipped]) -> Row:
+    """The radix tree of these requests; equal inputs, and equal beginnings, are in it once."""
+    ids: list[int] = []
+    positions: list[int] = []
+    last: list[int] = []
     request, source, target = [], [], []
-    for number, (index, inputs, targets) in enumerate(requests, start=1):
-        offset = len(ids) - shared  # where this branch's position p >= shared lies: p + offset
-        tail = inputs[shared:]
-        ids += tail
+    path: list[int] = []  # where the tokens of the previous sequence lie in the row
+    previous: list[int] = []
+    for index, inputs, targets in sorted(requests, key=lambda entry: entry[1]):
+        shared = common_prefix(previous, inputs)
+        for place in path[shared:]:
+            last[place] = len(ids)
+        fresh = range(len(ids), len(ids) + len(inputs) - shared)
+        path[shared:] = fresh
+        ids += inputs[shared:]
         positions += range(shared, len(inputs))
-        branch += [number] * len(tail)
-        for place, token in zip(range(len(inputs) - len(targets), len(inputs)), targets, strict=True):
-            request.append(index)
-            source.append(place if place < shared else place + offset)
-            target.append(token)
-    as_array = (np.asarray(values, dtype=np.int64) for values in (ids, positions, branch, request, source, target))
+        last += [0] * len(fresh)
+        previous = inputs
+        request += [index] * len(targets)
+        source += path[len(inputs) - len(targets) :]
+        target += targets
+    for place in path:
+        last[place] = len(ids)
+    as_array = (np.asarray(values, dtype=np.int64) for values in (ids, positions, last, request, source, target))
     return Row(*as_array)
 
 
 def build_rows(groups: Sequence[Sequence[tuple[int, TokenRequest]]], max_length: int, window: int | None) -> list[Row]:
     """Rows for groups of requests (one group a document), longest first, so that batches waste little padding.
 
-    Identical inputs of a group share a branch-free row.  A model with a sliding window shorter than a row gets one row
-    a request, because a custom mask would override its window.
+    A model with a sliding window shorter than a row gets one row a request, because a custom mask would override its
+    window.
     """
+    documents = [[(index, *request.clipped(max_length)) for index, request in group] for group in groups]
     rows = []
-    for group in groups:
-        clipped = [(index, *request.clipped(max_length)) for index, request in group]
-        row = build_row(clipped)
-        if row.branches > 1 and (len(row.ids) > max_length or (window is not None and len(row.ids) > window)):
-            rows += [build_row([single]) for single in clipped]
+    for shared in _together(documents):
+        row = build_row(shared)
+        if window is not None and row.branched and len(row.ids) > window:
+            rows += [build_row([single]) for single in shared]
         else:
             rows.append(row)
     return sorted(rows, key=lambda row: -len(row.ids))
+
+
+def _together(documents: Sequence[Sequence[Clipped]]) -> Iterator[list[Clipped]]:
+    """The documents that a row should hold: neighbours by their tokens, as long as sharing pays for the longer row."""
+    ordered = sorted(documents, key=lambda document: document[0][1])
+    current: list[Clipped] = []
+    length, begins = 0, []  # of the row so far: its tokens, and what its last document begins with
+    for document in ordered:
+        first = document[0][1]
+        shared = common_prefix(begins, first)
+        own = _size(document)
+        if current and shared >= LEAST_SHARED and shared * (LINEAR_COST + own) > 2 * length * (own - shared):
+            current += document
+            length += own - shared
+        else:
+            if current:
+                yield current
+            current, length = list(document), own
+        begins = first
+    if current:
+        yield current
+
+
+def _size(document: Sequence[Clipped]) -> int:
+    """Tokens of a document's tree."""
+    ordered = sorted(inputs for _, inputs, _ in document)
+    shared = (common_prefix(a, b) for a, b in itertools.pairwise(ordered))
+    return sum(map(len, ordered)) - sum(shared)
 
 
 def batch_rows(rows: Sequence[Row], budget: int, trials: int) -> list[list[Row]]:
@@ -98,7 +148,7 @@ def batch_rows(rows: Sequence[Row], budget: int, trials: int) -> list[list[Row]]
     for masked in (False, True):
         current: list[Row] = []
         for row in rows:
-            if (row.branches > 1) != masked:
+            if row.branched != masked:
                 continue
             if current and (len(current) + 1) * len(current[0].ids) * trials > budget:
                 batches.append(current)
@@ -107,16 +157,3 @@ def batch_rows(rows: Sequence[Row], budget: int, trials: int) -> list[list[Row]]
         if current:
             batches.append(current)
     return batches
-
-
-def tree_mask(branch: np.ndarray) -> np.ndarray:
-    """[R, T] branch numbers (-1: padding) -> [R, T, T], true where query i may look at key j.
-
-    Causal, and within the shared prefix or one's own branch.  Padding looks at the prefix, so that no row of the
-    softmax is empty.
-    """
-    length = branch.shape[1]
-    causal = np.tril(np.ones((length, length), dtype=bool))
-    same = branch[:, :, None] == branch[:, None, :]
-    prefix = (branch == 0)[:, None, :]
-    return causal & (same | prefix)

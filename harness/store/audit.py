@@ -18,7 +18,7 @@ class AuditScore(Frozen):
     """A score on the items of one task."""
 
     score: Score
-    stderr: Score | None  #: over the items; null where an item is not right or wrong
+    stderr: Score | None  #: over the items; null for a single one
     correct: str | None  #: per-item correctness as packed bits (``store.records.unpack_bits``)
 
 
@@ -32,6 +32,7 @@ class AuditTask(Frozen):
     items: int
     chance: Score | None
     digest: str  #: of prompt template and items
+    truncated: int  #: items that lost their beginning because they are longer than the context
     base: AuditScore
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # with every change of a field; harness/store/migrations.py reads the older ones
 
 Score = Annotated[float, Field(allow_inf_nan=False)]
 Status = Literal["ok", "diverged", "oom", "error"]
@@ -69,7 +69,9 @@ class TaskScores(Frozen):
     items: int  #: test items behind every score
     chance: Score | None  #: score of guessing; null where that has no meaning
     score: tuple[Score | None, ...]  #: T + 1 long; null where it was not scored
+    stderr: tuple[Score | None, ...]  #: T + 1 long: of each score over the test items; null where it is not known
     correct: tuple[str | None, ...] = ()  #: T + 1 long, per-item correctness as packed bits (``unpack_bits``)
+    truncated: int = 0  #: items that lost their beginning because they are longer than the context
 
 
 class Intruders(Frozen):
@@ -121,7 +123,7 @@ class Failure(Frozen):
 class TrialRecord(Frozen):
     """One trial: one method with one setting, through one stream, with one seed."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     fingerprint: str
     study: str
     status: Status
@@ -143,8 +145,8 @@ class TrialRecord(Frozen):
             if missing := [task for task in self.spec.stream if task not in self.tasks]:
                 raise ValueError(f"status is ok but these tasks have no scores: {missing}")
             for name, scores in (self.tasks | self.probes).items():
-                if len(scores.score) != stages:
-                    raise ValueError(f"{name} has {len(scores.score)} scores, expected {stages}")
+                if not len(scores.score) == len(scores.stderr) == stages:
+                    raise ValueError(f"{name} has {len(scores.score)} scores, expected {stages} with a stderr each")
             if any(value is None for task in self.tasks.values() for value in task.score):
                 raise ValueError("status is ok but the accuracy matrix has holes")
         elif self.failure is None:
@@ -175,14 +177,16 @@ class BaseScore(Frozen):
     items: int
     chance: Score | None
     score: Score
+    stderr: Score | None  #: over the test items
     correct: str | None
+    truncated: int = 0  #: items that lost their beginning because they are longer than the context
     tokens: int  #: of one trial's scoring pass over this task
 
 
 class BaseRecord(Frozen):
     """The base model on every task and probe of a study: row 0 of every trial's matrix, scored once."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     key: str  #: digest of everything the scores depend on, stack included
     scores: dict[str, BaseScore]
     train_tokens: dict[str, float]  #: mean tokens of a training example, by task; for forecasts

@@ -7,7 +7,7 @@ its trial runs again; a folder of another study or of a newer schema is refused,
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from harness.errors import InputError
 from harness.store.files import write_json
+from harness.store.migrations import migrate
+from harness.store.published import PublishedRow, check_published, plain
 from harness.store.records import SCHEMA_VERSION, BaseRecord, TrialRecord
 
 MANIFEST = "study.json"
@@ -27,9 +29,10 @@ class Readout:
     records: list[TrialRecord]
     quarantined: list[str] = field(default_factory=list)
     expected: dict[str, int] | None = None  #: arm -> trials of the plan; none where no plan was written
+    published: tuple[PublishedRow, ...] = ()  #: others' numbers that the study names
 
 
-def open_results(folder: Path, study: str, expected: Mapping[str, int]) -> None:
+def open_results(folder: Path, study: str, expected: Mapping[str, int], published: Sequence[PublishedRow] = ()) -> None:
     """Make the folder this study's, or check that it is; raises :class:`InputError` for another's."""
     manifest = folder / MANIFEST
     if manifest.exists():
@@ -46,7 +49,8 @@ def open_results(folder: Path, study: str, expected: Mapping[str, int]) -> None:
             where=str(folder),
             remedy="choose another folder with --out",
         )
-    write_json(manifest, {"schema_version": SCHEMA_VERSION, "study": study, "expected": dict(expected)})
+    content = {"schema_version": SCHEMA_VERSION, "study": study, "expected": dict(expected)}
+    write_json(manifest, content | ({"published": plain(published)} if published else {}))
 
 
 def _read_manifest(path: Path) -> dict:
@@ -56,10 +60,10 @@ def _read_manifest(path: Path) -> dict:
         raise InputError(
             f"not readable as JSON: {error}", where=str(path), remedy="restore or remove this file"
         ) from error
-    if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
-        version = found.get("schema_version") if isinstance(found, dict) else None
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if not _readable(version):
         raise InputError(
-            f"this folder was written with another schema ({version}); this version reads schema {SCHEMA_VERSION}",
+            f"this folder was written with schema {version}; this version reads up to schema {SCHEMA_VERSION}",
             where=str(path),
             remedy="use the version of lorabench that wrote it, or choose another folder with --out",
         )
@@ -76,9 +80,11 @@ def write_trial(folder: Path, record: TrialRecord) -> None:
 
 def read_trials(folder: Path, *, quarantine: bool = False) -> Readout:
     """Every valid record of the folder, by fingerprint; ``quarantine`` moves damaged files out of the way."""
-    expected = None
+    expected, published = None, ()
     if (folder / MANIFEST).exists():
-        expected = {str(arm): int(n) for arm, n in _read_manifest(folder / MANIFEST).get("expected", {}).items()}
+        manifest = _read_manifest(folder / MANIFEST)
+        expected = {str(arm): int(n) for arm, n in manifest.get("expected", {}).items()}
+        published = check_published(manifest.get("published", ()), f"{folder / MANIFEST}:published")
     records, damaged = [], []
     for path in sorted((folder / "trials").glob("*.json")):
         record = _read_trial(path)
@@ -90,7 +96,7 @@ def read_trials(folder: Path, *, quarantine: bool = False) -> Readout:
             target = folder / "quarantine" / path.name
             target.parent.mkdir(exist_ok=True)
             path.replace(target)
-    return Readout(records, damaged, expected)
+    return Readout(records, damaged, expected, published)
 
 
 def supersede(folder: Path, planned: Collection[str]) -> list[str]:
@@ -106,23 +112,27 @@ def supersede(folder: Path, planned: Collection[str]) -> list[str]:
 
 
 def _read_trial(path: Path) -> TrialRecord | None:
-    """The record, or none where the file is damaged; a record of another schema is refused, not damaged."""
+    """The record, or none where the file is damaged; of an older schema it is migrated, a newer one is refused."""
     try:
         data = json.loads(path.read_text())
         version = data["schema_version"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    if version != SCHEMA_VERSION:
+    if not _readable(version):
         raise InputError(
-            f"this record has schema {version}; this version reads schema {SCHEMA_VERSION}",
+            f"this record has schema {version}; this version reads up to schema {SCHEMA_VERSION}",
             where=str(path),
             remedy="use the version of lorabench that wrote it, or choose another folder with --out",
         )
     try:
-        record = TrialRecord.model_validate(data)
-    except ValidationError:
+        record = TrialRecord.model_validate(migrate(data))
+    except (ValueError, TypeError, KeyError, AttributeError):  # ValidationError is a ValueError
         return None
     return record if record.fingerprint == path.stem else None
+
+
+def _readable(version: object) -> bool:
+    return isinstance(version, int) and 1 <= version <= SCHEMA_VERSION
 
 
 def base_path(folder: Path) -> Path:

@@ -27,6 +27,7 @@ RESERVED = {"reference", "perf"}  # folders under results/ that are not studies
 
 
 Count = Annotated[int, Field(ge=1)]
+Shots = Annotated[int, Field(ge=0)]
 
 
 class _Settings(BaseModel):
@@ -73,8 +74,13 @@ class ScoringSettings(_Settings):
     )
     probes_after: Literal["every_task", "last_task"] = "every_task"
     intruders_after: Literal["every_task", "last_task", "never"] = "every_task"
-    batch_tokens: int = Field(16384, ge=64, description="token budget of one scoring pass; part of the stack")
+    batch_tokens: int = Field(65536, ge=64, description="token budget of one scoring pass; part of the stack")
     max_length: int = Field(2048, ge=8, description="tokens; longer items lose their beginning, as in lm-eval")
+    num_fewshot: Shots | dict[str, Shots] | None = Field(
+        None,
+        description="examples before a scored question, of all tasks or by name; null: what the task says",
+    )
+    chat_template: bool = Field(False, description="put prompts, training's too, into the model's chat template")
 
     @field_validator("curve")
     @classmethod
@@ -99,6 +105,11 @@ class Scored(_Settings):
             return self.scoring.items
         limit = self.scoring.probe_items
         return limit.get(task) if isinstance(limit, dict) else limit
+
+    def fewshot(self, task: str) -> int | None:
+        """Examples before each scored question of a task or probe; none for what the task itself says."""
+        shots = self.scoring.num_fewshot
+        return shots.get(task) if isinstance(shots, dict) else shots
 
 
 class AuditSettings(Scored):
@@ -134,6 +145,7 @@ class Study(Scored):
     training: TrainingSettings = TrainingSettings()
     keep_adapters: Literal["none", "last", "all"] = "last"
     tuned: bool = False
+    published: str | None = Field(None, description="a file of tasks/published: numbers for the report to show")
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -168,6 +180,9 @@ class Study(Scored):
         limits = self.scoring.probe_items
         if isinstance(limits, dict) and (unknown := sorted(set(limits) - set(self.probes))):
             raise ValueError(f"scoring.probe_items names '{unknown[0]}', which is not a probe of this study")
+        shots = self.scoring.num_fewshot
+        if isinstance(shots, dict) and (unknown := sorted(set(shots) - {*self.tasks, *self.probes})):
+            raise ValueError(f"scoring.num_fewshot names '{unknown[0]}', which is not a task or probe of this study")
         if both := sorted(set(self.probes) & set(self.tasks)):
             raise ValueError(f"'{both[0]}' is a probe and stands in a stream; a probe is never trained on")
         return self

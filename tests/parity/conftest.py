@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from torch import Tensor
 from harness.engine.adapters import Layout
 from harness.engine.adapters_file import export_peft, save_adapters
 from harness.engine.model import PackedModel, load_model
-from harness.study.config import AdapterSettings, Study
+from harness.study.config import AdapterSettings
 
 TRIALS, RANK, ALPHA = 3, 4, 8.0
 
@@ -48,15 +47,8 @@ def make_world(path: Path, folder: Path, size: float = 0.3) -> World:
     model = load_model(path, dtype=torch.float32, device=torch.device("cpu"))
     layout = model.layout(RANK)
     values = torch.randn(TRIALS, layout.size, generator=torch.Generator().manual_seed(5)) * size
-    study = Study(
-        model=str(path),
-        seeds=(0,),
-        streams={"order": ("toy_recall",)},
-        methods={"lora": {}},
-        adapter=AdapterSettings(rank=RANK, alpha=ALPHA),
-    )
-    entries: Any = [(SimpleNamespace(fingerprint=f"trial{k}"), values[k]) for k in range(TRIALS)]
-    save_adapters(folder / "pack.safetensors", layout, entries, study)
+    entries = [(f"trial{k}", values[k]) for k in range(TRIALS)]
+    save_adapters(folder / "pack.safetensors", layout, entries, str(path), AdapterSettings(rank=RANK, alpha=ALPHA))
     exported = tuple(folder / f"trial{k}" for k in range(TRIALS))
     for k, target in enumerate(exported):
         export_peft(folder / "pack.safetensors", k, target)

@@ -14,7 +14,7 @@ from lm_eval.api.instance import Instance
 from harness.errors import InputError
 from harness.scoring.lm import PackedLM
 from harness.scoring.scorer import Scorer
-from harness.scoring.suite import Suite, TaskData
+from harness.scoring.suite import Prompting, Suite, TaskData
 
 TRIALS = 3  # as many as the fixture `world` has
 LONG = 96  # tokens of context in the request tests; some items are longer
@@ -169,6 +169,48 @@ def test_generation(world, hflm, tokenizer):
     assert stopped, "no stop string came up"
 
 
+def test_generation_behind_a_shared_beginning(world, hflm, tokenizer):
+    """Few-shot prompts: what they share is read once, and rows that are done leave the batch one by one."""
+    examples = sentence(77, 8) + "\n\n"
+    limits = {"until": ["e"], "max_gen_toks": 20, "do_sample": False}
+    prompts = [[(examples + sentence(d, 1 + d % 3), limits)] for d in range(9)]
+    prompts.append([(examples + sentence(0, 1), limits)])  # the same question twice
+    instances = requests("generate_until", prompts)
+    ours = packed(world, tokenizer, instances, budget=100_000, length=200)
+    for trial in range(TRIALS):
+        assert ours[trial] == hflm(tokenizer, trial, max_length=200).generate_until(instances, disable_tqdm=True)
+    assert len({len(text) for trial in ours for text in trial}) > 4, "all rows end at once: leaving is not tested"
+
+
+def test_documents_share_a_row(world, hflm, tokenizer):
+    """Questions behind the same examples, in one row of several documents."""
+    examples = sentence(5, 10) + "\n\n"
+    instances = requests(
+        "loglikelihood",
+        [[(examples + sentence(d, 3), " " + sentence(50 * d + c, 2)) for c in range(3)] for d in range(7)],
+    )
+    lm = PackedLM(world.model, tokenizer, max_length=200, batch_tokens=2048)
+    assert 3 * lm.token_count(instances) < sum(len(lm.tok_encode("".join(i.args))) for i in instances)
+    ours = packed(world, tokenizer, instances, length=200)
+    for trial in range(TRIALS):
+        theirs = hflm(tokenizer, trial, max_length=200).loglikelihood(instances, disable_tqdm=True)
+        assert all(close(a, b) for (a, _), (b, _) in zip(ours[trial], theirs, strict=True))
+        assert [flag for _, flag in ours[trial]] == [flag for _, flag in theirs]
+
+
+def test_items_that_lose_their_beginning_are_counted(world, tokenizer):
+    lm = PackedLM(world.model, tokenizer, max_length=LONG, batch_tokens=2048)
+    prefix = len(lm.tok_encode(""))  # a BOS, or none
+    room = LONG + 1 - prefix
+    texts = [("c" * (room - 3), "abc"), ("c" * (room - 2), "abc"), ("c" * (room - 3), "abcd"), ("c", "d")]
+    scored = requests("loglikelihood", [[pair, ("c", "x")] for pair in texts])
+    assert lm.truncated(scored) == 2
+    limits = {"until": [], "max_gen_toks": 6, "do_sample": False}
+    spoken = requests("generate_until", [[("c" * (LONG - 6 - prefix + extra), limits)] for extra in (0, 1)], task="g")
+    assert lm.truncated(spoken) == 1
+    assert lm.truncated(requests("loglikelihood_rolling", [[("r" * 500,)]], task="r")) == 0
+
+
 def test_generation_that_is_not_greedy_is_refused(world, tokenizer):
     for settings in ({"do_sample": True, "temperature": 0.7, "max_gen_toks": 4}, {"max_gen_toks": LONG}):
         instances = requests("generate_until", [[("a", {"until": ["x"], **settings})]])
@@ -196,11 +238,21 @@ def _family(name: str):
         "gemma3": lambda: tf.Gemma3ForCausalLM(
             tf.Gemma3TextConfig(**size, head_dim=8, sliding_window=16, query_pre_attn_scalar=8)
         ),
+        "gemma2": lambda: tf.Gemma2ForCausalLM(
+            tf.Gemma2Config(
+                **size,
+                head_dim=8,
+                sliding_window=16,
+                query_pre_attn_scalar=8,
+                attn_logit_softcapping=4.0,
+                final_logit_softcapping=3.0,
+            )
+        ),
         "granite": lambda: tf.GraniteForCausalLM(tf.GraniteConfig(**size, logits_scaling=3.0, residual_multiplier=0.5)),
     }[name]()
 
 
-@pytest.mark.parametrize("name", ["mistral", "qwen2", "gemma3", "granite"])
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "gemma2", "gemma3", "granite"])
 def test_other_families(name, tmp_path, llama, other_world):
     from transformers import AutoTokenizer
 
@@ -208,7 +260,7 @@ def test_other_families(name, tmp_path, llama, other_world):
     tokenizer = AutoTokenizer.from_pretrained(llama)
     _family(name).save_pretrained(tmp_path / "model")
     other = other_world(tmp_path / "model", tmp_path / "adapters")
-    short = [[("the cat", a) for a in (" a", " b", " ab")] for _ in range(2)]  # shorter than the windows
+    short = [[("the cat", a) for a in (" a", " ab", " cd")] for _ in range(2)]  # branches, and shorter than the windows
     instances = requests("loglikelihood", [*short, *CHOICES["long answers"], *CHOICES["letters"]])
     ours = packed(other, tokenizer, instances)
     for trial in range(TRIALS):
@@ -274,7 +326,7 @@ def scorer(world, tokenizer, data) -> Scorer:
 NAMES = ("four", "letters", "say", "read")
 
 
-def reference_results(lm, data) -> tuple[dict, dict]:
+def reference_results(lm, data, *, shots: int = 0, chat: bool = False) -> tuple[dict, dict]:
     """lm-eval from end to end: its TaskManager, its HF model, its evaluate."""
     import datasets
     from lm_eval.evaluator import evaluate
@@ -282,10 +334,16 @@ def reference_results(lm, data) -> tuple[dict, dict]:
 
     tasks = {}
     for task in data:
-        rows = datasets.Dataset.from_list([dict(row) for row in task.splits["test"]])
-        config = {**task.config, "task": task.name, "custom_dataset": lambda rows=rows, **_: {"test": rows}}
+        splits = {name: datasets.Dataset.from_list([dict(row) for row in rows]) for name, rows in task.splits.items()}
+        config = {**task.config, "task": task.name, "custom_dataset": lambda splits=splits, **_: splits}
         tasks |= TaskManager(include_defaults=False).load([config])["tasks"]
-    results = evaluate(lm=lm, task_dict={"tasks": tasks}, bootstrap_iters=0, log_samples=True)
+    for task in tasks.values():  # as simple_evaluate does
+        task.set_config("num_fewshot", shots)
+        task.set_fewshot_seed(1234)
+    results = evaluate(
+        lm=lm, task_dict={"tasks": tasks}, bootstrap_iters=0, log_samples=True, apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+    )  # fmt: skip
     assert results is not None
     return results["results"], results["samples"]
 
@@ -305,6 +363,73 @@ def test_scores_are_lm_evals(world, hflm, tokenizer, data, scorer):
     first, *_ = scorer.score(("say",), world.values, world.scaling)
     assert first is not None
     assert first["say"].value >= 0.5, "half of the answers are what this trial says"
+
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    "<{{ m.role }}>{{ m.content }}{% if not (loop.last and continue_final_message) %}</>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("sampler", ["default", "first_n"])
+def test_few_shot_and_chat_prompts_are_lm_evals(world, llama, data, chat, sampler):
+    """Same examples in the same order, same turns, same delimiter: the same scores, and training texts to match."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    tokenizer.chat_template = TEMPLATE
+    shots = {"four": 2, "letters": 3, "say": 2}
+    described = [
+        TaskData(t.name, {**t.config, "training_split": "train", "description": "Read well.\n",
+                          "fewshot_config": {"sampler": sampler, "split": "train"}}, t.splits, t.chance)
+        for t in data if t.name in shots
+    ]  # fmt: skip
+    lm = PackedLM(world.model, tokenizer, max_length=400, batch_tokens=4096)
+    prompting = Prompting(shots, lm.apply_chat_template if chat else None)
+    suite = Suite(described, split="test", items={}, prompting=prompting)
+    found = Scorer(world.model, suite, lm, world.layout).score(list(shots), world.values, world.scaling)
+    reference = world.hf(tokenizer, 1, max_length=400)
+    for task in described:
+        results, samples = reference_results(reference, [task], shots=shots[task.name], chat=chat)
+        scored = suite.tasks[task.name]
+        asked = [[list(map(str, arguments)) for arguments in sample["arguments"]] for sample in samples[task.name]]
+        for instance in scored.task.instances:
+            assert list(map(str, instance.args)) == asked[instance.doc_id][instance.idx]
+        assert found[1][task.name].value == pytest.approx(results[task.name][f"{scored.metric},none"], rel=1e-5)
+        ((context, answer), *_) = [
+            suite._asked(scored, row, "") for row in scored.task.training_docs().select(range(1))
+        ]
+        assert context.endswith("<assistant>" if chat else task.splits["train"][0]["text"])
+        assert answer.startswith(" ") != (chat or task.name == "say")
+    if chat:
+        assert all(turn in asked[0][0][0] for turn in ("<user>", "</><assistant>"))
+
+
+def test_examples_come_from_somewhere_else_than_the_test(data):
+    """A task without other rows than the scored ones would give its answers away; one with too few is refused."""
+    four = next(task for task in data if task.name == "four")
+    alone = TaskData("four", four.config, {"test": four.splits["test"]}, 0.25)
+    few = TaskData(
+        "four", {**four.config, "training_split": "train"}, {**four.splits, "train": four.splits["train"][:2]}, 0.25
+    )
+    for task, text in ((alone, "no rows but those that are scored"), (few, "2 rows")):
+        with pytest.raises(InputError, match=text):
+            Suite([task], split="test", items={}, prompting=Prompting({"four": 3}))
+
+
+def test_standard_errors(world, hflm, tokenizer, data, scorer):
+    """lm-eval's own for accuracies; for bits per byte that of a bootstrap, roughly."""
+    (found, *_) = scorer.score(NAMES, world.values, world.scaling)
+    _, samples = reference_results(hflm(tokenizer, 0, max_length=LONG), data)
+    for name in ("four", "letters", "say"):
+        metric = scorer.suite.tasks[name].metric
+        values = np.array([float(sample[metric]) for sample in samples[name]])
+        assert found[name].stderr == pytest.approx(values.std(ddof=1) / math.sqrt(len(values)), rel=1e-9)
+    pairs = np.array([sample["bits_per_byte"] for sample in samples["read"]])
+    drawn = pairs[np.random.default_rng(0).integers(0, len(pairs), (4000, len(pairs)))].sum(1)
+    assert found["read"].stderr == pytest.approx(np.std(drawn[:, 0] / drawn[:, 1]) / math.log(2), rel=0.5)
 
 
 def test_packed_is_alone(world, scorer):
@@ -426,7 +551,7 @@ def test_a_label_out_of_range_is_refused(world, tokenizer, data):
     )
     lm = PackedLM(world.model, tokenizer, max_length=LONG, batch_tokens=512)
     with pytest.raises(InputError, match="not one of the 4 choices"):
-        suite.training_examples("four", lm._encode_pair, 0)
+        suite.training_examples("four", lm._encode_pair, 0)[0]
 
 
 def test_items_limit_what_is_asked(data):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import helpers
 import pytest
@@ -23,7 +22,7 @@ from helpers import (
 
 from harness.engine.adapters_file import export_peft, find_adapter, save_adapters
 from harness.engine.method import Recipe
-from harness.study.config import Study
+from harness.study.config import AdapterSettings
 
 RATES = (1e-3, 3e-4, 1e-4, 3e-5)
 SIZE = 4
@@ -139,13 +138,12 @@ def test_the_base_is_untouched_and_the_digest_would_tell():
 def test_exported_adapters_are_what_peft_computes(tmp_path):
     from peft import PeftModel
 
-    study = Study(model="tiny", seeds=(0,), streams={"a": ("t",)}, methods={"lora": {}})
-    assert (study.adapter.rank, study.adapter.alpha) == (helpers.RANK, helpers.ALPHA)
+    adapter = AdapterSettings(rank=helpers.RANK, alpha=helpers.ALPHA)
     packed = trainer(packed_model("qwen2"), [LORA] * 3, [3e-2] * 3)
     train(packed, batches(data(3), SIZE, 5))
     layout, values = packed.bank.layout, packed.bank.values
-    entries = [(SimpleNamespace(fingerprint=f"trial{row}"), values[row]) for row in range(3)]
-    save_adapters(tmp_path / "adapters" / "pack.safetensors", layout, entries, study)
+    entries = [(f"trial{row}", values[row]) for row in range(3)]
+    save_adapters(tmp_path / "adapters" / "pack.safetensors", layout, entries, "tiny", adapter)
     ids = torch.arange(3, 39).view(3, 12)
     plain = tiny_model("qwen2")(input_ids=ids).logits
     with torch.no_grad(), packed.model.adapted(layout, values, packed.bank.scaling):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.store.published import PublishedRow
 from harness.store.records import Costs, Curve, Failure, Intruders, TaskScores, TrialRecord, TrialSpec
 
 #: What a method gains on a task, what it forgets a step, its intruders (a matrix, distance) and its cost.
@@ -28,6 +29,7 @@ class Folder:
     records: list[TrialRecord]
     quarantined: list[str] = field(default_factory=list)
     expected: dict[str, int] | None = None
+    published: tuple[PublishedRow, ...] = ()
 
 
 def spec(method: str, stream: tuple[str, ...], *, order: str = "a", seed: int = 0, **changes: Any) -> TrialSpec:
@@ -61,16 +63,23 @@ def trial(
     matrix = np.round(np.clip(matrix, 0, 1) * 200) / 200
     stages = len(stream) + 1
     tasks = {
-        task: TaskScores(metric="acc", higher_is_better=True, items=200, chance=0.25, score=tuple(matrix[:, j]))
+        task: TaskScores(
+            metric="acc",
+            higher_is_better=True,
+            items=200,
+            chance=0.25,
+            score=tuple(matrix[:, j]),
+            stderr=tuple(np.sqrt(matrix[:, j] * (1 - matrix[:, j]) / 199)),
+        )
         for j, task in enumerate(stream)
     }
     holes = (None,) * (stages - 2)
     lost = loss * 0.4 + (rng.normal(0, 0.004) if gain else 0)
     probes = {
         "social_iqa": TaskScores(metric="acc", higher_is_better=True, items=300, chance=1 / 3,
-                                 score=(0.41, *holes, 0.41 - lost)),
+                                 score=(0.41, *holes, 0.41 - lost), stderr=(0.028, *holes, 0.028)),
         "plain_text": TaskScores(metric="bits_per_byte", higher_is_better=False, items=50, chance=None,
-                                 score=(1.02, *holes, 1.02 + lost * 1.5)),
+                                 score=(1.02, *holes, 1.02 + lost * 1.5), stderr=(0.012, *holes, 0.012)),
     }  # fmt: skip
     curves = tuple(_curve(task, matrix, j, grid, cost if gain else 0.0) for j, task in enumerate(stream))
     taken = [_intruders(spikes * t, distance * math.sqrt(t / len(stream)), rng, bool(gain)) for t in range(1, stages)]

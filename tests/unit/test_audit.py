@@ -161,7 +161,7 @@ RIGHT = {0.25: (True, False, False, False), 0.5: (True, True, False, False), 0.7
 
 def scored(monkeypatch, rows: list[dict[str, float] | None]) -> None:
     """The scorer says these shares, row 0 for the base, whatever the adapters are."""
-    found = [row and {name: Score(value, RIGHT[value]) for name, value in row.items()} for row in rows]
+    found = [row and {name: Score(value, None, RIGHT[value]) for name, value in row.items()} for row in rows]
     monkeypatch.setattr(audits, "_score", lambda *_: found)
 
 

@@ -9,11 +9,13 @@ import types
 from pathlib import Path
 from typing import Any
 
+import hub_copies
 import pytest
 import torch
 import yaml
 
 from harness import campaign, cli
+from harness.data import lm_eval_index
 from harness.engine.model import load_model
 from harness.errors import InputError, LorabenchError
 from harness.executors.local import LocalExecutor
@@ -24,6 +26,7 @@ STUDY: dict[str, Any] = {
     "streams": {"order": ["toy_recall", "toy_digits"]}, "probes": ["toy_text"], "methods": {"frozen": {}, "lora": {}},
     "training": {"examples": 64, "batch": 8}, "scoring": {"items": 8},
 }  # fmt: skip
+SMALL = {"examples": 16, "batch": 8}
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +96,16 @@ def test_a_run_that_fails_gives_its_claim_back(load, tmp_path):
     assert not list((tmp_path / "out" / "running").iterdir())
 
 
+def test_a_run_takes_the_published_numbers_along(load, tmp_path):
+    found = load(published="standard_cl")
+    assert start(found).jobs == ["base"]
+    kept = {(row.method, row.model): row.accuracy for row in read_trials(tmp_path / "out").published}
+    assert kept["sequential LoRA", "T5-large"] == 43.7
+    prints = [trial.fingerprint for trial in found.plan.trials]
+    assert prints == [trial.fingerprint for trial in load().plan.trials]
+    assert refused(load, published="standard").where.endswith("mine.yaml:published")
+
+
 def test_a_folder_in_use_is_refused(load, tmp_path):
     import socket
 
@@ -121,7 +134,7 @@ def test_trials_of_nobody_are_refused(load, tmp_path):
     assert "no study.json" in refused(campaign.run, load(), Recorder(), "cpu", WATCHER, {}).what
 
 
-@pytest.mark.parametrize("version", [0, 2, 99])
+@pytest.mark.parametrize("version", [0, 99, None, "1"])
 def test_a_folder_of_another_schema_is_refused(load, tmp_path, version):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "study.json").write_text(
@@ -129,15 +142,15 @@ def test_a_folder_of_another_schema_is_refused(load, tmp_path, version):
     )
     for call, arguments in ((campaign.run, (load(), Recorder(), "cpu", WATCHER, {})), (campaign.read_state, (load(),))):
         error = refused(call, *arguments)
-        assert f"another schema ({version})" in error.what
+        assert f"schema {version}" in error.what
 
 
 def test_a_record_of_another_schema_is_refused_and_stays(load, tmp_path):
     start(load())
     path = tmp_path / "out" / "trials" / "abc.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"schema_version": 2, "fingerprint": "abc"}))
-    assert "schema 2" in refused(campaign.read_state, load(), quarantine=True).what
+    path.write_text(json.dumps({"schema_version": 99, "fingerprint": "abc"}))
+    assert "schema 99" in refused(campaign.read_state, load(), quarantine=True).what
     assert path.exists()
 
 
@@ -297,7 +310,29 @@ def test_a_split_without_rows_is_refused(load):
 
 def test_names_are_checked_before_the_model_is_made(load, monkeypatch):
     monkeypatch.setattr(campaign.model_files, "resolve_model", lambda name: pytest.fail("made first"))
+    hub_copies.write_small_index()
     assert "unknown task" in refused(load, streams={"order": ["toy_recal"]}).what
+
+
+def test_lm_evals_own_tasks_stand_in_a_study(load, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LORABENCH_DATASETS", str(tmp_path / "mirror"))
+    lm_eval_index.write_index(hub_copies.FOLDERS)
+    for name in ("arc_easy", "lambada_openai"):
+        hub_copies.copy_of(tmp_path / "mirror", name)
+    found = load(streams={"order": ["toy_recall", "arc_easy"]}, probes=["lambada_openai"], training=SMALL)
+    assert set(found.task_digests) == {"toy_recall", "arc_easy", "lambada_openai"}
+    error = refused(load, streams={"order": ["arc_easy"]}, probes=[])
+    assert "'arc_easy' has 30 training rows, and the study trains on 64" in error.what
+    error = refused(load, streams={"order": ["lambada_openai"]}, probes=[], training=SMALL)
+    assert "'lambada_openai' has no training split" in error.what
+    error = refused(load, streams={"order": ["sciq"]}, probes=[], training=SMALL)
+    assert "needs the data set allenai/sciq of the hub" in error.what
+
+
+def test_a_study_of_the_projects_own_tasks_reads_no_index(load, monkeypatch):
+    monkeypatch.setattr(lm_eval_index, "index", lambda: pytest.fail("the index was read"))
+    assert load().plan.trials
 
 
 def test_the_plan_is_the_same_every_time(load):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import hub_copies
 import pytest
 import typer
 
@@ -100,7 +101,13 @@ def test_the_console_script_is_this_main():
 
 def test_there_is_no_other_verb():
     names = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
-    assert names == set(VERBS)
+    assert names | {group.name for group in cli.app.registered_groups} == set(VERBS)
+
+
+def test_an_unknown_benchmark_is_bad_usage(lorabench):
+    status, _, err = lorabench("perf", "trian")
+    assert status == 2
+    assert "trian" in err
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -139,6 +146,23 @@ def test_lists_as_json_and_as_text(lorabench, verb, names):
     assert [line.split()[0] for line in out.splitlines()] == [row["name"] for row in rows]
 
 
+def test_tasks_are_listed_by_pattern(lorabench):
+    _, out, _ = lorabench("tasks", "toy_*")
+    assert [line.split()[0] for line in out.splitlines()] == ["toy_digits", "toy_recall", "toy_text"]
+
+
+def test_lm_evals_names_are_listed(lorabench):
+    hub_copies.write_small_index()
+    status, out, err = lorabench("tasks", "--lm-eval", "*arc*", "--json")
+    row = {"kind": "task", "output_type": "multiple_choice", "training_split": True, "data_set": "allenai/ai2_arc"}
+    tag = {"kind": "tag of 1", "output_type": None, "training_split": None, "data_set": None}
+    assert (status, err) == (0, "")
+    assert json.loads(out) == [{"name": "arc_easy", **row}, {"name": "ai2_arc", **tag}]
+    _, out, _ = lorabench("tasks", "arc_e*", "--lm-eval")
+    assert out.split() == ["arc_easy", "task", "multiple_choice", "yes", "allenai/ai2_arc"]
+    assert lorabench("tasks", "--lm-eval", "toy_*") == (0, "", "")
+
+
 def test_status_as_json(lorabench, tmp_path):
     status, out, _ = lorabench("status", "smoke", "--json")
     assert status == 0
@@ -156,7 +180,6 @@ def test_status_as_json(lorabench, tmp_path):
         (("fetch", "cor"), "did you mean 'core'"),
         (("run", "smoke", "--executor", "locl"), "did you mean 'local'"),
         (("run", "smoke", "--executor", "local", "--model", "tiny-random-lama"), "did you mean 'tiny-random-llama'"),
-        (("perf", "trian"), "did you mean 'train'"),
     ],
 )
 def test_an_unknown_name_is_bad_usage_and_the_nearest_is_named(lorabench, arguments, near):
@@ -179,6 +202,7 @@ def test_an_unknown_name_is_bad_usage_and_the_nearest_is_named(lorabench, argume
     ],
 )
 def test_a_wrong_study_names_the_place_and_the_nearest(lorabench, tmp_path, changes, place, near):
+    hub_copies.write_small_index()
     status, _, err = lorabench("plan", str(study(tmp_path, **changes)))
     assert status == 2
     assert place in err

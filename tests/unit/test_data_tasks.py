@@ -8,10 +8,11 @@ import json
 import zipfile
 from pathlib import Path
 
+import hub_copies
 import pytest
 import yaml
 
-from harness.data import paths, splits, tasks, wheels
+from harness.data import paths, splits, stored, tasks, wheels
 from harness.errors import InputError
 
 ROWS = """
@@ -167,6 +168,7 @@ def test_a_probe_has_only_a_test_split(folder):
 
 def test_an_unknown_task_or_split_suggests_the_nearest(folder):
     write(folder)
+    hub_copies.write_small_index()
     with pytest.raises(InputError, match="did you mean 'foo'"):
         tasks.load_task("fooo")
     with pytest.raises(InputError, match="did you mean 'test'"):
@@ -257,6 +259,9 @@ def test_a_template_with_an_unknown_field_is_refused(folder):
         ({"role": "streem"}, "metadata.role"),
         ({"licens": "MIT"}, "metadata.licens"),
         ({"source": {"wheel": "evals", "sha256": "0" * 64, "members": ["a"]}}, "metadata.source.wheel"),
+        ({"source": {"hub": "name", "splits": ["train"]}}, "metadata.source.hub"),
+        ({"source": {"hub": "org/name"}}, "metadata.source.splits"),
+        ({"source": 7}, "metadata.source"),
     ],
 )
 def test_bad_metadata_is_refused_by_key(folder, meta, key):
@@ -285,7 +290,7 @@ def test_a_failing_or_missing_prepare_is_named(folder):
 
 def test_a_kill_while_building_leaves_nothing_half(folder, monkeypatch):
     write(folder)
-    monkeypatch.setattr(splits, "digest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(stored, "digest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         tasks.prepare_task("foo")
     assert [path for path in paths.cache_dir().rglob("*") if path.is_file()] == []

@@ -217,7 +217,9 @@ def test_an_empty_grid_is_an_error():
 
 def test_the_fingerprint_is_the_same_from_the_plan_and_from_the_record():
     for trial in plan(tuned=True).trials:
-        scores = TaskScores(metric="acc", higher_is_better=True, items=2, chance=0.5, score=(0.5, 0.5, 1.0))
+        scores = TaskScores(
+            metric="acc", higher_is_better=True, items=2, chance=0.5, score=(0.5, 0.5, 1.0), stderr=(0.5, 0.5, 0.0)
+        )
         record = TrialRecord(
             fingerprint=trial.fingerprint, study="s", status="ok", spec=trial.spec, stack={}, costs=Costs(),
             tasks=dict.fromkeys(trial.spec.stream, scores),

@@ -14,6 +14,7 @@ from harness.errors import InputError
 from harness.report import build_report, frame, leaderboard, plots, style, words, write_report
 from harness.report.study import gather
 from harness.store import write_trial
+from harness.store.published import PublishedRow
 
 FIRST = (
     "method,trials,average_accuracy,average_accuracy_ci_low,average_accuracy_ci_high,backward_transfer,forgetting,"
@@ -173,6 +174,28 @@ def test_two_seeds_are_provisional():
     board = leaderboard.rows(gather(readout))
     assert [row.why_not for row in board] == ["provisional: 2 seeds"] * 2
     assert words.summary(gather(readout), board)[1].startswith("No arm is ranked")
+
+
+def test_published_numbers_stand_below_the_arms_with_model_and_protocol(tmp_path):
+    rows = (
+        PublishedRow(method="O-LoRA", model="T5-large", protocol="orders 1-3 | r 8", accuracy=75.8, source="a paper"),
+        PublishedRow(method="SLAO", model="LLaMA", protocol="orders 4-6", accuracy=74.8, bwt=-3.5, source="<another>"),
+    )
+    readout = quick()
+    write_report(tmp_path, Folder(readout.records, expected=readout.expected, published=rows))
+    text = (tmp_path / "report.md").read_text()
+    section = text.split("## Published numbers")[1].split("##")[0]
+    assert "| O-LoRA | 75.8 | – | T5-large | orders 1-3 &#124; r 8 | a paper |" in section
+    assert "| SLAO | 74.8 | −3.5 | LLaMA | orders 4-6 | &lt;another&gt; |" in section
+    assert section.index("| lora |") < section.index("| O-LoRA |")
+    assert "not directly comparable" in section
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Published numbers</h2>" in page
+    assert "<td>&lt;another&gt;</td>" in page
+
+
+def test_a_study_without_published_numbers_has_no_such_table(quick_folder):
+    assert "Published numbers" not in (quick_folder / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

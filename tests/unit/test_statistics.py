@@ -111,15 +111,6 @@ def test_the_interval_covers():
 # -- items of one task ------------------------------------------------------------------------------------------------
 
 
-def test_the_standard_error_is_lm_evals():
-    from lm_eval.api.metrics import mean_stderr
-
-    correct = [True] * 7 + [False] * 13
-    assert own.standard_error(correct) == pytest.approx(mean_stderr([float(c) for c in correct]), rel=1e-12)
-    assert own.standard_error([True] * 5) == 0
-    assert own.standard_error([True]) is None
-
-
 def test_a_paired_change_by_hand():
     # 10 items, 4 lost and 1 gained: mean -0.3, sum of squares 5, variance (5 - 10 x 0.09) / 9 = 4.1 / 9.
     before = [True] * 6 + [False] * 4

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import errno
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -22,7 +25,9 @@ from harness.store import claims
 from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
 from harness.store.claims import claim
 from harness.store.files import atomic_write, write_json
+from harness.store.published import PublishedRow, read_published
 from harness.store.records import (
+    SCHEMA_VERSION,
     BaseRecord,
     Curve,
     Failure,
@@ -149,9 +154,9 @@ def spec(**changes) -> TrialSpec:
 
 
 def scores(*values, **changes) -> TaskScores:
-    return TaskScores(
-        **({"metric": "acc", "higher_is_better": True, "items": 3, "chance": 0.5, "score": values} | changes)
-    )
+    errors = tuple(None if value is None else 0.25 for value in values)
+    made = {"metric": "acc", "higher_is_better": True, "items": 3, "chance": 0.5, "score": values, "stderr": errors}
+    return TaskScores(**(made | changes))
 
 
 def record(fingerprint="f" * 32, **changes) -> TrialRecord:
@@ -180,7 +185,8 @@ def test_a_record_goes_to_disk_and_back(tmp_path):
     {"status": "diverged"},  # without a failure
     {"status": "error"},
     {"status": "fine"},
-    {"schema_version": 2},
+    {"tasks": {"a": scores(0.1, 0.5, 0.4, stderr=(0.1,)), "b": scores(0.2, 0.3, 0.9)}},
+    {"schema_version": SCHEMA_VERSION + 1},
     {"surprise": 1},
 ])  # fmt: skip
 def test_a_record_that_is_not_complete_is_refused(change):
@@ -263,8 +269,8 @@ def test_temporary_files_are_nobody_s_records(tmp_path):
 def test_a_newer_record_is_refused_and_kept(tmp_path):
     write_trial(tmp_path, record())
     path = trial_path(tmp_path, "f" * 32)
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2}))
-    with pytest.raises(InputError, match="has schema 2") as error:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": SCHEMA_VERSION + 1}))
+    with pytest.raises(InputError, match=f"has schema {SCHEMA_VERSION + 1}") as error:
         read_trials(tmp_path, quarantine=True)
     assert error.value.where == str(path)
     assert path.exists()
@@ -279,13 +285,64 @@ def test_a_folder_belongs_to_one_study(tmp_path):
     assert read_trials(tmp_path).expected == {"lora": 4, "frozen": 4}
 
 
+def test_published_numbers_are_kept_with_the_study(tmp_path):
+    row = PublishedRow(method="O-LoRA", model="T5-large", protocol="orders 1-3", accuracy=75.8, source="a paper")
+    open_results(tmp_path, "mine", {"lora": 3}, [row])
+    assert read_trials(tmp_path).published == (row,)
+    open_results(tmp_path, "mine", {"lora": 3})
+    assert read_trials(tmp_path).published == ()
+    assert "published" not in json.loads((tmp_path / "study.json").read_text())
+
+
+@pytest.mark.parametrize("change", [{"accuracy": 7580}, {"accuracy": None}, {"model": ""}, {"bvt": 1}])
+def test_a_published_row_that_is_wrong_is_named(tmp_path, change):
+    row = {"method": "O-LoRA", "model": "T5-large", "protocol": "p", "accuracy": 75.8, "source": "a paper"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump([row, row | change]))
+    with pytest.raises(InputError) as caught:
+        read_published("mine", tmp_path, "study.yaml:published")
+    assert f"mine.yaml:1.{next(iter(change))}" in caught.value.where
+    assert "accuracy" in caught.value.remedy
+
+
+def test_unknown_published_numbers_are_refused_with_the_nearest_name(tmp_path):
+    (tmp_path / "standard_cl.yaml").write_text("[]")
+    with pytest.raises(InputError, match="standrad_cl") as caught:
+        read_published("standrad_cl", tmp_path, "study.yaml:published")
+    assert caught.value.where == "study.yaml:published"
+    assert "standard_cl" in caught.value.remedy
+
+
 def test_a_folder_with_somebody_s_trials_is_refused(tmp_path):
     write_trial(tmp_path, record())
     with pytest.raises(InputError, match=r"no study\.json"):
         open_results(tmp_path, "mine", {})
 
 
-@pytest.mark.parametrize("text", ["{", "", "[]", '{"schema_version": 2, "study": "mine"}', '{"study": "mine"}',
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_records_of_schema_1_are_read(tmp_path):
+    """Files as version 1 wrote them: the same scores, and standard errors from the items' correctness."""
+    shutil.copytree(GOLDEN / "schema1", tmp_path / "study")
+    found = read_trials(tmp_path / "study")
+    assert found.quarantined == []
+    assert {record.status for record in found.records} == {"ok"}
+    for record in found.records:
+        assert record.schema_version == SCHEMA_VERSION
+        for scores in record.tasks.values():
+            for score, error in zip(scores.score, scores.stderr, strict=True):
+                assert error == pytest.approx(math.sqrt(score * (1 - score) / (scores.items - 1)), abs=1e-12)
+        assert record.probes["plain_text"].stderr == (None,) * len(record.probes["plain_text"].score)
+
+
+def test_an_older_record_that_is_damaged_is_quarantined_not_a_crash(tmp_path):
+    for number, change in enumerate(({"tasks": 5}, {"tasks": {"a": None}}, {"tasks": {"a": {"score": 1}}})):
+        name = f"{number}" * 32
+        write_json(tmp_path / "trials" / f"{name}.json", {"schema_version": 1, "fingerprint": name, **change})
+    assert len(read_trials(tmp_path).quarantined) == 3
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", '{"schema_version": 99, "study": "mine"}', '{"study": "mine"}',
                                   '{"schema_version": "x"}', '{"schema_version": null}'])  # fmt: skip
 def test_a_manifest_of_another_schema_or_damaged_is_refused_and_kept(tmp_path, text):
     (tmp_path / "study.json").write_text(text)

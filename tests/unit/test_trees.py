@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.scoring.trees import TokenRequest, batch_rows, build_row, build_rows, common_prefix, tree_mask
+from harness.scoring.forward import collate, tree_mask
+from harness.scoring.trees import LEAST_SHARED, TokenRequest, batch_rows, build_row, build_rows, common_prefix
 
 TOKEN = st.integers(0, 3)  # few tokens, so that prefixes are often shared
 CONTEXT = st.lists(TOKEN, min_size=1, max_size=10)
@@ -28,7 +30,11 @@ def clipped(group: list[TokenRequest], length: int = 100) -> list[tuple[int, lis
 
 def sight(row, query: int) -> list[int]:
     """The places that ``query`` looks at, by the mask."""
-    return np.flatnonzero(tree_mask(row.branch[None])[0, query]).tolist()
+    return np.flatnonzero(mask_of(row.last)[query]).tolist()
+
+
+def mask_of(last) -> np.ndarray:
+    return tree_mask(torch.from_numpy(last)[None])[0, 0].numpy()
 
 
 @given(groups())
@@ -47,39 +53,28 @@ def test_every_target_is_read_with_exactly_its_own_past(group):
 
 
 @given(groups())
-def test_a_branch_sees_the_prefix_and_itself(group):
-    row = build_row(clipped(group))
-    mask = tree_mask(row.branch[None])[0]
-    for query in range(len(row.ids)):
-        for key in range(len(row.ids)):
-            wanted = key <= query and row.branch[key] in (0, row.branch[query])
-            assert mask[query, key] == wanted
-
-
-@given(groups())
-def test_tokens_are_shared_and_none_is_lost(group):
+def test_every_beginning_is_there_once(group):
+    """The row has as many tokens as the requests have different beginnings, and no token is without a reader."""
     requests = clipped(group)
     row = build_row(requests)
-    shared = common_prefix([inputs for _, inputs, _ in requests])
-    assert len(row.ids) == shared + sum(len(inputs) - shared for _, inputs, _ in requests)
-    assert (row.branch[:shared] == 0).all()
-    assert (row.branch[shared:] > 0).all()
+    beginnings = {tuple(inputs[:end]) for _, inputs, _ in requests for end in range(1, len(inputs) + 1)}
+    assert len(row.ids) == len(beginnings)
+    assert {tuple(row.ids[sight(row, place)]) for place in range(len(row.ids))} == beginnings
     assert len(row.target) == sum(len(targets) for *_, targets in requests)
-    if len(requests) == 1:
-        assert row.branches == 0
+    assert row.branched == any(sight(row, place) != list(range(place + 1)) for place in range(len(row.ids)))
 
 
-@given(st.lists(st.lists(TOKEN, max_size=6), min_size=1, max_size=5))
-def test_common_prefix(sequences):
-    length = common_prefix(sequences)
-    assert all(sequence[:length] == sequences[0][:length] for sequence in sequences)
-    assert any(len(s) == length for s in sequences) or len({s[length] for s in sequences}) > 1
+@given(st.lists(TOKEN, max_size=6), st.lists(TOKEN, max_size=6))
+def test_common_prefix(first, second):
+    length = common_prefix(first, second)
+    assert first[:length] == second[:length]
+    assert first[length : length + 1] != second[length : length + 1] or length == len(first) == len(second)
 
 
 def test_letters_need_no_branch():
     """Answers of one token have the same inputs: one row, no mask, all read from one place."""
     row = build_row(clipped([TokenRequest(("k", i), (7, 8, 9), (i,)) for i in range(4)]))
-    assert row.branches == 0
+    assert not row.branched
     assert row.ids.tolist() == [7, 8, 9]
     assert row.source.tolist() == [2, 2, 2, 2]
     assert row.target.tolist() == [0, 1, 2, 3]
@@ -98,7 +93,7 @@ def test_clipping_is_lm_evals(context, answer, length):
 
 @given(st.lists(groups(most=4), min_size=1, max_size=4), st.integers(6, 20), st.one_of(st.none(), st.integers(1, 12)))
 def test_rows_hold_every_request_once_and_fit(many, length, window):
-    """Numbers are the caller's; branches never make a row longer than the context or the sliding window."""
+    """Numbers are the caller's; branches never make a row longer than the sliding window."""
     numbered, count = [], 0
     for group in many:
         numbered.append([(count + i, request) for i, request in enumerate(group)])
@@ -106,9 +101,8 @@ def test_rows_hold_every_request_once_and_fit(many, length, window):
     rows = build_rows(numbered, length, window)
     found = {index: [] for index in range(count)}
     for row in rows:
-        assert len(row.ids) <= length
         assert row.positions.max() < length
-        if row.branches > 1 and window is not None:
+        if row.branched and window is not None:
             assert len(row.ids) <= window
         for index in dict.fromkeys(row.request.tolist()):
             found[index].append(row.target[row.request == index].tolist())
@@ -125,27 +119,53 @@ def test_batches_keep_the_budget_and_lose_no_row(many, budget, trials):
     for batch in batches:
         padded = len(batch) * max(len(row.ids) for row in batch) * trials
         assert len(batch) == 1 or padded <= budget
-        assert len({row.branches > 1 for row in batch}) == 1
+        assert len({row.branched for row in batch}) == 1
 
 
 @pytest.mark.parametrize("padding", [0, 1, 5])
 def test_padding_is_seen_by_nothing_and_sees_something(padding):
     row = build_row(clipped([TokenRequest(("k", 0), (1, 2), (3, 0)), TokenRequest(("k", 1), (1, 2), (2, 0))]))
-    real = len(row.ids)
-    branch = np.concatenate([row.branch, np.full(padding, -1)])[None]
-    mask = tree_mask(branch)[0]
-    assert mask.shape == (real + padding, real + padding)
-    assert np.array_equal(mask[:real, :real], tree_mask(row.branch[None])[0])
+    longer = build_row([(0, [1] * (len(row.ids) + padding), [1])])
+    last = collate([row, longer], torch.device("cpu")).last
+    assert last is not None
+    mask, real = tree_mask(last)[0, 0].numpy(), len(row.ids)
+    assert np.array_equal(mask[:real, :real], mask_of(row.last))
     assert not mask[:real, real:].any()
     assert mask.any(axis=1).all(), "an empty row of a softmax is NaN"
 
 
 @given(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_size=2, max_size=3))
-def test_rows_of_requests_without_a_shared_prefix(bodies):
+def test_a_row_of_requests_without_a_shared_prefix(bodies):
     """Nothing shared at all: every branch starts at position 0 and sees only itself."""
     requests = [(i, [100 + i, *body], body[-1:]) for i, body in enumerate(bodies)]
     row = build_row(requests)
-    assert (row.branch > 0).all()
     starts = np.flatnonzero(row.positions == 0)
     assert row.ids[starts].tolist() == [100 + i for i in range(len(bodies))]
     assert all(sight(row, start) == [start] for start in starts)
+
+
+def questions(prefix: int, count: int, length: int = 20) -> list[list[tuple[int, TokenRequest]]]:
+    """Documents that begin with the same ``prefix`` tokens and go on differently, two answers each."""
+    head = tuple(range(1000, 1000 + prefix))
+    body = [tuple(10 * i + j % 7 for j in range(length)) for i in range(count)]
+    return [[(2 * i + a, TokenRequest((i, a), head + body[i], (a, 1))) for a in (0, 1)] for i in range(count)]
+
+
+def test_documents_share_their_examples():
+    """A few-shot prefix is computed once for many documents, and not for so many that attention costs more."""
+    rows = build_rows(questions(700, 60), 2048, None)
+    tokens = sum(len(row.ids) for row in rows)
+    assert len(rows) < 60 / 5
+    assert tokens < 60 * (700 + 22) / 5
+    assert max(len(row.ids) for row in rows) < 4096
+
+
+@pytest.mark.parametrize("prefix", [0, 3, LEAST_SHARED - 1])
+def test_a_short_beginning_is_not_worth_a_longer_row(prefix):
+    assert len(build_rows(questions(prefix, 12), 2048, None)) == 12
+
+
+def test_a_sliding_window_shares_nothing_that_it_would_cut():
+    rows = build_rows(questions(100, 6), 2048, 64)
+    assert len(rows) == 12
+    assert not any(row.branched for row in rows)

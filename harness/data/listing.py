@@ -1,0 +1,35 @@
+"""What ``lorabench tasks`` lists: the project's tasks, or lm-eval's own."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from typing import Any
+
+from harness.data import lm_eval_index, tasks
+
+
+def project_tasks(pattern: str) -> list[dict[str, Any]]:
+    """A row for each of the project's tasks whose name matches a shell pattern."""
+    rows = []
+    for name in fnmatch.filter(tasks.task_names(), pattern):
+        task = tasks.load_task(name)
+        sizes = "/".join(str(task.splits.get(split, 0)) for split in tasks.SPLITS)
+        row = {"name": name, "role": task.role, "kind": task.kind, "splits": sizes, "chance": task.chance}
+        rows.append(row | {"licence": task.licence})
+    return rows
+
+
+def lm_eval_tasks(pattern: str, report: Callable[[str], object]) -> list[dict[str, Any]]:
+    """A row for each name of lm-eval's that matches; ``report`` is told where the index has to be made first."""
+    if not lm_eval_index.index_file().is_file():
+        report("reading lm-eval's task files, once: some 10 seconds")
+    entries = lm_eval_index.index()
+    rows = []
+    for name in fnmatch.filter(entries, pattern):
+        entry = entries[name]
+        kind, members = entry["kind"], len(entry["members"])
+        row = {"name": name, "kind": f"{kind} of {members}" if members else kind, "output_type": entry["output_type"]}
+        trains = entry["training_split"] if kind == "task" else None
+        rows.append(row | {"training_split": trains, "data_set": entry["dataset_path"]})
+    return rows

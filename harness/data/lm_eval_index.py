@@ -1,0 +1,112 @@
+"""The names of lm-eval's own tasks, groups and tags: an index in the cache, one for each version of lm-eval.
+
+Reading lm-eval's 14,000 YAML files takes some 10 s, so the index is made only where a name is asked for that the
+project does not have, and once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from harness.data import paths
+
+#: What is kept of a name: its kind (task, group, tag, python), the YAML's path below ``lm_eval/tasks``, output type,
+#: data set, whether there are rows to train on, and the members of a group or tag.
+Entry = dict[str, Any]
+
+
+def tasks_root() -> Path:
+    """The folder ``lm_eval/tasks``; imports lm-eval (1 s, without torch)."""
+    import lm_eval.tasks
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every name that it has twice
+    return Path(lm_eval.tasks.__file__).resolve().parent
+
+
+def index_file() -> Path:
+    """Where the index of the installed lm-eval is kept."""
+    return paths.cache_dir() / "lm-eval" / f"index-{version('lm_eval')}.json"
+
+
+def index() -> Mapping[str, Entry]:
+    """Every name that lm-eval knows."""
+    file = index_file()
+    return _read(file) if file.is_file() else write_index()
+
+
+def write_index(folders: Iterable[str] = (".",)) -> Mapping[str, Entry]:
+    """Read the YAML files below these folders of ``lm_eval/tasks`` and keep what they say in the cache."""
+    from lm_eval.tasks._index import TaskIndex
+
+    root = tasks_root()
+    found = TaskIndex.build([root / folder for folder in folders])
+    entries = {name: _entry(found[name], root) for name in sorted(found)}
+    text = json.dumps(entries, indent=0)
+    file = paths.publish_file(lambda temporary: temporary.write_text(text, encoding="utf-8"), index_file())
+    _read.cache_clear()
+    return _read(file)
+
+
+def tasks_of(name: str) -> list[str]:
+    """The tasks of a group or tag, those of the groups in it too."""
+    entries = index()
+
+    def walk(member: str, above: frozenset[str]) -> Iterator[str]:
+        members = entries.get(member, {}).get("members") or []
+        if not members:
+            yield member
+        for below in members:
+            if below not in above:  # a group may hold a task, or a tag, of its own name
+                yield from walk(below, above | {below})
+
+    return list(dict.fromkeys(walk(name, frozenset([name]))))
+
+
+def scored_split(config: Mapping[str, Any]) -> str | None:
+    """The split that lm-eval scores: the test split, else the validation split."""
+    return config.get("test_split") or config.get("validation_split")
+
+
+def training_split(config: Mapping[str, Any]) -> str | None:
+    """The split to train on, unless it is the very one that is scored (as in gpqa): then there is none."""
+    split = config.get("training_split")
+    return split if split and split != scored_split(config) else None
+
+
+@functools.lru_cache(maxsize=1)
+def _read(file: Path) -> Mapping[str, Entry]:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _entry(found: Any, root: Path) -> Entry:
+    """``found`` is an entry of lm-eval's own index."""
+    kind = {"TASK": "task", "PY_TASK": "python", "GROUP": "group", "TAG": "tag"}[found.kind.name]
+    config = found.cfg or {}
+    members = sorted(found.tags) if kind == "tag" else _members(config.get("task")) if kind == "group" else []
+    return {
+        "kind": kind,
+        "yaml": found.yaml_path.resolve().relative_to(root).as_posix() if found.yaml_path else None,
+        "output_type": config.get("output_type", "generate_until") if kind == "task" else None,
+        "dataset_path": config.get("dataset_path"),
+        "training_split": training_split(config) is not None,
+        "members": members,
+    }
+
+
+def _members(listed: object) -> list[str]:
+    """The names in a group's ``task``: plain ones, and mappings that change a task or make a group in place."""
+    names = []
+    for member in listed if isinstance(listed, list) else [listed]:
+        if isinstance(member, str):
+            names.append(member)
+        elif isinstance(member, dict) and isinstance(member.get("task"), str):
+            names.append(member["task"])
+        elif isinstance(member, dict):
+            names += _members(member["task"]) if "task" in member else [str(member.get("group"))]
+    return names

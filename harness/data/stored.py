@@ -1,0 +1,102 @@
+"""Prepared splits in the cache: JSONL files and a manifest, published in one step.
+
+The folder is named after a digest of what the splits are made of, so a changed task is built anew and an unchanged
+one only read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.data import hub_data, paths, wheels
+from harness.data.tasks import Task
+from harness.errors import InputError, LorabenchError
+
+FORMAT = 1  # raise when what is written changes
+
+
+def source_digest(task: Task) -> str:
+    """sha256 over what the splits are made of.
+
+    For the project's tasks the files of the folder (what ``prepare.py`` may read, and how it makes documents of it),
+    for lm-eval's the configuration; for both the version of the hub's data.
+    """
+    digest = hashlib.sha256(f"format {FORMAT}\n".encode())
+    if task.origin == "lorabench":
+        for path in sorted(task.folder.iterdir()):
+            if path.is_file() and path.suffix != ".md":
+                digest.update(f"{path.name}\n{wheels.sha256_of(path)}\n".encode())
+    else:
+        digest.update(_canonical(task.config).encode())
+    if task.hub:
+        digest.update(f"{hub_data.identity(task.hub)}\n".encode())
+    return digest.hexdigest()
+
+
+def cache_folder(task: Task) -> Path:
+    """Where the splits of this very version of the task lie."""
+    return paths.cache_dir() / "tasks" / task.name / source_digest(task)[:16]
+
+
+def read_manifest(task: Task) -> dict | None:
+    """The manifest of built splits, or None where they are not built or a file is damaged."""
+    folder = cache_folder(task)
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        whole = all(wheels.sha256_of(folder / f"{split}.jsonl") == sha for split, sha in manifest["files"].items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return manifest if whole else None
+
+
+def write(task: Task, splits: Mapping[str, Sequence[dict]]) -> dict:
+    """Put the splits into the cache in one step and return the manifest; a split without documents gets no file."""
+    folder = cache_folder(task)
+
+    def fill(workspace: Path) -> None:
+        files = {}
+        for split, docs in splits.items():
+            if docs:
+                text = "".join(_line(task, split, doc) for doc in docs)
+                (workspace / f"{split}.jsonl").write_bytes(text.encode("utf-8"))
+                files[split] = hashlib.sha256(text.encode("utf-8")).hexdigest()
+        counts = {split: len(docs) for split, docs in splits.items()}
+        manifest = {"counts": counts, "digest": digest(task, files), "files": files, "source": task.source}
+        (workspace / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+    if folder.exists():  # it is there but read_manifest refused it: damaged
+        shutil.rmtree(folder, ignore_errors=True)
+    paths.publish_dir(fill, folder)
+    manifest = read_manifest(task)
+    if manifest is None:
+        what = "the splits just written can't be read back"
+        raise LorabenchError(what, where=str(folder), remedy="is the disk full?")
+    return manifest
+
+
+def digest(task: Task, files: dict[str, str]) -> str:
+    """The task's identity: sha256 over its config and its splits.
+
+    Of ``metadata`` only the version counts: a reworded licence must not make old results look like another task.
+    """
+    config = task.config | {"metadata": {"version": task.version}}
+    return hashlib.sha256(_canonical([config, files]).encode("utf-8")).hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _line(task: Task, split: str, doc: dict) -> str:
+    try:
+        return json.dumps(doc, ensure_ascii=False) + "\n"
+    except TypeError as problem:
+        kinds = ", ".join(f"{name}: {type(value).__name__}" for name, value in doc.items())
+        what = f"a document of the {split} split is no plain JSON ({problem}); its fields: {kinds}"
+        where, remedy = task.where("metadata.source"), "only text, numbers, lists and mappings can be kept"
+        raise InputError(what, where=where, remedy=remedy) from problem

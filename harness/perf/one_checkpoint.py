@@ -1,0 +1,30 @@
+"""Score one adapter with lm-eval's HF model in a process of its own, as a script around lm-eval does it.
+
+Run by its path with a JSON file of settings; it imports nothing of ours, and prints lm-eval's results.
+"""
+
+import json
+import os
+import sys
+
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TQDM_DISABLE="1")
+
+
+def main(path: str) -> None:
+    import datasets
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123
+        settings = json.load(file)
+    rows = datasets.Dataset.from_list(settings["rows"])
+    config = {**settings["config"], "task": "questions", "custom_dataset": lambda **_: {"test": rows}}
+    # Without lm-eval's own 14,000 tasks, whose index alone takes 10 to 17 s.
+    tasks = TaskManager(include_defaults=False).load([config])
+    lm = HFLM(**settings["hflm"])
+    results = evaluate(lm=lm, task_dict=tasks, bootstrap_iters=0, log_samples=False)
+    print(json.dumps(results["results"]))
+
+
+main(sys.argv[1])

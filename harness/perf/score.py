@@ -1,0 +1,239 @@
+"""``lorabench perf score``: scoring a checkpoint, against lm-eval's own HF model on the same adapters and items.
+
+Agreement comes first, speed after it.  The reference is measured twice: kept alive in this process, where a checkpoint
+costs one ``evaluate`` on tasks that are loaded already, and in a fresh process a checkpoint, as a script around lm-eval
+does it; both at the batch size that is best for it here.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+
+from harness.data.models import resolve_model
+from harness.engine.adapters import Layout
+from harness.engine.adapters_file import export_peft, save_adapters
+from harness.engine.model import load_model
+from harness.engine.stack import device_name, use_threads
+from harness.errors import LorabenchError
+from harness.perf.common import save, this_device, timed
+from harness.perf.questions import questions
+from harness.scoring.lm import PackedLM
+from harness.scoring.scorer import Scorer
+from harness.scoring.suite import Suite, TaskData
+from harness.study.config import AdapterSettings
+
+MAX_LENGTH = 2048
+ADAPTER = AdapterSettings()
+#: Tokens of a pass of ours, and the batch sizes that the reference may choose from.
+BATCH_TOKENS = {"cuda": 131072, "cpu": 4096}
+BATCH_SIZES = {"cuda": (32, 128, 512), "cpu": (1, 8, 32)}
+#: Four answers of 4-12 tokens behind 50-80 tokens; for the flips, questions that a batch size of 1 gets through.
+LONG = {"context": (50, 80), "answer": (4, 12), "choices": 4}
+SHORT = {"context": (15, 30), "answer": (1, 1), "choices": 2}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: adapters side by side, documents a checkpoint, items of both agreements, repetitions."""
+
+    trials: int
+    documents: int
+    exact_items: int
+    flip_items: int
+    repeats: int
+
+
+def main(model_name: str, size: Size, out: Path) -> None:
+    """Check the agreement, time all arms, print a table, write ``score-<device>.json``."""
+    device = this_device()
+    use_threads(2 if device.type == "cpu" else 8)
+    with tempfile.TemporaryDirectory() as folder:
+        contest = Contest(resolve_model(model_name).path, device, size.trials, Path(folder))
+        print(f"{device_name(device)}, {model_name}, {size.trials} adapters", flush=True)
+        agreement = {"float32": contest.exact(size.exact_items), "bfloat16": contest.flips(size.flip_items)}
+        print(json.dumps(agreement), flush=True)
+        rows, setup = contest.time(size)
+    engine, alive, fresh = (row["seconds_per_checkpoint"] for row in rows)
+    where = "cpu" if device.type == "cpu" else "gpu_135m"
+    headline = {f"{where}_vs_hflm_fresh": fresh / engine, f"{where}_vs_hflm_alive": alive / engine}
+    if device.type == "cpu":
+        headline = {"cpu_vs_hflm": alive / engine, **headline}
+    items = {"documents": size.documents, "requests": size.documents * LONG["choices"], "tokens": LONG}
+    about = {"model": model_name, "dtype": "bfloat16", "trials": size.trials, **items, "setup_seconds": setup}
+    save(out, "score", device, {**about, "agreement": agreement, "rows": rows, "headline": headline})
+    print(json.dumps(headline))
+
+
+class Contest:
+    """One base model and its adapters, as the engine and as lm-eval's HF model hold them."""
+
+    def __init__(self, path: Path, device: torch.device, trials: int, folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        self.path, self.device, self.trials, self.folder = path, device, trials, folder
+        self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        self.layout = load_model(path, dtype=torch.float32, device=torch.device("cpu")).layout(ADAPTER.rank)
+        self.values = _trained_looking(self.layout, trials)
+        entries = [(f"trial{k}", self.values[k]) for k in range(trials)]
+        save_adapters(folder / "pack.safetensors", self.layout, entries, str(path), ADAPTER)
+        for k in range(trials):
+            export_peft(folder / "pack.safetensors", k, folder / f"trial{k}")
+
+    # -- the two arms -----------------------------------------------------------------------------------------------
+
+    def engine(self, data: TaskData, dtype: torch.dtype) -> Scorer:
+        model = load_model(self.path, dtype=dtype, device=self.device)
+        lm = PackedLM(model, self.tokenizer, max_length=MAX_LENGTH, batch_tokens=BATCH_TOKENS[self.device.type])
+        return Scorer(model, Suite([data], split="test", items={}), lm, model.layout(ADAPTER.rank))
+
+    def packed(self, scorer: Scorer, trials: int) -> tuple[Tensor, Tensor]:
+        values = self.values[:trials].to(self.device)
+        return values, torch.full((trials,), ADAPTER.alpha / ADAPTER.rank, device=self.device)
+
+    def answers(self, scorer: Scorer) -> np.ndarray:
+        """Our log-probabilities of every request, for the first adapter."""
+        values, scaling = self.packed(scorer, 1)
+        instances = scorer.suite.tasks["questions"].task.instances
+        with scorer.model.adapted(scorer.layout, values, scaling):
+            scorer.lm.answer(instances, 1, lambda tokens: None)
+        return np.array([value for value, _ in scorer.lm.loglikelihood(instances)])
+
+    def their_answers(self, instances: list[Any], dtype: torch.dtype, batch: int) -> np.ndarray:
+        return np.array([value for value, _ in self.reference(dtype, batch).loglikelihood(instances)])
+
+    def reference(self, dtype: torch.dtype, batch: int) -> Any:
+        """lm-eval's HF model on the first adapter, in the dtype of the base as ours is."""
+        from lm_eval.models.huggingface import HFLM
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        base = AutoModelForCausalLM.from_pretrained(self.path, dtype=dtype).to(self.device)
+        model = PeftModel.from_pretrained(base, self.folder / "trial0", autocast_adapter_dtype=False)
+        lm = HFLM(pretrained=model.eval(), tokenizer=self.tokenizer, batch_size=batch, max_length=MAX_LENGTH)
+        lm.loglikelihood = partial(lm.loglikelihood, disable_tqdm=True)  # its bars ignore TQDM_DISABLE
+        return lm
+
+    # -- agreement --------------------------------------------------------------------------------------------------
+
+    def exact(self, items: int) -> dict[str, Any]:
+        """In float32: the largest difference, in units of what is allowed, and predictions that differ."""
+        data = questions(self.tokenizer, items, **LONG, seed=1)
+        scorer = self.engine(data, torch.float32)
+        instances = scorer.suite.tasks["questions"].task.instances
+        theirs = self.their_answers(instances, torch.float32, 16)
+        ours = self.answers(scorer)
+        worst = float((np.abs(ours - theirs) / (1e-4 * np.maximum(1, np.abs(theirs) / 100))).max())
+        differ = int((_predictions(ours, 4) != _predictions(theirs, 4)).sum())
+        if worst > 1:
+            raise LorabenchError(f"log-probabilities differ by {worst:.1f} times what is allowed", where="float32")
+        return {"items": items, "worst_of_allowed": worst, "predictions_that_differ": differ}
+
+    def flips(self, items: int) -> dict[str, Any]:
+        """In bfloat16: predictions that differ from the reference's at batch size 1, ours and its own at 64.
+
+        ``p`` is one-sided (McNemar, exact): small where ours flip more.
+        """
+        data = questions(self.tokenizer, items, **SHORT, seed=2)
+        scorer = self.engine(data, torch.bfloat16)
+        instances = scorer.suite.tasks["questions"].task.instances
+        one, many = (_predictions(self.their_answers(instances, torch.bfloat16, batch), 2) for batch in (1, 64))
+        ours = _predictions(self.answers(scorer), 2) != one
+        theirs = many != one
+        only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+        both = only_ours + only_theirs
+        p = float(binomtest(only_ours, both, 0.5, alternative="greater").pvalue) if both else 1.0
+        return {"items": items, "flips": int(ours.sum()), "flips_of_reference": int(theirs.sum()), "p": p}
+
+    # -- speed ------------------------------------------------------------------------------------------------------
+
+    def time(self, size: Size) -> tuple[list[dict[str, Any]], float]:
+        """Seconds a checkpoint of every arm, engine first, and what the engine spends before its first one."""
+        data = questions(self.tokenizer, size.documents, **LONG)
+        start = time.perf_counter()
+        scorer = self.engine(data, torch.bfloat16)
+        values, scaling = self.packed(scorer, size.trials)
+        setup = time.perf_counter() - start
+        first = timed(lambda: scorer.score(["questions"], values, scaling), self.device)  # lays out rows; a warm-up
+        batch = self._best_batch(data)
+        alive = self._alive(data, batch)
+        ours: list[float] = []
+        theirs: list[float] = []
+        for _ in range(size.repeats):  # in turns, so that a slow spell of the machine hits both
+            ours.append(timed(lambda: scorer.score(["questions"], values, scaling), self.device) / size.trials)
+            theirs.append(timed(alive, self.device))
+        fresh = [self._fresh(data, batch) for _ in range(max(1, size.repeats - 1))]
+        rows = [
+            _row("engine", ours, batch_tokens=BATCH_TOKENS[self.device.type]),
+            _row("hflm kept alive", theirs, batch_size=batch),
+            _row("hflm in a fresh process", fresh, batch_size=batch),
+        ]
+        for row in rows:
+            print(f"{row['arm']:24} {row['seconds_per_checkpoint']:9.3f} s a checkpoint", flush=True)
+        return rows, setup + first
+
+    def _alive(self, data: TaskData, batch: int) -> Any:
+        """A function that scores the first adapter once, with lm-eval alone."""
+        import datasets
+        from lm_eval.evaluator import evaluate
+        from lm_eval.tasks import TaskManager
+
+        rows = datasets.Dataset.from_list([dict(row) for row in data.splits["test"]])
+        config = {**data.config, "task": data.name, "custom_dataset": lambda **_: {"test": rows}}
+        tasks, lm = TaskManager(include_defaults=False).load([config]), self.reference(torch.bfloat16, batch)
+        return lambda: evaluate(lm=lm, task_dict=tasks, bootstrap_iters=0, log_samples=False)
+
+    def _best_batch(self, data: TaskData) -> int:
+        """The reference's fastest batch size, on a tenth of the documents."""
+        rows = data.splits["test"][: max(40, len(data.splits["test"]) // 10)]
+        part = TaskData(data.name, data.config, {"test": rows}, data.chance)
+        seconds = {}
+        for batch in BATCH_SIZES[self.device.type]:
+            score = self._alive(part, batch)
+            score()
+            seconds[batch] = timed(score, self.device)
+        return min(seconds, key=lambda batch: seconds[batch])
+
+    def _fresh(self, data: TaskData, batch: int) -> float:
+        hflm = {"pretrained": str(self.path), "peft": str(self.folder / "trial0"), "dtype": "bfloat16",
+                "batch_size": batch, "max_length": MAX_LENGTH, "device": self.device.type}  # fmt: skip
+        settings = {"config": data.config, "rows": list(data.splits["test"]), "hflm": hflm}
+        file = self.folder / "checkpoint.json"
+        file.write_text(json.dumps(settings), encoding="utf-8")
+        command = [sys.executable, str(Path(__file__).with_name("one_checkpoint.py")), str(file)]
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise LorabenchError(f"lm-eval failed: {done.stderr[-500:]}", where=command[1])
+        return time.perf_counter() - start
+
+
+def _trained_looking(layout: Layout, trials: int) -> Tensor:
+    """Adapters [K, P] whose B is no longer zero; about as large as after a few hundred steps."""
+    values = torch.stack([layout.initial(seed) for seed in range(trials)])
+    values[:, layout.a_size :] = torch.randn(
+        trials, layout.size - layout.a_size, generator=torch.Generator().manual_seed(0)
+    )
+    values[:, layout.a_size :] *= 0.01
+    return values
+
+
+def _predictions(values: np.ndarray, choices: int) -> np.ndarray:
+    return values.reshape(-1, choices).argmax(1)
+
+
+def _row(arm: str, seconds: list[float], **settings: int) -> dict[str, Any]:
+    return {"arm": arm, **settings, "seconds_per_checkpoint": statistics.median(seconds), "seconds": seconds}

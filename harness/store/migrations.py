@@ -1,0 +1,35 @@
+"""Records of older schemas as the present one: pure functions on plain data, one for each step from n to n + 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from harness.store.records import SCHEMA_VERSION, unpack_bits
+
+
+def migrate(record: dict[str, Any]) -> dict[str, Any]:
+    """A trial record of this schema or an older one, in the present schema; the argument is not changed."""
+    while record["schema_version"] < SCHEMA_VERSION:
+        record = _STEPS[record["schema_version"]](record)
+    return record
+
+
+def _standard_errors(record: dict[str, Any]) -> dict[str, Any]:
+    """1 -> 2: the standard error of every score, where the items' correctness was kept."""
+
+    def column(scores: dict[str, Any]) -> dict[str, Any]:
+        kept = scores.get("correct") or [None] * len(scores["score"])
+        return {**scores, "stderr": [_of_bits(bits, scores["items"]) for bits in kept]}
+
+    groups = {group: {name: column(found) for name, found in record.get(group, {}).items()} for group in _GROUPS}
+    return {**record, **groups, "schema_version": 2}
+
+
+def _of_bits(bits: str | None, items: int) -> float | None:
+    """lm-eval's ``mean_stderr`` of zeros and ones."""
+    return float(unpack_bits(bits, items).std(ddof=1) / items**0.5) if bits is not None and items > 1 else None
+
+
+_GROUPS = ("tasks", "probes")
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _standard_errors}

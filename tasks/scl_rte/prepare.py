@@ -1,0 +1,8 @@
+"""RTE (Dagan et al. 2006 and its successors): sentence1 (of at most 1200 characters), sentence2, label."""
+
+
+def rows(source):
+    for split in ("train", "validation"):
+        for row in source.split(split):
+            if len(row["sentence1"]) <= 1200:
+                yield {key: row[key] for key in ("sentence1", "sentence2", "label")}

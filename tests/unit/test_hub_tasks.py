@@ -1,0 +1,227 @@
+"""Tasks with rows from the hub, on made-up rows with the real columns: documents, splits, what lm-eval asks."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import combinations, count, islice
+
+import hub_copies
+import pytest
+from hub_rows import ROWS
+
+from harness.data import hub_data, lm_eval_index, paths, splits, tasks
+from harness.scoring.suite import Suite, TaskData
+from harness.store.published import read_published
+from harness.study.config import load_study
+
+NAMES = sorted(ROWS)
+LONGEST = 4000  # characters, some 1000 tokens
+
+
+@pytest.fixture
+def documents(monkeypatch) -> Callable[..., list[dict]]:
+    """``documents(name)``: what a task's prepare.py makes of 2,500 rows a split, or of those that are given."""
+
+    def run(name: str, *rows: dict) -> list[dict]:
+        task = tasks.load_task(name)
+        numbers = count()
+
+        class Source:
+            def __init__(self, task: tasks.Task) -> None:
+                assert task.hub
+
+            def split(self, name: str) -> Iterator[dict]:
+                assert name in task.hub.splits
+                return iter(rows) if rows else (ROWS[task.name](i) for i in islice(numbers, 2500))
+
+        monkeypatch.setattr(splits, "Source", Source)
+        return list(splits.documents(task))
+
+    return run
+
+
+def _small(name: str) -> tasks.Task:
+    return replace(tasks.load_task(name), splits={"train": 8, "validation": 2, "test": 4})
+
+
+def test_every_hub_task_has_rows_here():
+    assert [name for name in tasks.task_names() if tasks.load_task(name).hub] == NAMES
+    assert all(name.startswith(("scl_", "trace_")) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_documents_pass_the_checks_of_splits(documents, name):
+    task = _small(name)
+    found = documents(name)
+    drawn = splits.draw(task, found)
+    splits.check(task, drawn)
+    json.dumps(found)
+    for doc in found:
+        text = splits.question(task, doc)
+        assert 0 < len(text) <= LONGEST
+        assert text == text.strip()
+        if task.kind == "generate_until":
+            assert "\n" not in splits.target(task, doc)
+    if task.kind == "multiple_choice":
+        labels = {splits.target(task, doc) for doc in found}
+        assert len(labels) == max(len(splits.choices(task, doc)) for doc in found) or name == "trace_scienceqa"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lm_eval_asks_and_counts_the_same(documents, name):
+    task = _small(name)
+    drawn = splits.draw(task, documents(name))
+    suite = Suite([TaskData(name, task.config, drawn, task.chance)], split="test", items={})
+    scored = suite.tasks[name]
+    assert scored.items == 4
+    for doc in drawn["test"]:
+        assert scored.task.doc_to_text(doc) == splits.question(task, doc)
+        assert scored.task.doc_to_target(doc) == splits.target(task, doc)
+        if task.kind == "multiple_choice":
+            assert scored.task.doc_to_choice(doc) == splits.choices(task, doc)
+            continue
+        right = scored.task.process_results(doc, [splits.target(task, doc)])
+        assert right == {scored.metric: pytest.approx(1.0)}
+        assert scored.task.process_results(doc, ["?"])[scored.metric] < 0.8
+    texts: list[tuple[str, str]] = []
+
+    def encode(prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        texts.append((prompt, answer))
+        return [1], [2]
+
+    assert len(list(suite.training_examples(name, encode, None))) == 8
+    for doc, (prompt, answer) in zip(drawn["train"], texts, strict=True):
+        assert prompt == splits.question(task, doc)
+        assert answer == " " + splits._answer(task, doc)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "answer"),
+    [
+        ("scl_copa", "Man 3 fell.\nWhat was the effect?", "He saw 3 birds."),
+        ("scl_mnli", "It is 3 .\nHypothesis: Is it 3?\nRelation:", "entailment"),
+        ("scl_wic", 'The bank of river 3.\nA bank with 3 coins.\nDoes "bank" have the same meaning in both?', "yes"),
+        ("trace_fomc", "What is the monetary policy stance for the following text?\nText: Rates rose by 3 points.\n"
+                       "Stance:", "dovish"),
+        ("trace_numglue_cm", "Solve the following math problem.\nQuestion:\nWhat is 3 and 1?\nAnswer:", "3"),
+        ("trace_scienceqa", "Context: See the map.\nQuestion: What is 3?\nChoices: stone 3 / water / air\nAnswer:",
+                            "water"),
+    ],
+)  # fmt: skip
+def test_a_row_as_it_is_asked(documents, name, prompt, answer):
+    task = tasks.load_task(name)
+    doc = documents(name, ROWS[name](3))[0]
+    assert splits.question(task, doc) == prompt
+    assert splits._answer(task, doc) == answer
+
+
+@pytest.mark.parametrize(("answer", "label"), [("A", 0), ("C", 2), ("支持", 0), ("反对。", 1)])
+def test_stances_are_letters_or_words(documents, answer, label):
+    row = {"prompt": "判断。\n文本：\n好\n态度：", "answer": answer}
+    assert documents("trace_c_stance", row) == [{"text": "文本：\n好\n态度：", "label": label}]
+
+
+def test_placeholders_of_code_become_their_values(documents):
+    row = {"id": 0, "input": "<s> x = <NUM_LIT> <EOL> y = <STR_LIT:a b> <EOL>", "gt": "z = <CHAR_LIT> + <NUM_LIT:7>"}
+    assert documents("trace_py150", row) == [{"code": "<s> x = 0 <EOL> y = a b <EOL>", "answer": "z = + 7"}]
+
+
+@pytest.mark.parametrize("name", ["scl_qqp", "scl_boolq"])
+def test_lopsided_sources_are_balanced(documents, name):
+    labels = Counter(doc["label"] for doc in documents(name))
+    assert labels[0] == labels[1] > 0
+
+
+def test_a_paragraph_is_asked_about_ten_times_at_most_and_stays_in_one_split(documents):
+    task = _small("scl_multirc")
+    found = documents("scl_multirc")
+    assert set(Counter(doc["paragraph"] for doc in found).values()) == {10}
+    drawn = splits.draw(task, found)
+    seen = [{doc["paragraph"] for doc in docs} for docs in drawn.values()]
+    assert not any(one & other for one, other in combinations(seen, 2))
+
+
+# -- from copies on this machine --------------------------------------------------------------------------------------
+
+COPIED = {
+    "scl_cb": {"train": 250, "validation": 60},
+    "scl_copa": {"train": 400, "validation": 100},
+    "scl_mnli": {"train": 40 * 1700},
+    "trace_numglue_cm": {"NumGLUE_cm": 300},
+    "trace_20minuten": {"20Minuten": 1200},
+    "trace_fomc": {"train": 1984, "test": 496},
+}
+
+
+@pytest.mark.parametrize("name", sorted(COPIED))
+def test_a_copy_of_the_data_set_is_prepared(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LORABENCH_DATASETS", str(tmp_path / "mirror"))
+    monkeypatch.setattr(paths, "lock_file", lambda: tmp_path / "lock.json")
+    data: hub_data.HubData = tasks.load_task(name).hub
+    numbers = count()
+    rows = {split: [ROWS[name](i) for i in islice(numbers, size)] for split, size in COPIED[name].items()}
+    hub_copies.copy(tmp_path / "mirror", data.repo, data.config or "default", rows)
+    prepared = tasks.prepare_task(name)
+    assert {split: len(tasks.read_split(prepared, split)) for split in tasks.SPLITS} == tasks.load_task(name).splits
+    assert tasks.task_ready(name)
+    assert tasks.prepare_task(name).digest == prepared.digest
+
+
+# -- the studies of these tasks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("study", "number"), [("standard_cl", 4), ("standard_cl_long", 15), ("trace", 8)])
+def test_the_studies_fit_their_tasks(study, number):
+    found = load_study(paths.studies_dir() / f"{study}.yaml")
+    assert found.published == study
+    for stream in found.streams.values():
+        assert len(stream) == number
+        assert set(stream) == set(found.tasks)
+    smallest = min(tasks.load_task(name).splits["train"] for name in found.tasks)
+    assert found.training.examples <= smallest
+
+
+def test_their_probes_are_tasks_of_lm_evals(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path))
+    lm_eval_index.write_index(("hellaswag", "arc", "winogrande", "piqa"))
+    for study in ("standard_cl", "standard_cl_long", "trace"):
+        found = load_study(paths.studies_dir() / f"{study}.yaml")
+        assert {tasks.load_task(name).origin for name in found.probes} == {"lm-eval"}
+        assert {tasks.load_task(name).kind for name in found.probes} == {"multiple_choice"}
+
+
+# -- published numbers ------------------------------------------------------------------------------------------------
+
+
+def _published(name: str) -> dict[tuple[str, str, str], tuple[float, float | None]]:
+    rows = read_published(name, paths.published_dir(), "a study")
+    found = {(row.method, row.model, row.protocol): (row.accuracy, row.bwt) for row in rows}
+    assert len(found) == len(rows), "no row is there twice"
+    return found
+
+
+def test_the_published_numbers_are_those_of_their_sources():
+    own, swept = (
+        "mean of orders {}; each method's own settings",
+        "mean of orders {}; learning rate swept for every method",
+    )
+    short, long, trace = map(_published, ("standard_cl", "standard_cl_long", "trace"))
+    assert short["O-LoRA", "T5-large", own.format("1-3")] == (75.8, None)
+    assert short["full fine-tuning", "T5-large", swept.format("1-3")] == (75.7, None)
+    assert long["sequential LoRA", "T5-large", own.format("4-6")] == (1.6, None)
+    llama = {method: score for (method, model, _), score in long.items() if model == "LLaMA-2-7B-chat"}
+    assert llama["SLAO"] == (74.8, -3.5)
+    assert llama["all tasks at once"] == (78.1, None)
+    chat = {method: score for (method, model, _), score in trace.items() if model == "LLaMA-2-7B-chat"}
+    assert chat["sequential LoRA"] == (12.7, -45.7)
+    assert chat["replay"] == (55.5, 2.6)
+    assert chat["each task alone"] == (57.6, None)
+
+
+def test_every_list_of_published_numbers_is_a_study_s():
+    studies = [load_study(path) for path in paths.studies_dir().glob("*.yaml")]
+    assert {path.stem for path in paths.published_dir().iterdir()} == {s.published for s in studies if s.published}
