@@ -172,7 +172,9 @@ def audit(
     split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
     items: Annotated[int | None, typer.Option("--items", help="At most this many items a task.")] = None,
     probe_items: Annotated[int | None, typer.Option("--probe-items", help="The same for probes.")] = None,
-    num_fewshot: Annotated[int | None, typer.Option("--num-fewshot", help="Examples before a question.")] = None,
+    num_fewshot: Annotated[
+        str | None, typer.Option("--num-fewshot", help="Examples before each question: 5, or by name: a=5,b=0.")
+    ] = None,
     chat_template: Annotated[bool, typer.Option("--chat-template", help="Use the model's chat template.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
     batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", help="Token budget of one pass.")] = None,
@@ -185,7 +187,7 @@ def audit(
     from harness.report import write_audit
 
     scoring = {"split": split, "items": items, "probe_items": probe_items, "batch_tokens": batch_tokens,
-               "max_length": max_length, "num_fewshot": num_fewshot, "chat_template": chat_template}  # fmt: skip
+               "max_length": max_length, "num_fewshot": _shots(num_fewshot), "chat_template": chat_template}  # fmt: skip
     values = {"model": model, "dtype": dtype, "tasks": _names(tasks), "probes": _names(probes), "threads": threads,
               "independent": independent, "another_base": another_base, "scoring": _given(scoring)}  # fmt: skip
     with console.preparing("preparing the audit"):
@@ -199,6 +201,16 @@ def audit(
 def _names(text: str) -> list[str]:
     """The parts of a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _shots(text: str | None) -> int | dict[str, int] | None:
+    """``5``, or ``a=5,b=0`` by task."""
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    pairs = [part.partition("=") for part in _names(text)]
+    if not all(name and count.isdecimal() for name, _, count in pairs):
+        raise InputError(f"'{text}' is not a number of examples", where="--num-fewshot", remedy="for example 5 or a=5")
+    return {name: int(count) for name, _, count in pairs}
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -240,6 +240,8 @@ def command(record: AuditRecord) -> str:
     if record.scoring.get("chat_template"):
         words.append("--chat-template")
     values = {"dtype": record.stack["dtype"], "threads": record.stack["threads"]} | record.scoring
+    if isinstance(shots := values.get("num_fewshot"), dict):
+        values["num_fewshot"] = ",".join(f"{name}={count}" for name, count in shots.items())
     for key in ("dtype", "split", "items", "probe_items", "num_fewshot", "threads", "batch_tokens", "max_length"):
         if values.get(key) is not None:
             words += [f"--{key.replace('_', '-')}", str(values[key])]

@@ -127,6 +127,9 @@ class AuditSettings(Scored):
             raise ValueError("there is nothing to score: name tasks, probes or both")
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"'{twice}' is named twice among tasks and probes")
+        shots = self.scoring.num_fewshot
+        if isinstance(shots, dict) and (unknown := sorted(set(shots) - set(names))):
+            raise ValueError(f"num_fewshot names '{unknown[0]}', which is not among tasks and probes")
         return self
 
 

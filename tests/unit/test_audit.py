@@ -296,6 +296,7 @@ def refused(folders, out, near: str, **values: Any) -> None:
         ({"scoring": {"split": "train"}}, "split"),
         ({"scoring": {"split": "validation"}}, "no rows in its validation split"),
         ({"scoring": {"items": 0}}, "items"),
+        ({"scoring": {"num_fewshot": {"toy_recal": 1}}}, "num_fewshot names 'toy_recal'"),
         ({"dtype": "float16"}, "dtype"),
         ({"model": "tiny-random-lama", "another_base": True}, "did you mean 'tiny-random-llama'"),
     ],
@@ -350,3 +351,20 @@ def test_bad_input_is_2(folders, tmp_path, monkeypatch, capsys):
         cli.main()
     assert stop.value.code == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_examples_before_a_question_by_task(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["lorabench", "audit", str(folders["little"]), "--model", MODEL, "--tasks", "toy_recall", "--probes",
+             "toy_text", "--items", "8", "--num-fewshot", "toy_recall=2"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    found = AuditRecord.model_validate_json((tmp_path / "results" / "audit-little" / "audit.json").read_bytes())
+    assert found.scoring["num_fewshot"] == {"toy_recall": 2}
+    assert "--num-fewshot toy_recall=2" in command(found)
+    monkeypatch.setattr(sys, "argv", [*words[:-1], "many"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
