@@ -57,7 +57,7 @@ def _about(record: AuditRecord, adapter: AuditedAdapter) -> list[str]:
     ]
     if others := [task for task in record.tasks if adapter.changes[task.name].clear is None]:
         each = [f"{t.name} ({change_text(t, adapter.changes[t.name])} {_unit(t)})" for t in others]
-        found.append(f"Not judged, for want of a standard error: {listed(each)}.")
+        found.append(f"Not judged, for want of right and wrong items to pair: {listed(each)}.")
     taken = adapter.intruders
     count = (
         f"{taken.count} intruder dimension{'' if taken.count == 1 else 's'}"
