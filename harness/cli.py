@@ -187,7 +187,8 @@ def audit(
     from harness.report import write_audit
 
     scoring = {"split": split, "items": items, "probe_items": probe_items, "max_length": max_length,
-               "batch_tokens": batch_tokens, "num_fewshot": _shots(num_fewshot), "chat_template": chat_template}  # fmt: skip
+               "batch_tokens": batch_tokens, "chat_template": chat_template,
+               "num_fewshot": _shots(num_fewshot)}  # fmt: skip
     values = {"model": model, "dtype": dtype, "tasks": _names(tasks), "probes": _names(probes), "threads": threads,
               "independent": independent, "another_base": another_base, "scoring": _given(scoring)}  # fmt: skip
     with console.preparing("preparing the audit"):
