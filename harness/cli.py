@@ -90,7 +90,7 @@ def run(
         state = campaign.read_state(found)
         device = runner.device(found.study.device)
         console.show_plan(found, state, device)
-        with console.progress(found, state) as watcher:
+        with console.progress(found.study.name, state.complete) as watcher:
             before, state = state, campaign.run(found, runner, device, watcher, {"executor": executor})
     finally:
         runner.close()
@@ -151,6 +151,72 @@ def export(
     source, place = find_adapter(folder, matches[0].fingerprint)
     export_peft(source, place, to)
     typer.echo(f"{matches[0].spec.arm}, order {matches[0].spec.order}, seed {matches[0].spec.seed} -> {to}")
+
+
+@app.command()
+def audit(
+    adapters: Annotated[
+        list[Path], typer.Argument(metavar="ADAPTER...", help="Folders that PEFT wrote; of one run, in training order.")
+    ],
+    model: Annotated[str, typer.Option("--model", help="The base: a catalogue name, a folder, or a hub id.")],
+    tasks: Annotated[str, typer.Option("--tasks", help="What it was trained on, comma-separated, in that order.")] = "",
+    probes: Annotated[str, typer.Option("--probes", help="What it was not trained on, comma-separated.")] = "",
+    out: Annotated[Path | None, typer.Option("--out", help="Instead of results/audit-<first adapter>.")] = None,
+    independent: Annotated[
+        bool, typer.Option("--independent", help="Not one training run, though there is an adapter for each task.")
+    ] = False,
+    another_base: Annotated[
+        bool, typer.Option("--another-base", help="Take adapters that name another base, if they fit this one.")
+    ] = False,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")] = "float32",
+    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    items: Annotated[int | None, typer.Option("--items", help="At most this many items a task.")] = None,
+    probe_items: Annotated[int | None, typer.Option("--probe-items", help="The same for probes.")] = None,
+    num_fewshot: Annotated[
+        str | None, typer.Option("--num-fewshot", help="Examples before each question: 5, or by name: a=5,b=0.")
+    ] = None,
+    chat_template: Annotated[bool, typer.Option("--chat-template", help="Use the model's chat template.")] = False,
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", help="Token budget of one pass.")] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens; longer items are cut.")] = None,
+) -> None:
+    """Score adapters made elsewhere: tasks, probes, what the base lost, intruder dimensions, on one page."""
+    from harness import audit as audits
+    from harness import console
+    from harness.executors.local import LocalExecutor
+    from harness.report import write_audit
+
+    scoring = {"split": split, "items": items, "probe_items": probe_items, "max_length": max_length,
+               "batch_tokens": batch_tokens, "chat_template": chat_template,
+               "num_fewshot": _shots(num_fewshot)}  # fmt: skip
+    values = {"model": model, "dtype": dtype, "tasks": _names(tasks), "probes": _names(probes), "threads": threads,
+              "independent": independent, "another_base": another_base, "scoring": _given(scoring)}  # fmt: skip
+    with console.preparing("preparing the audit"):
+        found = audits.load_audit(adapters, _given(values), out)
+    with console.progress(found.folder.name) as watcher:
+        record = audits.run(found, LocalExecutor().device("any"), watcher)
+    write_audit(record, found.folder)
+    typer.echo(f"report: {found.folder / 'audit.html'}")
+
+
+def _names(text: str) -> list[str]:
+    """The parts of a comma-separated list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _shots(text: str | None) -> int | dict[str, int] | None:
+    """``5``, or ``a=5,b=0`` by task."""
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    pairs = [part.partition("=") for part in _names(text)]
+    if not all(name and count.isdecimal() for name, _, count in pairs):
+        raise InputError(f"'{text}' is not a number of examples", where="--num-fewshot", remedy="for example 5 or a=5")
+    return {name: int(count) for name, _, count in pairs}
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what was left to its default."""
+    return {key: value for key, value in values.items() if value is not None}
 
 
 @app.command()

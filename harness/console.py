@@ -117,8 +117,8 @@ class _Remaining(ProgressColumn):
 
 
 @contextmanager
-def progress(campaign: Campaign, state: State) -> Iterator[Watcher]:
-    """A bar on a terminal; a line now and then in a log file."""
+def progress(name: str, complete: bool = False) -> Iterator[Watcher]:
+    """A bar on a terminal; a line now and then in a log file; neither where all is ``complete``."""
     bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -131,7 +131,7 @@ def progress(campaign: Campaign, state: State) -> Iterator[Watcher]:
     )
     task = bar.add_task("starting", total=None, started=None)
     done: dict[str, float] = {}
-    log = _LogLines(campaign.study.name)
+    log = _LogLines(name)
 
     def total(units: float) -> None:
         done.clear()
@@ -145,7 +145,7 @@ def progress(campaign: Campaign, state: State) -> Iterator[Watcher]:
             bar.update(task, completed=sum(done.values()))
         log.step(sum(done.values()), what)
 
-    if state.complete:
+    if complete:
         yield Watcher(total, report)
     elif console.is_terminal:
         with bar:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.engine.batches import Example, Step, make_step
@@ -158,3 +161,35 @@ def factors(engine: Trainer, values: Tensor, row: int) -> dict[str, tuple[Tensor
     layout = engine.bank.layout
     pairs = layout.split(values.detach())
     return {s.module: (a[row].clone(), b[row].clone()) for s, (a, b) in zip(layout.slots, pairs, strict=True)}
+
+
+def random_factors(model: PackedModel, rank: int, seed: int = 0, size: float = 0.2) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B of every slot, both away from zero."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        slot.module: (
+            torch.randn(rank, slot.in_features, generator=generator) * size,
+            torch.randn(slot.out_features, rank, generator=generator) * size,
+        )
+        for slot in model.slots
+    }
+
+
+def write_peft(folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], **config: Any) -> Path:
+    """An adapter folder as PEFT writes it; ``config`` replaces keys of its configuration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"base_model.model.{module}.lora_{name}.weight": tensor.contiguous()
+        for module, pair in factors.items()
+        for name, tensor in zip("AB", pair, strict=True)
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    rank = next(iter(factors.values()))[0].shape[0] if factors else 8
+    written = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None, "r": rank, "lora_alpha": 16,
+        "bias": "none", "use_dora": False, "use_rslora": False, "init_lora_weights": True, "rank_pattern": {},
+        "alpha_pattern": {}, "modules_to_save": None, "layers_to_transform": None, "target_modules": ["q_proj"],
+        "lora_dropout": 0.1, "loftq_config": {}, "megatron_core": "megatron.core", "qalora_group_size": 16,
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(written | config))
+    return folder

@@ -35,6 +35,15 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Change:
+    """How a share of right answers changed on the same items: after minus before."""
+
+    mean: float
+    error: float | None  #: standard error of the paired difference; None for a single item
+    p: float  #: two-sided exact McNemar p
+
+
+@dataclass(frozen=True)
 class Paired:
     """A paired difference (arm minus reference) over ``pairs`` trials of the same order and seed."""
 
@@ -131,6 +140,22 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         for i, p in zip(known, corrected.tolist(), strict=True):
             adjusted[i] = p
     return adjusted
+
+
+def paired_change(before: Sequence[bool], after: Sequence[bool]) -> Change:
+    """The change of a share of right answers between two answers to the same items.
+
+    The standard error is that of the mean of the per-item differences (McNemar's, with n - 1): only items whose answer
+    changed count.  p is that of McNemar's exact test, which is right however few those are.
+    """
+    first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    if first.shape != second.shape or not len(first):
+        raise ValueError("a paired change needs the same items, and at least one")
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    differences = second.astype(float) - first
+    error = float(differences.std(ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else None
+    return Change((gained - lost) / len(first), error, p)
 
 
 def jackknife_error(

@@ -16,7 +16,7 @@ from harness.errors import InputError
 from harness.scoring.lm import PackedLM
 from harness.scoring.scorer import Scorer
 from harness.scoring.suite import Prompting, Suite, TaskData
-from harness.study.config import Study
+from harness.study.config import Scored, Study
 from harness.study.plan import Pack
 
 #: Called with (units of work done so far, what is being done).
@@ -55,40 +55,42 @@ class Bench:
 
 def set_up(job: Job) -> Bench:
     """Load the model and the tasks of a job's study, on the job's device."""
-    from transformers import AutoTokenizer
-
     study = job.study
     use_threads(study.threads)
     device = torch.device(job.device)
     model = load_model(job.model_path, dtype=getattr(torch, study.dtype), device=device, targets=study.adapter.targets)
-    tokenizer = AutoTokenizer.from_pretrained(job.model_path, local_files_only=True, trust_remote_code=False)
+    tasks = study.tasks if job.pack is None else tuple(dict.fromkeys(t for row in job.pack.rows for t in row.stream))
+    return make_bench(study, (*tasks, *study.probes), model, job.model_path, study.adapter.rank)
+
+
+def make_bench(settings: Scored, names: tuple[str, ...], model: PackedModel, path: Path, rank: int) -> Bench:
+    """What scores adapters of this rank on these tasks; ``path`` is the model's folder, for its tokenizer."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise InputError(
-            "the tokenizer has no end token",
-            where=f"{job.model_path}/tokenizer_config.json:eos_token",
-            remedy="name one there",
+            "the tokenizer has no end token", where=f"{path}/tokenizer_config.json:eos_token", remedy="name one there"
         )
-    tasks = study.tasks if job.pack is None else tuple(dict.fromkeys(t for row in job.pack.rows for t in row.stream))
-    lm = PackedLM(model, tokenizer, max_length=study.scoring.max_length, batch_tokens=study.scoring.batch_tokens)
-    suite = load_suite(study, (*tasks, *study.probes), _prompting(study, lm, job.model_path))
-    return Bench(model, tokenizer, suite, lm, Scorer(model, suite, lm, model.layout(study.adapter.rank)))
+    scoring = settings.scoring
+    lm = PackedLM(model, tokenizer, max_length=scoring.max_length, batch_tokens=scoring.batch_tokens)
+    suite = load_suite(settings, names, _prompting(settings, names, lm, path))
+    return Bench(model, tokenizer, suite, lm, Scorer(model, suite, lm, model.layout(rank)))
 
 
-def _prompting(study: Study, lm: PackedLM, model: Path) -> Prompting:
-    """How the study wants its prompts put; refuses a chat template that the model has not."""
-    names = (*study.tasks, *study.probes)
-    if study.scoring.chat_template and not lm.has_chat_template:
+def _prompting(settings: Scored, names: tuple[str, ...], lm: PackedLM, model: Path) -> Prompting:
+    """How prompts are to be put; refuses a chat template that the model has not."""
+    chat = settings.scoring.chat_template
+    if chat and not lm.has_chat_template:
         raise InputError(
-            "the study asks for a chat template, and the tokenizer has none",
+            "a chat template is asked for, and the tokenizer has none",
             where=f"{model}/tokenizer_config.json:chat_template",
             remedy="set scoring.chat_template: false in the study, or choose an instruction-tuned model",
         )
-    return Prompting(
-        {name: study.fewshot(name) for name in names}, lm.apply_chat_template if study.scoring.chat_template else None
-    )
+    return Prompting({name: settings.fewshot(name) for name in names}, lm.apply_chat_template if chat else None)
 
 
-def load_suite(study: Study, names: tuple[str, ...], prompting: Prompting) -> Suite:
+def load_suite(study: Scored, names: tuple[str, ...], prompting: Prompting) -> Suite:
     """lm-eval's task objects for these names, with the study's split, item counts and prompts."""
     data = []
     for name in names:

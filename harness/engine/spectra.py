@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -27,11 +28,17 @@ class Spectra:
             _write(path, model, found)
         self._spectra = found
 
-    def intruders(self, layout: Layout, values: torch.Tensor, scaling: float) -> dict:
-        """The summary of one trial's adapter ``values`` [P] (fields of ``store.records.Intruders``)."""
+    def intruders(
+        self, layout: Layout, values: torch.Tensor, scaling: float, modules: Collection[str] | None = None
+    ) -> dict:
+        """The summary of one trial's adapter ``values`` [P] (fields of ``store.records.Intruders``).
+
+        ``modules`` are those that it adapts, where it leaves some slots alone; the means are over them.
+        """
         results: list[tuple[str, str, MatrixResult]] = []
         for slot, base, (a, b) in zip(self.slots, self._spectra, layout.split(values[None]), strict=True):
-            results.append((slot.projection, slot.layer, analyse(base, a[0], b[0], scaling)))
+            if modules is None or slot.module in modules:
+                results.append((slot.projection, slot.layer, analyse(base, a[0], b[0], scaling)))
         return summarise_by(results)
 
 

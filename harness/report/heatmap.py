@@ -53,10 +53,11 @@ def accuracy_matrix(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequ
     tasks = arms[0][1].shape[1]
     single = len(set(streams.values())) == 1
     names = list(next(iter(streams.values()))) if single else [f"task {i + 1}" for i in range(tasks)]
-    return _heat_maps(arms, names, styles), columns, rows
+    return heat_maps([(arm.name, matrix) for arm, matrix in arms], names, styles), columns, rows
 
 
-def _heat_maps(arms: list[tuple[Arm, np.ndarray]], names: list[str], styles: dict[str, Look]) -> Figure:
+def heat_maps(arms: list[tuple[str, np.ndarray]], names: list[str], styles: dict[str, Look]) -> Figure:
+    """A panel for every (arm, (T+1) x T matrix); ``names`` are the columns'."""
     tasks = len(names)
     # As many panels a row as fit a page about seven cells of 0.5 inch wide each, and no orphan in the last row.
     across = min(len(arms), max(1, round(18 / max(3, tasks))), 5)
@@ -67,9 +68,9 @@ def _heat_maps(arms: list[tuple[Arm, np.ndarray]], names: list[str], styles: dic
     figure = new_figure(width, down * (0.27 * (tasks + 1) + 0.45) + labels)
     panels = figure.subplots(down, across, squeeze=False)
     low, high = _scale([matrix for _, matrix in arms])
-    for axes, (arm, matrix) in zip(panels.flat, arms, strict=False):
+    for axes, (name, matrix) in zip(panels.flat, arms, strict=False):
         image = _heat_map(axes, matrix * 100, low, high)
-        axes.set_title(styles[arm.name].label, color=INK, fontsize=8.5)
+        axes.set_title(styles[name].label, color=INK, fontsize=8.5)
         where = axes.get_subplotspec()
         stages = ["base", *(f"after {i}" for i in range(1, tasks + 1))]
         axes.set_yticks(range(tasks + 1), stages if where.is_first_col() else [""] * (tasks + 1))

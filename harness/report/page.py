@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import jinja2
-from markupsafe import Markup
 
 from harness.analysis.statistics import Estimate
 from harness.report import published, words
 from harness.report.frame import Arm, estimate
 from harness.report.leaderboard import PRIMARY, Row, trial_count
 from harness.report.plots import FIGURES
+from harness.report.render import Table, settings, write_pair
 from harness.report.study import Study
-from harness.report.style import color, inline
+from harness.report.style import color
 from harness.report.words import NOTHING, interval, number, percent, points
 
 CAPTIONS = {
@@ -83,82 +78,9 @@ COSTS = {
 }
 
 
-#: What Markdown would read as markup, as text.
-MARKDOWN = str.maketrans(
-    {
-        "&": "&amp;",
-        "<": "&lt;",
-        ">": "&gt;",
-        "|": "&#124;",
-        "`": "&#96;",
-        "$": "&#36;",
-        "*": r"\*",
-        "~": r"\~",
-        "\\": r"\\",
-    }
-)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as text: the first column names the row."""
-
-    heading: str
-    columns: list[str]
-    rows: list[list[str]] = field(default_factory=list)
-    caption: str = ""
-
-
 def write_pages(study: Study, board: Sequence[Row], folder: Path) -> list[Path]:
     """Write report.md and report.html; the figures must be in ``folder/figures``."""
-    context = _context(study, board)
-    figures = [
-        {"name": name, "title": CAPTIONS[name][0], "caption": CAPTIONS[name][1]} for name in FIGURES
-    ]  # fmt: skip
-    markdown = _environment(html=False).get_template("report.md.j2").render(context, figures=figures)
-    for figure in figures:
-        figure["svg"] = Markup(inline(folder / "figures" / f"{figure['name']}.svg", figure["name"], figure["title"]))
-    html = _environment(html=True).get_template("report.html.j2").render(context, figures=figures)
-    written = []
-    for name, text in (("report.md", markdown), ("report.html", html)):
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-        written.append(folder / name)
-    return written
-
-
-def _environment(*, html: bool) -> jinja2.Environment:
-    """Everything is escaped for where it goes; in Markdown by ``finalize``, which no expression can forget."""
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=html,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=None if html else _markdown,
-    )
-
-
-def _markdown(value: Any) -> Any:
-    """Text that stays text in GitHub's Markdown, table cells included."""
-    if isinstance(value, Markup):
-        return value
-    text = " ".join(str(value).splitlines()) if value is not None else ""
-    text = text.translate(MARKDOWN).replace("](", "]\\(")
-    # An underscore inside a word, as in stable_lora, marks nothing up.
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
-
-
-def _grid(table: Table) -> Markup:
-    """A table in GitHub's Markdown: numbers to the right."""
-    rules = ["---", *(["---:"] * (len(table.columns) - 1))]
-    cells = [[_markdown(cell) for cell in row] for row in (table.columns, *table.rows)]
-    return Markup("\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rules, *cells[1:])))
-
-
-def indented(text: str) -> Markup:
-    """Verbatim text as an indented Markdown block, which nothing inside can end."""
-    return Markup("\n".join("    " + line for line in text.splitlines()))
+    return write_pair("report", _context(study, board), {name: CAPTIONS[name] for name in FIGURES}, folder)
 
 
 def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
@@ -188,16 +110,10 @@ def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
         ],
         "failures": [_failure(record) for arm in study.arms for record in arm.unfinished],
         "streams": {name: " → ".join(stream) for name, stream in study.streams.items()},
-        "settings": _settings(common | training | {f"scoring: {key}": value for key, value in scoring.items()}),
+        "settings": settings(common | training | {f"scoring: {key}": value for key, value in scoring.items()}),
         "parameters": _parameters(study),
-        "stack": _settings(stack | dict.fromkeys(mixed, "(several)")),
-        "indented": indented,
-        "grid": _grid,
+        "stack": settings(stack | dict.fromkeys(mixed, "(several)")),
     }  # fmt: skip
-
-
-def _settings(values: dict[str, Any]) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
 def _leaderboard(board: Sequence[Row]) -> Table:
@@ -356,7 +272,7 @@ def _parameters(study: Study) -> Table:
     for arm, spec in specs.items():
         if spec:
             values = [
-                _settings({"": spec.parameters[name]})[""] if name in spec.parameters else NOTHING for name in names
+                settings({"": spec.parameters[name]})[""] if name in spec.parameters else NOTHING for name in names
             ]
             table.rows.append([arm, *values, "yes" if spec.tuned else "no", str(spec.settings_tried)])
     return table

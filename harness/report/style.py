@@ -69,6 +69,15 @@ def looks(arms: Iterable[tuple[str, str]]) -> dict[str, Look]:
     return found
 
 
+def looks_in_order(names: Iterable[str]) -> dict[str, Look]:
+    """A look for each of several things that are no methods, by its place: all markers before one comes again."""
+    colors = (*list(FIXED.values())[1:], *OTHERS)
+    return {
+        name: Look(name.replace("$", r"\$"), colors[i % len(colors)], MARKERS[i % len(MARKERS)], LINES[0])
+        for i, name in enumerate(names)
+    }
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure in inches, laid out without overlaps; drawing must happen inside :func:`context`."""
     figure = Figure(figsize=(width, height), layout="constrained")

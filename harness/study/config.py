@@ -90,24 +90,62 @@ class ScoringSettings(_Settings):
         return value
 
 
-class Study(_Settings):
+class Scored(_Settings):
+    """What scores depend on beside the adapter, whoever trained it."""
+
+    model: str
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    threads: int = Field(2, ge=1, description="CPU threads of every pack, whoever runs it")
+    probes: tuple[str, ...] = ()
+    scoring: ScoringSettings = ScoringSettings()
+
+    def items(self, task: str) -> int | None:
+        """At most how many items of a task or probe are scored; none for all."""
+        if task not in self.probes:
+            return self.scoring.items
+        limit = self.scoring.probe_items
+        return limit.get(task) if isinstance(limit, dict) else limit
+
+    def fewshot(self, task: str) -> int | None:
+        """Examples before each scored question of a task or probe; none for what the task itself says."""
+        shots = self.scoring.num_fewshot
+        return shots.get(task) if isinstance(shots, dict) else shots
+
+
+class AuditSettings(Scored):
+    """One audit: adapters that were made elsewhere, on tasks and probes."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    tasks: tuple[str, ...] = ()
+    another_base: bool = Field(False, description="take adapters that name another base than the model")
+    independent: bool = Field(False, description="never take the adapters as a sequence")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> AuditSettings:
+        names = (*self.tasks, *self.probes)
+        if not names:
+            raise ValueError("there is nothing to score: name tasks, probes or both")
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"'{twice}' is named twice among tasks and probes")
+        shots = self.scoring.num_fewshot
+        if isinstance(shots, dict) and (unknown := sorted(set(shots) - set(names))):
+            raise ValueError(f"num_fewshot names '{unknown[0]}', which is not among tasks and probes")
+        return self
+
+
+class Study(Scored):
     """One study: ``study -> trials -> packs -> records -> tables and figures``."""
 
     name: str = ""
     title: str = ""
-    model: str
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    threads: int = Field(2, ge=1, description="CPU threads of every pack, whoever runs it")
     device: Literal["cpu", "cuda", "any"] = "any"
     pack: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     root_seed: int = 0
     seeds: tuple[int, ...] = Field(min_length=1)
     streams: dict[str, tuple[str, ...]] = Field(min_length=1)
-    probes: tuple[str, ...] = ()
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
     adapter: AdapterSettings = AdapterSettings()
     training: TrainingSettings = TrainingSettings()
-    scoring: ScoringSettings = ScoringSettings()
     keep_adapters: Literal["none", "last", "all"] = "last"
     tuned: bool = False
     published: str | None = Field(None, description="a file of tasks/published: numbers for the report to show")
@@ -156,18 +194,6 @@ class Study(_Settings):
     def tasks(self) -> tuple[str, ...]:
         """Every task of every stream, in order of first appearance."""
         return tuple(dict.fromkeys(task for stream in self.streams.values() for task in stream))
-
-    def items(self, task: str) -> int | None:
-        """At most how many items of a task or probe are scored; none for all."""
-        if task not in self.probes:
-            return self.scoring.items
-        limit = self.scoring.probe_items
-        return limit.get(task) if isinstance(limit, dict) else limit
-
-    def fewshot(self, task: str) -> int | None:
-        """Examples before each scored question of a task or probe; none for what the task itself says."""
-        shots = self.scoring.num_fewshot
-        return shots.get(task) if isinstance(shots, dict) else shots
 
     @property
     def steps_per_task(self) -> int:

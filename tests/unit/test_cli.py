@@ -15,7 +15,7 @@ import typer
 from harness import cli
 from harness.errors import LorabenchError
 
-VERBS = ("fetch", "plan", "run", "status", "report", "export", "doctor", "perf", "methods", "tasks", "studies")
+VERBS = ("fetch", "plan", "run", "status", "report", "export", "audit", "doctor", "perf", "methods", "tasks", "studies")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -259,7 +259,7 @@ def test_a_run_that_did_not_finish_is_1(lorabench, monkeypatch):
         folder = Path()
 
         class study:  # noqa: N801
-            device = "cpu"
+            name, device = "mine", "cpu"
 
     state = campaign.State({"a": "error", "b": "ok"}, [], (), 0)
     monkeypatch.setattr(campaign, "load_campaign", lambda *_, **__: Found)

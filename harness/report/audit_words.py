@@ -1,0 +1,190 @@
+"""What an audit's page says in words: a verdict no stronger than the numbers, and what must be known to quote them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.report.words import NOTHING, listed, number, p_text, percent, plural, points
+from harness.store.audit import AuditChange, AuditedAdapter, AuditRecord, AuditTask
+
+STREAM_METRICS = {
+    "average_accuracy": ("average accuracy", percent, " %"),
+    "learning_accuracy": ("learning accuracy", percent, " %"),
+    "forgetting": ("forgetting", lambda value: number(value, 1, 100), " points"),
+    "backward_transfer": ("backward transfer", points, " points"),
+    "forward_transfer": ("forward transfer", points, " points"),
+    "normalised_forgetting": ("share of the gain that was lost", percent, " %"),
+}
+
+
+def score_text(task: AuditTask, score: float, stderr: float | None) -> str:
+    """A score with its standard error: 56.3 ± 6.2 in per cent, or in the metric's own unit."""
+    if not task.higher_is_better:
+        return number(score, 3) + (f" ± {number(stderr, 3)}" if stderr is not None else "")
+    return percent(score) + (f" ± {percent(stderr)}" if stderr is not None else "")
+
+
+def change_text(task: AuditTask, change: AuditChange) -> str:
+    """A difference with its standard error: −5.2 ± 1.1."""
+    if not task.higher_is_better:
+        return number(change.difference, 3, sign=True)
+    return points(change.difference) + (f" ± {percent(change.stderr)}" if change.stderr is not None else "")
+
+
+def verdict(record: AuditRecord) -> list[str]:
+    """A paragraph an adapter, and one on the training run where they are one."""
+    found = [" ".join(_about(record, adapter)) for adapter in record.adapters]
+    return [_stream(record), *found] if record.continual else found
+
+
+def _stream(record: AuditRecord) -> str:
+    known = [
+        f"{name} {write(value)}{unit}"
+        for key, (name, write, unit) in STREAM_METRICS.items()
+        if (value := record.continual[key]) is not None
+    ]
+    names = " → ".join(task.name for task in record.stream)
+    return f"As one training run on {names}, each adapter saved after its task: {listed(known)}."
+
+
+def _about(record: AuditRecord, adapter: AuditedAdapter) -> list[str]:
+    if adapter.status != "ok":
+        return [f"{adapter.name} gives log-probabilities that are not finite, so it has no scores."]
+    found = [
+        sentence
+        for probe in (True, False)
+        for sentence in _against_base(adapter, [task for task in record.tasks if task.probe == probe])
+    ]
+    if others := [task for task in record.tasks if adapter.changes[task.name].clear is None]:
+        each = [f"{t.name} ({change_text(t, adapter.changes[t.name])} {_unit(t)})" for t in others]
+        found.append(f"Not judged, for want of right and wrong items to pair: {listed(each)}.")
+    taken = adapter.intruders
+    count = (
+        f"{taken.count} intruder dimension{'' if taken.count == 1 else 's'}"
+        if taken.count
+        else "no intruder dimensions"
+    )
+    return [*found, f"Its {_matrices(taken.matrices)} {count} (intruder distance {number(taken.distance, 5)})."]
+
+
+def _matrices(count: int) -> str:
+    return "one adapted matrix has" if count == 1 else f"{count} adapted matrices have"
+
+
+def _against_base(adapter: AuditedAdapter, tasks: Sequence[AuditTask]) -> list[str]:
+    """On which of these, all probes or all tasks, the adapter is clearly above or below the base."""
+    judged = [task for task in tasks if adapter.changes[task.name].clear is not None]
+    found = []
+    for word, sign in (("below", 1), ("above", -1)):
+        clear = [t for t in judged if adapter.changes[t.name].clear and adapter.changes[t.name].loss * sign > 0]
+        if clear:
+            each = [f"{t.name} ({_change(t, adapter.changes[t.name])})" for t in clear]
+            found.append(
+                f"On {_of(len(clear), judged)} {adapter.name} is {word} the base by more than two standard errors: "
+                f"{listed(each)}."
+            )
+    if judged and not found:
+        found.append(f"On {_of(len(judged), judged)} {adapter.name} is within two standard errors of the base.")
+    return found
+
+
+def _change(task: AuditTask, change: AuditChange) -> str:
+    return f"{change_text(task, change)} {_unit(task)}, p {_equals(change.p)}"
+
+
+def _equals(p: float | None) -> str:
+    text = p_text(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _unit(task: AuditTask) -> str:
+    return "points" if task.higher_is_better else task.metric.replace("_", " ")
+
+
+def _of(some: int, tasks: Sequence[AuditTask]) -> str:
+    """``2 of 3 judged probes``, ``all 3 judged probes`` or ``the one judged task``."""
+    kind = f"judged {'probe' if tasks[0].probe else 'task'}"
+    if len(tasks) == 1:
+        return f"the one {kind}"
+    return f"all {some} {kind}s" if some == len(tasks) else f"{some} of {len(tasks)} {kind}s"
+
+
+def notes(record: AuditRecord) -> list[str]:
+    """What a reader must know before quoting a number."""
+    tested = [c for adapter in record.adapters for c in adapter.changes.values() if c.clear is not None]
+    found = [
+        "± is one standard error over the items of the task. Differences are paired: the base answered the same items, "
+        "and only items whose answer changed count. p is that of McNemar's exact test.",
+        "An adapter is one training run. The intervals are over test items, so they say nothing of what another seed "
+        "or another order would have given.",
+    ]
+    if tested:
+        unseen = max((2 * (change.stderr or 0) for change in tested if not change.clear), default=0)
+        found.append(
+            f"{plural(len(tested), 'difference')} tested, none adjusted for their number: where nothing has changed, "
+            "about one in 20 is beyond two standard errors."
+            + (f" Differences up to about {number(unseen, 1, 100)} points can stay unseen here." if unseen else "")
+        )
+    return found + _sequence(record) + _bases(record) + _weak(record)
+
+
+def _sequence(record: AuditRecord) -> list[str]:
+    count, tasks = len(record.adapters), len(record.stream)
+    if record.sequence:
+        why = (
+            "" if record.continual else " Its metrics need scores of every adapter, and higher is better for each task."
+        )
+        return [
+            "There are as many adapters as tasks, so they were taken as one training run, number i saved after task i "
+            f"(--independent turns that off).{why}"
+        ]
+    if count > 1 and tasks > 1:
+        return [f"The adapters ({count}, with {tasks} tasks) were taken as independent of each other."]
+    return []
+
+
+def _bases(record: AuditRecord) -> list[str]:
+    unknown = [adapter.name for adapter in record.adapters if adapter.file.names_base is None]
+    found = []
+    if unknown:
+        found.append(
+            f"No base is recorded in {listed(unknown)}: that it was made for {record.model} was taken on trust."
+        )
+    found += [
+        f"{adapter.name} was made for {adapter.file.base_named}, it says, and was scored on {record.model} as asked."
+        for adapter in record.adapters
+        if adapter.file.names_base is False
+    ]
+    return found
+
+
+def _weak(record: AuditRecord) -> list[str]:
+    """Tasks on which the base can't lose much, and adapters that are the same file."""
+    low = [
+        task.name for task in record.tasks
+        if task.chance is not None and task.base.stderr is not None
+        and task.base.score - task.chance <= 2 * task.base.stderr
+    ]  # fmt: skip
+    found = []
+    if cut := [f"{task.name} ({task.truncated})" for task in record.tasks if task.truncated]:
+        found.append(f"Items longer than the context lost their beginning: {listed(cut)}.")
+    if low:
+        found.append(
+            f"The base is within two standard errors of chance, or below it, on {listed(low)}: there is little to "
+            "forget there."
+        )
+    files: dict[str, list[str]] = {}
+    for adapter in record.adapters:
+        files.setdefault(adapter.file.sha256, []).append(adapter.name)
+    found += [f"{listed(names)} have the same weights file." for names in files.values() if len(names) > 1]
+    return found
+
+
+def standing(adapter: AuditedAdapter, tasks: Sequence[AuditTask]) -> str:
+    """``1 above, 0 below, 2 unclear`` of the tasks given."""
+    changes = [adapter.changes[task.name] for task in tasks if task.name in adapter.changes]
+    if not changes:
+        return NOTHING
+    below = sum(bool(change.clear) and change.loss > 0 for change in changes)
+    above = sum(bool(change.clear) and change.loss < 0 for change in changes)
+    return f"{above} above, {below} below, {len(changes) - above - below} unclear"

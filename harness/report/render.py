@@ -1,0 +1,100 @@
+"""How a page is put together: tables as text, two templates, escaping for HTML and Markdown, figures in the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from harness.report.style import inline
+
+#: What Markdown would read as markup, as text.
+MARKDOWN = str.maketrans(
+    {
+        "&": "&amp;",
+        "<": "&lt;",
+        ">": "&gt;",
+        "|": "&#124;",
+        "`": "&#96;",
+        "$": "&#36;",
+        "*": r"\*",
+        "~": r"\~",
+        "\\": r"\\",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text: the first column names the row."""
+
+    heading: str
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    caption: str = ""
+
+
+def write_pair(
+    template: str, context: Mapping[str, Any], captions: Mapping[str, tuple[str, str]], folder: Path
+) -> list[Path]:
+    """Write ``<template>.md`` and ``<template>.html`` with the figures that lie in ``folder/figures``.
+
+    ``captions`` maps a figure to its title and its words.  The page is one file, with figures inline.
+    """
+    figures = [{"name": name, "title": title, "caption": caption} for name, (title, caption) in captions.items()]
+    tools = {"indented": indented, "grid": _grid}
+    markdown = _environment(html=False).get_template(f"{template}.md.j2").render(context, figures=figures, **tools)
+    for figure in figures:
+        figure["svg"] = Markup(inline(folder / "figures" / f"{figure['name']}.svg", figure["name"], figure["title"]))
+    html = _environment(html=True).get_template(f"{template}.html.j2").render(context, figures=figures)
+    written = []
+    for kind, text in (("md", markdown), ("html", html)):
+        path = folder / f"{template}.{kind}"
+        path.write_text(text, encoding="utf-8", newline="\n")
+        written.append(path)
+    return written
+
+
+def _environment(*, html: bool) -> jinja2.Environment:
+    """Everything is escaped for where it goes; in Markdown by ``finalize``, which no expression can forget."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=html,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=None if html else _markdown,
+    )
+
+
+def _markdown(value: Any) -> Any:
+    """Text that stays text in GitHub's Markdown, table cells included."""
+    if isinstance(value, Markup):
+        return value
+    text = " ".join(str(value).splitlines()) if value is not None else ""
+    text = text.translate(MARKDOWN).replace("](", "]\\(")
+    # An underscore inside a word, as in stable_lora, marks nothing up.
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+
+
+def _grid(table: Table) -> Markup:
+    """A table in GitHub's Markdown: numbers to the right."""
+    rules = ["---", *(["---:"] * (len(table.columns) - 1))]
+    cells = [[_markdown(cell) for cell in row] for row in (table.columns, *table.rows)]
+    return Markup("\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rules, *cells[1:])))
+
+
+def indented(text: str) -> Markup:
+    """Verbatim text as an indented Markdown block, which nothing inside can end."""
+    return Markup("\n".join("    " + line for line in text.splitlines()))
+
+
+def settings(values: dict[str, Any]) -> dict[str, str]:
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
