@@ -69,6 +69,7 @@ TIDY = (
     "target",
     "value",
     "items",
+    "stderr",
 )
 
 
@@ -158,6 +159,7 @@ def trial_metrics(record: TrialRecord, gains: dict[str, list[float]], limits: di
     metrics: dict[str, float | None] = {}
     if matrix is not None:
         metrics["average_accuracy"] = continual.average_accuracy(matrix)
+        metrics["average_accuracy_stderr"] = _error_of_mean([record.tasks[task].stderr[-1] for task in spec.stream])
         if spec.method not in NOT_SEQUENTIAL:
             metrics |= {name: function(matrix) for name, function in CONTINUAL.items()}
             metrics |= curve_metrics(record, gains, limits)
@@ -170,6 +172,12 @@ def trial_metrics(record: TrialRecord, gains: dict[str, list[float]], limits: di
     metrics |= {name: float(getattr(last, key)) if last else None for name, key in INTRUDERS.items()}
     metrics |= {name: getattr(record.costs, name) for name in COSTS}
     return Trial(record, matrix, metrics)
+
+
+def _error_of_mean(errors: Sequence[float | None]) -> float | None:
+    """Standard error, over the test items, of the mean of scores on different tasks; None unless each has one."""
+    known = [error for error in errors if error is not None]
+    return math.hypot(*known) / len(known) if len(known) == len(errors) else None
 
 
 def curve_metrics(
@@ -247,13 +255,14 @@ def _record_order(record: TrialRecord) -> tuple[str, str, int, str]:
 
 def _score_rows(record: TrialRecord) -> Iterable[dict[str, Any]]:
     for target, scores in [*record.tasks.items(), *sorted(record.probes.items())]:
-        for stage, value in enumerate(scores.score):
+        for stage, (value, error) in enumerate(zip(scores.score, scores.stderr, strict=True)):
             yield {
                 "after_task": stage,
                 "metric": scores.metric,
                 "target": target,
                 "value": value,
                 "items": scores.items,
+                "stderr": error,
             }
 
 

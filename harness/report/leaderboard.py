@@ -39,6 +39,7 @@ DIFFERENCE = (
 )
 STATE = ("ranked", "why_not_ranked", "tuned", "diverged", "failed", "missing", "seeds", "orders", "items_per_task")
 MORE = (
+    "average_accuracy_stderr",
     "average_accuracy_over_time",
     "backward_transfer_trace",
     "forward_transfer",

@@ -15,7 +15,7 @@ from harness.report.plots import FIGURES
 from harness.report.render import Table, settings, write_pair
 from harness.report.study import Study
 from harness.report.style import color
-from harness.report.words import NOTHING, interval, number, percent, points
+from harness.report.words import NOTHING, interval, number, percent, points, with_error
 
 CAPTIONS = {
     "accuracy_matrix": (
@@ -144,11 +144,12 @@ def _joined(*parts: str) -> str:
 
 def _board_row(row: Row, bar: dict[str, Any] | None) -> dict[str, Any]:
     arm, gap = row.arm, row.difference
-    outcome = arm.estimate(PRIMARY)
+    outcome, error = arm.estimate(PRIMARY), arm.estimate(f"{PRIMARY}_stderr")
     tried = {trial.record.spec.settings_tried for trial in arm.trials}
     return {
         "name": arm.name, "color": color(arm.method), "trials": trial_count(arm), "why_not": row.why_not, "bar": bar,
-        "accuracy": percent(outcome.mean if outcome else None), "interval": interval(outcome),
+        "accuracy": with_error(percent(outcome.mean if outcome else None), error.mean if error else None),
+        "interval": interval(outcome),
         "difference": points(gap.mean if gap else None),
         "difference_interval": interval(Estimate(gap.mean, gap.low, gap.high, gap.pairs), points) if gap else "",
         "p": words.p_text(row.p), "p_holm": words.p_text(row.p_holm),
@@ -194,17 +195,34 @@ def _metric_table(heading: str, board: Sequence[Row], metrics: dict[str, tuple[s
     return table
 
 
-def _scores(arm: Arm, task: str, stage: int, group: str = "tasks") -> Estimate | None:
-    """Mean score of a task or probe at a stage (0 base, -1 end) over those of the arm's trials that have the task."""
+def _scores(arm: Arm, task: str, stage: int, group: str = "tasks", of: str = "score") -> Estimate | None:
+    """Mean score of a task or probe at a stage (0 base, -1 end) over those of the arm's trials that have the task.
+
+    With ``of="stderr"``: the mean of their standard errors over the test items.
+    """
     scores = {trial.key: getattr(trial.record, group).get(task) for trial in arm.trials}
-    values = {key: found.score[stage] for key, found in scores.items() if found is not None}
+    values = {key: getattr(found, of)[stage] for key, found in scores.items() if found is not None}
     return estimate(values) if values and None not in values.values() else None
+
+
+def _scored(arm: Arm, task: str, stage: int, scale: Any, group: str = "tasks") -> str:
+    """Mean score ± its standard error over the test items."""
+    value, error = _scores(arm, task, stage, group), _scores(arm, task, stage, group, "stderr")
+    return with_error(scale(value.mean), error.mean if error else None, scale) if value else NOTHING
+
+
+def _base_score(arms: Sequence[Arm], task: str, scale: Any, group: str = "tasks") -> str:
+    """The base model's, from the first arm that has it."""
+    return next((text for arm in arms if (text := _scored(arm, task, 0, scale, group)) != NOTHING), NOTHING)
 
 
 def _per_task(study: Study, board: Sequence[Row]) -> Table:
     """Final score of every arm on every task."""
     arms = [row.arm for row in board if row.arm.trials]
-    caption = "Mean over trials of the score after the last task, with its 95 % CI; chance is the score of guessing."
+    caption = (
+        "Mean over trials of the score after the last task ± standard error over the items, with its 95 % CI over "
+        "trials; chance is the score of guessing."
+    )
     table = Table(
         "Final score by task, %",
         ["Task", "Metric", "Items", "Chance", "Base", *(a.name for a in arms)],
@@ -212,17 +230,16 @@ def _per_task(study: Study, board: Sequence[Row]) -> Table:
     )
     for task in study.tasks:
         seen = next(trial.record.tasks[task] for trial in study.trials if task in trial.record.tasks)
-        base = next(filter(None, (_scores(arm, task, 0) for arm in arms)), None)
         scale = percent if seen.higher_is_better else lambda value: number(value, 3)
-        finals = [_scores(arm, task, -1) for arm in arms]
+        finals = [_joined(_scored(arm, task, -1, scale), interval(_scores(arm, task, -1), scale)) for arm in arms]
         table.rows.append(
             [
                 task,
                 seen.metric,
                 str(seen.items),
                 scale(seen.chance),
-                scale(base.mean if base else None),
-                *(_joined(scale(v.mean), interval(v, scale)) if v else NOTHING for v in finals),
+                _base_score(arms, task, scale),
+                *finals,
             ]
         )
     return table
@@ -249,10 +266,9 @@ def _probes(study: Study, board: Sequence[Row]) -> list[Table]:
             if seen.higher_is_better
             else (lambda value: number(value, 3), lambda value: number(value, 3, sign=True))
         )
-        base = next((value for arm in arms if (value := _scores(arm, name, 0, "probes"))), None)
         deltas = [arm.estimate(f"delta_{name}") for arm in arms]
         cells = [_joined(change(v.mean), interval(v, change)) if v else NOTHING for v in deltas]
-        table.rows.append([name, seen.metric, str(seen.items), shown(base.mean) if base else NOTHING, *cells])
+        table.rows.append([name, seen.metric, str(seen.items), _base_score(arms, name, shown, "probes"), *cells])
     return [table] if table.rows else []
 
 

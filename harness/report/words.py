@@ -47,6 +47,11 @@ def interval(value: Estimate | None, text=percent) -> str:
     return f"[{text(value.low)}, {text(value.high)}]" if value and value.low is not None else ""
 
 
+def with_error(text: str, error: float | None, scale=percent) -> str:
+    """``41.7 ± 2.3``: a score with its standard error over the test items, where that is known."""
+    return text if error is None or text == NOTHING else f"{text} ± {scale(error)}"
+
+
 def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
@@ -137,7 +142,8 @@ def notes(study: Study, board: Sequence[Row]) -> list[str]:
     """What a reader must know before quoting a number."""
     found = [
         "Intervals are 95 % t intervals over trials, with the study's orders as fixed strata. They are about these "
-        "orders, tasks and base model, and are not adjusted for the number of arms.",
+        "orders, tasks and base model, and are not adjusted for the number of arms. ± is the standard error of one "
+        "trial's score over the test items.",
     ]
     if any(row.difference for row in board):
         found.append("Differences are paired: same order and seed. p is from a two-sided sign-flip test, then Holm's.")
@@ -155,6 +161,8 @@ def notes(study: Study, board: Sequence[Row]) -> list[str]:
     ]
     if varying:
         found.append(f"Not all trials share the same settings: {'; '.join(varying)} vary.")
+    if cut := _truncated(study):
+        found.append(f"Items longer than the context lost their beginning, as in lm-eval: {cut}.")
     if any(trial.matrix is None for trial in study.trials):
         found.append("Some tasks have a metric where lower is better: their trials have no average accuracy.")
     if any(trial.record.costs.shared_by > 1 for trial in study.trials):
@@ -163,6 +171,13 @@ def notes(study: Study, board: Sequence[Row]) -> list[str]:
             "tokens a second and peak memory are those of the whole pack."
         )
     return found
+
+
+def _truncated(study: Study) -> str:
+    """``task (3 of 500 items)`` for every task and probe where that happened."""
+    columns = [column for trial in study.trials for column in (trial.record.tasks | trial.record.probes).items()]
+    cut = {name: f"{name} ({scores.truncated} of {scores.items} items)" for name, scores in columns if scores.truncated}
+    return ", ".join(cut[name] for name in sorted(cut))
 
 
 def _power(board: Sequence[Row]) -> list[str]:

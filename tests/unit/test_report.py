@@ -6,6 +6,7 @@ import csv
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import synthetic
 from synthetic import QUICK, STACK, Folder, failed, quick, trial
@@ -94,7 +95,7 @@ def test_the_frozen_arm_has_zeros_and_empty_costs(quick_folder):
 def test_trials_csv_is_tidy(quick_folder):
     rows = read(quick_folder / "trials.csv")
     assert tuple(rows[0]) == ("study", "trial", "method", "setting", "seed", "order", "after_task", "examples",
-                              "metric", "target", "value", "items")  # fmt: skip
+                              "metric", "target", "value", "items", "stderr")  # fmt: skip
     own = [row for row in rows if row["trial"] == "lora-a-0"]
     record = next(record for record in quick().records if record.fingerprint == "lora-a-0")
 
@@ -102,6 +103,8 @@ def test_trials_csv_is_tidy(quick_folder):
         return [float(row["value"]) for row in own if (row["metric"], row["target"]) == (metric, target)]
 
     assert values("acc", "bbc_topics") == pytest.approx(record.tasks["bbc_topics"].score)
+    errors = [float(row["stderr"]) for row in own if (row["metric"], row["target"]) == ("acc", "bbc_topics")]
+    assert errors == pytest.approx(record.tasks["bbc_topics"].stderr)
     assert values("bits_per_byte", "plain_text") == pytest.approx([s for s in record.probes["plain_text"].score if s])
     assert values("curve", "language_id") == pytest.approx(record.curves[1].score)
     assert {row["after_task"] for row in own if row["metric"] == "curve" and row["target"] == "language_id"} == {"2"}
@@ -109,6 +112,30 @@ def test_trials_csv_is_tidy(quick_folder):
     assert values("intruder_count", "q_proj") == [record.intruders[-1].by_type["q_proj"].count]
     assert len(values("forgetting")) == len(values("train_seconds")) == 1
     assert all(row["value"] not in ("", "nan", "inf") for row in rows)
+
+
+def test_scores_stand_beside_their_standard_error(quick_folder):
+    """Items and ± in the table of tasks, of the base's score too; the board's is of the mean over tasks."""
+    text = (quick_folder / "report.md").read_text()
+    lora = [record for record in quick().records if record.spec.arm == "lora"]
+    final = [record.tasks["bbc_topics"] for record in lora]
+    score, error = (100 * np.mean([getattr(scores, of)[-1] for scores in final]) for of in ("score", "stderr"))
+    base = final[0]
+    line = next(line for line in text.splitlines() if line.startswith("| bbc_topics"))
+    assert f"| {base.items} |" in line
+    assert f"| {100 * base.score[0]:.1f} ± {100 * base.stderr[0]:.1f} |" in line
+    assert f"{score:.1f} ± {error:.1f} [" in line
+    (row,) = (row for row in read(quick_folder / "leaderboard.csv") if row["method"] == "lora")
+    each = [np.sqrt(sum(scores.stderr[-1] ** 2 for scores in record.tasks.values())) / 3 for record in lora]
+    assert float(row["average_accuracy_stderr"]) == pytest.approx(np.mean(each), rel=1e-6)
+
+
+def test_items_that_lost_their_beginning_are_reported(tmp_path):
+    folder = quick()
+    cut = folder.records[0].tasks["language_id"].model_copy(update={"truncated": 7})
+    folder.records[0] = folder.records[0].model_copy(update={"tasks": folder.records[0].tasks | {"language_id": cut}})
+    assert "language_id (7 of 200 items)" in " ".join(words.notes(gather(folder), []))
+    assert "lost their beginning" not in " ".join(words.notes(gather(quick()), []))
 
 
 def test_no_file_says_nan(quick_folder):
