@@ -159,6 +159,6 @@ class AdapterBank:
 def factors_for_forward(
     layout: Layout, values: Tensor, scaling: Tensor, dtype: torch.dtype
 ) -> list[tuple[Tensor, Tensor]]:
-    """(A, scaling * B) of every slot, cast once for all matrices to the base's dtype; differentiable in ``values``."""
+    """(A, scaling * B) of every slot, cast once for all matrices to this dtype; differentiable in ``values``."""
     a, b = values.split([layout.a_size, layout.size - layout.a_size], dim=1)
     return layout.split(torch.cat([a, b * scaling[:, None]], dim=1).to(dtype))

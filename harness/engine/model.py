@@ -53,6 +53,18 @@ class _PackedLoRA(torch.autograd.Function):
         return dx, torch.bmm(d_down.mT, rows), torch.bmm(grouped.mT, down), None, None
 
 
+def _added_in_float32(x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same with factors in float32 on a base of lower precision: one rounding, of the sum.
+
+    That is what PEFT computes outside autocast, and so what lm-eval scores: in bfloat16 the three roundings of
+    ``_PackedLoRA`` changed 1.5 % of close predictions, this changes none.
+    """
+    y = F.linear(x, weight, bias)
+    rows = x.reshape(a.shape[0], -1, a.shape[2]).float()
+    total = torch.bmm(torch.bmm(rows, a.mT), b.mT)
+    return total.add_(y.view_as(total)).to(x.dtype).view_as(y)
+
+
 class PackedLinear(nn.Module):
     """A frozen linear layer that adds the low-rank update of each trial to that trial's rows."""
 
@@ -64,7 +76,8 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.factors is None:
             return F.linear(x, self.weight, self.bias)
-        return _PackedLoRA.apply(x, *self.factors, self.weight, self.bias)
+        add = _PackedLoRA.apply if self.factors[0].dtype == x.dtype else _added_in_float32
+        return add(x, *self.factors, self.weight, self.bias)
 
 
 class PackedModel:
@@ -109,14 +122,19 @@ class PackedModel:
         return Layout(self.slots, rank)
 
     @contextmanager
-    def adapted(self, layout: Layout, values: Tensor | None, scaling: Tensor | None) -> Iterator[None]:
-        """Within this context the forward pass is that of the trials ``values`` [K, P]; ``None``: of the base."""
+    def adapted(
+        self, layout: Layout, values: Tensor | None, scaling: Tensor | None, dtype: torch.dtype | None = None
+    ) -> Iterator[None]:
+        """Within this context the forward pass is that of the trials ``values`` [K, P]; ``None``: of the base.
+
+        ``dtype`` is that of the factors: the base's, as in training under autocast, or float32, as PEFT infers.
+        """
         if values is None or scaling is None:
             yield
             return
         try:
             for linear, factors in zip(
-                self._linears, factors_for_forward(layout, values, scaling, self.dtype), strict=True
+                self._linears, factors_for_forward(layout, values, scaling, dtype or self.dtype), strict=True
             ):
                 linear.factors = factors
             yield

@@ -108,22 +108,24 @@ class Contest:
         """Our log-probabilities of every request, for the first adapter."""
         values, scaling = self.packed(scorer, 1)
         instances = scorer.suite.tasks["questions"].task.instances
-        with scorer.model.adapted(scorer.layout, values, scaling):
+        with scorer.model.adapted(scorer.layout, values, scaling, torch.float32):
             scorer.lm.answer(instances, 1, lambda tokens: None)
         return np.array([value for value, _ in scorer.lm.loglikelihood(instances)])
 
     def their_answers(self, instances: list[Any], dtype: torch.dtype, batch: int) -> np.ndarray:
-        return np.array([value for value, _ in self.reference(dtype, batch).loglikelihood(instances)])
+        return np.array([value for value, _ in self.reference(dtype, batch, precise=True).loglikelihood(instances)])
 
-    def reference(self, dtype: torch.dtype, batch: int) -> Any:
-        """lm-eval's HF model on the first adapter, in the dtype of the base as ours is."""
+    def reference(self, dtype: torch.dtype, batch: int, precise: bool = False) -> Any:
+        """lm-eval's HF model on the first adapter, loaded as lm-eval loads it; ``precise``: softmax in float32."""
         from lm_eval.models.huggingface import HFLM
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
 
         base = AutoModelForCausalLM.from_pretrained(self.path, dtype=dtype).to(self.device)
-        model = PeftModel.from_pretrained(base, self.folder / "trial0", autocast_adapter_dtype=False)
-        lm = HFLM(pretrained=model.eval(), tokenizer=self.tokenizer, batch_size=batch, max_length=MAX_LENGTH)
+        model = PeftModel.from_pretrained(base, self.folder / "trial0")
+        softmax = torch.float32 if precise else None
+        lm = HFLM(pretrained=model.eval(), tokenizer=self.tokenizer, batch_size=batch, max_length=MAX_LENGTH,
+                  softmax_dtype=softmax)  # fmt: skip
         lm.loglikelihood = partial(lm.loglikelihood, disable_tqdm=True)  # its bars ignore TQDM_DISABLE
         return lm
 
@@ -145,18 +147,20 @@ class Contest:
     def flips(self, items: int) -> dict[str, Any]:
         """In bfloat16: predictions that differ from the reference's at batch size 1, ours and its own at 64.
 
-        ``p`` is one-sided (McNemar, exact): small where ours flip more.
+        Against the reference with its softmax in float32, as ours is (``softmax_dtype``), and with its default, which
+        rounds log-probabilities to bfloat16: two answers may then tie, and the first of them wins.
         """
         data = questions(self.tokenizer, items, **SHORT, seed=2)
         scorer = self.engine(data, torch.bfloat16)
         instances = scorer.suite.tasks["questions"].task.instances
-        one, many = (_predictions(self.their_answers(instances, torch.bfloat16, batch), 2) for batch in (1, 64))
-        ours = _predictions(self.answers(scorer), 2) != one
-        theirs = many != one
-        only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-        both = only_ours + only_theirs
-        p = float(binomtest(only_ours, both, 0.5, alternative="greater").pvalue) if both else 1.0
-        return {"items": items, "flips": int(ours.sum()), "flips_of_reference": int(theirs.sum()), "p": p}
+        ours = self.answers(scorer)
+        one, many = (self.their_answers(instances, torch.bfloat16, batch) for batch in (1, 64))
+        return {
+            "items": items,
+            "softmax_float32": _flips(ours, one, many),
+            # answers of one token: the default is the same number rounded
+            "softmax_default": _flips(ours, *(_rounded(values) for values in (one, many))),
+        }
 
     # -- speed ------------------------------------------------------------------------------------------------------
 
@@ -233,6 +237,20 @@ def _trained_looking(layout: Layout, trials: int) -> Tensor:
 
 def _predictions(values: np.ndarray, choices: int) -> np.ndarray:
     return values.reshape(-1, choices).argmax(1)
+
+
+def _flips(ours: np.ndarray, one: np.ndarray, many: np.ndarray) -> dict[str, Any]:
+    """Predictions unlike those of ``one``; ``p`` is one-sided (McNemar, exact): small where ours flip more."""
+    wanted = _predictions(one, 2)
+    mine, theirs = (_predictions(values, 2) != wanted for values in (ours, many))
+    only_ours, only_theirs = int((mine & ~theirs).sum()), int((theirs & ~mine).sum())
+    both = only_ours + only_theirs
+    p = float(binomtest(only_ours, both, 0.5, alternative="greater").pvalue) if both else 1.0
+    return {"flips": int(mine.sum()), "flips_of_reference": int(theirs.sum()), "p": p}
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(values).bfloat16().double().numpy()
 
 
 def _row(arm: str, seconds: list[float], **settings: int) -> dict[str, Any]:
