@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from harness.analysis import continual
-from harness.analysis.statistics import paired_change
+from harness.analysis.statistics import jackknife_error, paired_change
 from harness.campaign import Watcher, model_label
 from harness.data import models as model_files
 from harness.data import paths, tasks
@@ -141,7 +141,7 @@ def run(audit: Audit, device: str, watcher: Watcher) -> AuditRecord:
         advance(forecast.INTRUDER_UNITS, "intruder dimensions")
     asked = _tasks(audit, bench, base)
     found = [
-        _adapter(name, _file(adapter, audit.settings.model), asked, score, Intruders.model_validate(own))
+        _adapter(name, _file(adapter, audit.settings.model), asked, score, bench, Intruders.model_validate(own))
         for (name, adapter), score, own in zip(audit.adapters.items(), scores, intruders, strict=True)
     ]
     record = _record(audit, asked, found, torch.device(device))
@@ -197,14 +197,21 @@ def _tasks(audit: Audit, bench: Bench, base: Mapping[str, Score]) -> dict[AuditT
     return found
 
 
-def _change(task: AuditTask, base: Score, score: Score) -> AuditChange:
+def _change(task: AuditTask, base: Score, score: Score, aggregate: Callable[[Sequence[Any]], float]) -> AuditChange:
+    """Paired on the items: by their correctness, or by leaving items out of both scores where nothing is right."""
     difference = score.value - base.value
     loss = base.value - score.value if task.higher_is_better else difference
-    if base.correct is None or score.correct is None:
-        return AuditChange(difference=difference, loss=loss, stderr=None, p=None, clear=None)
-    paired = paired_change(base.correct, score.correct)
-    clear = None if paired.error is None else abs(paired.mean) > CLEAR * paired.error
-    return AuditChange(difference=difference, loss=loss, stderr=paired.error, p=paired.p, clear=clear)
+    if base.correct is not None and score.correct is not None:
+        paired = paired_change(base.correct, score.correct)
+        error, p = paired.error, paired.p
+    else:
+
+        def gained(pairs: Sequence[tuple[Any, Any]]) -> float:
+            return aggregate([after for _, after in pairs]) - aggregate([before for before, _ in pairs])
+
+        error, p = jackknife_error(list(zip(base.values, score.values, strict=True)), gained), None
+    clear = None if error is None else abs(difference) > CLEAR * error
+    return AuditChange(difference=difference, loss=loss, stderr=error, p=p, clear=clear)
 
 
 def _adapter(
@@ -212,6 +219,7 @@ def _adapter(
     file: AdapterFile,
     asked: Mapping[AuditTask, Score],
     scores: Mapping[str, Score] | None,
+    bench: Bench,
     intruders: Intruders,
 ) -> AuditedAdapter:
     """What the record says of one adapter; without scores, it has diverged."""
@@ -219,7 +227,10 @@ def _adapter(
         return AuditedAdapter(
             name=name, file=file, status="diverged", scores={}, changes={}, mean_probe_loss=None, intruders=intruders
         )
-    changes = {task.name: _change(task, base, scores[task.name]) for task, base in asked.items()}
+    changes = {
+        task.name: _change(task, base, scores[task.name], bench.suite.tasks[task.name].aggregate)
+        for task, base in asked.items()
+    }
     probes = [changes[task.name].loss for task in asked if task.probe and task.higher_is_better]
     return AuditedAdapter(
         name=name,

@@ -57,7 +57,7 @@ def _about(record: AuditRecord, adapter: AuditedAdapter) -> list[str]:
     ]
     if others := [task for task in record.tasks if adapter.changes[task.name].clear is None]:
         each = [f"{t.name} ({change_text(t, adapter.changes[t.name])} {_unit(t)})" for t in others]
-        found.append(f"Not judged, for want of right and wrong items to pair: {listed(each)}.")
+        found.append(f"Not judged, for want of items: {listed(each)}.")
     taken = adapter.intruders
     count = (
         f"{taken.count} intruder dimension{'' if taken.count == 1 else 's'}"
@@ -72,10 +72,10 @@ def _matrices(count: int) -> str:
 
 
 def _against_base(adapter: AuditedAdapter, tasks: Sequence[AuditTask]) -> list[str]:
-    """On which of these, all probes or all tasks, the adapter is clearly above or below the base."""
+    """On which of these, all probes or all tasks, the adapter is clearly better or worse than the base."""
     judged = [task for task in tasks if adapter.changes[task.name].clear is not None]
     found = []
-    for word, sign in (("below", 1), ("above", -1)):
+    for word, sign in (("worse than", 1), ("better than", -1)):
         clear = [t for t in judged if adapter.changes[t.name].clear and adapter.changes[t.name].loss * sign > 0]
         if clear:
             each = [f"{t.name} ({_change(t, adapter.changes[t.name])})" for t in clear]
@@ -89,7 +89,8 @@ def _against_base(adapter: AuditedAdapter, tasks: Sequence[AuditTask]) -> list[s
 
 
 def _change(task: AuditTask, change: AuditChange) -> str:
-    return f"{change_text(task, change)} {_unit(task)}, p {_equals(change.p)}"
+    sure = f"p {_equals(change.p)}" if change.p is not None else f"± {number(change.stderr, 3)}"
+    return f"{change_text(task, change)} {_unit(task)}, {sure}"
 
 
 def _equals(p: float | None) -> str:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class Score:
     value: float
     stderr: float | None
     correct: tuple[bool, ...] | None
+    values: tuple[Any, ...] = field(default=(), repr=False, compare=False)  #: what each item adds to the aggregate
 
 
 class Scorer:
@@ -77,10 +78,11 @@ class Scorer:
 def _score(scored: ScoredTask, results: Mapping[str, Any]) -> Score:
     """The task's metric out of lm-eval's results, with its standard error over the items."""
     key = next(key for key in results if key.partition(",")[0] == scored.metric)
-    values, aggregate = scored.values(), scored.task.aggregation()[scored.metric]
+    values, aggregate = scored.values(), scored.aggregate
     # lm-eval has a closed form for means alone, and a bootstrap of minutes for the rest.
     error = mean_stderr(values) if aggregate is mean and len(values) > 1 else jackknife_error(values, aggregate)
-    return Score(float(results[key]), None if error is None else float(error), _correctness(values))
+    stderr = None if error is None else float(error)
+    return Score(float(results[key]), stderr, _correctness(values), tuple(values))
 
 
 def _correctness(values: list) -> tuple[bool, ...] | None:

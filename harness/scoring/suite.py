@@ -71,6 +71,11 @@ class ScoredTask:
     items: int
     heard: list[dict[str, Any]] = field(default_factory=list)  #: metrics of each item in lm-eval's latest evaluation
 
+    @property
+    def aggregate(self) -> Callable[[Sequence[Any]], float]:
+        """lm-eval's function from the values of all items to the score."""
+        return self.task.aggregation()[self.metric]
+
     def values(self) -> list[Any]:
         """The score's value on each item; a task with several filters is scored by its first."""
         return [metrics[self.metric] for metrics in self.heard[: self.items]]

@@ -41,8 +41,8 @@ class AuditChange(Frozen):
 
     difference: Score  #: in the metric's own unit and direction
     loss: Score  #: the same as forgetting: positive where the adapter is worse than the base
-    stderr: Score | None  #: of the paired difference, from per-item correctness; null without it
-    p: Score | None  #: McNemar's exact test, two-sided
+    stderr: Score | None  #: of the paired difference; null for a single item
+    p: Score | None  #: McNemar's exact test, two-sided; null where items are not right or wrong
     clear: bool | None  #: the difference is more than two standard errors; null without one
 
 

@@ -81,7 +81,7 @@ def test_an_adapter_that_does_nothing_differs_by_nothing(record):
         assert found.scores[task.name].correct == task.base.correct
         change = found.changes[task.name]
         assert (change.difference, change.loss) == (0, 0)
-        assert (change.stderr, change.p, change.clear) == ((None,) * 3 if task.name == "toy_text" else (0, 1, False))
+        assert (change.stderr, change.p, change.clear) == (0, None if task.name == "toy_text" else 1, False)
     assert found.mean_probe_loss == 0
     assert found.intruders.count == 0
     assert found.intruders.distance == pytest.approx(0, abs=1e-9)
@@ -127,6 +127,29 @@ def test_differences_are_of_the_same_items(record):
             assert change.stderr == pytest.approx((after - before).std(ddof=1) / np.sqrt(task.items))
             assert change.clear == (abs(change.difference) > 2 * change.stderr)
     assert record.adapters[2].changes["toy_text"].loss == record.adapters[2].changes["toy_text"].difference != 0
+
+
+def test_a_change_in_bits_per_byte_is_paired_too(record):
+    """Texts of very different difficulty that all get worse by the same number of bits a byte: no doubt is left."""
+    from lm_eval.api.metrics import bits_per_byte
+
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(20, 200, 30)
+    before = tuple((float(-n * rate), int(n)) for n, rate in zip(sizes, rng.uniform(0.5, 3, 30), strict=True))
+    worse = tuple((value - 0.1 * n, n) for value, n in before)
+    lucky = ((before[0][0] - 60.0, before[0][1]), *before[1:])
+    task = next(task for task in record.tasks if task.name == "toy_text")
+
+    def change(after):
+        scores = (Score(bits_per_byte(values), 0.2, None, values) for values in (before, after))
+        return audits._change(task, *scores, bits_per_byte)
+
+    everywhere, once = change(worse), change(lucky)
+    assert everywhere.difference == everywhere.loss == pytest.approx(0.1 / np.log(2))
+    assert everywhere.stderr == pytest.approx(0, abs=1e-12)
+    assert (everywhere.clear, everywhere.p) == (True, None)
+    assert once.difference > 0
+    assert (once.stderr, once.clear) == (pytest.approx(once.difference, rel=0.1), False)
 
 
 def test_the_same_audit_gives_the_same_record(record, folders, tmp_path):
@@ -222,10 +245,11 @@ def test_the_verdict_is_no_stronger_than_the_numbers(monkeypatch, folders, tmp_p
     found = run([folders["little"]], tmp_path, TWO, tasks=["toy_recall"], probes=["toy_digits"])
     (text,) = verdict(found)
     assert (
-        "On the one judged probe little is below the base by more than two standard errors: toy_digits (−100.0" in text
+        "On the one judged probe little is worse than the base by more than two standard errors: toy_digits (−100.0"
+        in text
     )
     assert "On the one judged task little is within two standard errors of the base." in text
-    assert "above" not in text
+    assert "better" not in text
     assert found.adapters[0].mean_probe_loss == 1
 
 
