@@ -108,7 +108,7 @@ class Contest:
         """Our log-probabilities of every request, for the first adapter."""
         values, scaling = self.packed(scorer, 1)
         instances = scorer.suite.tasks["questions"].task.instances
-        with scorer.model.adapted(scorer.layout, values, scaling, torch.float32):
+        with scorer.model.adapted(scorer.layout, values, scaling, precise=True):
             scorer.lm.answer(instances, 1, lambda tokens: None)
         return np.array([value for value, _ in scorer.lm.loglikelihood(instances)])
 
@@ -147,20 +147,20 @@ class Contest:
     def flips(self, items: int) -> dict[str, Any]:
         """In bfloat16: predictions that differ from the reference's at batch size 1, ours and its own at 64.
 
-        Against the reference with its softmax in float32, as ours is (``softmax_dtype``), and with its default, which
-        rounds log-probabilities to bfloat16: two answers may then tie, and the first of them wins.
+        The reference has its softmax in float32, as ours is (``softmax_dtype``): by default lm-eval rounds
+        log-probabilities to bfloat16, where close answers tie and the first of them wins.  ``p`` is one-sided (McNemar,
+        exact): small where ours flip more.
         """
         data = questions(self.tokenizer, items, **SHORT, seed=2)
         scorer = self.engine(data, torch.bfloat16)
         instances = scorer.suite.tasks["questions"].task.instances
-        ours = self.answers(scorer)
-        one, many = (self.their_answers(instances, torch.bfloat16, batch) for batch in (1, 64))
-        return {
-            "items": items,
-            "softmax_float32": _flips(ours, one, many),
-            # answers of one token: the default is the same number rounded
-            "softmax_default": _flips(ours, *(_rounded(values) for values in (one, many))),
-        }
+        one, many = (_predictions(self.their_answers(instances, torch.bfloat16, batch), 2) for batch in (1, 64))
+        ours, theirs = _predictions(self.answers(scorer), 2) != one, many != one
+        only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+        both = only_ours + only_theirs
+        p = float(binomtest(only_ours, both, 0.5, alternative="greater").pvalue) if both else 1.0
+        return {"items": items, "softmax_dtype": "float32", "flips": int(ours.sum()),
+                "flips_of_reference": int(theirs.sum()), "p": p}  # fmt: skip
 
     # -- speed ------------------------------------------------------------------------------------------------------
 
@@ -237,20 +237,6 @@ def _trained_looking(layout: Layout, trials: int) -> Tensor:
 
 def _predictions(values: np.ndarray, choices: int) -> np.ndarray:
     return values.reshape(-1, choices).argmax(1)
-
-
-def _flips(ours: np.ndarray, one: np.ndarray, many: np.ndarray) -> dict[str, Any]:
-    """Predictions unlike those of ``one``; ``p`` is one-sided (McNemar, exact): small where ours flip more."""
-    wanted = _predictions(one, 2)
-    mine, theirs = (_predictions(values, 2) != wanted for values in (ours, many))
-    only_ours, only_theirs = int((mine & ~theirs).sum()), int((theirs & ~mine).sum())
-    both = only_ours + only_theirs
-    p = float(binomtest(only_ours, both, 0.5, alternative="greater").pvalue) if both else 1.0
-    return {"flips": int(mine.sum()), "flips_of_reference": int(theirs.sum()), "p": p}
-
-
-def _rounded(values: np.ndarray) -> np.ndarray:
-    return torch.from_numpy(values).bfloat16().double().numpy()
 
 
 def _row(arm: str, seconds: list[float], **settings: int) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Scorer:
         trials = 1 if values is None else values.shape[0]
         chosen = {name: self.suite.tasks[name].task for name in tasks}
         instances = [instance for task in chosen.values() for instance in task.instances]
-        with _undisturbed(self.model), self.model.adapted(self.layout, values, scaling, torch.float32):
+        with _undisturbed(self.model), self.model.adapted(self.layout, values, scaling, precise=True):
             self.lm.answer(instances, trials, progress)
         return [self._judge(trial, chosen) for trial in range(trials)]
 

@@ -285,7 +285,7 @@ def in_bfloat16(world, llama):
 
     def ours(instances, budget: int) -> list[float]:
         lm = PackedLM(model, tokenizer, max_length=LONG, batch_tokens=budget)
-        with model.adapted(world.layout, world.values[:1], world.scaling[:1], torch.float32):
+        with model.adapted(world.layout, world.values[:1], world.scaling[:1], precise=True):
             lm.answer(instances, 1, lambda tokens: None)
         return [value for value, _ in lm.loglikelihood(instances)]
 
