@@ -61,8 +61,8 @@ class _PackedLoRA(torch.autograd.Function):
 def _precise_update(x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The same with factors in float32 on a base of lower precision, added to Y before it is rounded again.
 
-    That is what PEFT computes outside autocast, and so what lm-eval scores, to the last bit.  Any other order of rounding
-    ends up elsewhere after thirty layers: with factors in bfloat16 1.5 % of close predictions did.
+    That is what PEFT computes outside autocast, and so what lm-eval scores, to the last bit.  Any other order of
+    rounding ends up elsewhere after thirty layers: with factors in bfloat16 1.5 % of close predictions did.
     """
     y = F.linear(x, weight, bias)
     rows, out = x.reshape(a.shape[0], -1, a.shape[2]), y.view(a.shape[0], -1, b.shape[1])

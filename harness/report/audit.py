@@ -17,7 +17,7 @@ CAPTIONS = {
     "score_change": (
         "Change against the base",
         "Score of the adapter minus the base model's on the same items; bars are two standard errors of the paired "
-        "difference. Hollow: not beyond them. Without bars: the metric has no right and wrong items.",
+        "difference. Hollow: not beyond them. Without bars: a single item.",
     ),
     "intruders": (
         "Intruder dimensions by projection",

@@ -27,7 +27,8 @@ def score_text(task: AuditTask, score: float, stderr: float | None) -> str:
 def change_text(task: AuditTask, change: AuditChange) -> str:
     """A difference with its standard error: −5.2 ± 1.1."""
     if not task.higher_is_better:
-        return number(change.difference, 3, sign=True)
+        error = "" if change.stderr is None else f" ± {number(change.stderr, 3)}"
+        return number(change.difference, 3, sign=True) + error
     return points(change.difference) + (f" ± {percent(change.stderr)}" if change.stderr is not None else "")
 
 
@@ -89,8 +90,8 @@ def _against_base(adapter: AuditedAdapter, tasks: Sequence[AuditTask]) -> list[s
 
 
 def _change(task: AuditTask, change: AuditChange) -> str:
-    sure = f"p {_equals(change.p)}" if change.p is not None else f"± {number(change.stderr, 3)}"
-    return f"{change_text(task, change)} {_unit(task)}, {sure}"
+    sure = "" if change.p is None else f", p {_equals(change.p)}"
+    return f"{change_text(task, change)} {_unit(task)}{sure}"
 
 
 def _equals(p: float | None) -> str:
@@ -112,15 +113,16 @@ def _of(some: int, tasks: Sequence[AuditTask]) -> str:
 
 def notes(record: AuditRecord) -> list[str]:
     """What a reader must know before quoting a number."""
-    tested = [c for adapter in record.adapters for c in adapter.changes.values() if c.clear is not None]
+    changes = [(task, a.changes[task.name]) for a in record.adapters if a.changes for task in record.tasks]
+    tested = [(task, change) for task, change in changes if change.clear is not None]
     found = [
         "± is one standard error over the items of the task. Differences are paired: the base answered the same items, "
-        "and only items whose answer changed count. p is that of McNemar's exact test.",
+        "and where items are right or wrong only those whose answer changed count. p is that of McNemar's exact test.",
         "An adapter is one training run. The intervals are over test items, so they say nothing of what another seed "
         "or another order would have given.",
     ]
     if tested:
-        unseen = max((2 * (change.stderr or 0) for change in tested if not change.clear), default=0)
+        unseen = max((2 * (c.stderr or 0) for task, c in tested if task.higher_is_better and not c.clear), default=0)
         found.append(
             f"{plural(len(tested), 'difference')} tested, none adjusted for their number: where nothing has changed, "
             "about one in 20 is beyond two standard errors."

@@ -32,7 +32,7 @@ class _Layout:
 
     rows: list[Row]
     owner: np.ndarray
-    batches: dict[int, list[Batch]]  # by the number of trials that run side by side
+    batches: dict[int, list[Batch]]  # for the number of trials that run side by side
 
 
 def request_key(instance: Instance) -> tuple:
@@ -164,7 +164,9 @@ class PackedLM(TemplateLM):
         else:
             answer = self.tok_encode(continuation, add_special_tokens=False)
             prefix = self.prefix_token_id
-            pair = ([prefix], answer) if answer[0] != prefix else (answer[:1], answer[1:])
+            pair = (answer[:1], answer[1:]) if answer[:1] == [prefix] else ([prefix], answer)
+        if not pair[0]:  # only spaces, which lm-eval moves to the answer: something must predict its first token
+            pair = ([self.prefix_token_id], pair[1])
         if not pair[1] or len(pair[1]) > self.max_length:
             raise InputError(
                 f"an answer has {len(pair[1])} tokens; it needs at least 1 and at most max_length ({self.max_length})",
@@ -204,6 +206,7 @@ class PackedLM(TemplateLM):
     def _answer_scored(self, instances: Sequence[Instance], trials: int, progress: Callable[[int], None]) -> None:
         layout = self._layout(instances)
         if trials not in layout.batches:
+            layout.batches.clear()  # trials that diverge don't come back
             cut = batch_rows(layout.rows, self.batch_tokens, trials)
             layout.batches[trials] = [collate(rows, self.model.device) for rows in cut]
         logprob, greedy = score_batches(self.model, layout.batches[trials], len(layout.owner), trials, progress)
@@ -267,22 +270,29 @@ class PackedLM(TemplateLM):
             self._encoded[key] = [TokenRequest(key, tuple(self.tok_encode(instance.args[0])), ())]
         return list(self._encoded[key][0].context)
 
+    @property
+    def _ends(self) -> set[int]:
+        """Tokens that end a text: the tokenizer's, and all that the model's generation settings name."""
+        settings = getattr(self.model.module, "generation_config", None)
+        named = getattr(settings, "eos_token_id", None)
+        return {self.eot_token_id, *(named if isinstance(named, list) else [] if named is None else [named])}
+
     def _generate(
         self, prompts: list[list[int]], trials: int, until: list[str], most: int, progress: Callable[[int], None]
     ) -> list[list[str]]:
-        end = self.eot_token_id
+        ends = self._ends
         reach = max((len(stop.encode()) for stop in until), default=0) + 4  # no token is shorter than a byte
 
         def finished(rows: list[list[int]]) -> list[bool]:
             tails = self.tokenizer.batch_decode([row[-reach:] for row in rows])
             return [
-                row[-1] == end or any(stop in tail and stop in self.tokenizer.decode(row) for stop in until)
+                row[-1] in ends or any(stop in tail and stop in self.tokenizer.decode(row) for stop in until)
                 for row, tail in zip(rows, tails, strict=True)
             ]
 
         def text(tokens: list[int]) -> str:
             # Other special tokens are dropped from the text, as lm-eval's HF model does.
-            kept = tokens[: tokens.index(end)] if end in tokens else tokens
+            kept = tokens[: next((i for i, token in enumerate(tokens) if token in ends), len(tokens))]
             return postprocess_generated_text(
                 self.tokenizer.decode(kept, skip_special_tokens=True), stop=until, think_end_token=None
             )

@@ -52,7 +52,8 @@ class Prompting:
     fewshot: Mapping[str, int | None] = field(default_factory=dict)
     chat_template: ChatTemplate | None = None
 
-    def of(self, task: str) -> dict[str, Any]:
+    @property
+    def arguments(self) -> dict[str, Any]:
         """The arguments of lm-eval's ``build_all_requests``."""
         chat = self.chat_template is not None
         return {"apply_chat_template": chat, "fewshot_as_multiturn": chat, "chat_template": self.chat_template}
@@ -136,10 +137,10 @@ class Suite:
 
     def _asked(self, scored: ScoredTask, row: Mapping[str, Any], where: str) -> tuple[str, str]:
         """(context, right answer) of a row: the very texts of the request that lm-eval would score."""
-        task, settings = scored.task, self._prompting.of(scored.name)
+        task, settings = scored.task, self._prompting.arguments
         context = task.fewshot_context(row, num_fewshot=0, gen_prefix=task.doc_to_prefix(row), **settings)
         if scored.kind != "multiple_choice":
-            delimiter = "" if settings["apply_chat_template"] else task.config.target_delimiter
+            delimiter = self._delimiter(task, row)
             target = task.doc_to_target(row)
             if isinstance(target, int) and task.config.doc_to_choice is not None:
                 target = task.doc_to_choice(row)[target]
@@ -155,10 +156,19 @@ class Suite:
             )
         return requests[label].args
 
+    def _delimiter(self, task: Any, row: Mapping[str, Any]) -> str:
+        """What stands between a prompt and its generated answer, as lm-eval's own examples have it."""
+        begun = task.doc_to_prefix(row)
+        if begun:
+            return "" if begun[-1].isspace() else " "
+        return "" if self._prompting.chat_template else task.config.target_delimiter
+
     def _load(self, data: TaskData, splits: dict[str, list[Mapping[str, Any]]]) -> ScoredTask:
         task = _make_task(data, splits)
         wanted = self._prompting.fewshot.get(data.name)
         shots = int(data.config.get("num_fewshot") or 0) if wanted is None else wanted
+        if data.config["output_type"] == "loglikelihood_rolling":
+            shots = 0  # there is no question that examples could stand before
         _check_examples(task, data.name, shots)
         task.set_config("num_fewshot", shots)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
@@ -172,7 +182,7 @@ class Suite:
             chance=data.chance,
             items=len(task.eval_docs),
         )
-        _build_once(scored, self._prompting.of(data.name))
+        _build_once(scored, self._prompting.arguments)
         return scored
 
 
@@ -195,9 +205,11 @@ def _chosen(data: TaskData, split: str, items: int | None) -> dict[str, list[Map
         fair = range(items) if data.shuffled else sorted(random.Random(FEWSHOT_SEED).sample(range(len(rows)), items))
         rows = [rows[i] for i in fair]
     others = {name: list(found) for name, found in data.splits.items() if found and name != "test"}
-    if "fewshot" in others and split == "validation":  # which may have been taken out of the rows for examples
+    if split == "validation":  # no scored row may be an example: lm-eval looks for them in these splits
         scored = {json.dumps(row, sort_keys=True) for row in rows}
-        others["fewshot"] = [row for row in others["fewshot"] if json.dumps(row, sort_keys=True) not in scored]
+        for name in ("fewshot", "validation"):
+            kept = [row for row in others.pop(name, ()) if json.dumps(row, sort_keys=True) not in scored]
+            others |= {name: kept} if kept else {}
     return {**others, "test": rows}
 
 
@@ -242,7 +254,7 @@ def _check_examples(task: Any, name: str, shots: int) -> None:
     own = task.fewshot_cfg.split is not None or task.fewshot_cfg.samples is not None
     if not (own or task.has_training_docs() or task.has_validation_docs()):
         what = "the task has no rows but those that are scored to take examples from"
-    elif len(task.sampler.df) < shots:
+    elif len(task.sampler.df) < shots + (task.fewshot_cfg.split == "test"):  # not the item itself
         what = f"the task has {len(task.sampler.df)} rows to take examples from, and {shots} are wanted"
     else:
         return

@@ -20,6 +20,8 @@ LEAST_SHARED = 16
 #: A token's matrix products cost as much as attention to this many others (6 hidden sizes of a Llama block: 3,456 for
 #: 135M, and more for larger models), so a row may grow until what it shares no longer pays for its length.
 LINEAR_COST = 3456
+#: And so may its mask, which has a row's length squared in bytes, and more in the attention that reads it.
+LONGEST_SHARED = 2048
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def _together(documents: Sequence[Sequence[Clipped]]) -> Iterator[list[Clipped]]
         first = document[0][1]
         shared = common_prefix(begins, first)
         own = _size(document)
-        if current and shared >= LEAST_SHARED and shared * (LINEAR_COST + own) > 2 * length * (own - shared):
+        pays = shared >= LEAST_SHARED and shared * (LINEAR_COST + own) > 2 * length * (own - shared)
+        if current and pays and length + own - shared <= LONGEST_SHARED:
             current += document
             length += own - shared
         else:

@@ -74,7 +74,7 @@ class ScoringSettings(_Settings):
     )
     probes_after: Literal["every_task", "last_task"] = "every_task"
     intruders_after: Literal["every_task", "last_task", "never"] = "every_task"
-    batch_tokens: int = Field(65536, ge=64, description="token budget of one scoring pass; part of the stack")
+    batch_tokens: int = Field(16384, ge=64, description="token budget of one scoring pass; part of the stack")
     max_length: int = Field(2048, ge=8, description="tokens; longer items lose their beginning, as in lm-eval")
     num_fewshot: Shots | dict[str, Shots] | None = Field(
         None,

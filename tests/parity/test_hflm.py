@@ -183,6 +183,23 @@ def test_generation_behind_a_shared_beginning(world, hflm, tokenizer):
     assert len({len(text) for trial in ours for text in trial}) > 4, "all rows end at once: leaving is not tested"
 
 
+def test_a_model_may_name_several_ends(world, hflm, tokenizer, monkeypatch):
+    """Instruction-tuned models end a turn and a text with different tokens; their generation settings list both."""
+    limits = {"until": [], "max_gen_toks": 24, "do_sample": False}
+    instances = requests("generate_until", [[(sentence(d, 3), limits)] for d in range(8)])
+    before = packed(world, tokenizer, instances)[0]
+    said = [token for text in before for token in tokenizer.encode(text, add_special_tokens=False)[3:8]]
+    ends = [257, max(set(said), key=said.count)]
+    reference = hflm(tokenizer, 0, max_length=LONG)
+    for model in (world.model.module, reference.model):
+        monkeypatch.setattr(model.generation_config, "eos_token_id", ends)
+    ours = packed(world, tokenizer, instances)[0]
+    assert ours != before
+    theirs = reference.generate_until(instances, disable_tqdm=True)
+    last = tokenizer.decode(ends[1:])
+    assert ours == [text.removesuffix(last) for text in theirs], "lm-eval keeps an end that is no special token"
+
+
 def test_documents_share_a_row(world, hflm, tokenizer):
     """Questions behind the same examples, in one row of several documents."""
     examples = sentence(5, 10) + "\n\n"
@@ -475,6 +492,25 @@ def test_examples_come_from_somewhere_else_than_the_test(data):
     for task, text in ((alone, "no rows but those that are scored"), (few, "2 rows")):
         with pytest.raises(InputError, match=text):
             Suite([task], split="test", items={}, prompting=Prompting({"four": 3}))
+
+
+def test_no_scored_row_of_the_validation_split_is_an_example(data):
+    """A task without training rows takes its examples from validation; when that is scored there is nothing left."""
+    four = next(task for task in data if task.name == "four")
+    rows = four.splits["test"]
+    config = {**four.config, "validation_split": "validation"}
+    task = TaskData("four", config, {"validation": rows[:10], "test": rows[10:]}, 0.25)
+    assert Suite([task], split="test", items={}, prompting=Prompting({"four": 3})).tasks["four"].items == len(rows) - 10
+    with pytest.raises(InputError, match="no rows but those that are scored"):
+        Suite([task], split="validation", items={}, prompting=Prompting({"four": 3}))
+
+
+def test_examples_stand_before_questions_alone(data):
+    read = next(task for task in data if task.name == "read")
+    (instance, *_) = (
+        Suite([read], split="test", items={}, prompting=Prompting({"read": 2})).tasks["read"].task.instances
+    )
+    assert instance.args == (read.splits["test"][0]["text"],)
 
 
 def test_standard_errors(world, hflm, tokenizer, data, scorer):

@@ -1,4 +1,4 @@
-"""Whole tasks against lm-eval from end to end: six of its own formats, and every task that the project ships."""
+"""Whole tasks against lm-eval from end to end: eight of its own formats, and every task that needs no hub."""
 
 from __future__ import annotations
 

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.scoring.forward import collate, tree_mask
-from harness.scoring.trees import LEAST_SHARED, TokenRequest, batch_rows, build_row, build_rows, common_prefix
+from harness.scoring.trees import (
+    LEAST_SHARED,
+    LONGEST_SHARED,
+    TokenRequest,
+    batch_rows,
+    build_row,
+    build_rows,
+    common_prefix,
+)
 
 TOKEN = st.integers(0, 3)  # few tokens, so that prefixes are often shared
 CONTEXT = st.lists(TOKEN, min_size=1, max_size=10)
@@ -157,7 +165,7 @@ def test_documents_share_their_examples():
     tokens = sum(len(row.ids) for row in rows)
     assert len(rows) < 60 / 5
     assert tokens < 60 * (700 + 22) / 5
-    assert max(len(row.ids) for row in rows) < 4096
+    assert max(len(row.ids) for row in build_rows(questions(700, 600), 2048, None)) <= LONGEST_SHARED
 
 
 @pytest.mark.parametrize("prefix", [0, 3, LEAST_SHARED - 1])
