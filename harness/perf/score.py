@@ -48,13 +48,14 @@ SHORT = {"context": (15, 30), "answer": (1, 1), "choices": 2}
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: adapters side by side, documents a checkpoint, items of both agreements, repetitions."""
+    """What is measured: adapters side by side, documents a checkpoint, items of both agreements, repetitions, dtype."""
 
     trials: int
     documents: int
     exact_items: int
     flip_items: int
     repeats: int
+    dtype: str
 
 
 def main(model_name: str, size: Size, out: Path) -> None:
@@ -62,7 +63,7 @@ def main(model_name: str, size: Size, out: Path) -> None:
     device = this_device()
     use_threads(2 if device.type == "cpu" else 8)
     with tempfile.TemporaryDirectory() as folder:
-        contest = Contest(resolve_model(model_name).path, device, size.trials, Path(folder))
+        contest = Contest(resolve_model(model_name).path, device, size, Path(folder))
         print(f"{device_name(device)}, {model_name}, {size.trials} adapters", flush=True)
         agreement = {"float32": contest.exact(size.exact_items), "bfloat16": contest.flips(size.flip_items)}
         print(json.dumps(agreement), flush=True)
@@ -73,7 +74,7 @@ def main(model_name: str, size: Size, out: Path) -> None:
     if device.type == "cpu":
         headline = {"cpu_vs_hflm": alive / engine, **headline}
     items = {"documents": size.documents, "requests": size.documents * LONG["choices"], "tokens": LONG}
-    about = {"model": model_name, "dtype": "bfloat16", "trials": size.trials, **items, "setup_seconds": setup}
+    about = {"model": model_name, "dtype": size.dtype, "trials": size.trials, **items, "setup_seconds": setup}
     save(out, "score", device, {**about, "agreement": agreement, "rows": rows, "headline": headline})
     print(json.dumps(headline))
 
@@ -81,10 +82,12 @@ def main(model_name: str, size: Size, out: Path) -> None:
 class Contest:
     """One base model and its adapters, as the engine and as lm-eval's HF model hold them."""
 
-    def __init__(self, path: Path, device: torch.device, trials: int, folder: Path) -> None:
+    def __init__(self, path: Path, device: torch.device, size: Size, folder: Path) -> None:
         from transformers import AutoTokenizer
 
-        self.path, self.device, self.trials, self.folder = path, device, trials, folder
+        self.dtype, trials = getattr(torch, size.dtype), size.trials
+
+        self.path, self.device, self.folder = path, device, folder
         self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         self.layout = load_model(path, dtype=torch.float32, device=torch.device("cpu")).layout(ADAPTER.rank)
         self.values = _trained_looking(self.layout, trials)
@@ -168,7 +171,7 @@ class Contest:
         """Seconds a checkpoint of every arm, engine first, and what the engine spends before its first one."""
         data = questions(self.tokenizer, size.documents, **LONG)
         start = time.perf_counter()
-        scorer = self.engine(data, torch.bfloat16)
+        scorer = self.engine(data, self.dtype)
         values, scaling = self.packed(scorer, size.trials)
         setup = time.perf_counter() - start
         first = timed(lambda: scorer.score(["questions"], values, scaling), self.device)  # lays out rows; a warm-up
@@ -197,7 +200,7 @@ class Contest:
 
         rows = datasets.Dataset.from_list([dict(row) for row in data.splits["test"]])
         config = {**data.config, "task": data.name, "custom_dataset": lambda **_: {"test": rows}}
-        tasks, lm = TaskManager(include_defaults=False).load([config]), self.reference(torch.bfloat16, batch)
+        tasks, lm = TaskManager(include_defaults=False).load([config]), self.reference(self.dtype, batch)
         return lambda: evaluate(lm=lm, task_dict=tasks, bootstrap_iters=0, log_samples=False)
 
     def _best_batch(self, data: TaskData) -> int:
@@ -212,7 +215,8 @@ class Contest:
         return min(seconds, key=lambda batch: seconds[batch])
 
     def _fresh(self, data: TaskData, batch: int) -> float:
-        hflm = {"pretrained": str(self.path), "peft": str(self.folder / "trial0"), "dtype": "bfloat16",
+        dtype = str(self.dtype).removeprefix("torch.")
+        hflm = {"pretrained": str(self.path), "peft": str(self.folder / "trial0"), "dtype": dtype,
                 "batch_size": batch, "max_length": MAX_LENGTH, "device": self.device.type}  # fmt: skip
         settings = {"config": data.config, "rows": list(data.splits["test"]), "hflm": hflm}
         file = self.folder / "checkpoint.json"
