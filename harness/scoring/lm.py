@@ -40,6 +40,12 @@ def request_key(instance: Instance) -> tuple:
     return (instance.request_type, instance.task_name, instance.doc_id, instance.idx)
 
 
+def _by_kind(instances: Sequence[Instance]) -> tuple[list[Instance], list[Instance]]:
+    """Those that are answered by log-probabilities, and those that are generated."""
+    generated = [instance for instance in instances if instance.request_type == "generate_until"]
+    return [instance for instance in instances if instance.request_type != "generate_until"], generated
+
+
 class PackedLM(TemplateLM):
     """Answers lm-eval's requests for K trials at once, then hands each trial its own answers.
 
@@ -76,10 +82,6 @@ class PackedLM(TemplateLM):
         return self.tokenizer.encode(string, **extra)
 
     @property
-    def tokenizer_name(self) -> str:
-        return self.tokenizer.name_or_path
-
-    @property
     def has_chat_template(self) -> bool:
         return bool(getattr(self.tokenizer, "chat_template", None))
 
@@ -102,16 +104,15 @@ class PackedLM(TemplateLM):
     def answer(self, instances: Sequence[Instance], trials: int, progress: Callable[[int], None]) -> None:
         """Compute the answers of all ``trials`` to these requests; earlier answers are forgotten."""
         self._answers, self.broken = {}, set()
-        scored = [instance for instance in instances if instance.request_type != "generate_until"]
+        scored, generated = _by_kind(instances)
         if scored:
             self._answer_scored(scored, trials, progress)
-        if generated := [instance for instance in instances if instance.request_type == "generate_until"]:
+        if generated:
             self._answer_generated(generated, trials, progress)
 
     def token_count(self, instances: Sequence[Instance]) -> int:
         """Tokens of one trial's forward pass over these requests, shared prefixes counted once."""
-        scored = [instance for instance in instances if instance.request_type != "generate_until"]
-        generated = [instance for instance in instances if instance.request_type == "generate_until"]
+        scored, generated = _by_kind(instances)
         prompts = sum(len(self._prompt(i)) + self._limits(i)[1] for i in generated)
         return sum(len(row.ids) for row in self._layout(scored).rows) + prompts
 
