@@ -252,15 +252,12 @@ def score(
     exact_items: Annotated[int, typer.Option(min=1, help="Questions for the agreement in float32.")] = 100,
     flip_items: Annotated[int, typer.Option(min=1, help="Questions for the agreement in bfloat16.")] = 5000,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Checkpoints that each arm is timed on.")] = 3,
-    dtype: Annotated[str, typer.Option("--dtype", help="bfloat16 or float32: of what is timed.")] = "bfloat16",
     out: PerfFolder = Path("results/perf"),
 ) -> None:
     """Scoring a checkpoint, against lm-eval's HF model: agreement first, then seconds."""
     from harness.perf.score import Size, main
 
-    if dtype not in ("bfloat16", "float32"):
-        raise InputError(f"'{dtype}' is not a dtype to score in", where="--dtype", remedy="bfloat16 or float32")
-    main(model, Size(trials, documents, exact_items, flip_items, repeats, dtype), out)
+    main(model, Size(trials, documents, exact_items, flip_items, repeats), out)
 
 
 @app.command()

@@ -12,12 +12,14 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TQDM_DISABLE="1")
 
 def main(path: str) -> None:
     import datasets
+    import torch
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     with open(path, encoding="utf-8") as file:  # noqa: PTH123
         settings = json.load(file)
+    torch.set_num_threads(settings["threads"])
     rows = datasets.Dataset.from_list(settings["rows"])
     config = {**settings["config"], "task": "questions", "custom_dataset": lambda **_: {"test": rows}}
     # Without lm-eval's own 14,000 tasks, whose index alone takes 10 to 17 s.

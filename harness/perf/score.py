@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,8 +39,10 @@ from harness.study.config import AdapterSettings
 
 MAX_LENGTH = 2048
 ADAPTER = AdapterSettings()
-#: Tokens of a pass of ours, and the batch sizes that the reference may choose from.
-BATCH_TOKENS = {"cuda": 131072, "cpu": 4096}
+#: What is timed: a GPU scores in bfloat16; on a CPU a study may want either, float32 first as in lm-eval's default.
+DTYPES = {"cuda": ("bfloat16",), "cpu": ("float32", "bfloat16")}
+#: Tokens of a pass of ours (in float32 a CPU is a fifth slower at 4,096), and the reference's choice of batch sizes.
+BATCH_TOKENS = {"cuda": 131072, "cpu": 1024}
 BATCH_SIZES = {"cuda": (32, 128, 512), "cpu": (1, 8, 32)}
 #: Four answers of 4-12 tokens behind 50-80 tokens; for the flips, questions that a batch size of 1 gets through.
 LONG = {"context": (50, 80), "answer": (4, 12), "choices": 4}
@@ -48,14 +51,13 @@ SHORT = {"context": (15, 30), "answer": (1, 1), "choices": 2}
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: adapters side by side, documents a checkpoint, items of both agreements, repetitions, dtype."""
+    """What is measured: adapters side by side, documents a checkpoint, items of both agreements, repetitions."""
 
     trials: int
     documents: int
     exact_items: int
     flip_items: int
     repeats: int
-    dtype: str
 
 
 def main(model_name: str, size: Size, out: Path) -> None:
@@ -67,16 +69,23 @@ def main(model_name: str, size: Size, out: Path) -> None:
         print(f"{device_name(device)}, {model_name}, {size.trials} adapters", flush=True)
         agreement = {"float32": contest.exact(size.exact_items), "bfloat16": contest.flips(size.flip_items)}
         print(json.dumps(agreement), flush=True)
-        rows, setup = contest.time(size)
-    engine, alive, fresh = (row["seconds_per_checkpoint"] for row in rows)
-    where = "cpu" if device.type == "cpu" else "gpu_135m"
-    headline = {f"{where}_vs_hflm_fresh": fresh / engine, f"{where}_vs_hflm_alive": alive / engine}
-    if device.type == "cpu":
-        headline = {"cpu_vs_hflm": alive / engine, **headline}
+        rows = [row for dtype in DTYPES[device.type] for row in contest.time(size, dtype)]
+    headline = _headline(rows, "cpu" if device.type == "cpu" else "gpu_135m")
     items = {"documents": size.documents, "requests": size.documents * LONG["choices"], "tokens": LONG}
-    about = {"model": model_name, "dtype": size.dtype, "trials": size.trials, **items, "setup_seconds": setup}
+    about = {"model": Path(model_name).name, "trials": size.trials, **items}
     save(out, "score", device, {**about, "agreement": agreement, "rows": rows, "headline": headline})
     print(json.dumps(headline))
+
+
+def _headline(rows: Sequence[dict[str, Any]], where: str) -> dict[str, float]:
+    """How many times a checkpoint costs the reference what it costs the engine, by what is timed first, then others."""
+    seconds = {(row["dtype"], row["arm"]): row["seconds_per_checkpoint"] for row in rows}
+    found = {}
+    for place, dtype in enumerate(dict.fromkeys(row["dtype"] for row in rows)):
+        suffix = f"_{dtype}" if place else ""
+        for kind, arm in (("alive", "hflm kept alive"), ("fresh", "hflm in a fresh process")):
+            found[f"{where}_vs_hflm_{kind}{suffix}"] = seconds[dtype, arm] / seconds[dtype, "engine"]
+    return {"cpu_vs_hflm": found["cpu_vs_hflm_alive"], **found} if where == "cpu" else found
 
 
 class Contest:
@@ -85,9 +94,7 @@ class Contest:
     def __init__(self, path: Path, device: torch.device, size: Size, folder: Path) -> None:
         from transformers import AutoTokenizer
 
-        self.dtype, trials = getattr(torch, size.dtype), size.trials
-
-        self.path, self.device, self.folder = path, device, folder
+        self.path, self.device, self.folder, trials = path, device, folder, size.trials
         self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         self.layout = load_model(path, dtype=torch.float32, device=torch.device("cpu")).layout(ADAPTER.rank)
         self.values = _trained_looking(self.layout, trials)
@@ -167,32 +174,33 @@ class Contest:
 
     # -- speed ------------------------------------------------------------------------------------------------------
 
-    def time(self, size: Size) -> tuple[list[dict[str, Any]], float]:
-        """Seconds a checkpoint of every arm, engine first, and what the engine spends before its first one."""
-        data = questions(self.tokenizer, size.documents, **LONG)
+    def time(self, size: Size, name: str) -> list[dict[str, Any]]:
+        """Seconds a checkpoint of every arm in this dtype; the engine's has what it spends before its first one."""
+        data, dtype = questions(self.tokenizer, size.documents, **LONG), getattr(torch, name)
         start = time.perf_counter()
-        scorer = self.engine(data, self.dtype)
+        scorer = self.engine(data, dtype)
         values, scaling = self.packed(scorer, size.trials)
         setup = time.perf_counter() - start
         first = timed(lambda: scorer.score(["questions"], values, scaling), self.device)  # lays out rows; a warm-up
-        batch = self._best_batch(data)
-        alive = self._alive(data, batch)
+        batch = self._best_batch(data, dtype)
+        alive = self._alive(data, dtype, batch)
         ours: list[float] = []
         theirs: list[float] = []
         for _ in range(size.repeats):  # in turns, so that a slow spell of the machine hits both
             ours.append(timed(lambda: scorer.score(["questions"], values, scaling), self.device) / size.trials)
             theirs.append(timed(alive, self.device))
-        fresh = [self._fresh(data, batch) for _ in range(max(1, size.repeats - 1))]
+        fresh = [self._fresh(data, name, batch) for _ in range(max(1, size.repeats - 1))]
+        tokens = BATCH_TOKENS[self.device.type]
         rows = [
-            _row("engine", ours, batch_tokens=BATCH_TOKENS[self.device.type]),
-            _row("hflm kept alive", theirs, batch_size=batch),
-            _row("hflm in a fresh process", fresh, batch_size=batch),
+            _row("engine", name, ours, batch_tokens=tokens, setup_seconds=setup + first),
+            _row("hflm kept alive", name, theirs, batch_size=batch),
+            _row("hflm in a fresh process", name, fresh, batch_size=batch),
         ]
         for row in rows:
-            print(f"{row['arm']:24} {row['seconds_per_checkpoint']:9.3f} s a checkpoint", flush=True)
-        return rows, setup + first
+            print(f"{row['arm']:24} {name:9} {row['seconds_per_checkpoint']:9.3f} s a checkpoint", flush=True)
+        return rows
 
-    def _alive(self, data: TaskData, batch: int) -> Any:
+    def _alive(self, data: TaskData, dtype: torch.dtype, batch: int) -> Any:
         """A function that scores the first adapter once, with lm-eval alone."""
         import datasets
         from lm_eval.evaluator import evaluate
@@ -200,25 +208,25 @@ class Contest:
 
         rows = datasets.Dataset.from_list([dict(row) for row in data.splits["test"]])
         config = {**data.config, "task": data.name, "custom_dataset": lambda **_: {"test": rows}}
-        tasks, lm = TaskManager(include_defaults=False).load([config]), self.reference(self.dtype, batch)
+        tasks, lm = TaskManager(include_defaults=False).load([config]), self.reference(dtype, batch)
         return lambda: evaluate(lm=lm, task_dict=tasks, bootstrap_iters=0, log_samples=False)
 
-    def _best_batch(self, data: TaskData) -> int:
+    def _best_batch(self, data: TaskData, dtype: torch.dtype) -> int:
         """The reference's fastest batch size, on a tenth of the documents."""
         rows = data.splits["test"][: max(40, len(data.splits["test"]) // 10)]
         part = TaskData(data.name, data.config, {"test": rows}, data.chance)
         seconds = {}
         for batch in BATCH_SIZES[self.device.type]:
-            score = self._alive(part, batch)
+            score = self._alive(part, dtype, batch)
             score()
             seconds[batch] = timed(score, self.device)
         return min(seconds, key=lambda batch: seconds[batch])
 
-    def _fresh(self, data: TaskData, batch: int) -> float:
-        dtype = str(self.dtype).removeprefix("torch.")
+    def _fresh(self, data: TaskData, dtype: str, batch: int) -> float:
         hflm = {"pretrained": str(self.path), "peft": str(self.folder / "trial0"), "dtype": dtype,
                 "batch_size": batch, "max_length": MAX_LENGTH, "device": self.device.type}  # fmt: skip
-        settings = {"config": data.config, "rows": list(data.splits["test"]), "hflm": hflm}
+        settings = {"config": data.config, "rows": list(data.splits["test"]), "hflm": hflm,
+                    "threads": torch.get_num_threads()}  # fmt: skip
         file = self.folder / "checkpoint.json"
         file.write_text(json.dumps(settings), encoding="utf-8")
         command = [sys.executable, str(Path(__file__).with_name("one_checkpoint.py")), str(file)]
@@ -243,5 +251,11 @@ def _predictions(values: np.ndarray, choices: int) -> np.ndarray:
     return values.reshape(-1, choices).argmax(1)
 
 
-def _row(arm: str, seconds: list[float], **settings: int) -> dict[str, Any]:
-    return {"arm": arm, **settings, "seconds_per_checkpoint": statistics.median(seconds), "seconds": seconds}
+def _row(arm: str, dtype: str, seconds: list[float], **settings: float) -> dict[str, Any]:
+    return {
+        "arm": arm,
+        "dtype": dtype,
+        **settings,
+        "seconds_per_checkpoint": statistics.median(seconds),
+        "seconds": seconds,
+    }
