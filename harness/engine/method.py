@@ -26,7 +26,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from harness.engine.adapters import AdapterBank
+from harness.engine.adapters import AdapterBank, Layout
 from harness.engine.losses import cross_entropy
 
 
@@ -48,10 +48,23 @@ class MethodSettings(NoSettings):
 
 @dataclass(frozen=True)
 class LowRank:
-    """LoRA factors on every adapted matrix; rank, alpha and targets are the study's.  B starts at zero."""
+    """LoRA factors on every adapted matrix; rank, alpha and targets are the study's.  B starts at zero.
+
+    A subclass may start elsewhere or have other numbers; rows of one pack have the same ``shape``.
+    """
+
+    @property
+    def shape(self) -> tuple:
+        """Adapters of equal shape are rows of one pack; how they are scaled and where they start may differ by row."""
+        return ("low rank",)
 
     def scaling(self, rank: int, alpha: float) -> float:
+        """The factor s of B A in W0 + s B A."""
         return alpha / rank
+
+    def start(self, drawn: Tensor, layout: Layout) -> Tensor:
+        """Where a trial starts, [P]: ``drawn`` (``Layout.initial`` of its seed), or what is made of it."""
+        return drawn
 
 
 class BoundPart:
@@ -144,6 +157,7 @@ class Recipe:
 
     adapter: LowRank | None = LowRank()
     updates: tuple[UpdateRule, ...] = ()
+    b_rate_ratio: float = 1.0  #: learning rate of B over that of A (LoRA+)
     average: Average | None = None
     loss: Loss = CrossEntropy()
     scored: Literal["student", "average"] = "student"
@@ -155,12 +169,13 @@ class Recipe:
     @property
     def training_key(self) -> tuple:
         """Equal keys train alike, so those trials train once: an average that is only scored does not count."""
-        return (self.adapter, self.updates, self.average if self.loss.teacher else None, self.loss)
+        average = self.average if self.loss.teacher else None
+        return (self.adapter, self.updates, self.b_rate_ratio, average, self.loss)
 
     @property
     def pack_key(self) -> tuple:
         """Rows of one pack agree on this: same adapter shape, same kind of loss."""
-        return (self.adapter, self.loss.pack_key)
+        return (self.adapter.shape if self.adapter else None, self.loss.pack_key)
 
 
 @dataclass(frozen=True)

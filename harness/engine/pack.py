@@ -228,7 +228,10 @@ class PackRun:
         if not entries:
             return
         path = self.job.folder / "adapters" / f"{name}.safetensors"
-        save_adapters(path, self.trainer.bank.layout, entries, self.study.model, self.study.adapter)
+        scalings = [
+            float(self.trainer.bank.scaling[row]) for row, trial in self.owner if trial.fingerprint in dict(entries)
+        ]
+        save_adapters(path, self.trainer.bank.layout, entries, self.study.model, self.study.adapter, scalings)
 
     # -- bookkeeping ----------------------------------------------------------------------------------------------
 

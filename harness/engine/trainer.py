@@ -39,14 +39,23 @@ class Trainer:
         scaling = [row.recipe.adapter.scaling(rank, alpha) for row in rows if row.recipe.adapter]
         self.model, self.rows = model, rows
         self.bank: AdapterBank = make_bank(model, rank, [row.init_seed for row in rows], scaling)
-        self.optimizer = PackedAdamW(self.bank.values, settings)
+        self._start()
         self.rates = torch.tensor([row.learning_rate for row in rows], device=model.device)
+        self.ratios = torch.tensor([[1.0, row.recipe.b_rate_ratio] for row in rows], device=model.device)
+        a_size, size = self.bank.layout.a_size, self.bank.layout.size
+        self.optimizer = PackedAdamW(self.bank.values, settings, (a_size, size - a_size))
         self.alive = torch.ones(len(rows), dtype=torch.bool, device=model.device)
         self.loss = type(rows[0].recipe.loss).bind([row.recipe.loss for row in rows], model.device)
         self.updates = self._bind_updates()
         self._bind_averages()
 
     # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Put every row where its adapter starts."""
+        for values, row in zip(self.bank.values, self.rows, strict=True):
+            assert row.recipe.adapter is not None, "arms without an adapter have no rows"
+            values.copy_(row.recipe.adapter.start(values, self.bank.layout))
 
     def _bind_updates(self) -> dict[str, BoundUpdate]:
         """One bound rule for each kind of update rule that any row has."""
@@ -130,7 +139,8 @@ class Trainer:
         self.alive &= losses.isfinite() & self.rates.isfinite()
         for rule in self.updates.values():
             rule.before_step(self.bank, self.alive)
-        norm = self.optimizer.step(self.bank.values, gradient, self.rates * warmup, self.alive)
+        rates = self.rates[:, None] * self.ratios * warmup
+        norm = self.optimizer.step(self.bank.values, gradient, rates, self.alive)
         self.alive &= norm.isfinite()
         for average in self.averages.values():
             average.after_step(self.bank)
