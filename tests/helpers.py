@@ -91,7 +91,9 @@ def trainer(
     seeds = seeds if seeds is not None else range(len(recipes))
     also = also if also is not None else [()] * len(recipes)
     rows = [RowSpec(*row) for row in zip(recipes, rates, seeds, also, strict=True)]
-    return Trainer(model, rows, RANK, ALPHA, AdamWSettings(**settings))
+    engine = Trainer(model, rows, RANK, ALPHA, AdamWSettings(**settings))
+    engine.begin_task(0, [learnable_examples(40, row) for row in range(len(rows))])
+    return engine
 
 
 def warmup(step: int) -> float:

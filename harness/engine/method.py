@@ -6,10 +6,12 @@ A **method** turns its settings into a :class:`Recipe`:
 part            what it decides                            examples
 ==============  =========================================  =======================================
 adapter         which weights are trained                  :class:`LowRank`, ``None`` (nothing)
-update rules    what happens beside AdamW                  Stable-LoRA's shrink
+update rules    what happens beside AdamW                  Stable-LoRA's shrink, EWC's penalty
 average         which mean of the weights is kept          EMA of the factors
 loss            what is minimised                          :class:`CrossEntropy`, self-distillation
 ==============  =========================================  =======================================
+
+Beside them a recipe says which examples the trial sees (:class:`OwnTask`) and what happens between tasks.
 
 A part describes one trial.  ``bind`` turns the parts of the K rows of a pack into one object that works on the stacked
 tensors [K, ...]; rows without the part are passed as ``None`` and must not be touched.
@@ -27,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from harness.engine.adapters import AdapterBank, Layout
+from harness.engine.batches import Example
 from harness.engine.losses import cross_entropy
 
 
@@ -67,8 +70,28 @@ class LowRank:
         return drawn
 
 
+@dataclass(frozen=True)
+class Task:
+    """The task that begins or has ended, as parts see it; one entry a row of the pack."""
+
+    number: int  #: 0 for the first of the stream
+    examples: Sequence[Sequence[Example]]  #: of each row, in the order in which it trains on them
+    #: (examples of each row) -> gradient [K, P] of their -log p(answer), summed over tokens, at the present values.
+    gradient: Callable[[Sequence[Sequence[Example]]], Tensor]
+
+
 class BoundPart:
-    """A part at work on the rows of one pack.  ``state`` holds every tensor that a later step depends on."""
+    """A part at work on the rows of one pack.  ``state`` holds every tensor that a later step depends on.
+
+    The two hooks are called before a task's first step and after its last; what they do is not part of a step, so they
+    may read from the device.
+    """
+
+    def begin_task(self, bank: AdapterBank, task: Task) -> None:
+        """A task of the stream begins."""
+
+    def end_task(self, bank: AdapterBank, task: Task) -> None:
+        """All its steps are done; what it has left behind is about to be scored."""
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -79,12 +102,13 @@ class BoundPart:
 
 
 class BoundUpdate(BoundPart):
-    @abstractmethod
-    def before_step(self, bank: AdapterBank, active: Tensor) -> None:
-        """Change ``bank.values`` in place before AdamW does; the gradients are those of the values before this.
+    """No value may be read back to the host in either method; ``active`` [K] is false for rows that have diverged."""
 
-        ``active`` [K] is false for rows that have diverged.  No value may be read back to the host.
-        """
+    def penalise(self, bank: AdapterBank, gradient: Tensor) -> None:
+        """Add the gradient of a penalty to ``gradient`` [K, P] in place, before it is clipped."""
+
+    def before_step(self, bank: AdapterBank, active: Tensor) -> None:
+        """Change ``bank.values`` in place before AdamW does; the gradients are those of the values before this."""
 
 
 class BoundAverage(BoundPart):
@@ -152,6 +176,19 @@ class _BoundCrossEntropy(BoundLoss):
 
 
 @dataclass(frozen=True)
+class OwnTask:
+    """Which examples a trial sees: those of the task it is at.  Subclasses choose among all tasks of the stream."""
+
+    def choose(self, stage: int, drawn: Callable[[int], list[Example]], seeds: Sequence[int]) -> list[Example]:
+        """The examples of task number ``stage``, in order, as many as ``drawn(stage)``.
+
+        ``drawn(i)`` are those that a sequential trial of this seed sees of task i; ``seeds`` has the trial's own seed
+        for each task, so that a choice depends on no other trial.
+        """
+        return drawn(stage)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One method with one setting, as four parts.  ``scored`` says whose weights count as the trial's result."""
 
@@ -161,6 +198,7 @@ class Recipe:
     average: Average | None = None
     loss: Loss = CrossEntropy()
     scored: Literal["student", "average"] = "student"
+    examples: OwnTask = OwnTask()
 
     def __post_init__(self) -> None:
         if self.average is None and (self.scored == "average" or self.loss.teacher == "average"):
@@ -170,7 +208,7 @@ class Recipe:
     def training_key(self) -> tuple:
         """Equal keys train alike, so those trials train once: an average that is only scored does not count."""
         average = self.average if self.loss.teacher else None
-        return (self.adapter, self.updates, self.b_rate_ratio, average, self.loss)
+        return (self.adapter, self.updates, self.b_rate_ratio, average, self.loss, self.examples)
 
     @property
     def pack_key(self) -> tuple:
@@ -187,3 +225,4 @@ class Method:
     source: str  #: paper, with identifier
     compose: Callable[[Any], Recipe]  #: resolved settings -> recipe
     settings: type[NoSettings] = MethodSettings
+    alone: str = ""  #: what is left of it on a stream of one task, where that is not worth its name

@@ -96,14 +96,18 @@ class PackRun:
 
     def _train(self, stage: int) -> None:
         """One pass over the examples of each row's task, in steps of all rows, with the curve's inner scores."""
-        order = [self._draw(row, stage) for row in self.pack.rows]
+        order = [self._choose(row, stage) for row in self.pack.rows]
         losses: list[torch.Tensor] = []
+        with self._clock("train"):
+            self.trainer.begin_task(stage, order)
         for start, stop in itertools.pairwise(self.study.curve):
             with self._clock("train"):
                 for seen in range(start, stop, self.study.training.batch):
                     losses.append(self._step(stage, order, seen))
             if stop < self.study.training.examples:
                 self._score_curve(stage, stop)
+        with self._clock("train"):
+            self.trainer.end_task()
         self.ledger.take_losses(torch.stack(losses, dim=1).tolist())
 
     def _step(self, stage: int, order: Sequence[Sequence[Example]], seen: int) -> torch.Tensor:
@@ -118,8 +122,13 @@ class PackRun:
         self._advance(step.real_tokens * units, f"task {stage + 1}/{self.stages}: training")
         return losses
 
+    def _choose(self, row: Row, stage: int) -> list[Example]:
+        """The examples a row trains on at its task number ``stage``."""
+        choice = row.trials[0].recipe.examples
+        return choice.choose(stage, lambda task: self._draw(row, task), row.data_seeds)
+
     def _draw(self, row: Row, stage: int) -> list[Example]:
-        """The examples a row sees of its task number ``stage``: a function of its own seed alone."""
+        """The examples of task number ``stage`` that a row's seed draws: a function of nothing else."""
         task = row.stream[stage]
         if task not in self._examples:
             lm = self.bench.lm

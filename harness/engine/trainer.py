@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from harness.engine.adapters import AdapterBank
-from harness.engine.batches import Batch, Step
-from harness.engine.losses import loss_and_gradient
-from harness.engine.method import Average, BoundAverage, BoundPart, BoundUpdate, Recipe
+from harness.engine.batches import Batch, Example, Step, make_step
+from harness.engine.losses import cross_entropy, loss_and_gradient
+from harness.engine.method import Average, BoundAverage, BoundPart, BoundUpdate, Recipe, Task
 from harness.engine.model import PackedModel, make_bank
 from harness.engine.optimizer import AdamWSettings, PackedAdamW
 
@@ -94,6 +94,34 @@ class Trainer:
         """[K, P]: every row's own average."""
         return torch.stack([self._averaged(index, row.recipe.average) for index, row in enumerate(self.rows)])
 
+    # -- the ends of a task ---------------------------------------------------------------------------------------
+
+    def begin_task(self, number: int, examples: Sequence[Sequence[Example]]) -> None:
+        """Before the first step of task ``number``; ``examples`` of each row in the order of training."""
+        self.task = Task(number, examples, self._likelihood_gradient)
+        for part in self._parts().values():
+            part.begin_task(self.bank, self.task)
+
+    def end_task(self) -> None:
+        """After its last step, before it is scored."""
+        for part in self._parts().values():
+            part.end_task(self.bank, self.task)
+
+    def _likelihood_gradient(self, rows: Sequence[Sequence[Example]]) -> Tensor:
+        """[K, P]: the gradient of -log p(answers) of ``rows[k]``, summed over tokens, at the values of row k."""
+        values = self.bank.values.detach().requires_grad_()
+        for batch in make_step(rows, 0, self.model.device).passes:
+            student = self._answer_states(batch, values)
+            target, weight = batch.target, torch.ones_like(batch.weight)
+
+            def token_loss(logits: Tensor, part: slice, target: Tensor = target) -> Tensor:
+                return cross_entropy(logits, target[part])
+
+            _, gradient = loss_and_gradient(student, self.model.logits, token_loss, weight)
+            student.backward(gradient)
+        assert values.grad is not None
+        return values.grad
+
     # -- one step -------------------------------------------------------------------------------------------------
 
     def step(self, step: Step, warmup: float, progress: float) -> tuple[Tensor, bool]:
@@ -137,6 +165,8 @@ class Trainer:
     @torch.no_grad()
     def _update(self, gradient: Tensor, losses: Tensor, warmup: float) -> None:
         self.alive &= losses.isfinite() & self.rates.isfinite()
+        for rule in self.updates.values():
+            rule.penalise(self.bank, gradient)
         for rule in self.updates.values():
             rule.before_step(self.bank, self.alive)
         rates = self.rates[:, None] * self.ratios * warmup

@@ -25,6 +25,7 @@ class MethodLike(Protocol):
 
     name: str
     settings: type[BaseModel]
+    alone: str
 
     def compose(self, settings: Any) -> Any: ...
 
@@ -155,6 +156,19 @@ def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> 
         )
     tried = {arm.method: sum(other.method == arm.method for other in arms) for arm in arms}
     return [Arm(a.method, a.setting, a.settings, a.recipe, tried[a.method]) for a in arms]
+
+
+def remarks(study: Study, methods: Mapping[str, MethodLike]) -> tuple[str, ...]:
+    """What a person should know of the arms before they run: which of them are something simpler on a short stream."""
+    short = [name for name, stream in study.streams.items() if len(stream) == 1]
+    names = dict.fromkeys(key.partition("@")[0] for key in study.methods)
+    if not short:
+        return ()
+    return tuple(
+        f"{name} is {methods[name].alone} on {', '.join(short)}: with one task there are no earlier ones"
+        for name in names
+        if methods[name].alone
+    )
 
 
 def _grid(given: Mapping[str, Any], label: str) -> list[tuple[str, dict[str, Any]]]:
