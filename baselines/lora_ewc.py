@@ -71,7 +71,7 @@ class Settings(MethodSettings):
 
 
 def compose(settings: Settings) -> Recipe:
-    return Recipe(updates=(Ewc(settings.ewc_strength, settings.fisher_examples),))
+    return Recipe(updates=(Ewc(settings.ewc_strength, settings.fisher_examples),), between="continue")
 
 
 METHOD = Method(

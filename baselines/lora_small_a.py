@@ -14,8 +14,7 @@ from typing import Self
 from pydantic import Field
 from torch import Tensor
 
-from harness.engine.adapters import Layout
-from harness.engine.method import LowRank, Method, MethodSettings, Recipe
+from harness.engine.method import LowRank, Method, MethodSettings, Recipe, Start
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class SmallA(LowRank):
 
     factor: float
 
-    def start(self, drawn: Tensor, layout: Layout) -> Tensor:
+    def start(self, drawn: Tensor, at: Start) -> Tensor:
         return drawn * self.factor  # B is zero
 
 

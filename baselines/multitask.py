@@ -2,7 +2,7 @@
 
 A trial sees exactly the examples that a sequential arm of its seed sees, T x N of them, shuffled together; its stage t
 is the t-th of T equal parts.  After the last stage both have seen the same examples as often.  Scores before that say
-how far it is in the union, not in the stream, and one adapter goes through all of it.
+how far it is in the union, not in the stream, and one adapter goes through all of it whatever the study says.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Union(OwnTask):
 
 
 def compose(settings: MethodSettings) -> Recipe:
-    return Recipe(examples=Union())
+    return Recipe(examples=Union(), between="continue")
 
 
 METHOD = Method(

@@ -115,10 +115,18 @@ class PeftRun:
     """The same trial by itself, with nothing of ours: PEFT, HF's labels, ``clip_grad_norm_`` and torch's AdamW."""
 
     def __init__(
-        self, base: nn.Module, start: dict[str, tuple[Tensor, Tensor]], rate: float, *, a_decay: float = 0.0,
-        b_ratio: float | None = None, **config: Any,
-    ) -> None:  # fmt: skip
-        """``base`` is changed in place; ``start`` holds A and B by module; ``b_ratio`` is that of PEFT's LoRA+."""
+        self,
+        base: nn.Module,
+        start: dict[str, tuple[Tensor, Tensor]] | Sequence[str],
+        rate: float,
+        *,
+        a_decay: float = 0.0,
+        b_ratio: float | None = None,
+        **config: Any,
+    ) -> None:
+        """``base`` is changed in place; ``start`` holds A and B by module, or their names, where PEFT's start is kept;
+        ``b_ratio`` is that of PEFT's LoRA+.
+        """
         from peft import LoraConfig, get_peft_model
         from peft.optimizers import create_loraplus_optimizer
 
@@ -132,7 +140,7 @@ class PeftRun:
             for module in start
         }
         with torch.no_grad():
-            for module, values in start.items():
+            for module, values in start.items() if isinstance(start, dict) else ():
                 for parameter, value in zip(self.factors[module], values, strict=True):
                     parameter.copy_(value)
         self.trained = [p for p in parameters.values() if p.requires_grad]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.engine.adapters import Layout
+from harness.engine.adapters import DenseLayout, Layout
 from harness.errors import InputError
 from harness.store.files import atomic_file, write_json
 from harness.study.config import AdapterSettings
@@ -22,7 +22,7 @@ from harness.study.config import AdapterSettings
 
 def save_adapters(
     path: Path,
-    layout: Layout,
+    layout: Layout | DenseLayout,
     entries: Sequence[tuple[str, Tensor]],
     model: str,
     adapter: AdapterSettings,
@@ -31,8 +31,11 @@ def save_adapters(
     """Write the adapters [P] of several trials as ``<module>.lora_A`` [K, r, n] and ``<module>.lora_B`` [K, m, r].
 
     ``entries`` are pairs of a trial's fingerprint and its values, ``scalings`` the factors of their B A (by default the
-    study's alpha / rank); ``model`` is the base as the study names it.
+    study's alpha / rank); ``model`` is the base as the study names it.  Dense changes have no place in PEFT's format
+    and are not written: 0.4 GB each for a base of 135M.
     """
+    if isinstance(layout, DenseLayout):
+        return
     scalings = scalings or [adapter.alpha / adapter.rank] * len(entries)
     stacked = layout.split(torch.stack([values for _, values in entries]).cpu())
     tensors = {}

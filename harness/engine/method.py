@@ -21,16 +21,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from harness.engine.adapters import AdapterBank, Layout
+from harness.analysis.intruders import Spectrum
+from harness.engine.adapters import AdapterBank, DenseLayout, Layout, Slot
 from harness.engine.batches import Example
 from harness.engine.losses import cross_entropy
+from harness.engine.model import PackedModel
+
+#: What happens between tasks: one adapter goes on; what is scored is frozen under a fresh one; a fresh one alone.
+Between = Literal["continue", "reinit", "fresh"]
 
 
 class NoSettings(BaseModel):
@@ -50,22 +55,40 @@ class MethodSettings(NoSettings):
 
 
 @dataclass(frozen=True)
+class Start:
+    """What an adapter may look at to decide where one trial starts."""
+
+    layout: Layout | DenseLayout  #: with what is frozen below this trial, as its only row
+    scaling: float
+    model: PackedModel
+    spectra: Callable[[], Sequence[Spectrum]]  #: the SVD of every W0, in slot order
+    examples: Sequence[Example] = ()  #: of the task that begins, where the adapter needs them
+
+
+@dataclass(frozen=True)
 class LowRank:
     """LoRA factors on every adapted matrix; rank, alpha and targets are the study's.  B starts at zero.
 
     A subclass may start elsewhere or have other numbers; rows of one pack have the same ``shape``.
     """
 
+    needs_examples: ClassVar[bool] = False  #: whether ``start`` looks at the examples of the task that begins
+    taken_off: ClassVar[bool] = False  #: whether what it starts with is taken off the base, so that both add up to W0
+
     @property
     def shape(self) -> tuple:
         """Adapters of equal shape are rows of one pack; how they are scaled and where they start may differ by row."""
-        return ("low rank",)
+        return ("low rank", self.taken_off)
+
+    def layout(self, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
+        """How the trained numbers are laid out; ``rank`` is the study's."""
+        return Layout(slots, rank)
 
     def scaling(self, rank: int, alpha: float) -> float:
         """The factor s of B A in W0 + s B A."""
         return alpha / rank
 
-    def start(self, drawn: Tensor, layout: Layout) -> Tensor:
+    def start(self, drawn: Tensor, at: Start) -> Tensor:
         """Where a trial starts, [P]: ``drawn`` (``Layout.initial`` of its seed), or what is made of it."""
         return drawn
 
@@ -118,6 +141,10 @@ class BoundAverage(BoundPart):
     def after_step(self, bank: AdapterBank) -> None:
         """Take in the values that the optimizer step has just made."""
 
+    def result(self, place: int, bank: AdapterBank) -> tuple[Layout | DenseLayout, Tensor]:
+        """(layout, values [P]) of average number ``place``, without scaling and what is frozen below."""
+        return bank.layout, self.values[place]
+
 
 class UpdateRule(ABC):
     @classmethod
@@ -127,6 +154,11 @@ class UpdateRule(ABC):
 
 
 class Average(ABC):
+    @property
+    def shape(self) -> tuple | None:
+        """Of what it averages to, where that is not the adapter's own: none of the rows of a pack may differ in it."""
+        return None
+
     @classmethod
     @abstractmethod
     def bind(cls, averages: Sequence[Average], rows: Sequence[int], bank: AdapterBank) -> BoundAverage:
@@ -199,6 +231,7 @@ class Recipe:
     loss: Loss = CrossEntropy()
     scored: Literal["student", "average"] = "student"
     examples: OwnTask = OwnTask()
+    between: Between | None = None  #: what happens between tasks; none: what the study says
 
     def __post_init__(self) -> None:
         if self.average is None and (self.scored == "average" or self.loss.teacher == "average"):
@@ -207,13 +240,22 @@ class Recipe:
     @property
     def training_key(self) -> tuple:
         """Equal keys train alike, so those trials train once: an average that is only scored does not count."""
-        average = self.average if self.loss.teacher else None
-        return (self.adapter, self.updates, self.b_rate_ratio, average, self.loss, self.examples)
+        frozen = self.scored if self.between == "reinit" else None  # what is scored is what the next task stands on
+        average = self.average if self.loss.teacher or frozen == "average" else None
+        return (
+            self.adapter, self.updates, self.b_rate_ratio, average, self.loss, self.examples, self.between, frozen
+        )  # fmt: skip
+
+    def under(self, between: Between) -> Recipe:
+        """This recipe in a study that says this about what happens between tasks."""
+        return self if self.between else replace(self, between=between)
 
     @property
     def pack_key(self) -> tuple:
         """Rows of one pack agree on this: same adapter shape, same kind of loss."""
-        return (self.adapter.shape if self.adapter else None, self.loss.pack_key)
+        shape = self.adapter.shape if self.adapter else None
+        frozen = self.average.shape if self.between == "reinit" and self.scored == "average" and self.average else None
+        return (shape, self.loss.pack_key, self.between, frozen)
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,8 @@ def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> 
         for setting, values in _grid(given, label):
             settings = _settings(methods[name], values, f"{where}:methods.{key}")
             settings = settings.resolved(study.steps_per_task)  # type: ignore[attr-defined]
-            arms.append(Arm(name, setting, settings, methods[name].compose(settings), 1))
+            recipe = methods[name].compose(settings).under(study.training.between_tasks)
+            arms.append(Arm(name, setting, settings, recipe, 1))
     if twice := [arm.name for arm in arms if sum(other.name == arm.name for other in arms) > 1]:
         raise InputError(
             f"the row '{twice[0]}' stands here twice", where=f"{where}:methods", remedy="name each setting"

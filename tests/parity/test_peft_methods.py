@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from helpers import (
     PeftRun,
     batches,
@@ -18,9 +19,10 @@ from helpers import (
     warmup,
 )
 
-from baselines import lora, lora_plus, rslora
+from baselines import lora, lora_plus, pissa, rslora
 from harness.engine.method import MethodSettings, Recipe
 
+LORA = lora.compose(MethodSettings())
 RATES = (1e-3, 3e-4)
 SIZE, STEPS = 4, 20
 
@@ -30,9 +32,10 @@ def data(rows: int = len(RATES)):
 
 
 def against_peft(recipe: Recipe, **peft: Any) -> None:
-    """Losses of every step and the factors at the end, of rows that have plain LoRA as their neighbour."""
+    """Losses of every step and the factors at the end, of rows that may have plain LoRA as their neighbour."""
     examples = data(len(RATES) + 1)
-    packed = trainer(packed_model(), [recipe, recipe, lora.compose(MethodSettings())], [*RATES, 1e-3])
+    neighbour = LORA if recipe.pack_key == LORA.pack_key else recipe
+    packed = trainer(packed_model(), [recipe, recipe, neighbour], [*RATES, 1e-3])
     start = packed.bank.values.clone()
     found = train(packed, batches(examples, SIZE, STEPS))
     for row, rate in enumerate(RATES):
@@ -54,3 +57,27 @@ def test_rslora():
 @pytest.mark.parametrize("ratio", [16.0, 4.0])
 def test_lora_plus(ratio):
     against_peft(lora_plus.compose(lora_plus.Settings(ratio=ratio)), b_ratio=ratio)
+
+
+def test_pissa():
+    """From PEFT's own start and on PEFT's own residual base: signs of singular vectors may differ, products may not."""
+    recipe, examples = pissa.compose(MethodSettings()), data()
+    packed = trainer(packed_model(), [recipe] * 2, RATES)
+    base = {slot.module: weight.clone() for slot, weight in packed.model.weights()}
+    found = train(packed, batches(examples, SIZE, STEPS))
+    for row, rate in enumerate(RATES):
+        alone = PeftRun(tiny_model(), list(base), rate, init_lora_weights="pissa")
+        for step in range(STEPS):
+            loss = alone.backward(examples[row][step * SIZE : (step + 1) * SIZE])
+            alone.update(warmup(step))
+            assert abs(loss - found[step, row].item()) <= 2e-5 * (1 + abs(loss)), (row, step)
+        scored = packed.scored(row, recipe)
+        one = torch.tensor([scored.scaling])
+        for slot, change in zip(
+            scored.layout.slots, scored.layout.changes(scored.values[None], one, torch.float32), strict=True
+        ):
+            a, b = alone.factors[slot.module]
+            residual = alone.model.get_submodule(f"base_model.model.{slot.module}").base_layer.weight
+            delta = residual + 2.0 * b @ a - base[slot.module]
+            assert relative((change.b @ change.a)[0], delta.detach()) <= 2e-3, slot.module
+    assert packed.model.digest() == packed_model().digest()

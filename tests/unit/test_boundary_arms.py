@@ -148,6 +148,7 @@ def test_other_examples_are_another_training_in_the_same_pack():
         lora_replay.compose(lora_replay.Settings()),
         Recipe(examples=Replay(3)),
     ]
+    arms = [arm.under("continue") for arm in arms]
     assert len({arm.pack_key for arm in arms}) == 1
     assert len({arm.training_key for arm in arms}) == 4
 
