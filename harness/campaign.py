@@ -18,7 +18,7 @@ from harness.store.results import open_results, read_base, read_trials, supersed
 from harness.study import forecast
 from harness.study.config import RESERVED, Study, check_name, find_study, load_study
 from harness.study.pack_size import pack_size
-from harness.study.plan import Inputs, Pack, Plan, build_plan
+from harness.study.plan import Inputs, Pack, Plan, build_plan, remarks
 
 if TYPE_CHECKING:
     from harness.executors import Executor
@@ -38,6 +38,7 @@ class Campaign:
     task_digests: Mapping[str, str]
     plan: Plan
     published: tuple[PublishedRow, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def load_campaign(name: str, *, model: str | None, out: Path | None, device: Cal
     )
     size = pack_size(study, source.path, device(study.device))
     plan = build_plan(study, registry, inputs, size, str(file))
-    return Campaign(study, file, folder, source, inputs.task_digests, plan, published)
+    return Campaign(study, file, folder, source, inputs.task_digests, plan, published, remarks(study, registry))
 
 
 def _published(study: Study, file: Path) -> tuple[PublishedRow, ...]:

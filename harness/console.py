@@ -53,6 +53,8 @@ def show_plan(campaign: Campaign, state: State, device: str) -> None:
         f"{len(plan.trials)} trials, {rows} trainings in {len(plan.packs)} packs, {len(state.todo)} packs to run; "
         f"results in {campaign.folder}"
     )
+    for remark in campaign.remarks:
+        console.print(f"[yellow]note: {remark}")
     if state.damaged:
         console.print(f"[yellow]damaged records, moved to quarantine/ by the next run: {', '.join(state.damaged)}")
     if state.todo:

@@ -91,7 +91,9 @@ def trainer(
     seeds = seeds if seeds is not None else range(len(recipes))
     also = also if also is not None else [()] * len(recipes)
     rows = [RowSpec(*row) for row in zip(recipes, rates, seeds, also, strict=True)]
-    return Trainer(model, rows, RANK, ALPHA, AdamWSettings(**settings))
+    engine = Trainer(model, rows, RANK, ALPHA, AdamWSettings(**settings))
+    engine.begin_task(0, [learnable_examples(40, row) for row in range(len(rows))])
+    return engine
 
 
 def warmup(step: int) -> float:
@@ -113,27 +115,45 @@ class PeftRun:
     """The same trial by itself, with nothing of ours: PEFT, HF's labels, ``clip_grad_norm_`` and torch's AdamW."""
 
     def __init__(
-        self, base: nn.Module, start: dict[str, tuple[Tensor, Tensor]], rate: float, *, a_decay: float = 0.0
+        self,
+        base: nn.Module,
+        start: dict[str, tuple[Tensor, Tensor]] | Sequence[str],
+        rate: float,
+        *,
+        a_decay: float = 0.0,
+        b_ratio: float | None = None,
+        **config: Any,
     ) -> None:
-        """``base`` is changed in place; ``start`` holds A and B by module."""
+        """``base`` is changed in place; ``start`` holds A and B by module, or their names, where PEFT's start is kept;
+        ``b_ratio`` is that of PEFT's LoRA+.
+        """
         from peft import LoraConfig, get_peft_model
+        from peft.optimizers import create_loraplus_optimizer
 
-        config = LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules=list(ALL_LINEAR), lora_dropout=0.0)
-        self.model, self.rate = get_peft_model(base, config).eval(), rate
+        settings = LoraConfig(
+            r=RANK, lora_alpha=int(ALPHA), target_modules=list(ALL_LINEAR), lora_dropout=0.0, **config
+        )
+        self.model = get_peft_model(base, settings).eval()
         parameters = dict(self.model.named_parameters())
         self.factors = {
             module: tuple(parameters[f"base_model.model.{module}.lora_{x}.default.weight"] for x in "AB")
             for module in start
         }
         with torch.no_grad():
-            for module, values in start.items():
+            for module, values in start.items() if isinstance(start, dict) else ():
                 for parameter, value in zip(self.factors[module], values, strict=True):
                     parameter.copy_(value)
-        a, b = ([pair[i] for pair in self.factors.values()] for i in (0, 1))
-        assert {id(p) for p in (*a, *b)} == {id(p) for p in parameters.values() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            [{"params": a, "weight_decay": a_decay}, {"params": b}], rate, weight_decay=0.0
-        )
+        self.trained = [p for p in parameters.values() if p.requires_grad]
+        if b_ratio is None:
+            a = [pair[0] for pair in self.factors.values()]
+            others = [p for p in self.trained if all(p is not q for q in a)]
+            groups = [{"params": a, "weight_decay": a_decay}, {"params": others}]
+            self.optimizer = torch.optim.AdamW(groups, rate, weight_decay=0.0)
+        else:
+            self.optimizer = create_loraplus_optimizer(
+                self.model, torch.optim.AdamW, lr=rate, loraplus_lr_ratio=b_ratio
+            )
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
 
     def backward(self, examples: Sequence[Example]) -> float:
         """The loss of a padded batch, with clipped gradients left on the factors."""
@@ -147,12 +167,12 @@ class PeftRun:
         self.optimizer.zero_grad()
         loss = self.model(input_ids=ids, attention_mask=mask, labels=labels).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for pair in self.factors.values() for p in pair], 1.0)
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         return loss.item()
 
     def update(self, warm: float = 1.0) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * warm
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * warm
         self.optimizer.step()
 
 

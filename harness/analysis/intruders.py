@@ -91,6 +91,24 @@ def analyse(base: Spectrum, a: Tensor, b: Tensor, scale: float, top_k: int = TOP
     if not wide:
         vectors = (d * vectors + x @ (y.mT @ vectors)) / sigmas.clamp(min=torch.finfo(torch.float64).tiny)
     cosines = vectors.abs().amax(0).clamp(max=1.0)
+    return _result(base, cosines, sigmas, delta)
+
+
+def analyse_dense(base: Spectrum, weight: Tensor, delta: Tensor, top_k: int = TOP_K) -> MatrixResult:
+    """Intruders of W0 + delta for a change [m, n] of any rank, by definition: through full SVDs in fp64.
+
+    Raises :class:`ValueError` for a change that is not finite.
+    """
+    if not delta.isfinite().all():
+        raise ValueError("the change has non-finite entries")
+    delta = delta.double()
+    u, d, _ = torch.linalg.svd(weight.double() + delta, full_matrices=False)
+    cosines = (base.u.mT @ u[:, :top_k]).abs().amax(0).clamp(max=1.0)
+    return _result(base, cosines, d[:top_k], torch.linalg.svdvals(delta))
+
+
+def _result(base: Spectrum, cosines: Tensor, sigmas: Tensor, delta: Tensor) -> MatrixResult:
+    """With the singular values ``delta`` of the change."""
     spectral, total = float(delta[0]), float(delta.sum())
     share = delta[delta > 0] / total if total else delta[:0]
     return MatrixResult(

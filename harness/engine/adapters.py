@@ -5,17 +5,22 @@ factors, then all B factors, sorted by size so that factors of equal shape are n
 shrink and average a handful of elementwise kernels for the whole pack, whatever the number of matrices, and norms per
 matrix one reduction per distinct shape.  The forward pass sees each factor as a view; the gradient comes back as one
 ``cat``, the backward of the one ``split``.
+
+A :class:`DenseLayout` divides a row into full-size matrices instead.  Either may stand on something :class:`Frozen`:
+what earlier tasks have left on the base, or what was taken off it at the start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 
 import torch
 from torch import Tensor
+
+from harness.engine.linear import Change
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,33 @@ class Factor:
 
 
 @dataclass(frozen=True)
+class Frozen:
+    """What lies on the base below the adapters of K trials and is not trained; W0 itself is never written to.
+
+    ``values`` [K, P'] carry their scaling in B.  ``scales`` holds, where rows of W0 are scaled (DoRA), the scale [K, m]
+    of every slot.
+    """
+
+    layout: Layout | DenseLayout
+    values: Tensor
+    scales: tuple[Tensor, ...] = ()
+
+    def changes(self, dtype: torch.dtype) -> list[Change]:
+        return self.layout.changes(self.values, torch.ones_like(self.values[:, 0]), dtype)
+
+    def row(self, row: int) -> Frozen:
+        """That of one trial."""
+        one = slice(row, row + 1)
+        return Frozen(self.layout, self.values[one], tuple(scale[one] for scale in self.scales))
+
+
+@dataclass(frozen=True)
 class Layout:
     """How a row of ``P`` numbers divides into the factors of all slots at one rank."""
 
     slots: tuple[Slot, ...]
     rank: int
+    frozen: Frozen | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def factors(self) -> tuple[Factor, ...]:
@@ -86,6 +113,11 @@ class Layout:
         """For every slot, the positions of its A and B among ``factors``."""
         index = {(factor.slot.module, factor.name): i for i, factor in enumerate(self.factors)}
         return tuple((index[slot.module, "A"], index[slot.module, "B"]) for slot in self.slots)
+
+    @property
+    def sections(self) -> tuple[int, ...]:
+        """Widths of the neighbouring columns that may have rates of their own: those of A, then the others."""
+        return (self.a_size, self.size - self.a_size)
 
     def split(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Views (A [K, r, n], B [K, m, r]) of ``flat`` [K, P], one pair a slot, in slot order."""
@@ -126,6 +158,19 @@ class Layout:
                 view.mul_(by[:, done : done + members, None])
                 done += members
 
+    def scaled(self, values: Tensor, scaling: Tensor) -> Tensor:
+        """``values`` [K, P] with the scaling [K] of each trial in its B, so that B A needs none."""
+        a, b = values.split(self.sections, dim=1)
+        return torch.cat([a, b * scaling[:, None]], dim=1)
+
+    def changes(self, values: Tensor, scaling: Tensor, dtype: torch.dtype) -> list[Change]:
+        """What ``values`` [K, P] do to every matrix, with what is frozen below; differentiable in ``values``.
+
+        All factors are cast to this dtype at once.
+        """
+        own = [Change(a, b) for a, b in self.split(self.scaled(values, scaling).to(dtype))]
+        return stacked(self.frozen, own, dtype)
+
     def initial(self, seed: int) -> Tensor:
         """One row [P] at its start: A ~ U(-1/sqrt(n), 1/sqrt(n)), B = 0.
 
@@ -142,23 +187,81 @@ class Layout:
         return row
 
 
+@dataclass(frozen=True)
+class DenseLayout:
+    """How a row of ``P`` numbers divides into a full matrix [m, n] for every slot."""
+
+    slots: tuple[Slot, ...]
+    frozen: Frozen | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def size(self) -> int:
+        return sum(slot.out_features * slot.in_features for slot in self.slots)
+
+    @property
+    def sections(self) -> tuple[int, ...]:
+        return (self.size,)
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Views [K, m, n] of ``flat`` [K, P], one a slot, in slot order."""
+        parts = flat.split([slot.out_features * slot.in_features for slot in self.slots], dim=1)
+        shapes = [(slot.out_features, slot.in_features) for slot in self.slots]
+        return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def scaled(self, values: Tensor, scaling: Tensor) -> Tensor:
+        return values * scaling[:, None]
+
+    def changes(self, values: Tensor, scaling: Tensor, dtype: torch.dtype) -> list[Change]:
+        """What ``values`` [K, P] do to every matrix, with what is frozen below; differentiable in ``values``."""
+        own = [Change(dense=dense) for dense in self.split(self.scaled(values, scaling).to(dtype))]
+        return stacked(self.frozen, own, dtype)
+
+    def initial(self, seed: int) -> Tensor:
+        """One row [P] at its start: no change, whatever the seed."""
+        return torch.zeros(self.size)
+
+
+def stacked(frozen: Frozen | None, own: list[Change], dtype: torch.dtype) -> list[Change]:
+    """``own`` on top of what is frozen."""
+    if frozen is None:
+        return own
+    return [change.on(below) for below, change in zip(frozen.changes(dtype), own, strict=True)]
+
+
+def joined(below: Frozen | None, layout: Layout | DenseLayout, values: Tensor) -> Frozen:
+    """``values`` [K, P], which carry their scaling, and what lies below them: ranks, or dense changes, add up."""
+    layout = replace(layout, frozen=None)
+    if below is None:
+        return Frozen(layout, values)
+    if isinstance(layout, DenseLayout) or isinstance(below.layout, DenseLayout):
+        assert layout == below.layout, "what is frozen is what was scored, of one kind through a whole stream"
+        return Frozen(layout, below.values + values)
+    both = replace(layout, rank=below.layout.rank + layout.rank)
+    found = values.new_empty(len(values), both.size)
+    pairs = zip(both.split(found), below.layout.split(below.values), layout.split(values), strict=True)
+    for (a, b), (below_a, below_b), (own_a, own_b) in pairs:
+        a.copy_(torch.cat([below_a, own_a], 1))
+        b.copy_(torch.cat([below_b, own_b], 2))
+    return Frozen(both, found)
+
+
 class AdapterBank:
     """The adapters of K trials: ``values`` [K, P] in fp32, and each trial's scaling alpha / r."""
 
-    def __init__(self, layout: Layout, seeds: Sequence[int], scaling: Sequence[float], device: torch.device) -> None:
-        rows = {seed: layout.initial(seed) for seed in dict.fromkeys(seeds)}
+    def __init__(
+        self, layout: Layout | DenseLayout, seeds: Sequence[int], scaling: Sequence[float], device: torch.device
+    ) -> None:
         self.layout = layout
-        self.values = torch.stack([rows[seed] for seed in seeds]).to(device)
+        self.values = torch.empty(len(seeds), layout.size, device=device)
         self.scaling = torch.tensor(scaling, dtype=torch.float32, device=device)
+        self.draw(seeds)
 
     @property
     def trials(self) -> int:
         return self.values.shape[0]
 
-
-def factors_for_forward(
-    layout: Layout, values: Tensor, scaling: Tensor, dtype: torch.dtype
-) -> list[tuple[Tensor, Tensor]]:
-    """(A, scaling * B) of every slot, cast once for all matrices to this dtype; differentiable in ``values``."""
-    a, b = values.split([layout.a_size, layout.size - layout.a_size], dim=1)
-    return layout.split(torch.cat([a, b * scaling[:, None]], dim=1).to(dtype))
+    def draw(self, seeds: Sequence[int]) -> None:
+        """Put every row where its seed starts."""
+        rows = {seed: self.layout.initial(seed) for seed in dict.fromkeys(seeds)}
+        for values, seed in zip(self.values, seeds, strict=True):
+            values.copy_(rows[seed])

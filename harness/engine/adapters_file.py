@@ -14,19 +14,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.engine.adapters import Layout
+from harness.engine.adapters import DenseLayout, Layout
 from harness.errors import InputError
 from harness.store.files import atomic_file, write_json
 from harness.study.config import AdapterSettings
 
 
 def save_adapters(
-    path: Path, layout: Layout, entries: Sequence[tuple[str, Tensor]], model: str, adapter: AdapterSettings
+    path: Path,
+    layout: Layout | DenseLayout,
+    entries: Sequence[tuple[str, Tensor]],
+    model: str,
+    adapter: AdapterSettings,
+    scalings: Sequence[float] | None = None,
 ) -> None:
     """Write the adapters [P] of several trials as ``<module>.lora_A`` [K, r, n] and ``<module>.lora_B`` [K, m, r].
 
-    ``entries`` are pairs of a trial's fingerprint and its values; ``model`` is the base as the study names it.
+    ``entries`` are pairs of a trial's fingerprint and its values, ``scalings`` the factors of their B A (by default the
+    study's alpha / rank); ``model`` is the base as the study names it.  Dense changes have no place in PEFT's format
+    and are not written: 0.4 GB each for a base of 135M.
     """
+    if isinstance(layout, DenseLayout):
+        return
+    scalings = scalings or [adapter.alpha / adapter.rank] * len(entries)
     stacked = layout.split(torch.stack([values for _, values in entries]).cpu())
     tensors = {}
     for slot, (a, b) in zip(layout.slots, stacked, strict=True):
@@ -35,6 +45,7 @@ def save_adapters(
         "trials": json.dumps([fingerprint for fingerprint, _ in entries]),
         "model": model,
         "adapter": adapter.model_dump_json(),
+        "scalings": json.dumps([float(scaling) for scaling in scalings]),
     }
     atomic_file(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
@@ -67,6 +78,8 @@ def export_peft(source: Path, place: int, target: Path) -> None:
             for name in file.keys()  # noqa: SIM118
         }
     adapter = json.loads(metadata["adapter"])
+    rank = next(tensor.shape[0] for name, tensor in tensors.items() if name.endswith("lora_A.weight"))
+    scaling = json.loads(metadata["scalings"])[place] if "scalings" in metadata else adapter["alpha"] / adapter["rank"]
     target.mkdir(parents=True, exist_ok=True)
     atomic_file(target / "adapter_model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     write_json(
@@ -75,8 +88,8 @@ def export_peft(source: Path, place: int, target: Path) -> None:
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": metadata["model"],
-            "r": adapter["rank"],
-            "lora_alpha": adapter["alpha"],
+            "r": rank,
+            "lora_alpha": scaling * rank,
             "target_modules": adapter["targets"],
             "lora_dropout": 0.0,
             "bias": "none",

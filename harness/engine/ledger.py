@@ -126,8 +126,11 @@ class Ledger(BaseModel):
 
     # -- the record -----------------------------------------------------------------------------------------------
 
-    def record(self, trial: PlannedTrial, job: Job, base: BaseRecord, parameters: int) -> TrialRecord:
-        """The trial's record; nulls and a failure block where it has diverged."""
+    def record(self, trial: PlannedTrial, job: Job, base: BaseRecord, trained: int, scored: int) -> TrialRecord:
+        """The trial's record; nulls and a failure block where it has diverged.
+
+        ``trained`` numbers are trained at a time, ``scored`` ones are what remains beside the base at the end.
+        """
         import torch
 
         notes, spec = self.notes[trial.fingerprint], trial.spec
@@ -143,7 +146,7 @@ class Ledger(BaseModel):
             curves=tuple(self._curves(notes, spec.stream)) if status == "ok" else (),
             train_loss=tuple(tuple(losses) for losses in notes.losses),
             intruders=tuple(notes.intruders),
-            costs=self._costs(notes, parameters),
+            costs=self._costs(notes, trained, scored),
             host={**host(), **job.extras, "pack": job.name},
             failure=notes.failure,
         )
@@ -180,7 +183,7 @@ class Ledger(BaseModel):
             )
         return curves
 
-    def _costs(self, notes: Notes, parameters: int) -> Costs:
+    def _costs(self, notes: Notes, trained: int, scored: int) -> Costs:
         """Times are the pack's, divided by its trials; tokens are what the trial's method spends by itself."""
         trials = len(self.notes)
         total = {name: sum(max(stage.values(), default=0) for stage in counts) for name, counts in
@@ -196,6 +199,6 @@ class Ledger(BaseModel):
             sampled_tokens=0,
             tokens_per_second=self.pack_tokens / train if train else None,
             peak_memory_gib=self.peak_memory_gib,
-            adapter_bytes=4 * parameters,
-            trained_parameters=parameters,
+            adapter_bytes=4 * scored,
+            trained_parameters=trained,
         )

@@ -6,10 +6,12 @@ A **method** turns its settings into a :class:`Recipe`:
 part            what it decides                            examples
 ==============  =========================================  =======================================
 adapter         which weights are trained                  :class:`LowRank`, ``None`` (nothing)
-update rules    what happens beside AdamW                  Stable-LoRA's shrink
+update rules    what happens beside AdamW                  Stable-LoRA's shrink, EWC's penalty
 average         which mean of the weights is kept          EMA of the factors
 loss            what is minimised                          :class:`CrossEntropy`, self-distillation
 ==============  =========================================  =======================================
+
+Beside them a recipe says which examples the trial sees (:class:`OwnTask`) and what happens between tasks.
 
 A part describes one trial.  ``bind`` turns the parts of the K rows of a pack into one object that works on the stacked
 tensors [K, ...]; rows without the part are passed as ``None`` and must not be touched.
@@ -19,15 +21,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from harness.engine.adapters import AdapterBank
+from harness.analysis.intruders import Spectrum
+from harness.engine.adapters import AdapterBank, DenseLayout, Layout, Slot
+from harness.engine.batches import Example
 from harness.engine.losses import cross_entropy
+from harness.engine.model import PackedModel
+
+#: What happens between tasks: one adapter goes on; what is scored is frozen under a fresh one; a fresh one alone.
+Between = Literal["continue", "reinit", "fresh"]
 
 
 class NoSettings(BaseModel):
@@ -47,15 +55,66 @@ class MethodSettings(NoSettings):
 
 
 @dataclass(frozen=True)
+class Start:
+    """What an adapter may look at to decide where one trial starts."""
+
+    layout: Layout | DenseLayout  #: with what is frozen below this trial, as its only row
+    scaling: float
+    model: PackedModel
+    spectra: Callable[[], Sequence[Spectrum]]  #: the SVD of every W0, in slot order
+    examples: Sequence[Example] = ()  #: of the task that begins, where the adapter needs them
+
+
+@dataclass(frozen=True)
 class LowRank:
-    """LoRA factors on every adapted matrix; rank, alpha and targets are the study's.  B starts at zero."""
+    """LoRA factors on every adapted matrix; rank, alpha and targets are the study's.  B starts at zero.
+
+    A subclass may start elsewhere or have other numbers; rows of one pack have the same ``shape``.
+    """
+
+    needs_examples: ClassVar[bool] = False  #: whether ``start`` looks at the examples of the task that begins
+    taken_off: ClassVar[bool] = False  #: whether what it starts with is taken off the base, so that both add up to W0
+
+    @property
+    def shape(self) -> tuple:
+        """Adapters of equal shape are rows of one pack; how they are scaled and where they start may differ by row."""
+        return ("low rank", self.taken_off)
+
+    def layout(self, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
+        """How the trained numbers are laid out; ``rank`` is the study's."""
+        return Layout(slots, rank)
 
     def scaling(self, rank: int, alpha: float) -> float:
+        """The factor s of B A in W0 + s B A."""
         return alpha / rank
+
+    def start(self, drawn: Tensor, at: Start) -> Tensor:
+        """Where a trial starts, [P]: ``drawn`` (``Layout.initial`` of its seed), or what is made of it."""
+        return drawn
+
+
+@dataclass(frozen=True)
+class Task:
+    """The task that begins or has ended, as parts see it; one entry a row of the pack."""
+
+    number: int  #: 0 for the first of the stream
+    examples: Sequence[Sequence[Example]]  #: of each row, in the order in which it trains on them
+    #: (examples of each row) -> gradient [K, P] of their -log p(answer), summed over tokens, at the present values.
+    gradient: Callable[[Sequence[Sequence[Example]]], Tensor]
 
 
 class BoundPart:
-    """A part at work on the rows of one pack.  ``state`` holds every tensor that a later step depends on."""
+    """A part at work on the rows of one pack.  ``state`` holds every tensor that a later step depends on.
+
+    The two hooks are called before a task's first step and after its last; what they do is not part of a step, so they
+    may read from the device.
+    """
+
+    def begin_task(self, bank: AdapterBank, task: Task) -> None:
+        """A task of the stream begins."""
+
+    def end_task(self, bank: AdapterBank, task: Task) -> None:
+        """All its steps are done; what it has left behind is about to be scored."""
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -66,12 +125,13 @@ class BoundPart:
 
 
 class BoundUpdate(BoundPart):
-    @abstractmethod
-    def before_step(self, bank: AdapterBank, active: Tensor) -> None:
-        """Change ``bank.values`` in place before AdamW does; the gradients are those of the values before this.
+    """No value may be read back to the host in either method; ``active`` [K] is false for rows that have diverged."""
 
-        ``active`` [K] is false for rows that have diverged.  No value may be read back to the host.
-        """
+    def penalise(self, bank: AdapterBank, gradient: Tensor) -> None:
+        """Add the gradient of a penalty to ``gradient`` [K, P] in place, before it is clipped."""
+
+    def before_step(self, bank: AdapterBank, active: Tensor) -> None:
+        """Change ``bank.values`` in place before AdamW does; the gradients are those of the values before this."""
 
 
 class BoundAverage(BoundPart):
@@ -80,6 +140,10 @@ class BoundAverage(BoundPart):
     @abstractmethod
     def after_step(self, bank: AdapterBank) -> None:
         """Take in the values that the optimizer step has just made."""
+
+    def result(self, place: int, bank: AdapterBank) -> tuple[Layout | DenseLayout, Tensor]:
+        """(layout, values [P]) of average number ``place``, without scaling and what is frozen below."""
+        return bank.layout, self.values[place]
 
 
 class UpdateRule(ABC):
@@ -90,6 +154,11 @@ class UpdateRule(ABC):
 
 
 class Average(ABC):
+    @property
+    def shape(self) -> tuple | None:
+        """Of what it averages to, where that is not the adapter's own: none of the rows of a pack may differ in it."""
+        return None
+
     @classmethod
     @abstractmethod
     def bind(cls, averages: Sequence[Average], rows: Sequence[int], bank: AdapterBank) -> BoundAverage:
@@ -139,14 +208,30 @@ class _BoundCrossEntropy(BoundLoss):
 
 
 @dataclass(frozen=True)
+class OwnTask:
+    """Which examples a trial sees: those of the task it is at.  Subclasses choose among all tasks of the stream."""
+
+    def choose(self, stage: int, drawn: Callable[[int], list[Example]], seeds: Sequence[int]) -> list[Example]:
+        """The examples of task number ``stage``, in order, as many as ``drawn(stage)``.
+
+        ``drawn(i)`` are those that a sequential trial of this seed sees of task i; ``seeds`` has the trial's own seed
+        for each task, so that a choice depends on no other trial.
+        """
+        return drawn(stage)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One method with one setting, as four parts.  ``scored`` says whose weights count as the trial's result."""
 
     adapter: LowRank | None = LowRank()
     updates: tuple[UpdateRule, ...] = ()
+    b_rate_ratio: float = 1.0  #: learning rate of B over that of A (LoRA+)
     average: Average | None = None
     loss: Loss = CrossEntropy()
     scored: Literal["student", "average"] = "student"
+    examples: OwnTask = OwnTask()
+    between: Between | None = None  #: what happens between tasks; none: what the study says
 
     def __post_init__(self) -> None:
         if self.average is None and (self.scored == "average" or self.loss.teacher == "average"):
@@ -155,12 +240,22 @@ class Recipe:
     @property
     def training_key(self) -> tuple:
         """Equal keys train alike, so those trials train once: an average that is only scored does not count."""
-        return (self.adapter, self.updates, self.average if self.loss.teacher else None, self.loss)
+        frozen = self.scored if self.between == "reinit" else None  # what is scored is what the next task stands on
+        average = self.average if self.loss.teacher or frozen == "average" else None
+        return (
+            self.adapter, self.updates, self.b_rate_ratio, average, self.loss, self.examples, self.between, frozen
+        )  # fmt: skip
+
+    def under(self, between: Between) -> Recipe:
+        """This recipe in a study that says this about what happens between tasks."""
+        return self if self.between else replace(self, between=between)
 
     @property
     def pack_key(self) -> tuple:
         """Rows of one pack agree on this: same adapter shape, same kind of loss."""
-        return (self.adapter, self.loss.pack_key)
+        shape = self.adapter.shape if self.adapter else None
+        frozen = self.average.shape if self.between == "reinit" and self.scored == "average" and self.average else None
+        return (shape, self.loss.pack_key, self.between, frozen)
 
 
 @dataclass(frozen=True)
@@ -172,3 +267,4 @@ class Method:
     source: str  #: paper, with identifier
     compose: Callable[[Any], Recipe]  #: resolved settings -> recipe
     settings: type[NoSettings] = MethodSettings
+    alone: str = ""  #: what is left of it on a stream of one task, where that is not worth its name

@@ -14,77 +14,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import Cache, masking_utils
 
-from harness.engine.adapters import AdapterBank, Layout, Slot, factors_for_forward
+from harness.engine.adapters import AdapterBank, DenseLayout, Layout, Slot
+from harness.engine.linear import PackedLinear
 from harness.errors import InputError
 
 #: Projections that LoRA adapts by default: all linear layers of a Llama-like block, never the head.
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-#: Rows of a pass that have float32 copies at a time: on a CPU they stay in its cache, which makes them three times as
-#: fast as all rows at once; on a GPU they take at most 1.2 GB at the widths of a 1.5B model.
-PRECISE_ROWS = {"cpu": 256, "cuda": 32768}
-
-
-class _PackedLoRA(torch.autograd.Function):
-    """Y = X W0^T + b + (X_k A_k^T) B_k^T for K trials; W0 and b are frozen.
-
-    One function instead of the three it is made of: the sums go into the output of the base product (no copy of it),
-    and the gradient of X is skipped where nothing needs it (the first layer).
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows = x.reshape(a.shape[0], -1, a.shape[2])
-        y = F.linear(x, weight, bias)
-        down = torch.bmm(rows, a.mT)
-        y.view(a.shape[0], -1, b.shape[1]).baddbmm_(down, b.mT)
-        ctx.save_for_backward(rows, down, a, b, weight)
-        ctx.shape = x.shape
-        return y
-
-    @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
-        rows, down, a, b, weight = ctx.saved_tensors
-        grouped = dy.reshape(b.shape[0], -1, b.shape[1])
-        d_down = torch.bmm(grouped, b)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = torch.matmul(dy, weight)
-            dx.view(a.shape[0], -1, a.shape[2]).baddbmm_(d_down, a)
-        return dx, torch.bmm(d_down.mT, rows), torch.bmm(grouped.mT, down), None, None
-
-
-def _precise_update(x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same with factors in float32 on a base of lower precision, added to Y before it is rounded again.
-
-    That is what PEFT computes outside autocast, and so what lm-eval scores, to the last bit.  Any other order of
-    rounding ends up elsewhere after thirty layers: with factors in bfloat16 1.5 % of close predictions did.
-    """
-    y = F.linear(x, weight, bias)
-    rows, out = x.reshape(a.shape[0], -1, a.shape[2]), y.view(a.shape[0], -1, b.shape[1])
-    chunk = max(1, PRECISE_ROWS.get(x.device.type, PRECISE_ROWS["cpu"]) // a.shape[0])
-    for part, into in zip(rows.split(chunk, dim=1), out.split(chunk, dim=1), strict=True):
-        into.copy_(torch.baddbmm(into.float(), torch.bmm(part.float(), a.mT), b.mT))
-    return y
-
-
-class PackedLinear(nn.Module):
-    """A frozen linear layer that adds the low-rank update of each trial to that trial's rows."""
-
-    def __init__(self, base: nn.Linear) -> None:
-        super().__init__()
-        self.weight, self.bias = base.weight, base.bias
-        self.factors: tuple[Tensor, Tensor] | None = None  # (A [K, r, n], scaling * B [K, m, r]), or none: the base
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.factors is None:
-            return F.linear(x, self.weight, self.bias)
-        update = _PackedLoRA.apply if self.factors[0].dtype == x.dtype else _precise_update
-        return update(x, *self.factors, self.weight, self.bias)
 
 
 class PackedModel:
@@ -130,7 +67,7 @@ class PackedModel:
 
     @contextmanager
     def adapted(
-        self, layout: Layout, values: Tensor | None, scaling: Tensor | None, *, precise: bool = False
+        self, layout: Layout | DenseLayout, values: Tensor | None, scaling: Tensor | None, *, precise: bool = False
     ) -> Iterator[None]:
         """Within this context the forward pass is that of the trials ``values`` [K, P]; ``None``: of the base.
 
@@ -141,12 +78,12 @@ class PackedModel:
             return
         dtype = torch.float32 if precise else self.dtype
         try:
-            for linear, factors in zip(self._linears, factors_for_forward(layout, values, scaling, dtype), strict=True):
-                linear.factors = factors
+            for linear, change in zip(self._linears, layout.changes(values, scaling, dtype), strict=True):
+                linear.take(change)
             yield
         finally:
             for linear in self._linears:
-                linear.factors = None
+                linear.take(None)
 
     def hidden(self, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Last hidden states [B, T, d] of token ids [B, T].
@@ -281,6 +218,8 @@ def _linear_names(model: nn.Module) -> list[str]:
     return sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds)} - {"lm_head"})
 
 
-def make_bank(model: PackedModel, rank: int, seeds: Sequence[int], scaling: Sequence[float]) -> AdapterBank:
+def make_bank(
+    model: PackedModel, layout: Layout | DenseLayout, seeds: Sequence[int], scaling: Sequence[float]
+) -> AdapterBank:
     """Fresh adapters for one trial a seed, on the model's device."""
-    return AdapterBank(model.layout(rank), seeds, scaling, model.device)
+    return AdapterBank(layout, seeds, scaling, model.device)

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 
 import torch
 
+from harness.engine.adapters import DenseLayout, Layout
 from harness.engine.adapters_file import save_adapters
 from harness.engine.batches import Example, draw, make_step
 from harness.engine.job import Bench, Job, Report, set_up
@@ -26,7 +27,7 @@ from harness.engine.ledger import Ledger
 from harness.engine.optimizer import AdamWSettings
 from harness.engine.spectra import Spectra
 from harness.engine.stack import peak_memory_gib, reset_peak_memory, synchronize
-from harness.engine.trainer import RowSpec, Trainer
+from harness.engine.trainer import RowSpec, Scored, Trainer
 from harness.errors import LorabenchError
 from harness.scoring.scorer import Score
 from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
@@ -62,11 +63,11 @@ class PackRun:
         reset_peak_memory(self.device)
         self.digest_before = self.bench.model.digest()
         self.stages = len(pack.rows[0].stream)
+        self._spectra: Spectra | None = None
         self.trainer = self._trainer()
         self.ledger = Ledger.fresh(pack, self.study, base)
         self.owner = [(index, trial) for index, row in enumerate(pack.rows) for trial in row.trials]
         self._examples: dict[str, Sequence[Example]] = {}
-        self._spectra: Spectra | None = None
         self._report, self.units = report, forecast.START_UNITS
 
     def _trainer(self) -> Trainer:
@@ -81,7 +82,11 @@ class PackRun:
             for row in self.pack.rows
         ]
         settings = AdamWSettings(weight_decay=training.weight_decay, clip=training.clip)
-        return Trainer(self.bench.model, rows, adapter.rank, adapter.alpha, settings)
+        return Trainer(self.bench.model, rows, adapter.rank, adapter.alpha, settings, lambda: self._base_spectra().each)
+
+    def _base_spectra(self) -> Spectra:
+        self._spectra = self._spectra or Spectra(self.bench.model, self.job.cache / "spectra")
+        return self._spectra
 
     # -- the stream -----------------------------------------------------------------------------------------------
 
@@ -96,14 +101,18 @@ class PackRun:
 
     def _train(self, stage: int) -> None:
         """One pass over the examples of each row's task, in steps of all rows, with the curve's inner scores."""
-        order = [self._draw(row, stage) for row in self.pack.rows]
+        order = [self._choose(row, stage) for row in self.pack.rows]
         losses: list[torch.Tensor] = []
+        with self._clock("train"):
+            self.trainer.begin_task(stage, order)
         for start, stop in itertools.pairwise(self.study.curve):
             with self._clock("train"):
                 for seen in range(start, stop, self.study.training.batch):
                     losses.append(self._step(stage, order, seen))
             if stop < self.study.training.examples:
                 self._score_curve(stage, stop)
+        with self._clock("train"):
+            self.trainer.end_task()
         self.ledger.take_losses(torch.stack(losses, dim=1).tolist())
 
     def _step(self, stage: int, order: Sequence[Sequence[Example]], seen: int) -> torch.Tensor:
@@ -118,8 +127,13 @@ class PackRun:
         self._advance(step.real_tokens * units, f"task {stage + 1}/{self.stages}: training")
         return losses
 
+    def _choose(self, row: Row, stage: int) -> list[Example]:
+        """The examples a row trains on at its task number ``stage``."""
+        choice = row.trials[0].recipe.examples
+        return choice.choose(stage, lambda task: self._draw(row, task), row.data_seeds)
+
     def _draw(self, row: Row, stage: int) -> list[Example]:
-        """The examples a row sees of its task number ``stage``: a function of its own seed alone."""
+        """The examples of task number ``stage`` that a row's seed draws: a function of nothing else."""
         task = row.stream[stage]
         if task not in self._examples:
             lm = self.bench.lm
@@ -145,16 +159,21 @@ class PackRun:
     ) -> Iterator[tuple[PlannedTrial, dict[str, Score] | None]]:
         """Scores of every live trial; trials with the same questions are asked together."""
         self._note_diverged(stage)
-        groups: dict[tuple[str, ...], list[tuple[int, PlannedTrial]]] = {}
+        groups: dict[tuple, list[tuple[Scored, PlannedTrial]]] = {}
         for row, trial in self.owner:
             if self.ledger.alive(trial.fingerprint):
-                groups.setdefault(tuple(sorted(tasks(trial))), []).append((row, trial))
-        for names, members in groups.items():
+                scored = self.trainer.scored(row, trial.recipe)
+                groups.setdefault((tuple(sorted(tasks(trial))), scored.layout), []).append((scored, trial))
+        for (names, layout), members in groups.items():
             label = f"task {stage + 1}/{self.stages}: scoring"
-            values = torch.stack([self.trainer.weights(row, trial.recipe) for row, trial in members])
-            scaling = torch.stack([self.trainer.bank.scaling[row] for row, _ in members])
+            values = torch.stack([scored.values for scored, _ in members])
+            scaling = torch.tensor([scored.scaling for scored, _ in members], device=self.device)
+
+            def advance(tokens: int, label: str = label) -> None:
+                self._advance(tokens, label)
+
             with self._clock("score"):
-                found = self.bench.scorer.score(names, values, scaling, lambda n, label=label: self._advance(n, label))
+                found = self.bench.scorer.score(names, values, scaling, advance, layout)
             yield from zip([trial for _, trial in members], found, strict=True)
 
     def _note_diverged(self, stage: int) -> None:
@@ -167,12 +186,10 @@ class PackRun:
         if not forecast.takes_intruders(self.study, stage, self.stages):
             return
         with self._clock("analysis"):
-            self._spectra = self._spectra or Spectra(self.bench.model, self.job.cache / "spectra")
             for row, trial in self.owner:
                 if self.ledger.alive(trial.fingerprint):
-                    values = self.trainer.weights(row, trial.recipe)
-                    scaling = float(self.trainer.bank.scaling[row])
-                    found = self._spectra.intruders(self.trainer.bank.layout, values, scaling)
+                    scored = self.trainer.scored(row, trial.recipe)
+                    found = self._base_spectra().intruders(scored.layout, scored.values, scored.scaling)
                     self.ledger.take_intruders(trial.fingerprint, stage, found)
                 self._advance(forecast.INTRUDER_UNITS, f"task {stage + 1}/{self.stages}: intruder dimensions")
 
@@ -209,9 +226,12 @@ class PackRun:
             )
         if self.study.keep_adapters == "last":
             self._save_adapters(self.pack.name)
-        size = self.trainer.bank.layout.size
         self.ledger.memory(peak_memory_gib(self.device))
-        records = [self.ledger.record(trial, self.job, self.base, size) for trial in self.pack.trials]
+        trained = self.trainer.bank.layout.size
+        records = [
+            self.ledger.record(trial, self.job, self.base, trained, self.trainer.scored(row, trial.recipe).layout.size)
+            for row, trial in self.owner
+        ]
         for record in records:
             if record.fingerprint in self.job.write:
                 write_trial(self.job.folder, record)
@@ -220,15 +240,16 @@ class PackRun:
 
     def _save_adapters(self, name: str) -> None:
         # Only those whose record this run writes: another's adapter is the one that was scored then.
-        entries = [
-            (trial.fingerprint, self.trainer.weights(row, trial.recipe))
-            for row, trial in self.owner
-            if trial.fingerprint in self.job.write and self.ledger.alive(trial.fingerprint)
-        ]
-        if not entries:
-            return
-        path = self.job.folder / "adapters" / f"{name}.safetensors"
-        save_adapters(path, self.trainer.bank.layout, entries, self.study.model, self.study.adapter)
+        kinds: dict[Layout | DenseLayout, list[tuple[str, Scored]]] = {}
+        for row, trial in self.owner:
+            if trial.fingerprint in self.job.write and self.ledger.alive(trial.fingerprint):
+                scored = self.trainer.scored(row, trial.recipe)
+                kinds.setdefault(scored.layout, []).append((trial.fingerprint, scored))
+        for number, (layout, found) in enumerate(kinds.items()):
+            path = self.job.folder / "adapters" / f"{name}{f'-{number}' if number else ''}.safetensors"
+            entries = [(fingerprint, scored.values) for fingerprint, scored in found]
+            scalings = [scored.scaling for _, scored in found]
+            save_adapters(path, layout, entries, self.study.model, self.study.adapter, scalings)
 
     # -- bookkeeping ----------------------------------------------------------------------------------------------
 

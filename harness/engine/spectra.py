@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from harness.analysis.intruders import MatrixResult, Spectrum, analyse, spectrum, summarise_by
-from harness.engine.adapters import Layout
+from harness.analysis.intruders import MatrixResult, Spectrum, analyse, analyse_dense, spectrum, summarise_by
+from harness.engine.adapters import DenseLayout, Layout
 from harness.engine.model import PackedModel
 from harness.store.files import atomic_file
 
@@ -26,19 +26,30 @@ class Spectra:
         if found is None:
             found = [spectrum(weight) for _, weight in model.weights()]
             _write(path, model, found)
-        self._spectra = found
+        self.each: list[Spectrum] = found  #: of every slot, in slot order
+        self._weights = [weight for _, weight in model.weights()]
 
     def intruders(
-        self, layout: Layout, values: torch.Tensor, scaling: float, modules: Collection[str] | None = None
+        self, layout: Layout | DenseLayout, values: torch.Tensor, scaling: float, modules: Collection[str] | None = None
     ) -> dict:
         """The summary of one trial's adapter ``values`` [P] (fields of ``store.records.Intruders``).
+
+        Low rank is counted without a full SVD, whatever the rank that has been stacked; anything else with one.
 
         ``modules`` are those that it adapts, where it leaves some slots alone; the means are over them.
         """
         results: list[tuple[str, str, MatrixResult]] = []
-        for slot, base, (a, b) in zip(self.slots, self._spectra, layout.split(values[None]), strict=True):
-            if modules is None or slot.module in modules:
-                results.append((slot.projection, slot.layer, analyse(base, a[0], b[0], scaling)))
+        one = torch.tensor([scaling], device=values.device)
+        changes = layout.changes(values[None], one, torch.float32)
+        for slot, linear, base, change in zip(self.slots, self._weights, self.each, changes, strict=True):
+            if modules is not None and slot.module not in modules:
+                continue
+            if change.low_rank is not None:
+                a, b = change.low_rank
+                found = analyse(base, a[0], b[0], 1.0)
+            else:
+                found = analyse_dense(base, linear, change.delta(linear)[0])
+            results.append((slot.projection, slot.layer, found))
         return summarise_by(results)
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from harness.engine.adapters import AdapterBank
-from harness.engine.batches import Batch, Step
-from harness.engine.losses import loss_and_gradient
-from harness.engine.method import Average, BoundAverage, BoundPart, BoundUpdate, Recipe
+from harness.analysis.intruders import Spectrum, spectrum
+from harness.engine.adapters import AdapterBank, DenseLayout, Frozen, Layout, joined
+from harness.engine.batches import Batch, Example, Step, make_step
+from harness.engine.losses import cross_entropy, loss_and_gradient
+from harness.engine.method import Average, BoundAverage, BoundPart, BoundUpdate, LowRank, Recipe, Start, Task
 from harness.engine.model import PackedModel, make_bank
 from harness.engine.optimizer import AdamWSettings, PackedAdamW
+from harness.study.seeds import derive
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,20 @@ class RowSpec:
     init_seed: int
     also_average: tuple[Average, ...] = ()  #: averages of arms that train alike and are only scored differently
 
+    @property
+    def adapter(self) -> LowRank:
+        assert self.recipe.adapter is not None, "arms without an adapter have no rows"
+        return self.recipe.adapter
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The weights that count as one trial's result: W0 + scaling * ``values`` [P], as ``layout`` divides them."""
+
+    layout: Layout | DenseLayout
+    values: Tensor
+    scaling: float
+
 
 class Trainer:
     """The state of K rows that train side by side, and the step that changes it.
@@ -34,19 +50,52 @@ class Trainer:
     """
 
     def __init__(
-        self, model: PackedModel, rows: Sequence[RowSpec], rank: int, alpha: float, settings: AdamWSettings
+        self,
+        model: PackedModel,
+        rows: Sequence[RowSpec],
+        rank: int,
+        alpha: float,
+        settings: AdamWSettings,
+        spectra: Callable[[], Sequence[Spectrum]] | None = None,
     ) -> None:
-        scaling = [row.recipe.adapter.scaling(rank, alpha) for row in rows if row.recipe.adapter]
-        self.model, self.rows = model, rows
-        self.bank: AdapterBank = make_bank(model, rank, [row.init_seed for row in rows], scaling)
-        self.optimizer = PackedAdamW(self.bank.values, settings)
+        """``spectra`` gives the SVD of every W0, which some adapters start from; none: it is computed then."""
+        adapter = rows[0].adapter
+        self.model, self.rows, self.settings = model, rows, settings
+        self.between = rows[0].recipe.between
+        self.spectra = spectra or (lambda: [spectrum(weight) for _, weight in model.weights()])
+        scaling = [row.adapter.scaling(rank, alpha) for row in rows]
+        layout = adapter.layout(model.slots, rank)
+        self.bank: AdapterBank = make_bank(model, layout, [row.init_seed for row in rows], scaling)
         self.rates = torch.tensor([row.learning_rate for row in rows], device=model.device)
+        sections = layout.sections
+        ratios = [[1.0, row.recipe.b_rate_ratio][: len(sections)] for row in rows]
+        self.ratios = torch.tensor(ratios, device=model.device)
         self.alive = torch.ones(len(rows), dtype=torch.bool, device=model.device)
         self.loss = type(rows[0].recipe.loss).bind([row.recipe.loss for row in rows], model.device)
-        self.updates = self._bind_updates()
-        self._bind_averages()
+        self.waits = any(row.adapter.needs_examples for row in rows)
+        self._start(0, [()] * len(rows))
 
     # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _start(self, number: int, examples: Sequence[Sequence[Example]]) -> None:
+        """Fresh adapters on what is frozen, and everything that goes with them: moments, rules, averages."""
+        bank, waits = self.bank, self.waits and not examples[0]
+        bank.draw([derive(row.init_seed, "task", number) if number else row.init_seed for row in self.rows])
+        for index, row in enumerate(self.rows):
+            if not (row.adapter.needs_examples and waits):
+                frozen = bank.layout.frozen.row(index) if bank.layout.frozen else None
+                layout, scaling = replace(bank.layout, frozen=frozen), float(bank.scaling[index])
+                at = Start(layout, scaling, self.model, self.spectra, examples[index])
+                bank.values[index] = row.adapter.start(bank.values[index].clone(), at)
+        if self.rows[0].adapter.taken_off:
+            self._put_below(joined(bank.layout.frozen, bank.layout, bank.layout.scaled(bank.values, -bank.scaling)))
+        self.optimizer = PackedAdamW(bank.values, self.settings, bank.layout.sections)
+        self.updates = self._bind_updates()
+        self._bind_averages()
+        self.waits = waits
+
+    def _put_below(self, frozen: Frozen | None) -> None:
+        self.bank.layout = replace(self.bank.layout, frozen=frozen)
 
     def _bind_updates(self) -> dict[str, BoundUpdate]:
         """One bound rule for each kind of update rule that any row has."""
@@ -78,12 +127,66 @@ class Trainer:
         return self.averages[kind].values[place]
 
     def weights(self, row: int, recipe: Recipe) -> Tensor:
-        """The adapter [P] that counts as the result of a trial with this recipe that trains in this row."""
-        return self.bank.values[row] if recipe.scored == "student" else self._averaged(row, recipe.average)
+        """The trained part [P] of the result of a trial with this recipe in this row, without what is frozen below."""
+        return self._result(row, recipe)[1]
+
+    def _result(self, row: int, recipe: Recipe) -> tuple[Layout | DenseLayout, Tensor]:
+        if recipe.scored == "student":
+            return self.bank.layout, self.bank.values[row]
+        assert recipe.average is not None, "Recipe checks that what scores from an average keeps one"
+        kind, place = self._place[row, recipe.average]
+        return self.averages[kind].result(place, self.bank)
+
+    def scored(self, row: int, recipe: Recipe) -> Scored:
+        """All that a trial with this recipe, trained in this row, has put on the base."""
+        layout, values = self._result(row, recipe)
+        if self.bank.layout.frozen is None:
+            return Scored(layout, values, float(self.bank.scaling[row]))
+        own = layout.scaled(values[None], self.bank.scaling[row : row + 1])
+        whole = joined(self.bank.layout.frozen.row(row), layout, own)
+        return Scored(whole.layout, whole.values[0], 1.0)
 
     def _teacher(self) -> Tensor:
         """[K, P]: every row's own average."""
         return torch.stack([self._averaged(index, row.recipe.average) for index, row in enumerate(self.rows)])
+
+    # -- the ends of a task ---------------------------------------------------------------------------------------
+
+    def begin_task(self, number: int, examples: Sequence[Sequence[Example]]) -> None:
+        """Before the first step of task ``number``; ``examples`` of each row in the order of training."""
+        if (number and self.between in ("reinit", "fresh")) or self.waits:
+            self._put_below(self._all_scored() if number and self.between == "reinit" else None)
+            self._start(number, examples)
+        self.task = Task(number, examples, self._likelihood_gradient)
+        for part in self._parts().values():
+            part.begin_task(self.bank, self.task)
+
+    def end_task(self) -> None:
+        """After its last step, before it is scored."""
+        for part in self._parts().values():
+            part.end_task(self.bank, self.task)
+
+    def _all_scored(self) -> Frozen:
+        """What is scored of every row, as what the next adapters stand on."""
+        found = [self.scored(index, row.recipe) for index, row in enumerate(self.rows)]
+        values = torch.stack([entry.values for entry in found])
+        scaling = torch.tensor([entry.scaling for entry in found], device=values.device)
+        return joined(None, found[0].layout, found[0].layout.scaled(values, scaling))
+
+    def _likelihood_gradient(self, rows: Sequence[Sequence[Example]]) -> Tensor:
+        """[K, P]: the gradient of -log p(answers) of ``rows[k]``, summed over tokens, at the values of row k."""
+        values = self.bank.values.detach().requires_grad_()
+        for batch in make_step(rows, 0, self.model.device).passes:
+            student = self._answer_states(batch, values)
+            target, weight = batch.target, torch.ones_like(batch.weight)
+
+            def token_loss(logits: Tensor, part: slice, target: Tensor = target) -> Tensor:
+                return cross_entropy(logits, target[part])
+
+            _, gradient = loss_and_gradient(student, self.model.logits, token_loss, weight)
+            student.backward(gradient)
+        assert values.grad is not None
+        return values.grad
 
     # -- one step -------------------------------------------------------------------------------------------------
 
@@ -93,6 +196,7 @@ class Trainer:
         ``warmup`` scales the rate; ``progress`` in [0, 1) is the share of the current task's steps that are done.
         Nothing is read back to the host.
         """
+        assert not self.waits, "an adapter that starts from examples must have seen them: call begin_task first"
         values = self.bank.values.detach().requires_grad_()
         taught = self.loss.needs_teacher(progress)
         teacher = self._teacher() if taught else None
@@ -129,8 +233,11 @@ class Trainer:
     def _update(self, gradient: Tensor, losses: Tensor, warmup: float) -> None:
         self.alive &= losses.isfinite() & self.rates.isfinite()
         for rule in self.updates.values():
+            rule.penalise(self.bank, gradient)
+        for rule in self.updates.values():
             rule.before_step(self.bank, self.alive)
-        norm = self.optimizer.step(self.bank.values, gradient, self.rates * warmup, self.alive)
+        rates = self.rates[:, None] * self.ratios * warmup
+        norm = self.optimizer.step(self.bank.values, gradient, rates, self.alive)
         self.alive &= norm.isfinite()
         for average in self.averages.values():
             average.after_step(self.bank)
@@ -146,6 +253,10 @@ class Trainer:
     def state(self) -> dict[str, Tensor]:
         """Every tensor that a later step depends on."""
         tensors = {"values": self.bank.values, "alive": self.alive}
+        frozen = self.bank.layout.frozen
+        if frozen is not None:
+            rank = frozen.layout.rank if isinstance(frozen.layout, Layout) else 0  # 0: dense
+            tensors |= {"frozen.values": frozen.values, "frozen.rank": torch.tensor(rank)}
         tensors |= {f"adamw.{name}": tensor for name, tensor in self.optimizer.state().items()}
         for prefix, part in self._parts().items():
             tensors |= {f"{prefix}.{name}": tensor for name, tensor in part.state().items()}
@@ -155,6 +266,11 @@ class Trainer:
         """The inverse of :meth:`state`."""
         self.bank.values.copy_(state["values"])
         self.alive.copy_(state["alive"])
+        if "frozen.values" in state:
+            rank, slots = int(state["frozen.rank"]), self.model.slots
+            below = replace(self.bank.layout, rank=rank) if rank else DenseLayout(slots)
+            self._put_below(joined(None, below, state["frozen.values"].to(self.model.device)))
         for prefix, part in self._parts().items():
             part.load({name: state[f"{prefix}.{name}"] for name in part.state()})
         self.optimizer.load({name: state[f"adamw.{name}"] for name in self.optimizer.state()})
+        self.waits = False

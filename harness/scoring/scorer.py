@@ -16,7 +16,7 @@ from lm_eval.evaluator import evaluate
 from torch import Tensor
 
 from harness.analysis.statistics import jackknife_error
-from harness.engine.adapters import Layout
+from harness.engine.adapters import DenseLayout, Layout
 from harness.engine.model import PackedModel
 from harness.scoring.lm import PackedLM
 from harness.scoring.suite import ScoredTask, Suite
@@ -51,15 +51,17 @@ class Scorer:
         values: Tensor | None,
         scaling: Tensor | None,
         progress: Callable[[int], None] = lambda tokens: None,
+        layout: Layout | DenseLayout | None = None,
     ) -> list[dict[str, Score] | None]:
         """One dictionary a trial, task -> score; ``None`` for a trial with a non-finite log-probability.
 
-        ``values`` [K, P] are the adapters to score; ``None`` scores the base, as one trial.
+        ``values`` [K, P] are the adapters to score; ``None`` scores the base, as one trial.  ``layout`` divides them,
+        where that is not the scorer's own.
         """
         trials = 1 if values is None else values.shape[0]
         chosen = {name: self.suite.tasks[name].task for name in tasks}
         instances = [instance for task in chosen.values() for instance in task.instances]
-        with _undisturbed(self.model), self.model.adapted(self.layout, values, scaling, precise=True):
+        with _undisturbed(self.model), self.model.adapted(layout or self.layout, values, scaling, precise=True):
             self.lm.answer(instances, trials, progress)
         return [self._judge(trial, chosen) for trial in range(trials)]
 

@@ -54,7 +54,9 @@ class TrainingSettings(_Settings):
     weight_decay: float = Field(0.0, ge=0)
     max_length: int = Field(512, ge=8, description="tokens; longer examples lose their beginning")
     pass_tokens: int = Field(49152, ge=64, description="padded tokens of a pack that go through the model at once")
-    between_tasks: Literal["continue"] = "continue"
+    between_tasks: Literal["continue", "reinit"] = Field(
+        "continue", description="one adapter goes on, or what is scored is frozen and a fresh adapter starts on it"
+    )
 
     @model_validator(mode="after")
     def _whole_steps(self) -> TrainingSettings:

@@ -25,6 +25,7 @@ class MethodLike(Protocol):
 
     name: str
     settings: type[BaseModel]
+    alone: str
 
     def compose(self, settings: Any) -> Any: ...
 
@@ -148,13 +149,27 @@ def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> 
         for setting, values in _grid(given, label):
             settings = _settings(methods[name], values, f"{where}:methods.{key}")
             settings = settings.resolved(study.steps_per_task)  # type: ignore[attr-defined]
-            arms.append(Arm(name, setting, settings, methods[name].compose(settings), 1))
+            recipe = methods[name].compose(settings).under(study.training.between_tasks)
+            arms.append(Arm(name, setting, settings, recipe, 1))
     if twice := [arm.name for arm in arms if sum(other.name == arm.name for other in arms) > 1]:
         raise InputError(
             f"the row '{twice[0]}' stands here twice", where=f"{where}:methods", remedy="name each setting"
         )
     tried = {arm.method: sum(other.method == arm.method for other in arms) for arm in arms}
     return [Arm(a.method, a.setting, a.settings, a.recipe, tried[a.method]) for a in arms]
+
+
+def remarks(study: Study, methods: Mapping[str, MethodLike]) -> tuple[str, ...]:
+    """What a person should know of the arms before they run: which of them are something simpler on a short stream."""
+    short = [name for name, stream in study.streams.items() if len(stream) == 1]
+    names = dict.fromkeys(key.partition("@")[0] for key in study.methods)
+    if not short:
+        return ()
+    return tuple(
+        f"{name} is {methods[name].alone} on {', '.join(short)}: with one task there are no earlier ones"
+        for name in names
+        if methods[name].alone
+    )
 
 
 def _grid(given: Mapping[str, Any], label: str) -> list[tuple[str, dict[str, Any]]]:

@@ -19,6 +19,10 @@ from harness.study.plan import expand_arms
 
 STEPS_PER_TASK = 64
 SIZE = 4
+#: Methods that start as the base only up to rounding: large terms cancel.
+ROUNDED = {"pissa"}
+#: Rates at which a method learns the toy task in 30 steps, where its own scale of rates differs from LoRA's 1e-2.
+TOY_RATES = {"lora_plus": 2e-3}
 
 
 def recipe(method: Method) -> Recipe:
@@ -83,16 +87,19 @@ def test_it_starts_as_the_base_model(name):
     engine = trainer(model, [method] * 3, [1e-3] * 3)
     ids = torch.arange(3, 33).view(3, 10)
     base = model.hidden(ids)
-    values = torch.stack([engine.weights(row, method) for row in range(3)])
-    with model.adapted(engine.bank.layout, values, engine.bank.scaling):
-        assert torch.equal(model.hidden(ids), base)
+    for row in range(3):
+        scored = engine.scored(row, method)
+        with model.adapted(scored.layout, scored.values[None], torch.tensor([scored.scaling])):
+            found = model.hidden(ids)
+        assert torch.allclose(found, base, atol=1e-4) if name in ROUNDED else torch.equal(found, base)
 
 
 @every_trained
 def test_it_learns_and_leaves_the_base_alone(name):
     model, method = packed_model(), recipe(methods()[name])
     before = model.digest()
-    engine = trainer(model, [method] * 2, [1e-2, 5e-3])
+    rate = TOY_RATES.get(name, 1e-2)
+    engine = trainer(model, [method] * 2, [rate, rate / 2])
     losses = train(engine, batches([learnable_examples(120, seed) for seed in (0, 1)], SIZE, 30), progress=0.5)
     assert (losses[-5:].mean(0) < 0.7 * losses[:5].mean(0)).all(), losses
     assert engine.alive.all()
@@ -118,7 +125,7 @@ def test_a_checkpoint_goes_on_bit_for_bit(name, tmp_path):
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     for row in range(3):
-        assert torch.equal(fresh.weights(row, method), engine.weights(row, method))
+        assert torch.equal(fresh.scored(row, method).values, engine.scored(row, method).values)
 
 
 @every_trained
@@ -132,7 +139,37 @@ def test_alone_is_packed(name):
         losses = train(alone, batches([examples[row]], SIZE, 8))[:, 0]
         assert torch.allclose(losses, found[:, row], rtol=1e-5, atol=1e-5)
         assert relative(alone.bank.values[0], engine.bank.values[row]) <= 1e-5
-        assert relative(alone.weights(0, method), engine.weights(row, method)) <= 1e-5
+        assert relative(alone.scored(0, method).values, engine.scored(row, method).values) <= 1e-5
+
+
+@every_trained
+@pytest.mark.parametrize("between", ["continue", "reinit"])
+def test_a_second_task_goes_on_from_a_checkpoint_and_alone(name, between, tmp_path):
+    """What happens between tasks, whoever decides it: the same after a resume, and the same without neighbours."""
+    model, method = packed_model(), recipe(methods()[name]).under(between)
+    first, second = random_data(3), [random_examples(80, 7 + seed) for seed in range(3)]
+
+    def through(engine, rows, *, resume=False):
+        train(engine, batches([first[row] for row in rows], SIZE, 3))
+        engine.end_task()
+        if resume:
+            save_checkpoint(tmp_path / "c.safetensors", "key", engine.state(), {})
+            engine = trainer(model, [method] * 3, [1e-3] * 3)
+            tensors, _ = load_checkpoint(tmp_path / "c.safetensors", "key")
+            engine.load(tensors)
+        scored = [engine.scored(index, method) for index in range(len(rows))]
+        engine.begin_task(1, [second[row] for row in rows])
+        return engine, scored, train(engine, batches([second[row] for row in rows], SIZE, 3))
+
+    engine, before, wanted = through(trainer(model, [method] * 3, [1e-3] * 3), range(3))
+    again, _, found = through(trainer(model, [method] * 3, [1e-3] * 3), range(3), resume=True)
+    assert torch.equal(found, wanted)
+    for row in range(3):
+        assert torch.equal(again.scored(row, method).values, engine.scored(row, method).values)
+    alone, _, losses = through(trainer(model, [method], [1e-3], [1]), [1])
+    assert torch.allclose(losses[:, 0], wanted[:, 1], rtol=1e-5, atol=1e-5)
+    assert relative(alone.scored(0, method).values, engine.scored(1, method).values) <= 1e-3
+    assert all(torch.isfinite(scored.values).all() for scored in before)
 
 
 class HostReads(TorchDispatchMode):

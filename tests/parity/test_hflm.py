@@ -583,7 +583,7 @@ def test_scoring_leaves_no_trace(world, scorer, training):
         assert torch.equal(torch.get_rng_state(), states[2])
         assert world.model.module.training is training
         assert world.model.digest() == digest
-        assert all(world.model.module.get_submodule(slot.module).factors is None for slot in world.model.slots)
+        assert all(world.model.module.get_submodule(slot.module).change is None for slot in world.model.slots)
     finally:
         world.model.module.eval()
 

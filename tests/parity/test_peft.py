@@ -20,8 +20,9 @@ from helpers import (
     warmup,
 )
 
+from baselines import rslora
 from harness.engine.adapters_file import export_peft, find_adapter, save_adapters
-from harness.engine.method import Recipe
+from harness.engine.method import MethodSettings, Recipe
 from harness.study.config import AdapterSettings
 
 RATES = (1e-3, 3e-4, 1e-4, 3e-5)
@@ -139,11 +140,13 @@ def test_exported_adapters_are_what_peft_computes(tmp_path):
     from peft import PeftModel
 
     adapter = AdapterSettings(rank=helpers.RANK, alpha=helpers.ALPHA)
-    packed = trainer(packed_model("qwen2"), [LORA] * 3, [3e-2] * 3)
+    stabilised = rslora.compose(MethodSettings())  # with a scaling of its own
+    packed = trainer(packed_model("qwen2"), [LORA, LORA, stabilised], [3e-2] * 3)
     train(packed, batches(data(3), SIZE, 5))
     layout, values = packed.bank.layout, packed.bank.values
     entries = [(f"trial{row}", values[row]) for row in range(3)]
-    save_adapters(tmp_path / "adapters" / "pack.safetensors", layout, entries, "tiny", adapter)
+    scalings = packed.bank.scaling.tolist()
+    save_adapters(tmp_path / "adapters" / "pack.safetensors", layout, entries, "tiny", adapter, scalings)
     ids = torch.arange(3, 39).view(3, 12)
     plain = tiny_model("qwen2")(input_ids=ids).logits
     with torch.no_grad(), packed.model.adapted(layout, values, packed.bank.scaling):

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from harness.engine.adapters import AdapterBank, Layout, Slot, factors_for_forward
+from harness.engine.adapters import AdapterBank, Layout, Slot
+from harness.engine.linear import Change
 from harness.engine.model import PackedLinear, PackedModel
 from harness.errors import InputError
 
@@ -115,7 +116,7 @@ def test_factors_for_the_forward_pass_carry_each_trial_s_scaling():
     layout = Layout(SLOTS, 2)
     values = random(layout).requires_grad_()
     scaling = torch.tensor([2.0, 0.5, 0.0])
-    pairs = factors_for_forward(layout, values, scaling, torch.bfloat16)
+    pairs = [(change.a, change.b) for change in layout.changes(values, scaling, torch.bfloat16)]
     for (a, b), (want_a, want_b) in zip(pairs, layout.split(values), strict=True):
         assert a.dtype == b.dtype == torch.bfloat16
         assert torch.equal(a, want_a.bfloat16())
@@ -134,7 +135,7 @@ def test_the_packed_layer_is_its_formula_and_has_its_gradient(bias):
     x, a, b = (t.double().requires_grad_() for t in (x, a, b))
 
     def forward(x, a, b):
-        layer.factors = (a, b)
+        layer.take(Change(a, b))
         return layer(x)
 
     wanted = torch.cat([plain(x[2 * k : 2 * k + 2]) + x[2 * k : 2 * k + 2] @ a[k].T @ b[k].T for k in range(3)])
@@ -142,7 +143,7 @@ def test_the_packed_layer_is_its_formula_and_has_its_gradient(bias):
     assert torch.autograd.gradcheck(forward, (x, a, b))
     first = x.detach()  # of the first layer, which needs no gradient of x
     assert torch.autograd.gradcheck(lambda a, b: forward(first, a, b), (a, b))
-    layer.factors = None
+    layer.take(None)
     assert torch.equal(layer(x), plain(x))
 
 

@@ -1,0 +1,28 @@
+"""LoRA+ (Hayou et al., arXiv 2402.12354): B learns faster than A, at ``ratio`` times its rate.
+
+    A <- AdamW(A, rate),  B <- AdamW(B, ratio * rate)
+
+The clip is of the whole gradient and comes before.  As in PEFT (``create_loraplus_optimizer``, which has no default for
+the ratio); the paper and its code use 16.  ``learning_rate`` is A's, so its grid should reach lower than that of LoRA.
+"""
+
+from pydantic import Field
+
+from harness.engine.method import Method, MethodSettings, Recipe
+
+
+class Settings(MethodSettings):
+    ratio: float = Field(16.0, gt=0, description="learning rate of B over that of A")
+
+
+def compose(settings: Settings) -> Recipe:
+    return Recipe(b_rate_ratio=settings.ratio)
+
+
+METHOD = Method(
+    name="lora_plus",
+    summary="LoRA+: B at a higher learning rate than A",
+    source="arXiv 2402.12354; PEFT's definition",
+    settings=Settings,
+    compose=compose,
+)

@@ -1,0 +1,49 @@
+"""PiSSA (Meng et al., arXiv 2404.02948): the adapter starts as the principal part of W0 and the rest is what is frozen.
+
+With W0 = U S V^T and r the rank, s the scaling:
+
+    B0 = U_r (S_r / s)^1/2,  A0 = (S_r / s)^1/2 V_r^T,  W = (W0 - s B0 A0) + s B A
+
+As in PEFT (``init_lora_weights="pissa"``), but W0 is not written to: the residual is W0 with a frozen negative adapter
+-s B0 A0, so that the base is shared by every arm, and forgetting and intruders are those of W against the true W0.  The
+start is W0 up to rounding: two large terms cancel.  An export is plain LoRA of rank 2 r.
+
+Under ``reinit`` every task starts from the principal part of W0 again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from harness.engine.method import LowRank, Method, MethodSettings, Recipe, Start
+
+
+@dataclass(frozen=True)
+class Principal(LowRank):
+    """LoRA factors that start as W0's largest singular directions, which are taken off the base."""
+
+    taken_off: ClassVar[bool] = True
+
+    def start(self, drawn: Tensor, at: Start) -> Tensor:
+        for (a, b), base in zip(at.layout.split(drawn[None]), at.spectra(), strict=True):
+            rank = min(a.shape[1], len(base.d))
+            root = (base.d[:rank] / at.scaling).sqrt()
+            a.zero_()
+            a[0, :rank] = (root * base.v[:, :rank]).mT
+            b[0, :, :rank] = base.u[:, :rank] * root
+        return drawn
+
+
+def compose(settings: MethodSettings) -> Recipe:
+    return Recipe(adapter=Principal())
+
+
+METHOD = Method(
+    name="pissa",
+    summary="PiSSA: starts as the principal part of each matrix",
+    source="arXiv 2404.02948; PEFT's definition",
+    compose=compose,
+)
