@@ -78,7 +78,7 @@ class LowRank:
     @property
     def shape(self) -> tuple:
         """Adapters of equal shape are rows of one pack; how they are scaled and where they start may differ by row."""
-        return ("low rank", self.taken_off)
+        return ("low rank", self.taken_off, 1.0)
 
     def layout(self, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
         """How the trained numbers are laid out; ``rank`` is the study's."""

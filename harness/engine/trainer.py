@@ -95,6 +95,10 @@ class Trainer:
         self.waits = waits
 
     def _put_below(self, frozen: Frozen | None) -> None:
+        if frozen is not None and isinstance(frozen.layout, Layout) and frozen.layout.magnitudes:
+            changes = zip(self.model.weights(), frozen.changes(torch.float32), strict=True)
+            scales = [change.resolved(weight).scale for (_, weight), change in changes]
+            frozen = replace(frozen, scales=tuple(scale for scale in scales if scale is not None))
         self.bank.layout = replace(self.bank.layout, frozen=frozen)
 
     def _bind_updates(self) -> dict[str, BoundUpdate]:
@@ -142,8 +146,9 @@ class Trainer:
         layout, values = self._result(row, recipe)
         if self.bank.layout.frozen is None:
             return Scored(layout, values, float(self.bank.scaling[row]))
-        own = layout.scaled(values[None], self.bank.scaling[row : row + 1])
-        whole = joined(self.bank.layout.frozen.row(row), layout, own)
+        below = self.bank.layout.frozen.row(row)
+        own = replace(layout, frozen=below).scaled(values[None], self.bank.scaling[row : row + 1])
+        whole = joined(below, layout, own)
         return Scored(whole.layout, whole.values[0], 1.0)
 
     def _teacher(self) -> Tensor:
