@@ -77,7 +77,8 @@ def find_adapter(folder: Path, trial: str) -> tuple[Path, int]:
     raise InputError(
         f"no adapter of trial {trial} was kept",
         where=str(folder / "adapters"),
-        remedy="set keep_adapters: last in the study, remove the trial's record and run again",
+        remedy="set keep_adapters: last in the study, remove the trial's record and run again; what has no low rank "
+        "(full_finetune, the dense lora_ema_product) is never kept, since PEFT's format has no place for it",
     )
 
 
@@ -85,12 +86,7 @@ def export_peft(source: Path, place: int, target: Path) -> None:
     """Write one trial's adapter as a folder that ``PeftModel.from_pretrained`` loads."""
     with safe_open(source, framework="pt") as file:
         metadata = file.metadata()
-        tensors = {
-            f"base_model.model.{name}{'' if name.endswith(MAGNITUDE) else '.weight'}": file.get_tensor(name)[
-                place
-            ].clone()
-            for name in file.keys()  # noqa: SIM118
-        }
+        tensors = {_peft_name(name): file.get_tensor(name)[place].clone() for name in file.keys()}  # noqa: SIM118
     adapter = json.loads(metadata["adapter"])
     rank = next(tensor.shape[0] for name, tensor in tensors.items() if name.endswith("lora_A.weight"))
     scaling = json.loads(metadata["scalings"])[place] if "scalings" in metadata else adapter["alpha"] / adapter["rank"]

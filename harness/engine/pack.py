@@ -149,6 +149,10 @@ class PackRun:
         probes = self.study.probes if forecast.scores_probes(self.study, stage, self.stages) else ()
         for trial, scores in self._ask(lambda trial: (*trial.spec.stream, *probes), stage):
             self.ledger.take_scores(trial.fingerprint, stage, scores)
+        for row, trial in self.owner:
+            lost = self.trainer.lost_energy(row, trial.recipe)
+            if lost is not None and self.ledger.alive(trial.fingerprint):
+                self.ledger.take_lost_energy(trial.fingerprint, stage, lost)
 
     def _score_curve(self, stage: int, seen: int) -> None:
         for trial, scores in self._ask(lambda trial: (trial.spec.stream[stage],), stage):
