@@ -17,7 +17,7 @@ from harness.store.records import BaseRecord
 from harness.store.results import open_results, read_base, read_trials, supersede
 from harness.study import forecast
 from harness.study.config import RESERVED, Study, check_name, find_study, load_study
-from harness.study.pack_size import pack_size
+from harness.study.pack_size import dense_rows, pack_size
 from harness.study.plan import Inputs, Pack, Plan, build_plan, remarks
 
 if TYPE_CHECKING:
@@ -105,8 +105,9 @@ def load_campaign(name: str, *, model: str | None, out: Path | None, device: Cal
         task_digests={task: found.digest for task, found in prepared.items()},
         method_digests={method: method_digest(registry[method]) for method in used},
     )
-    size = pack_size(study, source.path, device(study.device))
-    plan = build_plan(study, registry, inputs, size, str(file))
+    there = device(study.device)
+    size, dense = pack_size(study, source.path, there), dense_rows(study, source.path, there)
+    plan = build_plan(study, registry, inputs, size, str(file), dense)
     return Campaign(study, file, folder, source, inputs.task_digests, plan, published, remarks(study, registry))
 
 

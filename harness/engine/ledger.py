@@ -38,6 +38,7 @@ class Notes(BaseModel):
     points: list[list[tuple[int, float]]]
     losses: list[list[float]] = []
     intruders: list[Intruders | None]
+    lost_energy: list[float | None] = []
     student_tokens: list[dict[int, int]]  # one a stage: examples seen -> tokens so far on this task
     teacher_tokens: list[dict[int, int]]
     failure: Failure | None = None
@@ -103,6 +104,12 @@ class Ledger(BaseModel):
     def take_intruders(self, trial: str, stage: int, found: dict) -> None:
         self.notes[trial].intruders[stage] = Intruders.model_validate(found)
 
+    def take_lost_energy(self, trial: str, stage: int, share: float) -> None:
+        """What the weights that were scored leave out of the average that they are of."""
+        notes = self.notes[trial]
+        notes.lost_energy = notes.lost_energy or [None] * self.stages
+        notes.lost_energy[stage] = share
+
     def take_losses(self, losses: Sequence[Sequence[float]]) -> None:
         """Losses of one stage, one list a row; cut at the first that is not finite."""
         for trial, row in self.row_of.items():
@@ -146,6 +153,7 @@ class Ledger(BaseModel):
             curves=tuple(self._curves(notes, spec.stream)) if status == "ok" else (),
             train_loss=tuple(tuple(losses) for losses in notes.losses),
             intruders=tuple(notes.intruders),
+            lost_energy=tuple(notes.lost_energy),
             costs=self._costs(notes, trained, scored),
             host={**host(), **job.extras, "pack": job.name},
             failure=notes.failure,

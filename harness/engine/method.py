@@ -5,7 +5,7 @@ A **method** turns its settings into a :class:`Recipe`:
 ==============  =========================================  =======================================
 part            what it decides                            examples
 ==============  =========================================  =======================================
-adapter         which weights are trained                  :class:`LowRank`, ``None`` (nothing)
+adapter         which weights are trained, from where      :class:`LowRank`, dense, ``None`` (nothing)
 update rules    what happens beside AdamW                  Stable-LoRA's shrink, EWC's penalty
 average         which mean of the weights is kept          EMA of the factors
 loss            what is minimised                          :class:`CrossEntropy`, self-distillation
@@ -66,31 +66,47 @@ class Start:
 
 
 @dataclass(frozen=True)
-class LowRank:
-    """LoRA factors on every adapted matrix; rank, alpha and targets are the study's.  B starts at zero.
+class Adapter(ABC):
+    """Which numbers are trained, how they are laid out and scaled, and where they start.
 
-    A subclass may start elsewhere or have other numbers; rows of one pack have the same ``shape``.
+    Rows of one pack have adapters of equal ``shape``; scaling and start may differ by row.
     """
 
     needs_examples: ClassVar[bool] = False  #: whether ``start`` looks at the examples of the task that begins
     taken_off: ClassVar[bool] = False  #: whether what it starts with is taken off the base, so that both add up to W0
+    dense_copies: ClassVar[int] = 0  #: fp32 tensors of the adapted matrices' size that a row holds (pack sizes)
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple:
+        """What rows of one pack agree on."""
+
+    @abstractmethod
+    def layout(self, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
+        """How the trained numbers of one trial are laid out; ``rank`` is the study's."""
+
+    @abstractmethod
+    def scaling(self, rank: int, alpha: float) -> float:
+        """The factor s of the trained change in W0 + s B A."""
+
+    def start(self, drawn: Tensor, at: Start) -> Tensor:
+        """Where a trial starts, [P]: ``drawn`` (the layout's own for its seed), or what is made of it."""
+        return drawn
+
+
+@dataclass(frozen=True)
+class LowRank(Adapter):
+    """LoRA factors on every adapted matrix; rank, alpha and targets are the study's.  B starts at zero."""
 
     @property
     def shape(self) -> tuple:
-        """Adapters of equal shape are rows of one pack; how they are scaled and where they start may differ by row."""
-        return ("low rank", self.taken_off)
+        return ("low rank", self.taken_off, 1.0)
 
     def layout(self, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
-        """How the trained numbers are laid out; ``rank`` is the study's."""
         return Layout(slots, rank)
 
     def scaling(self, rank: int, alpha: float) -> float:
-        """The factor s of B A in W0 + s B A."""
         return alpha / rank
-
-    def start(self, drawn: Tensor, at: Start) -> Tensor:
-        """Where a trial starts, [P]: ``drawn`` (``Layout.initial`` of its seed), or what is made of it."""
-        return drawn
 
 
 @dataclass(frozen=True)
@@ -145,6 +161,10 @@ class BoundAverage(BoundPart):
         """(layout, values [P]) of average number ``place``, without scaling and what is frozen below."""
         return bank.layout, self.values[place]
 
+    def lost_energy(self, place: int, bank: AdapterBank) -> float | None:
+        """The share of the average's squared norm that its result leaves out; none where it is the average itself."""
+        return None
+
 
 class UpdateRule(ABC):
     @classmethod
@@ -154,6 +174,8 @@ class UpdateRule(ABC):
 
 
 class Average(ABC):
+    dense_copies: ClassVar[int] = 0  #: fp32 tensors of the adapted matrices' size that one average holds
+
     @property
     def shape(self) -> tuple | None:
         """Of what it averages to, where that is not the adapter's own: none of the rows of a pack may differ in it."""
@@ -224,7 +246,7 @@ class OwnTask:
 class Recipe:
     """One method with one setting, as four parts.  ``scored`` says whose weights count as the trial's result."""
 
-    adapter: LowRank | None = LowRank()
+    adapter: Adapter | None = LowRank()
     updates: tuple[UpdateRule, ...] = ()
     b_rate_ratio: float = 1.0  #: learning rate of B over that of A (LoRA+)
     average: Average | None = None

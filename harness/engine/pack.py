@@ -31,7 +31,7 @@ from harness.engine.trainer import RowSpec, Scored, Trainer
 from harness.errors import LorabenchError
 from harness.scoring.scorer import Score
 from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
-from harness.store.records import BaseRecord
+from harness.store.records import BaseRecord, TrialRecord
 from harness.store.results import read_base, write_trial
 from harness.study import forecast
 from harness.study.plan import Pack, PlannedTrial, Row
@@ -149,6 +149,10 @@ class PackRun:
         probes = self.study.probes if forecast.scores_probes(self.study, stage, self.stages) else ()
         for trial, scores in self._ask(lambda trial: (*trial.spec.stream, *probes), stage):
             self.ledger.take_scores(trial.fingerprint, stage, scores)
+        for row, trial in self.owner:
+            lost = self.trainer.lost_energy(row, trial.recipe)
+            if lost is not None and self.ledger.alive(trial.fingerprint):
+                self.ledger.take_lost_energy(trial.fingerprint, stage, lost)
 
     def _score_curve(self, stage: int, seen: int) -> None:
         for trial, scores in self._ask(lambda trial: (trial.spec.stream[stage],), stage):
@@ -227,16 +231,17 @@ class PackRun:
         if self.study.keep_adapters == "last":
             self._save_adapters(self.pack.name)
         self.ledger.memory(peak_memory_gib(self.device))
-        trained = self.trainer.bank.layout.size
-        records = [
-            self.ledger.record(trial, self.job, self.base, trained, self.trainer.scored(row, trial.recipe).layout.size)
-            for row, trial in self.owner
-        ]
+        records = [self._record(row, trial) for row, trial in self.owner]
         for record in records:
             if record.fingerprint in self.job.write:
                 write_trial(self.job.folder, record)
         checkpoint_path(self.job.folder, self.pack.name).unlink(missing_ok=True)
         return [record.status for record in records]
+
+    def _record(self, row: int, trial: PlannedTrial) -> TrialRecord:
+        bank, scored = self.trainer.bank, self.trainer.scored(row, trial.recipe)
+        trained = bank.layout.live(bank.values[row])
+        return self.ledger.record(trial, self.job, self.base, trained, scored.layout.live(scored.values))
 
     def _save_adapters(self, name: str) -> None:
         # Only those whose record this run writes: another's adapter is the one that was scored then.

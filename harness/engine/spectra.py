@@ -34,7 +34,7 @@ class Spectra:
     ) -> dict:
         """The summary of one trial's adapter ``values`` [P] (fields of ``store.records.Intruders``).
 
-        Low rank is counted without a full SVD, whatever the rank that has been stacked; anything else with one.
+        Low rank is counted by the smaller problem, whatever the rank that has been stacked.
 
         ``modules`` are those that it adapts, where it leaves some slots alone; the means are over them.
         """

@@ -12,7 +12,7 @@ from harness.analysis.intruders import Spectrum, spectrum
 from harness.engine.adapters import AdapterBank, DenseLayout, Frozen, Layout, joined
 from harness.engine.batches import Batch, Example, Step, make_step
 from harness.engine.losses import cross_entropy, loss_and_gradient
-from harness.engine.method import Average, BoundAverage, BoundPart, BoundUpdate, LowRank, Recipe, Start, Task
+from harness.engine.method import Adapter, Average, BoundAverage, BoundPart, BoundUpdate, Recipe, Start, Task
 from harness.engine.model import PackedModel, make_bank
 from harness.engine.optimizer import AdamWSettings, PackedAdamW
 from harness.study.seeds import derive
@@ -28,7 +28,7 @@ class RowSpec:
     also_average: tuple[Average, ...] = ()  #: averages of arms that train alike and are only scored differently
 
     @property
-    def adapter(self) -> LowRank:
+    def adapter(self) -> Adapter:
         assert self.recipe.adapter is not None, "arms without an adapter have no rows"
         return self.recipe.adapter
 
@@ -95,6 +95,10 @@ class Trainer:
         self.waits = waits
 
     def _put_below(self, frozen: Frozen | None) -> None:
+        if frozen is not None and isinstance(frozen.layout, Layout) and frozen.layout.magnitudes:
+            changes = zip(self.model.weights(), frozen.changes(torch.float32), strict=True)
+            scales = [change.resolved(weight).scale for (_, weight), change in changes]
+            frozen = replace(frozen, scales=tuple(scale for scale in scales if scale is not None))
         self.bank.layout = replace(self.bank.layout, frozen=frozen)
 
     def _bind_updates(self) -> dict[str, BoundUpdate]:
@@ -142,9 +146,17 @@ class Trainer:
         layout, values = self._result(row, recipe)
         if self.bank.layout.frozen is None:
             return Scored(layout, values, float(self.bank.scaling[row]))
-        own = layout.scaled(values[None], self.bank.scaling[row : row + 1])
-        whole = joined(self.bank.layout.frozen.row(row), layout, own)
+        below = self.bank.layout.frozen.row(row)
+        own = replace(layout, frozen=below).scaled(values[None], self.bank.scaling[row : row + 1])
+        whole = joined(below, layout, own)
         return Scored(whole.layout, whole.values[0], 1.0)
+
+    def lost_energy(self, row: int, recipe: Recipe) -> float | None:
+        """What a trial's result leaves out of the average that it is of (``BoundAverage.lost_energy``)."""
+        if recipe.scored == "student" or recipe.average is None:
+            return None
+        kind, place = self._place[row, recipe.average]
+        return self.averages[kind].lost_energy(place, self.bank)
 
     def _teacher(self) -> Tensor:
         """[K, P]: every row's own average."""

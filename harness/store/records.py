@@ -134,6 +134,7 @@ class TrialRecord(Frozen):
     curves: tuple[Curve, ...] = ()  #: one a task of the stream, in order
     train_loss: tuple[tuple[Score, ...], ...] = ()  #: one tuple a task: the loss of every optimizer step
     intruders: tuple[Intruders | None, ...] = ()  #: T long: after each task; null where not taken
+    lost_energy: tuple[Score | None, ...] = ()  #: T long where what is scored was cut to a rank: the share left out
     costs: Costs = Costs()
     host: dict[str, Scalar] = {}
     failure: Failure | None = None

@@ -22,7 +22,7 @@ SIZE = 4
 #: Methods that start as the base only up to rounding: large terms cancel.
 ROUNDED = {"pissa"}
 #: Rates at which a method learns the toy task in 30 steps, where its own scale of rates differs from LoRA's 1e-2.
-TOY_RATES = {"lora_plus": 2e-3}
+TOY_RATES = {"lora_plus": 2e-3, "full_finetune": 2e-3}
 
 
 def recipe(method: Method) -> Recipe:
