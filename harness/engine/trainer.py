@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from harness.engine.adapters import AdapterBank
-from harness.engine.batches import Batch, Step
+from harness.engine.batches import Batch, Step, make_step
 from harness.engine.losses import loss_and_gradient
 from harness.engine.method import Average, BoundAverage, BoundPart, BoundUpdate, Recipe
 from harness.engine.model import PackedModel, make_bank
 from harness.engine.optimizer import AdamWSettings, PackedAdamW
+from harness.engine.rollouts import own_answers
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,16 @@ class RowSpec:
     learning_rate: float
     init_seed: int
     also_average: tuple[Average, ...] = ()  #: averages of arms that train alike and are only scored differently
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Real tokens of one step, of each row of the pack, by what they went through the model for."""
+
+    student: tuple[int, ...]  #: with gradient
+    teacher: tuple[int, ...]
+    prompt: tuple[int, ...]  #: read in order to sample
+    sampled: tuple[int, ...]
 
 
 class Trainer:
@@ -42,7 +54,9 @@ class Trainer:
         self.optimizer = PackedAdamW(self.bank.values, settings)
         self.rates = torch.tensor([row.learning_rate for row in rows], device=model.device)
         self.alive = torch.ones(len(rows), dtype=torch.bool, device=model.device)
-        self.loss = type(rows[0].recipe.loss).bind([row.recipe.loss for row in rows], model.device)
+        self.needs = rows[0].recipe.loss  # what a loss needs is in its pack_key, so it is the same for every row
+        self.loss = type(self.needs).bind([row.recipe.loss for row in rows], model.device)
+        self.snapshot = self.bank.values.clone() if self.needs.teacher == "snapshot" else None
         self.updates = self._bind_updates()
         self._bind_averages()
 
@@ -81,49 +95,89 @@ class Trainer:
         """The adapter [P] that counts as the result of a trial with this recipe that trains in this row."""
         return self.bank.values[row] if recipe.scored == "student" else self._averaged(row, recipe.average)
 
-    def _teacher(self) -> Tensor:
-        """[K, P]: every row's own average."""
-        return torch.stack([self._averaged(index, row.recipe.average) for index, row in enumerate(self.rows)])
+    def _teacher(self) -> Tensor | None:
+        """[K, P]: every row's own teacher; none for the base, which has no adapter in place."""
+        match self.needs.teacher:
+            case "ema":
+                return torch.stack([self._averaged(i, row.recipe.average) for i, row in enumerate(self.rows)])
+            case "snapshot":
+                return self.snapshot
+            case "live":
+                return self.bank.values
+        return None
+
+    def begin_task(self) -> None:
+        """Before the first step of every task."""
+        if self.snapshot is not None:
+            self.snapshot.copy_(self.bank.values)
 
     # -- one step -------------------------------------------------------------------------------------------------
 
-    def step(self, step: Step, warmup: float, progress: float) -> tuple[Tensor, bool]:
-        """Losses [K] of this step, after updating every row; and whether a teacher pass was made.
+    def step(self, step: Step, warmup: float, progress: float) -> tuple[Tensor, Spent]:
+        """Losses [K] of this step, after updating every row; and the tokens that it took.
 
         ``warmup`` scales the rate; ``progress`` in [0, 1) is the share of the current task's steps that are done.
-        Nothing is read back to the host.
+        Nothing is read back to the host but the students' own answers, token by token, where a loss is on those.
         """
         values = self.bank.values.detach().requires_grad_()
-        taught = self.loss.needs_teacher(progress)
-        teacher = self._teacher() if taught else None
-        losses = torch.zeros_like(self.rates)
-        for batch in step.passes:
-            losses += self._accumulate(batch, values, teacher)
-        assert values.grad is not None
+        taught, samples = self.loss.needs_teacher(progress), self.needs.sampling is not None
+        teach = partial(self._taught_states, self._teacher()) if taught else None
+        losses, none = torch.zeros_like(self.rates), (0,) * len(self.rows)
+        spent = Spent(none, none, none, none)
+        if self.needs.given:
+            spent = Spent(step.tokens, step.teacher_tokens if taught and not samples else none, none, none)
+            for batch in step.passes:
+                losses += self._accumulate(batch, values, None if samples else teach)
+        if taught and samples:
+            own, prompt, sampled = self._rollout(step)
+            student = tuple(map(sum, zip(spent.student, own.tokens, strict=True)))
+            spent = Spent(student, own.teacher_tokens, prompt, sampled)
+            for batch in own.passes:
+                losses += self._accumulate(batch, values, teach, own=True)
+        assert values.grad is not None, "a loss that leaves out the given answers needs its teacher in every step"
         self._update(values.grad, losses, warmup)
-        return losses, taught
+        return losses, spent
 
-    def _accumulate(self, batch: Batch, values: Tensor, teacher_values: Tensor | None) -> Tensor:
-        """Add a pass's gradient to ``values.grad``; returns its part [K] of the losses."""
-        teacher = None
-        if teacher_values is not None:
-            with torch.no_grad():
-                teacher = self._answer_states(batch, teacher_values)
-        student = self._answer_states(batch, values)
+    def _rollout(self, step: Step) -> tuple[Step, tuple[int, ...], tuple[int, ...]]:
+        """The step with the students' own answers, and the tokens read and drawn for them."""
+        assert self.needs.sampling is not None
+        with self.model.adapted(self.bank.layout, self.bank.values, self.bank.scaling):
+            found = own_answers(self.model, step, self.needs.sampling)
+        own = make_step(found.rows, step.end, self.model.device, step.budget, by_answer=True)
+        return own, found.prompt_tokens, found.sampled_tokens
+
+    def _accumulate(
+        self, batch: Batch, values: Tensor, teach: Callable[[Batch], Tensor] | None, *, own: bool = False
+    ) -> Tensor:
+        """Add a pass's gradient to ``values.grad``; returns its part [K] of the losses.
+
+        ``teach`` gives the teachers' states; ``own``: the answers are the students', not the given ones.
+        """
+        teacher = teach(batch) if teach else None
+        student = self._states(batch.ids, batch.source, values)
 
         def token_loss(logits: Tensor, part: slice) -> Tensor:
+            row, position = batch.trial[part], batch.position[part]
             with torch.no_grad():
                 taught_by = None if teacher is None else self.model.logits(teacher[part]).float()
-            return self.loss.tokens(logits, taught_by, batch.target[part], batch.trial[part], batch.position[part])
+            if own:
+                assert taught_by is not None
+                return self.loss.own_tokens(logits, taught_by, row, position)
+            return self.loss.tokens(logits, taught_by, batch.target[part], row, position)
 
         losses, gradient = loss_and_gradient(student, self.model.logits, token_loss, batch.weight)
         student.backward(gradient)
         return torch.zeros_like(self.rates).index_add_(0, batch.trial, losses * batch.weight)
 
-    def _answer_states(self, batch: Batch, values: Tensor) -> Tensor:
-        """Hidden states [N, d] from which the answer tokens are predicted."""
+    @torch.no_grad()
+    def _taught_states(self, values: Tensor | None, batch: Batch) -> Tensor:
+        """The teachers' hidden states [N, d] at the same answer tokens, behind their own prompts."""
+        return self._states(batch.teacher_ids, batch.teacher_source, values)
+
+    def _states(self, ids: Tensor, source: Tensor, values: Tensor | None) -> Tensor:
+        """Hidden states [N, d] of these places, from which answer tokens are predicted; no ``values``: the base's."""
         with self.model.adapted(self.bank.layout, values, self.bank.scaling):
-            return self.model.hidden(batch.ids).flatten(0, 1).index_select(0, batch.source)
+            return self.model.hidden(ids).flatten(0, 1).index_select(0, source)
 
     @torch.no_grad()
     def _update(self, gradient: Tensor, losses: Tensor, warmup: float) -> None:
@@ -146,6 +200,8 @@ class Trainer:
     def state(self) -> dict[str, Tensor]:
         """Every tensor that a later step depends on."""
         tensors = {"values": self.bank.values, "alive": self.alive}
+        if self.snapshot is not None:
+            tensors["snapshot"] = self.snapshot
         tensors |= {f"adamw.{name}": tensor for name, tensor in self.optimizer.state().items()}
         for prefix, part in self._parts().items():
             tensors |= {f"{prefix}.{name}": tensor for name, tensor in part.state().items()}
@@ -155,6 +211,8 @@ class Trainer:
         """The inverse of :meth:`state`."""
         self.bank.values.copy_(state["values"])
         self.alive.copy_(state["alive"])
+        if self.snapshot is not None:
+            self.snapshot.copy_(state["snapshot"])
         for prefix, part in self._parts().items():
             part.load({name: state[f"{prefix}.{name}"] for name in part.state()})
         self.optimizer.load({name: state[f"adamw.{name}"] for name in self.optimizer.state()})
