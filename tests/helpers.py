@@ -17,6 +17,7 @@ from harness.engine.method import Recipe
 from harness.engine.model import ALL_LINEAR, PackedModel
 from harness.engine.optimizer import AdamWSettings
 from harness.engine.trainer import RowSpec, Trainer
+from harness.study.seeds import derive
 
 torch.set_num_threads(1)  # these models are so small that a second thread only waits
 
@@ -79,9 +80,26 @@ def learnable_examples(count: int, seed: int) -> list[Example]:
     return [Example(np.array([1, *rng.integers(10, 20, size=3), q, 90 - q, 2]), 5) for q in questions]
 
 
-def batches(data: Sequence[Sequence[Example]], size: int, steps: int, budget: int = 2**31) -> list[Step]:
-    """Step s takes the examples s * size ... of every row."""
-    return [make_step([examples[s * size : (s + 1) * size] for examples in data], 0, CPU, budget) for s in range(steps)]
+def with_demonstrations(examples: Sequence[Example]) -> list[Example]:
+    """The same, for a teacher that reads prompt, answer and prompt again."""
+    return [
+        Example(e.ids, e.answer_start, np.concatenate([e.prompt, e.answer, e.prompt]).astype(np.int64))
+        for e in examples
+    ]
+
+
+def batches(
+    data: Sequence[Sequence[Example]], size: int, steps: int, budget: int = 2**31, seeds: Sequence[int] | None = None
+) -> list[Step]:
+    """Step s takes the examples s * size ... of every row; row k draws from ``seeds[k]``, by default k."""
+    seeds = range(len(data)) if seeds is None else seeds
+    return [
+        make_step(
+            [examples[s * size : (s + 1) * size] for examples in data], 0, CPU, budget,
+            seeds=[derive(seed, s) for seed in seeds],
+        )
+        for s in range(steps)
+    ]  # fmt: skip
 
 
 def trainer(

@@ -187,10 +187,33 @@ class Average(ABC):
         """``averages[i]`` follows row ``rows[i]`` of the bank; a row may have several, or none."""
 
 
-class Loss(ABC):
-    """Per-token loss on the answer tokens.  Rows of a pack share ``pack_key``; the rest may differ by row."""
+#: Whose logits a student learns from: the base (no adapter), the student at the start of the task, the recipe's
+#: average, or the student as it is.  None has a gradient.
+Teacher = Literal["base", "snapshot", "ema", "live"]
 
-    teacher: ClassVar[Literal["average"] | None] = None  #: whose logits ``bind``'s result takes beside the student's
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a student answers its own prompts: one sample each, over the whole vocabulary; temperature 0 is greedy.
+
+    An answer ends as the given ones do: with the end token, where that is in them, and then after at most
+    ``max_tokens``; else (multiple choice) at the length of the given answer, which is what gets scored.
+    """
+
+    temperature: float = 1.0
+    max_tokens: int = 16
+
+
+class Loss(ABC):
+    """Per-token loss on answer tokens.  Rows of a pack share ``pack_key``; the rest may differ by row.
+
+    Fields, or properties, of a subclass say what it needs.  All but ``demonstration`` must be in its ``pack_key``.
+    """
+
+    given: bool = True  #: whether the given answers are in the loss
+    sampling: Sampling | None = None  #: how the student's own answers are drawn; none: they aren't in the loss
+    teacher: Teacher | None = None
+    demonstration: str | None = None  #: the teacher's prompt, with {prompt} and {demonstration}; none: the student's
 
     @property
     def pack_key(self) -> tuple:
@@ -205,11 +228,21 @@ class Loss(ABC):
 class BoundLoss(ABC):
     @abstractmethod
     def needs_teacher(self, progress: float) -> bool:
-        """Whether a teacher pass is wanted at this share [0, 1) of the current task's steps."""
+        """Whether a teacher pass is wanted at this share [0, 1) of the current task's steps.
+
+        Own answers are sampled in those steps alone.
+        """
 
     @abstractmethod
     def tokens(self, student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
-        """Losses [n] for logits [n, V], targets [n], the row of the pack [n] and the position in the answer [n]."""
+        """Losses [n] for logits [n, V], targets [n], the row of the pack [n] and the position in the answer [n].
+
+        The tokens are those of the given answers; ``teacher`` is none where no teacher pass was made on them.
+        """
+
+    def own_tokens(self, student: Tensor, teacher: Tensor, row: Tensor, position: Tensor) -> Tensor:
+        """The same for tokens of the student's own answers; only for a loss with ``sampling``."""
+        raise NotImplementedError(f"{type(self).__name__} has a sampling and no loss for what is sampled")
 
 
 @dataclass(frozen=True)
@@ -256,14 +289,18 @@ class Recipe:
     between: Between | None = None  #: what happens between tasks; none: what the study says
 
     def __post_init__(self) -> None:
-        if self.average is None and (self.scored == "average" or self.loss.teacher == "average"):
+        if self.average is None and (self.scored == "average" or self.loss.teacher == "ema"):
             raise ValueError("a recipe that scores or distils from an average must keep one")
+        if self.loss.sampling and not self.loss.teacher:
+            raise ValueError("a loss on own answers needs a teacher: nobody else says what is good about them")
+        if not (self.loss.given or self.loss.sampling):
+            raise ValueError("a loss is on the given answers, on own answers, or on both")
 
     @property
     def training_key(self) -> tuple:
         """Equal keys train alike, so those trials train once: an average that is only scored does not count."""
         frozen = self.scored if self.between == "reinit" else None  # what is scored is what the next task stands on
-        average = self.average if self.loss.teacher or frozen == "average" else None
+        average = self.average if self.loss.teacher == "ema" or frozen == "average" else None
         return (
             self.adapter, self.updates, self.b_rate_ratio, average, self.loss, self.examples, self.between, frozen
         )  # fmt: skip

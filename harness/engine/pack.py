@@ -35,6 +35,7 @@ from harness.store.records import BaseRecord, TrialRecord
 from harness.store.results import read_base, write_trial
 from harness.study import forecast
 from harness.study.plan import Pack, PlannedTrial, Row
+from harness.study.seeds import derive
 
 
 def run_pack(job: Job, report: Report) -> list[str]:
@@ -67,7 +68,7 @@ class PackRun:
         self.trainer = self._trainer()
         self.ledger = Ledger.fresh(pack, self.study, base)
         self.owner = [(index, trial) for index, row in enumerate(pack.rows) for trial in row.trials]
-        self._examples: dict[str, Sequence[Example]] = {}
+        self._examples: dict[tuple[str, str | None], Sequence[Example]] = {}
         self._report, self.units = report, forecast.START_UNITS
 
     def _trainer(self) -> Trainer:
@@ -119,12 +120,14 @@ class PackRun:
         """The optimizer step of every row on its next examples; ``seen`` have been seen before it."""
         training = self.study.training
         rows = [examples[seen : seen + training.batch] for examples in order]
-        step = make_step(rows, self.bench.lm.eot_token_id, self.device, training.pass_tokens)
+        # A row draws its own answers from its own seed for the task, whoever it is packed with.
+        seeds = [derive(row.data_seeds[stage], "own answers", seen // training.batch) for row in self.pack.rows]
+        step = make_step(rows, self.bench.lm.eot_token_id, self.device, training.pass_tokens, seeds=seeds)
         warmup = min(1.0, (seen // training.batch + 1) / (training.warmup_steps + 1))
-        losses, taught = self.trainer.step(step, warmup, seen / training.examples)
-        self.ledger.count_tokens(stage, seen + training.batch, step.tokens, taught)
-        units = forecast.TRAIN_UNITS + forecast.TEACHER_UNITS * taught
-        self._advance(step.real_tokens * units, f"task {stage + 1}/{self.stages}: training")
+        losses, spent = self.trainer.step(step, warmup, seen / training.examples)
+        self.ledger.count_tokens(stage, seen + training.batch, spent)
+        units = forecast.step_units(sum(spent.student), sum(spent.teacher), sum(spent.prompt) + sum(spent.sampled))
+        self._advance(units, f"task {stage + 1}/{self.stages}: training")
         return losses
 
     def _choose(self, row: Row, stage: int) -> list[Example]:
@@ -134,13 +137,13 @@ class PackRun:
 
     def _draw(self, row: Row, stage: int) -> list[Example]:
         """The examples of task number ``stage`` that a row's seed draws: a function of nothing else."""
-        task = row.stream[stage]
-        if task not in self._examples:
-            lm = self.bench.lm
-            self._examples[task] = self.bench.suite.training_examples(task, lm._encode_pair, lm.eot_token_id)
-        available, longest = self._examples[task], self.study.training.max_length
+        task, shown, lm = row.stream[stage], row.trials[0].recipe.loss.demonstration, self.bench.lm
+        if (task, shown) not in self._examples:
+            found = self.bench.suite.training_examples(task, lm._encode_pair, lm.eot_token_id, shown)
+            self._examples[task, shown] = found
+        available, longest = self._examples[task, shown], self.study.training.max_length
         drawn = draw(self.study.training.examples, len(available), row.data_seeds[stage])
-        return [available[i].truncated(longest) for i in drawn]
+        return [available[i].truncated(longest, self.bench.model.max_length) for i in drawn]
 
     # -- scores ---------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,11 @@ from harness.study.plan import Pack
 TRAIN_UNITS = 4.3
 #: The same for a teacher's pass over it.
 TEACHER_UNITS = 2.0
+#: A teacher's prompt that shows the answer, in lengths of the student's: the question twice and the template's words.
+DEMONSTRATED = 2.4
+#: Cost of a token read or drawn while students sample: a pass over the prompts, and as much again for answers of 1 to 5
+#: tokens, each a pass of its own of hardly more than overhead.  An estimate, not a measurement.
+SAMPLING_UNITS = 4.0
 #: Cost of the intruders of one trial after one task (135M: 210 eigenproblems on 2 CPU cores).
 INTRUDER_UNITS = 6500.0
 #: Work that does not depend on tokens: loading a model and building requests, in forward tokens.
@@ -25,10 +30,20 @@ def scoring_units(study: Study, base: BaseRecord, tasks: tuple[str, ...]) -> flo
     return float(sum(base.scores[name].tokens for name in tasks))
 
 
-def stage_train_units(study: Study, base: BaseRecord, pack: Pack, stage: int, teacher: bool) -> float:
+def step_units(student: float, teacher: float, sampling: float) -> float:
+    """Work of training on so many tokens, by what they go through the model for."""
+    return TRAIN_UNITS * student + TEACHER_UNITS * teacher + SAMPLING_UNITS * sampling
+
+
+def stage_train_units(study: Study, base: BaseRecord, pack: Pack, stage: int) -> float:
     """Training every row of the pack on its task number ``stage``, without the scores in between."""
-    tokens = sum(base.train_tokens[row.stream[stage]] for row in pack.rows) * study.training.examples
-    return tokens * (TRAIN_UNITS + TEACHER_UNITS * teacher)
+    total = 0.0
+    for row in pack.rows:
+        loss, tokens = row.trials[0].recipe.loss, base.train_tokens[row.stream[stage]] * study.training.examples
+        samples = loss.sampling is not None
+        read = (DEMONSTRATED if loss.demonstration else 1) if loss.teacher else 0
+        total += step_units(tokens * (loss.given + samples), tokens * read, tokens * samples)
+    return total
 
 
 def scores_probes(study: Study, stage: int, stages: int) -> bool:
@@ -42,11 +57,11 @@ def takes_intruders(study: Study, stage: int, stages: int) -> bool:
 
 def pack_units(study: Study, base: BaseRecord, pack: Pack) -> float:
     """All the work of a pack."""
-    total, teacher = START_UNITS, any(row.trials[0].recipe.loss.teacher for row in pack.rows)
+    total = START_UNITS
     stages = max(len(row.stream) for row in pack.rows)
     inner = len(study.curve) - 2
     for stage in range(stages):
-        total += stage_train_units(study, base, pack, stage, teacher)
+        total += stage_train_units(study, base, pack, stage)
         for trial in pack.trials:
             tasks = trial.spec.stream + (study.probes if scores_probes(study, stage, stages) else ())
             total += scoring_units(study, base, tasks)
