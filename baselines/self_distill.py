@@ -141,7 +141,7 @@ def compose(settings: Settings) -> Recipe:
 
 METHOD = Method(
     name="self_distill",
-    summary="LoRA with CE + KL to the EMA of its own adapter, on the given answers",
+    summary="LoRA with CE + a divergence from a teacher: by default its EMA, on the given answers",
     source="arXiv 1703.01780; TEMA",
     settings=Settings,
     compose=compose,

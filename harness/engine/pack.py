@@ -126,7 +126,9 @@ class PackRun:
         warmup = min(1.0, (seen // training.batch + 1) / (training.warmup_steps + 1))
         losses, spent = self.trainer.step(step, warmup, seen / training.examples)
         self.ledger.count_tokens(stage, seen + training.batch, spent)
-        units = forecast.step_units(sum(spent.student), sum(spent.teacher), sum(spent.prompt) + sum(spent.sampled))
+        taught = any(spent.teacher)
+        work = [forecast.token_units(row.trials[0].recipe.loss, taught) for row in self.pack.rows]
+        units = sum(tokens * each for tokens, each in zip(step.tokens, work, strict=True))
         self._advance(units, f"task {stage + 1}/{self.stages}: training")
         return losses
 

@@ -6,6 +6,8 @@ being done.
 
 from __future__ import annotations
 
+from typing import Any
+
 from harness.store.records import BaseRecord
 from harness.study.config import Study
 from harness.study.plan import Pack
@@ -30,20 +32,20 @@ def scoring_units(study: Study, base: BaseRecord, tasks: tuple[str, ...]) -> flo
     return float(sum(base.scores[name].tokens for name in tasks))
 
 
-def step_units(student: float, teacher: float, sampling: float) -> float:
-    """Work of training on so many tokens, by what they go through the model for."""
-    return TRAIN_UNITS * student + TEACHER_UNITS * teacher + SAMPLING_UNITS * sampling
+def token_units(loss: Any, taught: bool = True) -> float:
+    """Work of training with this loss on a token of a given example, all that it asks for included.
+
+    ``taught``: a teacher is asked, as in all steps but a task's first ones.
+    """
+    samples = taught and loss.sampling is not None
+    read = (DEMONSTRATED if loss.demonstration else 1) if taught and loss.teacher else 0
+    return TRAIN_UNITS * (loss.given + samples) + TEACHER_UNITS * read + SAMPLING_UNITS * samples
 
 
 def stage_train_units(study: Study, base: BaseRecord, pack: Pack, stage: int) -> float:
     """Training every row of the pack on its task number ``stage``, without the scores in between."""
-    total = 0.0
-    for row in pack.rows:
-        loss, tokens = row.trials[0].recipe.loss, base.train_tokens[row.stream[stage]] * study.training.examples
-        samples = loss.sampling is not None
-        read = (DEMONSTRATED if loss.demonstration else 1) if loss.teacher else 0
-        total += step_units(tokens * (loss.given + samples), tokens * read, tokens * samples)
-    return total
+    tokens = (base.train_tokens[row.stream[stage]] * token_units(row.trials[0].recipe.loss) for row in pack.rows)
+    return study.training.examples * sum(tokens)
 
 
 def scores_probes(study: Study, stage: int, stages: int) -> bool:
