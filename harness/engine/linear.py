@@ -139,8 +139,11 @@ def _precise_update(x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tenso
     rows, out = x.reshape(a.shape[0], -1, a.shape[2]), y.view(a.shape[0], -1, b.shape[1])
     chunk = max(1, PRECISE_ROWS.get(x.device.type, PRECISE_ROWS["cpu"]) // a.shape[0])
     for part, into in zip(rows.split(chunk, dim=1), out.split(chunk, dim=1), strict=True):
-        exact = into.float()
-        into.copy_(exact.baddbmm_(torch.bmm(part.float(), a.mT), b.mT))
+        down = torch.bmm(part.float(), a.mT)
+        if x.is_cuda:  # one kernel adds float32 to bfloat16: 1.4 times as fast; on a CPU half as fast as copies
+            into += torch.bmm(down, b.mT)
+        else:
+            into.copy_(into.float().baddbmm_(down, b.mT))
     return y
 
 
