@@ -194,7 +194,7 @@ def test_o_lora_by_hand():
     """One 1 x 2 matrix at rank 1, with A_1 = [1, -2] frozen: |A_1 A_2^T| = |3 - 2 * 4| = 5, its slope -A_1."""
     layout = Layout((Slot("layers.0.q_proj", 1, 2),), 1)
     below = Frozen(layout, torch.tensor([[1.0, -2.0, 9.0]]).repeat(3, 1))
-    bank = AdapterBank(Layout(layout.slots, 1, below), range(3), [1.0] * 3, CPU)
+    bank = AdapterBank(Layout(layout.slots, 1, frozen=below), range(3), [1.0] * 3, CPU)
     bank.values.copy_(torch.tensor([[3.0, 4.0, 7.0]]))
     bound = Orthogonal.bind([Orthogonal(0.5, 0.0), None, Orthogonal(0.0, 10.0)], bank)
     gradient = torch.ones(3, 3)
@@ -207,7 +207,7 @@ def test_o_lora_by_hand():
 def test_o_lora_s_penalty_is_autograd_s():
     generator = torch.Generator().manual_seed(3)
     below = Frozen(Layout(SLOTS, 4), torch.randn(2, Layout(SLOTS, 4).size, generator=generator))
-    bank = AdapterBank(Layout(SLOTS, 2, below), range(2), [2.0] * 2, CPU)
+    bank = AdapterBank(Layout(SLOTS, 2, frozen=below), range(2), [2.0] * 2, CPU)
     bank.values.copy_(torch.randn(bank.values.shape, generator=generator))
     leaf = bank.values.clone().requires_grad_()
     penalty = torch.zeros(())
