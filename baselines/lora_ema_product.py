@@ -33,7 +33,7 @@ class ProductEma(Average):
     decay: float
     rank: int = 0
 
-    dense_copies: ClassVar[int] = 2  #: the average, and what a step adds to it
+    dense_copies: ClassVar[int] = 3  #: the average, and two copies while it is scored
 
     @property
     def shape(self) -> tuple:

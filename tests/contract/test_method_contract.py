@@ -57,7 +57,11 @@ def random_data(method: Recipe, rows: int):
 
 
 def test_the_registry_is_complete():
-    assert set(methods()) >= {"frozen", "lora", "stable_lora", "lora_ema", "self_distill", "combined"}
+    assert set(methods()) >= {
+        "frozen", "lora", "stable_lora", "lora_small_a", "lora_ema", "lora_ema_product", "self_distill", "combined",
+        "full_finetune", "multitask", "single_task", "lora_replay", "lora_ewc", "o_lora", "lora_plus", "rslora", "dora",
+        "pissa", "eva",
+    }  # fmt: skip
     assert "frozen" not in TRAINED
 
 
@@ -86,6 +90,20 @@ def test_a_setting_of_the_wrong_type_names_file_and_key(name):
         with pytest.raises(InputError) as error:
             expand_arms(study(**{name: {key: [{"not": "a value"}]}}), methods(), "s.yaml")
         assert error.value.where == f"s.yaml:methods.{name}.{key}"
+
+
+@pytest.mark.parametrize(("name", "key", "value"), [
+    ("lora_ema", "ema_decay", 1.0), ("lora_ema", "ema_decay", -0.1), ("lora_ema_product", "keep_rank", -1),
+    ("stable_lora", "shrink", -1e-3), ("stable_lora", "shrink", 1.0), ("lora_small_a", "shrink", -0.1),
+    ("lora_small_a", "shrink_steps", -1), ("lora_plus", "ratio", 0), ("lora_ewc", "ewc_strength", -1),
+    ("lora_ewc", "fisher_examples", 0), ("lora_replay", "replay_every", 1), ("o_lora", "orthogonality", -0.5),
+    ("o_lora", "size_penalty", -1), ("eva", "rho", 0.5), ("eva", "eva_tokens", 0),
+    ("full_finetune", "learning_rate", 0),
+])  # fmt: skip
+def test_a_value_outside_its_meaning_names_file_and_key(name, key, value):
+    with pytest.raises(InputError) as error:
+        expand_arms(study(**{name: {key: value}}), methods(), "s.yaml")
+    assert error.value.where == f"s.yaml:methods.{name}.{key}"
 
 
 @every_method
@@ -186,6 +204,42 @@ def test_a_second_task_goes_on_from_a_checkpoint_and_alone(name, between, tmp_pa
     assert torch.allclose(losses[:, 0], wanted[:, 1], rtol=1e-5, atol=1e-5)
     assert relative(alone.scored(0, method).values, engine.scored(1, method).values) <= 1e-3
     assert all(torch.isfinite(scored.values).all() for scored in before)
+
+
+def changes_of(layout, values, scaling):
+    """What one row does to every matrix, [m, n]."""
+    weights = [weight for _, weight in packed_model().weights()]
+    one = torch.tensor([float(scaling)])
+    found = zip(layout.changes(values[None], one, torch.float64), weights, strict=True)
+    return [change.delta(weight)[0] for change, weight in found]
+
+
+@every_trained
+def test_what_it_says_it_scores_is_what_is_scored(name):
+    """The student that trains, or the mean of its own path with the decay of its setting; by hand, from every step."""
+    method = recipe(methods()[name])
+    engine = trainer(packed_model(), [method], [1e-2])
+    layout, scaling, path = engine.bank.layout, engine.bank.scaling[0], [engine.bank.values[0].clone()]
+    for step in batches(random_data(method, 1), SIZE, 6):
+        train(engine, [step])
+        path.append(engine.bank.values[0].clone())
+    scored = engine.scored(0, method)
+    student = changes_of(layout, path[-1], scaling)
+    if method.scored == "student":
+        wanted = student
+    else:
+        product = "product" in (method.average.shape or ())
+        mean = changes_of(layout, path[0], scaling) if product else path[0]
+        for t, values in enumerate(path[1:]):
+            decay = min(method.average.decay, (1 + t) / (10 + t))
+            now = changes_of(layout, values, scaling) if product else values
+            pairs = zip(mean, now, strict=True) if product else None
+            mean = [decay * m + (1 - decay) * n for m, n in pairs] if product else decay * mean + (1 - decay) * now
+        wanted = mean if product else changes_of(layout, mean, scaling)
+        assert max(relative(w, s) for w, s in zip(wanted, student, strict=True)) > 0.01
+    found = changes_of(scored.layout, scored.values, scored.scaling)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def in_decoding() -> bool:

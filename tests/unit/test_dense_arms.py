@@ -187,10 +187,10 @@ def test_a_plan_asks_how_many_fit():
     data = {"name": "s", "model": "m", "seeds": list(range(6)), "streams": {"o": ["a", "b"]}, "methods": given}
     study = build_study(data, where="s")
     inputs = Inputs("m", {"a": "a", "b": "b"}, dict.fromkeys(methods(), "d"))
-    found = build_plan(study, methods(), inputs, 6, "s", lambda copies: {0: 6, 2: 3, 7: 1}[copies])
+    found = build_plan(study, methods(), inputs, 6, "s", lambda copies: {0: 6, 3: 3, 7: 1}[copies])
     sizes: dict[str, set[int]] = {}
     for pack in found.packs:
         sizes.setdefault(pack.trials[0].spec.method, set()).add(len(pack.rows))
     assert sizes == {"lora": {3}, "full_finetune": {1}, "single_task": {6}}
     assert single_task.METHOD.name in {trial.spec.method for trial in found.trials}
-    assert ProductEma(0.9).dense_copies == 2
+    assert ProductEma(0.9).dense_copies == 3

@@ -98,6 +98,7 @@ def test_arms_are_paired_and_everything_else_is_not():
 
 @pytest.mark.parametrize("change", [
     {"root_seed": 1}, {"dtype": "float32"}, {"adapter": {"rank": 4}}, {"training": {"examples": 256}},
+    {"training": {"between_tasks": "reinit"}},
     {"scoring": {"items": 5}}, {"scoring": {"split": "validation"}}, {"probes": []}, {"model": "n"},
 ])  # fmt: skip
 def test_what_changes_a_trial_changes_its_fingerprint(change):
