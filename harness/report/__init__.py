@@ -6,8 +6,9 @@ from pathlib import Path
 
 from harness.report import leaderboard, page, plots
 from harness.report.audit import write_audit
-from harness.report.frame import TIDY, tidy_rows, write_csv
+from harness.report.frame import write_csv
 from harness.report.study import Readout, gather
+from harness.report.tidy import TIDY, tidy_rows
 
 __all__ = ["build_report", "write_audit", "write_report"]
 
@@ -27,10 +28,11 @@ def write_report(folder: Path, readout: Readout, *, allow_mixed: bool = False) -
     """:func:`build_report` of records already read."""
     study = gather(readout, allow_mixed=allow_mixed, where=str(folder))
     folder.mkdir(parents=True, exist_ok=True)
+    board = leaderboard.rows(study)
     unfinished = [record for arm in study.arms for record in arm.unfinished]
     written = [
         write_csv(folder / "trials.csv", TIDY, tidy_rows(study.trials, unfinished)),
-        write_csv(folder / "leaderboard.csv", leaderboard.columns(study), leaderboard.table(study)),
+        write_csv(folder / "leaderboard.csv", leaderboard.columns(study), leaderboard.table(study, board)),
     ]
-    written += plots.draw_all(study, folder / "figures")
-    return written + page.write_pages(study, leaderboard.rows(study), folder)
+    written += plots.draw_all(study, board, folder / "figures")
+    return written + page.write_pages(study, board, folder)

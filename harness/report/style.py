@@ -57,12 +57,12 @@ def color(method: str) -> str:
 
 
 def looks(arms: Iterable[tuple[str, str]]) -> dict[str, Look]:
-    """A look an arm, from (arm, method) pairs: settings of one method share the colour, not the line and marker."""
+    """A look an arm, from (arm, method) pairs: arms of one colour differ in line and marker."""
     found: dict[str, Look] = {}
-    settings: dict[str, int] = {}
+    lines: dict[str, int] = {}
     known = list(FIXED)
     for name, method in sorted(arms, key=lambda pair: (known.index(pair[1]) if pair[1] in known else 99, pair[0])):
-        nth = settings[method] = settings.get(method, -1) + 1
+        nth = lines[color(method)] = lines.get(color(method), -1) + 1
         # '$' would start a formula.
         label = name.replace("$", r"\$")
         found[name] = Look(label, color(method), MARKERS[len(found) % len(MARKERS)], LINES[nth % len(LINES)])
