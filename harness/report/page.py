@@ -94,7 +94,7 @@ def _board_row(row: Row, bar: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _bars(board: Sequence[Row], reference: Arm | None) -> list[dict[str, Any] | None]:
-    """Point and interval of the outcome on one axis for all arms, in per cent of it, and plain LoRA's mean as a mark."""
+    """Point and interval of the outcome on one axis for all arms, in per cent of it, marked at plain LoRA's mean."""
     outcomes = [row.arm.estimate(PRIMARY) for row in board]
     trained = [v for row, v in zip(board, outcomes, strict=True) if v and row.arm.method != "frozen"]
     ends = [x for v in trained or outcomes if v for x in (v.mean, v.low, v.high) if x is not None]

@@ -45,7 +45,7 @@ class Table:
 
 
 def write_pair(
-    template: str, context: Mapping[str, Any], captions: Mapping[str, tuple[str, str]], folder: Path, data: Any = None
+    template: str, context: dict[str, Any], captions: Mapping[str, tuple[str, str]], folder: Path, data: Any = None
 ) -> list[Path]:
     """Write ``<template>.md`` and ``<template>.html`` with the figures that lie in ``folder/figures``.
 
@@ -57,24 +57,27 @@ def write_pair(
     markdown = _environment(html=False).get_template(f"{template}.md.j2").render(context, figures=figures, **tools)
     for figure in figures:
         figure["svg"] = Markup(inline(folder / "figures" / f"{figure['name']}.svg", figure["name"], figure["title"]))
+    path = folder / f"{template}.md"
+    path.write_text(markdown, encoding="utf-8", newline="\n")
+    return [path, write_page(template, context | {"figures": figures}, folder, data)]
+
+
+def write_page(template: str, context: Mapping[str, Any], folder: Path, data: Any = None) -> Path:
+    """Write ``<template>.html``; its script is named by its hash, so that no other one runs."""
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     html = (
         _environment(html=True)
         .get_template(f"{template}.html.j2")
         .render(
             context,
-            figures=figures,
             script=Markup(script),
             script_hash=b64encode(sha256(script.encode()).digest()).decode(),
             data=_embedded(data),
         )
     )
-    written = []
-    for kind, text in (("md", markdown), ("html", html)):
-        path = folder / f"{template}.{kind}"
-        path.write_text(text, encoding="utf-8", newline="\n")
-        written.append(path)
-    return written
+    path = folder / f"{template}.html"
+    path.write_text(html, encoding="utf-8", newline="\n")
+    return path
 
 
 def _environment(*, html: bool) -> jinja2.Environment:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -148,7 +148,7 @@ def _refuse_duplicates(records: Iterable[TrialRecord], where: str | None) -> Non
         seen[key] = record.fingerprint
 
 
-def find_mixtures(records: Sequence[TrialRecord]) -> list[str]:
+def find_mixtures(records: Sequence[TrialRecord], kinds: Collection[str] = ("task", "order", "arm")) -> list[str]:
     """Differences that make scores incomparable: stack, base model, task contents, streams, settings within an arm."""
     found = []
     stacks = {record.stack.get("digest"): record.stack for record in records}
@@ -166,7 +166,7 @@ def find_mixtures(records: Sequence[TrialRecord]) -> list[str]:
         streams[spec.order].add(spec.stream)
         arms[spec.arm].add(json.dumps([spec.parameters, spec.method_digest], sort_keys=True))
     for kind, groups in (("task", tasks), ("order", streams), ("arm", arms)):
-        if mixed := sorted(name for name, values in groups.items() if len(values) > 1):
+        if kind in kinds and (mixed := sorted(name for name, values in groups.items() if len(values) > 1)):
             found.append(f"{kind} {', '.join(mixed)} in more than one version")
     return found
 
