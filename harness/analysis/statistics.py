@@ -6,7 +6,7 @@ weight, and spread between orders is not error.  With one order everything here 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -64,7 +64,7 @@ class Paired:
 def _weights(strata: Sequence[Hashable]) -> np.ndarray:
     """Weight of each value so that every stratum weighs the same: 1 / (strata x values in its stratum)."""
     labels = list(strata)
-    sizes = {label: labels.count(label) for label in labels}
+    sizes = Counter(labels)
     return np.array([1.0 / (len(sizes) * sizes[label]) for label in labels])
 
 

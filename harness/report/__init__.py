@@ -11,7 +11,7 @@ from harness.report.frame import write_csv
 from harness.report.index import PAGE, study_folders, write_index
 from harness.report.latex import write_latex
 from harness.report.study import Readout, gather
-from harness.report.tidy import TIDY, tidy_rows
+from harness.report.tidy import write_tidy
 
 __all__ = ["build_index", "build_report", "compare_studies", "write_audit", "write_report"]
 
@@ -35,7 +35,7 @@ def write_report(folder: Path, readout: Readout, *, allow_mixed: bool = False, l
     board = leaderboard.rows(study)
     unfinished = [record for arm in study.arms for record in arm.unfinished]
     written = [
-        write_csv(folder / "trials.csv", TIDY, tidy_rows(study.trials, unfinished)),
+        write_tidy(folder / "trials.csv", study.trials, unfinished),
         write_csv(folder / "leaderboard.csv", leaderboard.columns(study), leaderboard.table(study, board)),
     ]
     written += plots.draw_all(study, board, folder / "figures")

@@ -92,6 +92,11 @@ class Arm:
         return sum(record.status == status for record in self.unfinished)
 
     @property
+    def records(self) -> list[TrialRecord]:
+        """Of every trial that has one, finished ones first."""
+        return [*(trial.record for trial in self.trials), *self.unfinished]
+
+    @property
     def missing(self) -> int:
         return max(0, self.expected - len(self.trials) - len(self.unfinished))
 
@@ -230,6 +235,8 @@ def horizons(records: Iterable[TrialRecord]) -> dict[str, tuple[float, float]]:
 
 def cell(value: Any) -> str:
     """One CSV cell: empty for None and for what is not finite, ten digits for floats, no spreadsheet formulas."""
+    if type(value) is float:  # nearly always
+        return format(value + 0.0, ".10g") if math.isfinite(value) else ""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -184,7 +184,7 @@ def table(study: Study, board: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _state(row: Row) -> dict[str, Any]:
-    records = [trial.record for trial in row.arm.trials] + row.arm.unfinished
+    records = row.arm.records
     return {
         "ranked": row.ranked,
         "why_not_ranked": row.why_not,

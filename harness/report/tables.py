@@ -205,7 +205,7 @@ def _probes(study: Study, board: Sequence[Row]) -> list[Table]:
 
 def parameters(study: Study) -> Table:
     """Hyper-parameters of every arm, as its first record has them."""
-    specs = {arm.name: next((r.spec for r in study.records if r.spec.arm == arm.name), None) for arm in study.arms}
+    specs = {arm.name: arm.records[0].spec if arm.records else None for arm in study.arms}
     names = sorted({name for spec in specs.values() if spec for name in spec.parameters})
     table = Table("Hyper-parameters", ["Method", *names, "Tuned", "Settings tried"])
     for arm, spec in specs.items():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 
-from harness.report.frame import COSTS, INTRUDERS, TABLE_SCHEMA, Trial
+from harness.report.frame import COSTS, INTRUDERS, TABLE_SCHEMA, Trial, cell
 from harness.store.records import Curve, TrialRecord
 
 TIDY = (
@@ -26,52 +28,63 @@ TIDY = (
 )
 
 
-def tidy_rows(trials: Sequence[Trial], unfinished: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+#: What a row says beside its trial: columns ``after_task`` to ``stderr``.
+Number = tuple[int, int | None, str, str, float | None, int | None, float | None]
+
+
+def write_tidy(path: Path, trials: Sequence[Trial], unfinished: Sequence[TrialRecord]) -> Path:
     """The tidy table: one row a number, columns ``TIDY``; a failed trial has the scores it got to, and no metrics."""
     metrics = {id(trial.record): trial.metrics for trial in trials}
-    rows = []
-    for record in sorted([*(t.record for t in trials), *unfinished], key=_record_order):
-        spec = record.spec
-        head = {"study": record.study, "trial": record.fingerprint, "method": spec.method, "setting": spec.setting,
-                    "seed": spec.seed, "order": spec.order, "schema_version": TABLE_SCHEMA}  # fmt: skip
-        own = [*_score_rows(record), *_curve_rows(record.curves, spec.stream), *_intruder_rows(record)]
-        for name, value in metrics.get(id(record), {}).items():
-            if name not in INTRUDERS and name not in COSTS:
-                own.append({"after_task": len(spec.stream), "metric": name, "value": value})
-        own += [
-            {"after_task": len(spec.stream), "metric": name, "value": getattr(record.costs, name)} for name in COSTS
-        ]
-        rows += [head | row for row in own if row["value"] is not None]
-    return rows
+    text = cache(cell)  # few names in millions of rows
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(TIDY)
+        for record in sorted([*(t.record for t in trials), *unfinished], key=_record_order):
+            spec = record.spec
+            head = [cell(name) for name in (record.study, record.fingerprint, spec.method, spec.setting)]
+            head += [str(spec.seed), cell(spec.order)]
+            writer.writerows(
+                (*head, after, examples, text(metric), text(target), cell(value), items, cell(error), TABLE_SCHEMA)
+                for after, examples, metric, target, value, items, error in _numbers(
+                    record, metrics.get(id(record), {})
+                )
+                if value is not None
+            )
+    return path
+
+
+def _numbers(record: TrialRecord, metrics: Mapping[str, float | None] | None) -> Iterable[Number]:
+    yield from _score_rows(record)
+    yield from _curve_rows(record.curves, record.spec.stream)
+    yield from _intruder_rows(record)
+    last = len(record.spec.stream)
+    for name, value in (metrics or {}).items():
+        if name not in INTRUDERS and name not in COSTS:
+            yield last, None, name, "", value, None, None
+    for name in COSTS:
+        yield last, None, name, "", getattr(record.costs, name), None, None
 
 
 def _record_order(record: TrialRecord) -> tuple[str, str, int, str]:
     return record.spec.arm, record.spec.order, record.spec.seed, record.fingerprint
 
 
-def _score_rows(record: TrialRecord) -> Iterable[dict[str, Any]]:
+def _score_rows(record: TrialRecord) -> Iterable[Number]:
     for target, scores in [*record.tasks.items(), *sorted(record.probes.items())]:
         for stage, (value, error) in enumerate(zip(scores.score, scores.stderr, strict=True)):
-            yield {
-                "after_task": stage,
-                "metric": scores.metric,
-                "target": target,
-                "value": value,
-                "items": scores.items,
-                "stderr": error,
-            }
+            yield stage, None, scores.metric, target, value, scores.items, error
 
 
-def _curve_rows(curves: Iterable[Curve], stream: Sequence[str]) -> Iterable[dict[str, Any]]:
+def _curve_rows(curves: Iterable[Curve], stream: Sequence[str]) -> Iterable[Number]:
     for curve in curves:
         stage = stream.index(curve.task) + 1
         for metric, values in (("curve", curve.score), ("curve_tokens", curve.tokens)):
             for n, value in zip(curve.examples, values, strict=True):
-                yield {"after_task": stage, "examples": n, "metric": metric, "target": curve.task, "value": value}
+                yield stage, n, metric, curve.task, value, None, None
 
 
-def _intruder_rows(record: TrialRecord) -> Iterable[dict[str, Any]]:
+def _intruder_rows(record: TrialRecord) -> Iterable[Number]:
     for stage, taken in enumerate(record.intruders, start=1):
         for target, part in [("", taken), *sorted(taken.by_type.items())] if taken else ():
             for metric, key in INTRUDERS.items():
-                yield {"after_task": stage, "metric": metric, "target": target, "value": getattr(part, key)}
+                yield stage, None, metric, target, getattr(part, key), None, None

@@ -143,7 +143,7 @@ def _standing(study: Study, board: Sequence[Row]) -> list[str]:
             f"Not ranked, because trials diverged, failed or are missing: {', '.join(broken)}. "
             "Their means are over the trials that finished, which can flatter them."
         )
-    specs = {a.name: [record.spec for record in study.records if record.spec.arm == a.name] for a in study.arms}
+    specs = {arm.name: [record.spec for record in arm.records] for arm in study.arms}
     untuned = [name for name, own in specs.items() if own and not all(spec.tuned for spec in own)]
     trained = [name for name, own in specs.items() if own and own[0].method != "frozen"]
     if trained and set(trained) <= set(untuned):
