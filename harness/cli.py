@@ -38,6 +38,7 @@ ModelName = Annotated[
 OutFolder = Annotated[Path | None, typer.Option("--out", help="Where results go, instead of results/<study>.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or local: in this process, without importing ray.")]
 PerfFolder = Annotated[Path, typer.Option("--out", help="Folder of the JSON file.")]
+Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Put different stacks on one board, with a banner.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -115,14 +116,42 @@ def report(
     study: StudyName = "auto",
     model: ModelName = None,
     out: OutFolder = None,
-    allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Put different stacks on one board, with a banner.")
-    ] = False,
+    allow_mixed: Mixed = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Also write the tables as report.tex.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Write an index page over everything under results/.")] = False,
 ) -> None:
     """Write the tables, figures and page of a study's results."""
     from harness import campaign
 
-    _write_report(campaign.results_folder(_resolve(study), model, out), allow_mixed=allow_mixed)
+    if every:
+        from harness.report import build_index
+
+        typer.echo(f"index: {build_index((out or Path('results')).resolve())}")
+        return
+    _write_report(campaign.results_folder(_resolve(study), model, out), allow_mixed=allow_mixed, latex=latex)
+
+
+@app.command()
+def compare(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study of both arms, or of A.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="An arm, as the board names it.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The arm that A is compared with.")],
+    other: Annotated[str | None, typer.Option("--with", help="The study of B, or its folder, if another.")] = None,
+    model: ModelName = None,
+    out: OutFolder = None,
+    allow_mixed: Mixed = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say by how much arm A differs from arm B, in pairs of the same order and seed, and how sure that is."""
+    from harness import campaign, console
+    from harness.report import compare_studies
+
+    folder = _existing(campaign.results_folder(_resolve(study), model, out))
+    partner = folder
+    if other is not None:
+        own = (Path(other) / "trials").is_dir()
+        partner = Path(other).resolve() if own else _existing(campaign.results_folder(_resolve(other), model, None))
+    console.show_comparison(compare_studies(folder, first, partner, second, allow_mixed=allow_mixed), as_json)
 
 
 @app.command()
@@ -323,14 +352,18 @@ def _resolve(study: str) -> str:
     return "core" if "GPU 0" in listed.stdout else "quick"
 
 
-def _write_report(folder: Path, *, allow_mixed: bool) -> None:
-    from harness.report import build_report
-
+def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise InputError(
             "there are no results here", where=str(folder), remedy="run the study first: lorabench run STUDY"
         )
-    build_report(folder, allow_mixed=allow_mixed)
+    return folder
+
+
+def _write_report(folder: Path, *, allow_mixed: bool, latex: bool = False) -> None:
+    from harness.report import build_report
+
+    build_report(_existing(folder), allow_mixed=allow_mixed, latex=latex)
     typer.echo(f"report: {folder / 'report.html'}")
 
 

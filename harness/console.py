@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
@@ -20,6 +21,9 @@ from harness.store import read_trials
 from harness.store.records import BaseRecord
 from harness.store.results import base_path
 from harness.study import forecast
+
+if TYPE_CHECKING:
+    from harness.report.comparison import Comparison
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -216,6 +220,22 @@ def show_status(folder: Path, as_json: bool) -> None:
     console.print(table if rows else f"{folder}: no results yet")
     if found.quarantined:
         console.print(f"damaged: {', '.join(found.quarantined)}")
+
+
+def show_comparison(found: Comparison, as_json: bool) -> None:
+    """Two arms: the answer in words, then every metric."""
+    from harness.report import comparison
+
+    if as_json:
+        print(json.dumps(comparison.as_data(found), indent=1, allow_nan=False))
+        return
+    for line in comparison.sentences(found):
+        console.print(line, markup=False)
+    columns, rows = comparison.table(found)
+    lines = [columns, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *rest in lines:
+        console.print("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]), markup=False)
 
 
 def clock(seconds: float) -> str:

@@ -6,31 +6,63 @@ from pathlib import Path
 
 from harness.report import leaderboard, page, plots
 from harness.report.audit import write_audit
-from harness.report.frame import TIDY, tidy_rows, write_csv
+from harness.report.comparison import Comparison, compare
+from harness.report.frame import write_csv
+from harness.report.index import PAGE, study_folders, write_index
+from harness.report.latex import write_latex
 from harness.report.study import Readout, gather
+from harness.report.tidy import write_tidy
 
-__all__ = ["build_report", "write_audit", "write_report"]
+__all__ = ["build_index", "build_report", "compare_studies", "write_audit", "write_report"]
 
 
-def build_report(folder: Path, *, allow_mixed: bool = False) -> list[Path]:
+def build_report(folder: Path, *, allow_mixed: bool = False, latex: bool = False) -> list[Path]:
     """Write tables, figures, report.md and report.html of ``<folder>/trials/*.json`` into ``folder``.
 
-    Returns the paths written.  Raises ``InputError`` where no trial finished, and where records may not be compared
-    (another stack, base model, task version) unless ``allow_mixed``, which puts a banner on the pages.
+    Returns the paths written; with ``latex`` report.tex is among them.  Raises ``InputError`` where no trial finished,
+    and where records may not be compared (another stack, base model, task version) unless ``allow_mixed``, which puts a
+    banner on the pages.
     """
     from harness.store import read_trials
 
-    return write_report(folder, read_trials(folder), allow_mixed=allow_mixed)
+    return write_report(folder, read_trials(folder), allow_mixed=allow_mixed, latex=latex)
 
 
-def write_report(folder: Path, readout: Readout, *, allow_mixed: bool = False) -> list[Path]:
+def write_report(folder: Path, readout: Readout, *, allow_mixed: bool = False, latex: bool = False) -> list[Path]:
     """:func:`build_report` of records already read."""
     study = gather(readout, allow_mixed=allow_mixed, where=str(folder))
     folder.mkdir(parents=True, exist_ok=True)
+    board = leaderboard.rows(study)
     unfinished = [record for arm in study.arms for record in arm.unfinished]
     written = [
-        write_csv(folder / "trials.csv", TIDY, tidy_rows(study.trials, unfinished)),
-        write_csv(folder / "leaderboard.csv", leaderboard.columns(study), leaderboard.table(study)),
+        write_tidy(folder / "trials.csv", study.trials, unfinished),
+        write_csv(folder / "leaderboard.csv", leaderboard.columns(study), leaderboard.table(study, board)),
     ]
-    written += plots.draw_all(study, folder / "figures")
-    return written + page.write_pages(study, leaderboard.rows(study), folder)
+    written += plots.draw_all(study, board, folder / "figures")
+    written += page.write_pages(study, board, folder)
+    return [*written, write_latex(study, board, folder)] if latex else written
+
+
+def build_index(root: Path) -> Path:
+    """Write ``root/index.html`` over every study under ``root``; a study without a page gets its report first.
+
+    A folder that can't be reported is on the page with the reason.
+    """
+    from harness.errors import InputError
+
+    for folder in study_folders(root):
+        if not (folder / PAGE).exists():
+            try:
+                build_report(folder)
+            except InputError:
+                continue  # the index says why
+    return write_index(root)
+
+
+def compare_studies(folder: Path, first: str, other: Path, second: str, *, allow_mixed: bool = False) -> Comparison:
+    """Arm ``first`` of the results in ``folder`` minus arm ``second`` of those in ``other``."""
+    from harness.store import read_trials
+
+    one = gather(read_trials(folder), allow_mixed=allow_mixed, where=str(folder))
+    two = one if other == folder else gather(read_trials(other), allow_mixed=allow_mixed, where=str(other))
+    return compare(one, two, first, second, allow_mixed=allow_mixed)

@@ -1,4 +1,4 @@
-"""From trial records to arms with metrics, and to the tidy table (one row a number).
+"""From trial records to arms with metrics, and how a number becomes a cell of a CSV file.
 
 Only finished trials have metrics.  A metric that has no meaning for a trial is None here, an empty cell in every
 file and a dash on the page.
@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from harness.analysis import continual, efficiency
-from harness.analysis.statistics import Estimate, stratified_mean
-from harness.store.records import Curve, TrialRecord
+from harness.analysis.statistics import Estimate, interquartile_mean, stratified_mean
+from harness.store.records import TrialRecord
 
 T = TypeVar("T")
 REFERENCE = "lora"
@@ -25,6 +25,10 @@ REFERENCE = "lora"
 NOT_SEQUENTIAL = frozenset({"multitask", "single_task"})
 #: Arms with fewer seeds than this are provisional and not ranked.
 LEAST_SEEDS = 3
+#: From so many tasks and seeds up there is an interquartile mean.
+IQM_TASKS, IQM_SEEDS = 3, 5
+#: Of the columns of leaderboard.csv and trials.csv; results/README.md says what each is.
+TABLE_SCHEMA = 1
 
 CONTINUAL = {
     "average_accuracy_over_time": continual.average_accuracy_over_time,
@@ -57,21 +61,6 @@ COSTS = (
     "trained_parameters",
     "energy_kwh",
 )
-TIDY = (
-    "study",
-    "trial",
-    "method",
-    "setting",
-    "seed",
-    "order",
-    "after_task",
-    "examples",
-    "metric",
-    "target",
-    "value",
-    "items",
-    "stderr",
-)
 
 
 @dataclass(frozen=True)
@@ -98,9 +87,15 @@ class Arm:
     expected: int
     trials: list[Trial] = field(default_factory=list)
     unfinished: list[TrialRecord] = field(default_factory=list)
+    _known: dict[str, dict[tuple[str, int], float]] = field(default_factory=dict, repr=False, compare=False)
 
     def count(self, status: str) -> int:
         return sum(record.status == status for record in self.unfinished)
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """Of every trial that has one, finished ones first."""
+        return [*(trial.record for trial in self.trials), *self.unfinished]
 
     @property
     def missing(self) -> int:
@@ -130,14 +125,22 @@ class Arm:
 
     def values(self, metric: str) -> dict[tuple[str, int], float]:
         """The metric of every finished trial; empty unless all of them have it (a mean over some is another metric)."""
-        values = {trial.key: trial.metrics.get(metric) for trial in self.trials}
-        known = {key: value for key, value in values.items() if value is not None}
-        return known if len(known) == len(values) else {}
+        if metric not in self._known:
+            values = {trial.key: trial.metrics.get(metric) for trial in self.trials}
+            known = {key: value for key, value in values.items() if value is not None}
+            self._known[metric] = known if len(known) == len(values) else {}
+        return self._known[metric]
 
     def estimate(self, metric: str) -> Estimate | None:
         """Mean and 95 % interval over trials, orders as strata."""
         values = self.values(metric)
         return estimate(values) if values else None
+
+    def interquartile_mean(self) -> float | None:
+        """Of the final scores of all trials on all tasks; None for few seeds or tasks, or no matrix."""
+        if self.seeds < IQM_SEEDS or any(t.matrix is None or t.matrix.shape[1] < IQM_TASKS for t in self.trials):
+            return None
+        return interquartile_mean(np.concatenate([certain(trial.matrix)[-1] for trial in self.trials]).tolist())
 
 
 def estimate(values: Mapping[tuple[str, int], float]) -> Estimate:
@@ -231,59 +234,10 @@ def horizons(records: Iterable[TrialRecord]) -> dict[str, tuple[float, float]]:
     return {task: (n, 0.0 if math.isinf(spent) else spent) for task, (n, spent) in limits.items()}
 
 
-def tidy_rows(trials: Sequence[Trial], unfinished: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-    """The tidy table: one row a number, columns ``TIDY``; a failed trial has the scores it got to, and no metrics."""
-    metrics = {id(trial.record): trial.metrics for trial in trials}
-    rows = []
-    for record in sorted([*(t.record for t in trials), *unfinished], key=_record_order):
-        spec = record.spec
-        head = {"study": record.study, "trial": record.fingerprint, "method": spec.method, "setting": spec.setting,
-                    "seed": spec.seed, "order": spec.order}  # fmt: skip
-        own = [*_score_rows(record), *_curve_rows(record.curves, spec.stream), *_intruder_rows(record)]
-        for name, value in metrics.get(id(record), {}).items():
-            if name not in INTRUDERS and name not in COSTS:
-                own.append({"after_task": len(spec.stream), "metric": name, "value": value})
-        own += [
-            {"after_task": len(spec.stream), "metric": name, "value": getattr(record.costs, name)} for name in COSTS
-        ]
-        rows += [head | row for row in own if row["value"] is not None]
-    return rows
-
-
-def _record_order(record: TrialRecord) -> tuple[str, str, int, str]:
-    return record.spec.arm, record.spec.order, record.spec.seed, record.fingerprint
-
-
-def _score_rows(record: TrialRecord) -> Iterable[dict[str, Any]]:
-    for target, scores in [*record.tasks.items(), *sorted(record.probes.items())]:
-        for stage, (value, error) in enumerate(zip(scores.score, scores.stderr, strict=True)):
-            yield {
-                "after_task": stage,
-                "metric": scores.metric,
-                "target": target,
-                "value": value,
-                "items": scores.items,
-                "stderr": error,
-            }
-
-
-def _curve_rows(curves: Iterable[Curve], stream: Sequence[str]) -> Iterable[dict[str, Any]]:
-    for curve in curves:
-        stage = stream.index(curve.task) + 1
-        for metric, values in (("curve", curve.score), ("curve_tokens", curve.tokens)):
-            for n, value in zip(curve.examples, values, strict=True):
-                yield {"after_task": stage, "examples": n, "metric": metric, "target": curve.task, "value": value}
-
-
-def _intruder_rows(record: TrialRecord) -> Iterable[dict[str, Any]]:
-    for stage, taken in enumerate(record.intruders, start=1):
-        for target, part in [("", taken), *sorted(taken.by_type.items())] if taken else ():
-            for metric, key in INTRUDERS.items():
-                yield {"after_task": stage, "metric": metric, "target": target, "value": getattr(part, key)}
-
-
 def cell(value: Any) -> str:
     """One CSV cell: empty for None and for what is not finite, ten digits for floats, no spreadsheet formulas."""
+    if type(value) is float:  # nearly always
+        return format(value + 0.0, ".10g") if math.isfinite(value) else ""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -17,7 +17,7 @@ from harness.report.study import Study
 from harness.report.style import INK, PAPER, Look, new_figure
 
 
-def _mean_matrix(arm: Arm, order: str | None = None) -> np.ndarray | None:
+def mean_matrix(arm: Arm, order: str | None = None) -> np.ndarray | None:
     """Mean (T+1) x T matrix of the arm's trials, orders with the same weight; None without a comparable shape."""
     by_order: dict[str, list[np.ndarray]] = {}
     for trial in arm.trials:
@@ -31,10 +31,10 @@ def accuracy_matrix(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequ
     """A heat map an arm; with several orders the columns are positions in the stream, and the CSV has every order."""
     columns = ("arm", "order", "after_task", "position", "task", "mean", "trials")
     streams, rows = study.streams, []
-    arms = [(arm, matrix) for arm in drawn_arms(study, styles) if (matrix := _mean_matrix(arm)) is not None]
+    arms = [(arm, matrix) for arm in drawn_arms(study, styles) if (matrix := mean_matrix(arm)) is not None]
     for arm, _ in arms:
         for order, stream in streams.items():
-            matrix = _mean_matrix(arm, order)
+            matrix = mean_matrix(arm, order)
             count = sum(trial.record.spec.order == order for trial in arm.trials)
             for (stage, column), value in np.ndenumerate(matrix) if matrix is not None else ():
                 rows.append(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.analysis.statistics import Paired, holm, paired_difference
-from harness.report.frame import COSTS, INTRUDERS, Arm
+from harness.analysis.statistics import Paired, holm, minimum_detectable_effect, paired_differences, tie_groups
+from harness.report.frame import COSTS, INTRUDERS, TABLE_SCHEMA, Arm
 from harness.report.study import Study
 
 PRIMARY = "average_accuracy"
+#: Also compared with plain LoRA, each with Holm of its own over the arms.
+SECONDARY = ("forgetting", "sample_efficiency_auc", "intruder_count", "intruder_distance")
 #: The first columns of leaderboard.csv, a promise to whoever reads it with a script.
 FIRST = (
     "method",
@@ -36,10 +39,15 @@ DIFFERENCE = (
     "pairs",
     "p",
     "p_holm",
+    "minimum_detectable_effect",
+    "tie_group",
 )
+#: Of each secondary outcome, after its name.
+SECOND = ("_difference_to_lora", "_difference_to_lora_ci_low", "_difference_to_lora_ci_high", "_p", "_p_holm")
 STATE = ("ranked", "why_not_ranked", "tuned", "diverged", "failed", "missing", "seeds", "orders", "items_per_task")
 MORE = (
     "average_accuracy_stderr",
+    "interquartile_mean",
     "average_accuracy_over_time",
     "backward_transfer_trace",
     "forward_transfer",
@@ -63,41 +71,73 @@ WITH_INTERVAL = (
 
 
 @dataclass(frozen=True)
+class Tested:
+    """The paired difference of an arm to plain LoRA in one outcome, and its p after Holm over the arms."""
+
+    gap: Paired
+    p_holm: float | None  #: None where the arm, or plain LoRA, is not ranked
+
+    @property
+    def p(self) -> float | None:
+        return self.gap.p if self.p_holm is not None else None
+
+
+@dataclass(frozen=True)
 class Row:
-    """An arm on the board; ``difference`` is to plain LoRA on the primary outcome, ``p_holm`` is over the arms."""
+    """An arm on the board, compared with plain LoRA in the primary outcome and the ``SECONDARY`` ones."""
 
     arm: Arm
-    difference: Paired | None
-    p: float | None
-    p_holm: float | None
+    tested: dict[str, Tested]
+    group: int | None  #: arms of one group can't be told apart from its best; None for an arm that is not ranked
+    detectable: float | None  #: minimum detectable effect on the primary outcome
     why_not: str
 
     @property
     def ranked(self) -> bool:
         return not self.why_not
 
+    @property
+    def difference(self) -> Paired | None:
+        return self.tested[PRIMARY].gap if PRIMARY in self.tested else None
+
+    @property
+    def p(self) -> float | None:
+        return self.tested[PRIMARY].p if PRIMARY in self.tested else None
+
+    @property
+    def p_holm(self) -> float | None:
+        return self.tested[PRIMARY].p_holm if PRIMARY in self.tested else None
+
 
 def rows(study: Study) -> list[Row]:
     """The board's rows: ranked arms first, by average accuracy, then the others; ties by name."""
-    reference = study.reference
     why = {arm.name: arm.why_not_ranked() for arm in study.arms}
-    differences: dict[str, Paired | None] = {}
+    tested = {metric: _tests(study, metric, why) for metric in (PRIMARY, *SECONDARY)}
+    groups = tie_groups({arm.name: arm.values(PRIMARY) for arm in study.arms if not why[arm.name]})
+    count = sum(found.p is not None for found in tested[PRIMARY].values())
+    table = []
     for arm in study.arms:
-        other = (
-            None
-            if reference is None or arm is reference
-            else paired_difference(arm.values(PRIMARY), reference.values(PRIMARY))
-        )
-        differences[arm.name] = other
-    # Only complete arms are tested: the pairs that survived a divergence say nothing about those that did not.
-    ready = reference is not None and not why[reference.name]
-    p_values = {name: gap.p for name, gap in differences.items() if gap and ready and not why[name]}
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    table = [
-        Row(arm, differences[arm.name], p_values.get(arm.name), adjusted.get(arm.name), why[arm.name])
-        for arm in study.arms
-    ]
+        own = {metric: found[arm.name] for metric, found in tested.items() if arm.name in found}
+        detectable = None
+        if PRIMARY in own and own[PRIMARY].p is not None:
+            detectable = minimum_detectable_effect(own[PRIMARY].gap, count)
+        table.append(Row(arm, own, groups.get(arm.name), detectable, why[arm.name]))
     return sorted(table, key=_rank)
+
+
+def _tests(study: Study, metric: str, why: dict[str, str]) -> dict[str, Tested]:
+    """Every arm against plain LoRA.
+
+    Only complete arms are tested: the pairs that survived a divergence say nothing about those that did not.
+    """
+    reference = study.reference
+    if reference is None:
+        return {}
+    arms = {arm.name: values for arm in study.arms if arm is not reference and (values := arm.values(metric))}
+    gaps = paired_differences(arms, reference.values(metric))
+    ready = [name for name, gap in gaps.items() if gap.p is not None and not why[name] and not why[reference.name]]
+    adjusted = dict(zip(ready, holm([gaps[name].p for name in ready]), strict=True))
+    return {name: Tested(gap, adjusted.get(name)) for name, gap in gaps.items()}
 
 
 def _rank(row: Row) -> tuple[bool, float, str]:
@@ -114,17 +154,18 @@ def columns(study: Study) -> list[str]:
     """All columns of leaderboard.csv: the promised ones, then the statistics, the state, more metrics, each probe."""
     probes = sorted({name for trial in study.trials for name in trial.metrics if name.startswith("delta_")})
     intervals = [f"{name}_ci_{side}" for name in WITH_INTERVAL for side in ("low", "high")]
-    wanted = [*FIRST, *DIFFERENCE, *STATE, *MORE, *intervals, *INTRUDERS, *COSTS, "shared_by", *probes]
-    return list(dict.fromkeys(wanted))
+    second = [metric + end for metric in SECONDARY for end in SECOND]
+    wanted = [*FIRST, *DIFFERENCE, *STATE, *MORE, *intervals, *second, *INTRUDERS, *COSTS, "shared_by", *probes]
+    return list(dict.fromkeys([*wanted, "schema_version"]))
 
 
-def table(study: Study) -> list[dict[str, Any]]:
+def table(study: Study, board: Sequence[Row]) -> list[dict[str, Any]]:
     """leaderboard.csv, in order of :func:`rows`: every metric as its mean over the arm's finished trials."""
     names = columns(study)
-    board = []
-    for row in rows(study):
+    lines = []
+    for row in board:
         arm = row.arm
-        line: dict[str, Any] = {"method": arm.name, "trials": trial_count(arm)}
+        line: dict[str, Any] = {"method": arm.name, "trials": trial_count(arm), "schema_version": TABLE_SCHEMA}
         for name in names:
             if name not in line and (value := arm.estimate(name)):
                 line[name] = value.mean
@@ -132,13 +173,18 @@ def table(study: Study) -> list[dict[str, Any]]:
             if value := arm.estimate(name):
                 line |= {f"{name}_ci_low": value.low, f"{name}_ci_high": value.high}
         if gap := row.difference:
-            line |= dict(zip(DIFFERENCE, (gap.mean, gap.low, gap.high, gap.pairs, row.p, row.p_holm), strict=True))
-        board.append(line | _state(row))
-    return board
+            numbers = (gap.mean, gap.low, gap.high, gap.pairs, row.p, row.p_holm, row.detectable)
+            line |= dict(zip(DIFFERENCE, numbers, strict=False))
+        for metric in SECONDARY:
+            if found := row.tested.get(metric):
+                numbers = (found.gap.mean, found.gap.low, found.gap.high, found.p, found.p_holm)
+                line |= dict(zip((metric + end for end in SECOND), numbers, strict=True))
+        lines.append(line | {"tie_group": row.group, "interquartile_mean": arm.interquartile_mean()} | _state(row))
+    return lines
 
 
 def _state(row: Row) -> dict[str, Any]:
-    records = [trial.record for trial in row.arm.trials] + row.arm.unfinished
+    records = row.arm.records
     return {
         "ranked": row.ranked,
         "why_not_ranked": row.why_not,

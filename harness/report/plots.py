@@ -1,4 +1,4 @@
-"""The five figures, each as PNG and SVG with the numbers behind it as CSV.
+"""The figures, each as PNG and SVG with the numbers behind it as CSV.
 
 Shares are drawn in per cent and differences in points.  Intervals are 95 % t intervals over trials, orders as strata;
 where n allows none, there is a point without bars.
@@ -7,6 +7,7 @@ where n allows none, there is a point without bars.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -16,26 +17,43 @@ from harness.analysis.statistics import Estimate
 from harness.report.drawing import Rows, bars, drawn_arms, empty, limits, spans
 from harness.report.frame import Arm, write_csv
 from harness.report.heatmap import accuracy_matrix
+from harness.report.leaderboard import Row
 from harness.report.study import Study
 from harness.report.style import GRID, INK, PAPER, Look, context, legend, looks, new_figure, save
 from harness.report.trends import forgetting, intruders, sample_efficiency
 
+#: At most so many arms are drawn: more lines and panels can't be told apart.
+DRAWN = 12
 
-def draw_all(study: Study, folder: Path) -> list[Path]:
+
+def draw_all(study: Study, board: Sequence[Row], folder: Path) -> list[Path]:
     """Draw every figure into ``folder``; returns the paths written, in a fixed order."""
     folder.mkdir(parents=True, exist_ok=True)
-    styles = looks((arm.name, arm.method) for arm in study.arms)
+    drawn = prominent(study, board)
+    # Looks are of all arms, so that an arm looks the same however many are drawn.
+    styles = {name: look for name, look in looks((arm.name, arm.method) for arm in study.arms).items() if name in drawn}
     written: list[Path] = []
     with context():
-        for name, draw in FIGURES.items():
-            figure, columns, rows = draw(study, styles)
-            written += save(figure, folder / name)
-            written.append(write_csv(folder / f"{name}.csv", columns, rows))
+        for plot in FIGURES:
+            figure, columns, rows = plot.draw(study, styles)
+            written += save(figure, folder / plot.name)
+            written.append(write_csv(folder / f"{plot.name}.csv", columns, rows))
     return written
 
 
+def prominent(study: Study, board: Sequence[Row]) -> set[str]:
+    """The arms that figures draw: all of up to ``DRAWN``, else plain LoRA and the first of the board."""
+    names = [row.arm.name for row in board if row.arm.trials]
+    if study.reference and study.reference.name in names:
+        names.sort(key=study.reference.name.__ne__)
+    return set(names[:DRAWN])
+
+
 def accuracy_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
-    """Average accuracy against forgetting: an arm is a point with both intervals, a trial a faint dot."""
+    """Average accuracy against forgetting: an arm is a point with both intervals, a trial a faint dot.
+
+    Arms without a look are grey points, so that the front is that of all arms.
+    """
     columns = (
         "arm",
         "order",
@@ -51,7 +69,8 @@ def accuracy_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, 
         "on_front",
     )
     points = {}
-    for arm in drawn_arms(study, styles):
+    arms = [*drawn_arms(study, styles), *(arm for arm in study.arms if arm.trials and arm.name not in styles)]
+    for arm in arms:
         across, up = arm.estimate("forgetting"), arm.estimate("average_accuracy")
         if across and up:
             points[arm.name] = (arm, across, up)
@@ -74,7 +93,7 @@ def accuracy_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, 
                 "on_front": name in front,
             }
         )
-        for (order, seed), value in sorted(arm.values("forgetting").items()):
+        for (order, seed), value in sorted(arm.values("forgetting").items()) if name in styles else ():
             rows.append(
                 {
                     "arm": name,
@@ -94,8 +113,15 @@ def _scatter(points: dict[str, tuple[Arm, Estimate, Estimate]], front: list[str]
     if len(line) > 1:
         axes.plot(*zip(*line, strict=True), color=INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6, zorder=1)
     held: tuple[list[float], list[float]] = ([], [])
-    control = points.get("frozen") if len(points) > 1 else None
+    control = points.get("frozen") if len(points) > 1 and "frozen" in styles else None
+    others = [(x.mean * 100, y.mean * 100) for name, (_, x, y) in points.items() if name not in styles]
+    if others:
+        axes.plot(*zip(*others, strict=True), ".", color=GRID, markersize=5, zorder=1)
+        for side, own in zip(held, zip(*others, strict=True), strict=True):
+            side += own
     for name, (arm, x, y) in points.items():
+        if name not in styles:
+            continue
         look = styles[name]
         if control and name == "frozen":
             continue
@@ -159,10 +185,57 @@ def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:
 
 
 Draw = Callable[[Study, dict[str, Look]], tuple[Figure, Sequence[str], Rows]]
-FIGURES: dict[str, Draw] = {
-    "accuracy_matrix": accuracy_matrix,
-    "forgetting": forgetting,
-    "intruders": intruders,
-    "sample_efficiency": sample_efficiency,
-    "accuracy_forgetting": accuracy_forgetting,
-}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the report.
+
+    ``draw(study, styles)`` returns the figure, and the columns and rows of the data behind it; it draws the arms of
+    ``styles`` (``drawing.drawn_arms``), and an empty figure that says why where there is nothing to draw.
+    """
+
+    name: str  #: of its files
+    title: str
+    caption: str
+    draw: Draw
+
+
+#: Every figure, in the order of the page.  To add one, add it here.
+FIGURES: tuple[Plot, ...] = (
+    Plot(
+        "accuracy_matrix",
+        "Accuracy matrix",
+        "Score on each task (columns) of the base model and after each training task (rows), mean over trials. "
+        "Framed: the task just learnt. With several orders the columns are positions in the stream.",
+        accuracy_matrix,
+    ),
+    Plot(
+        "forgetting",
+        "Forgetting over the stream",
+        "Best earlier score minus the score now, mean over the tasks learnt before. 95 % CI; points are moved aside "
+        "so that intervals don't hide each other.",
+        forgetting,
+    ),
+    Plot(
+        "accuracy_forgetting",
+        "Accuracy against forgetting",
+        "Arms with 95 % CI both ways, trials as faint dots, incomplete arms hollow. Dashed: the arms whose means no "
+        "other arm beats on both (the Pareto front), without the frozen model, which forgets nothing by not learning.",
+        accuracy_forgetting,
+    ),
+    Plot(
+        "sample_efficiency",
+        "Sample efficiency",
+        "Score on the task being learnt, mean over tasks, against its examples and against all tokens spent on it "
+        "(student, teacher, sampled). Log2 axes; hollow: before the first example. Bands are 95 % CI.",
+        sample_efficiency,
+    ),
+    Plot(
+        "intruders",
+        "Intruder dimensions",
+        "Left singular vectors of the scored weights that resemble none of the original ones (best |cosine| below "
+        "0.5), and how far the top ten are from the nearest original one on average. 95 % CI.",
+        intruders,
+    ),
+)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from markupsafe import Markup
 
 from harness.report.style import inline
 
+TEMPLATES = Path(__file__).parent / "templates"
 #: What Markdown would read as markup, as text.
 MARKDOWN = str.maketrans(
     {
@@ -32,39 +35,55 @@ MARKDOWN = str.maketrans(
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text: the first column names the row."""
+    """A table as text: the first column names the row; ``fixed`` rows stay on top however the others are sorted."""
 
     heading: str
     columns: list[str]
     rows: list[list[str]] = field(default_factory=list)
     caption: str = ""
+    fixed: list[list[str]] = field(default_factory=list)
 
 
 def write_pair(
-    template: str, context: Mapping[str, Any], captions: Mapping[str, tuple[str, str]], folder: Path
+    template: str, context: dict[str, Any], captions: Mapping[str, tuple[str, str]], folder: Path, data: Any = None
 ) -> list[Path]:
     """Write ``<template>.md`` and ``<template>.html`` with the figures that lie in ``folder/figures``.
 
-    ``captions`` maps a figure to its title and its words.  The page is one file, with figures inline.
+    ``captions`` maps a figure to its title and its words.  The page is one file, with figures inline; ``data`` is what
+    its script works on.
     """
     figures = [{"name": name, "title": title, "caption": caption} for name, (title, caption) in captions.items()]
     tools = {"indented": indented, "grid": _grid}
     markdown = _environment(html=False).get_template(f"{template}.md.j2").render(context, figures=figures, **tools)
     for figure in figures:
         figure["svg"] = Markup(inline(folder / "figures" / f"{figure['name']}.svg", figure["name"], figure["title"]))
-    html = _environment(html=True).get_template(f"{template}.html.j2").render(context, figures=figures)
-    written = []
-    for kind, text in (("md", markdown), ("html", html)):
-        path = folder / f"{template}.{kind}"
-        path.write_text(text, encoding="utf-8", newline="\n")
-        written.append(path)
-    return written
+    path = folder / f"{template}.md"
+    path.write_text(markdown, encoding="utf-8", newline="\n")
+    return [path, write_page(template, context | {"figures": figures}, folder, data)]
+
+
+def write_page(template: str, context: Mapping[str, Any], folder: Path, data: Any = None) -> Path:
+    """Write ``<template>.html``; its script is named by its hash, so that no other one runs."""
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    html = (
+        _environment(html=True)
+        .get_template(f"{template}.html.j2")
+        .render(
+            context,
+            script=Markup(script),
+            script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+            data=_embedded(data),
+        )
+    )
+    path = folder / f"{template}.html"
+    path.write_text(html, encoding="utf-8", newline="\n")
+    return path
 
 
 def _environment(*, html: bool) -> jinja2.Environment:
     """Everything is escaped for where it goes; in Markdown by ``finalize``, which no expression can forget."""
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=html,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -72,6 +91,12 @@ def _environment(*, html: bool) -> jinja2.Environment:
         keep_trailing_newline=True,
         finalize=None if html else _markdown,
     )
+
+
+def _embedded(data: Any) -> Markup:
+    """JSON inside a script element, which no text in it can end."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e"))
 
 
 def _markdown(value: Any) -> Any:
@@ -87,7 +112,7 @@ def _markdown(value: Any) -> Any:
 def _grid(table: Table) -> Markup:
     """A table in GitHub's Markdown: numbers to the right."""
     rules = ["---", *(["---:"] * (len(table.columns) - 1))]
-    cells = [[_markdown(cell) for cell in row] for row in (table.columns, *table.rows)]
+    cells = [[_markdown(cell) for cell in row] for row in (table.columns, *table.fixed, *table.rows)]
     return Markup("\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rules, *cells[1:])))
 
 

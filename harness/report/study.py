@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from harness.errors import InputError
@@ -41,7 +42,7 @@ class Study:
     mixtures: list[str]
     published: list[PublishedRow]  #: others' numbers on the same benchmark
 
-    @property
+    @cached_property
     def trials(self) -> list[Trial]:
         return [trial for arm in self.arms for trial in arm.trials]
 
@@ -50,12 +51,12 @@ class Study:
         """Plain LoRA: the arm `lora`, or the only arm of that method."""
         return reference_arm(self.arms)
 
-    @property
+    @cached_property
     def streams(self) -> dict[str, tuple[str, ...]]:
         """The finished trials' orders: name -> tasks."""
         return {trial.record.spec.order: trial.record.spec.stream for trial in sorted(self.trials, key=_key)}
 
-    @property
+    @cached_property
     def tasks(self) -> list[str]:
         """All tasks of all orders, in the first order's order."""
         return list(dict.fromkeys(task for stream in self.streams.values() for task in stream))
@@ -63,8 +64,13 @@ class Study:
     def common(self, key: Callable[[TrialRecord], dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
         """The settings that all records agree on, and the names of those that vary."""
         seen: dict[str, set[str]] = defaultdict(set)
+        before: dict[str, Any] = {}
         for record in self.records:
-            for name, value in key(record).items():
+            found = key(record)
+            if found == before:  # nearly always, and a dump takes longer
+                continue
+            before = found
+            for name, value in found.items():
                 seen[name].add(json.dumps(value, sort_keys=True))
         same = {name: json.loads(next(iter(values))) for name, values in sorted(seen.items()) if len(values) == 1}
         return same, sorted(name for name, values in seen.items() if len(values) > 1)
@@ -148,7 +154,7 @@ def _refuse_duplicates(records: Iterable[TrialRecord], where: str | None) -> Non
         seen[key] = record.fingerprint
 
 
-def find_mixtures(records: Sequence[TrialRecord]) -> list[str]:
+def find_mixtures(records: Sequence[TrialRecord], kinds: Collection[str] = ("task", "order", "arm")) -> list[str]:
     """Differences that make scores incomparable: stack, base model, task contents, streams, settings within an arm."""
     found = []
     stacks = {record.stack.get("digest"): record.stack for record in records}
@@ -166,7 +172,7 @@ def find_mixtures(records: Sequence[TrialRecord]) -> list[str]:
         streams[spec.order].add(spec.stream)
         arms[spec.arm].add(json.dumps([spec.parameters, spec.method_digest], sort_keys=True))
     for kind, groups in (("task", tasks), ("order", streams), ("arm", arms)):
-        if mixed := sorted(name for name, values in groups.items() if len(values) > 1):
+        if kind in kinds and (mixed := sorted(name for name, values in groups.items() if len(values) > 1)):
             found.append(f"{kind} {', '.join(mixed)} in more than one version")
     return found
 

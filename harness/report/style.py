@@ -25,6 +25,7 @@ FIXED = {
 }
 #: For other methods, by hash of the name: Okabe-Ito's sky blue, then Paul Tol's muted wine, olive, teal and rose.
 OTHERS = ("#56B4E9", "#882255", "#999933", "#44AA99", "#CC6677")
+LABEL = 32  #: letters of a name in a legend
 INK, GRID, PAPER = "#24292F", "#B4BBC3", "#FFFFFF"
 MARKERS = "osD^v>P<X*ph"
 LINES = ("-", (0, (4, 1.6)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
@@ -57,15 +58,13 @@ def color(method: str) -> str:
 
 
 def looks(arms: Iterable[tuple[str, str]]) -> dict[str, Look]:
-    """A look an arm, from (arm, method) pairs: settings of one method share the colour, not the line and marker."""
+    """A look an arm, from (arm, method) pairs: arms of one colour differ in line and marker."""
     found: dict[str, Look] = {}
-    settings: dict[str, int] = {}
+    lines: dict[str, int] = {}
     known = list(FIXED)
     for name, method in sorted(arms, key=lambda pair: (known.index(pair[1]) if pair[1] in known else 99, pair[0])):
-        nth = settings[method] = settings.get(method, -1) + 1
-        # '$' would start a formula.
-        label = name.replace("$", r"\$")
-        found[name] = Look(label, color(method), MARKERS[len(found) % len(MARKERS)], LINES[nth % len(LINES)])
+        nth = lines[color(method)] = lines.get(color(method), -1) + 1
+        found[name] = Look(_label(name), color(method), MARKERS[len(found) % len(MARKERS)], LINES[nth % len(LINES)])
     return found
 
 
@@ -73,9 +72,17 @@ def looks_in_order(names: Iterable[str]) -> dict[str, Look]:
     """A look for each of several things that are no methods, by its place: all markers before one comes again."""
     colors = (*list(FIXED.values())[1:], *OTHERS)
     return {
-        name: Look(name.replace("$", r"\$"), colors[i % len(colors)], MARKERS[i % len(MARKERS)], LINES[0])
+        name: Look(_label(name), colors[i % len(colors)], MARKERS[i % len(MARKERS)], LINES[0])
         for i, name in enumerate(names)
     }
+
+
+def _label(name: str) -> str:
+    """A name as it fits a legend: on one line, its middle left out where it is long."""
+    text = " ".join(name.split())
+    if len(text) > LABEL:
+        text = f"{text[: LABEL - 11]}…{text[-10:]}"
+    return text.replace("$", r"\$")  # which would start a formula
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -1,17 +1,16 @@
-"""What the report says in words: numbers as text, a summary no stronger than the statistics, and the notes."""
+"""What the report says in words: numbers as text, and the notes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from harness.analysis.statistics import Estimate, smallest_p
+from harness.analysis.statistics import LEVEL, Estimate, smallest_p
 from harness.report.frame import LEAST_SEEDS, certain
-from harness.report.leaderboard import PRIMARY, Row
+from harness.report.leaderboard import Row
 from harness.report.study import Study
 
 NOTHING = "–"
-LEVEL = 0.05
 
 
 def number(value: float | None, digits: int = 1, scale: float = 1.0, sign: bool = False) -> str:
@@ -60,84 +59,6 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-def summary(study: Study, board: Sequence[Row]) -> list[str]:
-    """Three or four sentences: what ran, the highest mean, the tests, the least forgetting."""
-    return [line for line in (_scope(study), _highest(board), _tests(study, board), _least_forgetting(board)) if line]
-
-
-def _scope(study: Study) -> str:
-    streams, seeds = study.streams, {trial.record.spec.seed for trial in study.trials}
-    lengths = sorted({len(stream) for stream in streams.values()})
-    tasks = plural(lengths[0], "task") if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]} tasks"
-    counts = {word: sum(arm.failures()[word] for arm in study.arms) for word in ("diverged", "failed", "missing")}
-    lost = [f"{count} {word}" for word, count in counts.items() if count]
-    return (
-        f"{plural(len(study.arms), 'arm')}, {tasks} in {plural(len(streams), 'order')}, {plural(len(seeds), 'seed')}: "
-        f"{plural(len(study.trials), 'finished trial')}{', ' + ', '.join(lost) if lost else ''}."
-    )
-
-
-def _highest(board: Sequence[Row]) -> str:
-    ranked = [row for row in board if row.ranked]
-    if not ranked:
-        return "No arm is ranked: see the reasons in the table."
-    means = {row.arm.name: certain(row.arm.estimate(PRIMARY)) for row in ranked}
-    best = means[ranked[0].arm.name]
-    level = [name for name, value in means.items() if percent(value.mean) == percent(best.mean)]
-    alone = len(level) == 1 and best.low is not None
-    low_high = f" (95 % CI {percent(best.low)} to {percent(best.high)})" if alone else ""
-    verb = "has" if len(level) == 1 else "share"
-    return f"{listed(level)} {verb} the highest mean of average accuracy, {percent(best.mean)} %{low_high}."
-
-
-def _tests(study: Study, board: Sequence[Row]) -> str:
-    """What the paired tests against plain LoRA allow to say."""
-    if study.reference is None:
-        return "There is no arm of plain LoRA, so no difference was tested."
-    tested = [(row.arm.name, certain(row.difference), row.p_holm) for row in board if row.p_holm is not None]
-    if not tested:
-        return "No difference to plain LoRA was tested: that takes two ranked arms, one of them plain LoRA."
-    clear = [one for one in tested if one[2] < LEVEL]
-    if not clear:
-        floor = min(smallest_p(gap.pairs) for _, gap, _ in tested) * len(tested)
-        why = (
-            " With so few pairs no difference, however large, could have been."
-            if floor >= LEVEL
-            else " The order of the means is not evidence of an order of the methods."
-        )
-        return f"No paired difference to plain LoRA in average accuracy is significant (Holm, 5 %).{why}"
-    parts = []
-    for word, sign in (("above", 1), ("below", -1)):
-        same = [one for one in clear if one[1].mean * sign > 0]
-        if same:
-            each = [f"{name} ({points(gap.mean)} points, p {_equals(p)})" for name, gap, p in same]
-            parts.append(f"{listed(each)} {word} plain LoRA")
-    others = "" if len(clear) == len(tested) else " The other differences to plain LoRA are not significant."
-    return (
-        f"Significant in paired tests of average accuracy (Holm, 5 %): {'; '.join(parts)}.{others} "
-        "Differences between the other arms were not tested."
-    )
-
-
-def _equals(p: float) -> str:
-    text = p_text(p)
-    return text if text.startswith("<") else f"= {text}"
-
-
-def _least_forgetting(board: Sequence[Row]) -> str:
-    trained = [(row.arm, row.arm.estimate("forgetting")) for row in board if row.ranked and row.arm.method != "frozen"]
-    known = [(arm, value) for arm, value in trained if value]
-    if len(known) < 2:
-        return ""
-    arm, value = min(known, key=lambda pair: (pair[1].mean, pair[0].name))
-    learnt = certain(arm.estimate("learning_accuracy"))
-    return (
-        f"The lowest mean forgetting of the arms that train is that of {arm.name}: {number(value.mean, 1, 100)} points"
-        f"{' ' + interval(value) if value.low is not None else ''}, at a learning accuracy of {percent(learnt.mean)} %"
-        " (not tested)."
-    )
-
-
 def notes(study: Study, board: Sequence[Row]) -> list[str]:
     """What a reader must know before quoting a number."""
     found = [
@@ -146,7 +67,21 @@ def notes(study: Study, board: Sequence[Row]) -> list[str]:
         "trial's score over the test items.",
     ]
     if any(row.difference for row in board):
-        found.append("Differences are paired: same order and seed. p is from a two-sided sign-flip test, then Holm's.")
+        found.append(
+            "Differences are paired: same order and seed. p is from a two-sided sign-flip test, then Holm's over the "
+            "arms; each outcome has a Holm of its own, and average accuracy is the one that was chosen beforehand."
+        )
+    if sum(row.ranked for row in board) > 1:
+        found.append(
+            "Arms of one tie group cannot be told apart from its best arm (paired sign-flip tests against that arm, "
+            "Holm, 5 %); group 1 is the best. A wide spread can put an arm into a better group than one with a higher "
+            "mean: it has not been shown to be worse."
+        )
+    if any(row.detectable is not None for row in board):
+        found.append(
+            "Detectable is the true difference to plain LoRA in average accuracy that would be significant in 80 % of "
+            "such studies, at Holm's first step (non-central t, from the arm's own spread)."
+        )
     found += _power(board) + _standing(study, board)
     if study.quarantined:
         found.append(f"Damaged record files were left out: {', '.join(study.quarantined)}.")
@@ -208,7 +143,7 @@ def _standing(study: Study, board: Sequence[Row]) -> list[str]:
             f"Not ranked, because trials diverged, failed or are missing: {', '.join(broken)}. "
             "Their means are over the trials that finished, which can flatter them."
         )
-    specs = {a.name: [record.spec for record in study.records if record.spec.arm == a.name] for a in study.arms}
+    specs = {arm.name: [record.spec for record in arm.records] for arm in study.arms}
     untuned = [name for name, own in specs.items() if own and not all(spec.tuned for spec in own)]
     trained = [name for name, own in specs.items() if own and own[0].method != "frozen"]
     if trained and set(trained) <= set(untuned):

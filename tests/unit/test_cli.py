@@ -10,12 +10,15 @@ from pathlib import Path
 
 import hub_copies
 import pytest
+import synthetic
 import typer
 
 from harness import cli
 from harness.errors import LorabenchError
+from harness.store import write_trial
 
-VERBS = ("fetch", "plan", "run", "status", "report", "export", "audit", "doctor", "perf", "methods", "tasks", "studies")
+VERBS = ("fetch", "plan", "run", "status", "report", "compare", "export", "audit", "doctor", "perf", "methods", "tasks",
+         "studies")  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -226,6 +229,31 @@ def test_a_report_of_nothing_is_bad_usage(lorabench, tmp_path):
     status, _, err = lorabench("report", "smoke", "--out", str(tmp_path / "nothing"))
     assert status == 2
     assert "no results here" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("compare", "smoke", "lora", "frozen"), ("report", "--all")], ids=["compare", "report --all"]
+)
+def test_nothing_to_compare_or_index_is_bad_usage(lorabench, arguments):
+    status, _, err = lorabench(*arguments)
+    assert status == 2
+    assert "no results here" in err
+
+
+def test_compare_prints_the_answer_and_json(lorabench, tmp_path):
+    for method in ("lora", "combined"):
+        for seed in range(6):
+            write_trial(tmp_path / "results" / "mine", synthetic.trial(method, synthetic.QUICK, seed=seed))
+    status, out, _ = lorabench("compare", "mine", "combined", "lora")
+    assert status == 0
+    assert out.startswith("combined minus lora in average accuracy: +")
+    assert "Forgetting, points" in out
+    status, out, _ = lorabench("compare", "mine", "combined", "lora", "--with", "results/mine", "--json")
+    assert status == 0
+    assert json.loads(out)["differences"]["average_accuracy"]["pairs"] == 6
+    status, _, err = lorabench("compare", "mine", "combined", "lroa")
+    assert status == 2
+    assert "did you mean 'lora'?" in err
 
 
 def test_an_export_of_nothing_is_bad_usage(lorabench, tmp_path):

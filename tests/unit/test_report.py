@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
+from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import synthetic
 from synthetic import QUICK, STACK, Folder, failed, quick, trial
 
 from harness.errors import InputError
-from harness.report import build_report, frame, leaderboard, plots, style, words, write_report
+from harness.report import answer, build_report, frame, leaderboard, plots, style, words, write_report
 from harness.report.study import gather
 from harness.store import write_trial
 from harness.store.published import PublishedRow
@@ -24,7 +26,7 @@ FIRST = (
 )
 FILES = ["trials.csv", "leaderboard.csv"] + [
     f"figures/{name}.{kind}"
-    for name in ("accuracy_matrix", "forgetting", "intruders", "sample_efficiency", "accuracy_forgetting")
+    for name in ("accuracy_matrix", "forgetting", "accuracy_forgetting", "sample_efficiency", "intruders")
     for kind in ("png", "svg", "csv")
 ] + ["report.md", "report.html"]  # fmt: skip
 
@@ -95,7 +97,7 @@ def test_the_frozen_arm_has_zeros_and_empty_costs(quick_folder):
 def test_trials_csv_is_tidy(quick_folder):
     rows = read(quick_folder / "trials.csv")
     assert tuple(rows[0]) == ("study", "trial", "method", "setting", "seed", "order", "after_task", "examples",
-                              "metric", "target", "value", "items", "stderr")  # fmt: skip
+                              "metric", "target", "value", "items", "stderr", "schema_version")  # fmt: skip
     own = [row for row in rows if row["trial"] == "lora-a-0"]
     record = next(record for record in quick().records if record.fingerprint == "lora-a-0")
 
@@ -121,10 +123,12 @@ def test_scores_stand_beside_their_standard_error(quick_folder):
     final = [record.tasks["bbc_topics"] for record in lora]
     score, error = (100 * np.mean([getattr(scores, of)[-1] for scores in final]) for of in ("score", "stderr"))
     base = final[0]
-    line = next(line for line in text.splitlines() if line.startswith("| bbc_topics"))
-    assert f"| {base.items} |" in line
-    assert f"| {100 * base.score[0]:.1f} ± {100 * base.stderr[0]:.1f} |" in line
-    assert f"{score:.1f} ± {error:.1f} [" in line
+    section = text.split("## Final score by task")[1].split("##")[0]
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in section.splitlines() if line.startswith("|")}
+    assert lines["Method"].endswith("| bbc_topics |")
+    assert lines["Test items"].endswith(f"| {base.items} |")
+    assert lines["Base model"].endswith(f"| {100 * base.score[0]:.1f} ± {100 * base.stderr[0]:.1f} |")
+    assert f"| {score:.1f} ± {error:.1f} [" in lines["lora"]
     (row,) = (row for row in read(quick_folder / "leaderboard.csv") if row["method"] == "lora")
     each = [np.sqrt(sum(scores.stderr[-1] ** 2 for scores in record.tasks.values())) / 3 for record in lora]
     assert float(row["average_accuracy_stderr"]) == pytest.approx(np.mean(each), rel=1e-6)
@@ -148,8 +152,10 @@ def test_no_file_says_nan(quick_folder):
 
 def test_the_page_needs_no_network(quick_folder):
     page = (quick_folder / "report.html").read_text()
-    assert not re.search(r"<script|<link|<iframe|@import|(?:src|href)=.https?:", page)
+    assert not re.search(r"<script[^>]+src|<link|<iframe|@import|(?:src|href)=.https?:", page)
     assert "default-src 'none'" in page
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    assert f"script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" in page
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     for target in re.findall(r'href="#([^"]+)"', page):
@@ -159,7 +165,9 @@ def test_the_page_needs_no_network(quick_folder):
 def test_the_words_are_no_stronger_than_the_tests(quick_folder):
     for name in ("report.html", "report.md"):
         text = (quick_folder / name).read_text()
-        assert "No paired difference to plain LoRA in average accuracy is significant" in text
+        assert "no arm differs significantly from plain LoRA" in text
+        assert "no arm differs significantly in forgetting, learning speed" in text
+        assert "with 3 pairs no difference, however large, could have been significant" in text
         assert "3 pairs cannot go below p = .250" in text
         assert "No arm was tuned" in text
         assert "lorabench run quick" in text
@@ -168,11 +176,14 @@ def test_the_words_are_no_stronger_than_the_tests(quick_folder):
 def test_a_clear_difference_is_reported_with_its_direction():
     records = [trial(arm, synthetic.SIX, seed=seed) for arm in ("lora", "combined", "frozen") for seed in range(8)]
     study = gather(Folder(records))
-    text = " ".join(words.summary(study, leaderboard.rows(study)))
-    assert "combined (+" in text
-    assert "above plain LoRA" in text
-    assert "frozen (−" in text
-    assert "Differences between the other arms were not tested." in text
+    first, second, third = answer.answer(study, leaderboard.rows(study))
+    assert first.startswith("combined has the highest mean of average accuracy")
+    assert "significantly above every other ranked arm" in first
+    assert "combined is significantly above plain LoRA (+" in first
+    assert "frozen is significantly below plain LoRA (−" in first
+    assert "forgetting is significantly lower for combined (−" in second
+    assert "frozen" not in second, "forgetting nothing by not learning is no merit"
+    assert "with 8 pairs a true difference to plain LoRA of" in third
 
 
 def test_an_arm_with_a_failure_is_shown_and_not_ranked(tmp_path):
@@ -200,7 +211,7 @@ def test_two_seeds_are_provisional():
     readout = Folder([trial(arm, QUICK, seed=seed) for arm in ("lora", "lora_ema") for seed in range(2)])
     board = leaderboard.rows(gather(readout))
     assert [row.why_not for row in board] == ["provisional: 2 seeds"] * 2
-    assert words.summary(gather(readout), board)[1].startswith("No arm is ranked")
+    assert answer.answer(gather(readout), board)[0].startswith("No arm is ranked")
 
 
 def test_published_numbers_stand_below_the_arms_with_model_and_protocol(tmp_path):
@@ -279,7 +290,7 @@ def test_names_are_text_everywhere(tmp_path):
                                    failed(name, QUICK, seed=5)]))  # fmt: skip
     for path in (tmp_path / "report.html", tmp_path / "report.md"):
         text = path.read_text()
-        assert "<script" not in text
+        assert "<script>alert" not in text
         assert "&lt;script&gt;" in text
     assert "=cmd&#124;x" in (tmp_path / "report.md").read_text()
     methods = [row["method"] for row in read(tmp_path / "leaderboard.csv")]

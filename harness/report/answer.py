@@ -1,0 +1,189 @@
+"""The answer at the top of the page: three sentences from the statistics, never stronger than they are.
+
+One on accuracy, one on forgetting, learning speed and intruder dimensions, one on how sure that is and what it costs.
+Every claim of a difference is a paired test with Holm over the arms; what was not tested is not claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from harness.analysis.statistics import LEVEL, Paired, smallest_p
+from harness.report.frame import certain
+from harness.report.leaderboard import PRIMARY, Row
+from harness.report.study import Study
+from harness.report.words import interval, listed, number, p_text, percent, plural, points
+
+#: Metric -> (what it is called, how a difference is written, its unit).
+OUTCOMES = {
+    "forgetting": ("forgetting", points, "points"),
+    "sample_efficiency_auc": ("learning speed (sample-efficiency AUC)", points, "points"),
+    "intruder_distance": ("intruder distance", lambda value: number(value, 5, sign=True), ""),
+}
+#: Names in a sentence before the rest is counted.
+NAMES = 4
+
+
+def scope(study: Study) -> str:
+    """What ran, in a line."""
+    streams, seeds = study.streams, {trial.record.spec.seed for trial in study.trials}
+    lengths = sorted({len(stream) for stream in streams.values()})
+    tasks = plural(lengths[0], "task") if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]} tasks"
+    counts = {word: sum(arm.failures()[word] for arm in study.arms) for word in ("diverged", "failed", "missing")}
+    lost = [f"{count} {word}" for word, count in counts.items() if count]
+    return (
+        f"{plural(len(study.arms), 'arm')}, {tasks} in {plural(len(streams), 'order')}, {plural(len(seeds), 'seed')}: "
+        f"{plural(len(study.trials), 'finished trial')}{', ' + ', '.join(lost) if lost else ''}."
+    )
+
+
+def answer(study: Study, board: Sequence[Row]) -> list[str]:
+    """The three sentences."""
+    return [_accuracy(study, board), _others(study, board), _certainty(study, board)]
+
+
+def _accuracy(study: Study, board: Sequence[Row]) -> str:
+    ranked = [row for row in board if row.ranked]
+    if not ranked:
+        return "No arm is ranked, so none is called better or worse than another: the board says why."
+    best, tied = ranked[0], [row.arm.name for row in ranked if row.group == 1][1:]
+    value = certain(best.arm.estimate(PRIMARY))
+    ends = f" (95 % CI {percent(value.low)} to {percent(value.high)})" if value.low is not None else ""
+    text = f"{best.arm.name} has the highest mean of average accuracy, {percent(value.mean)} %{ends}"
+    if tied:
+        text += f", and {_some(tied)} cannot be told apart from it"
+    elif len(ranked) > 1:
+        text += ", significantly above every other ranked arm (paired tests, Holm, 5 %)"
+    return f"{text}; {_against_lora(study, board, PRIMARY)}."
+
+
+def _against_lora(study: Study, board: Sequence[Row], metric: str) -> str:
+    """The significant differences in the primary outcome; a clause."""
+    if study.reference is None:
+        return "there is no arm of plain LoRA to compare with"
+    tested = [row for row in board if metric in row.tested and row.tested[metric].p_holm is not None]
+    if not tested:
+        return "no difference to plain LoRA was tested, which takes two ranked arms, one of them plain LoRA"
+    clear = _clear(tested, metric)
+    if not clear:
+        return "no arm differs significantly from plain LoRA"
+    parts = []
+    for word, sign in (("above", 1), ("below", -1)):
+        same = [row for row, gap in clear if gap.mean * sign > 0]
+        if same:
+            p = max(certain(row.tested[metric].p_holm) for row in same)
+            found = f"{_sizes(same, metric, points, 'points')}, p {_equals(p, len(same))}"
+            parts.append(f"{_names(same)} {'are' if len(same) > 1 else 'is'} significantly {word} plain LoRA ({found})")
+    others = "" if len(clear) == len(tested) else ", and no other arm differs significantly from it"
+    return " and ".join(parts) + others
+
+
+def _clear(rows: Sequence[Row], metric: str) -> list[tuple[Row, Paired]]:
+    """Rows with a significant difference in a metric."""
+    found = [(row, row.tested[metric]) for row in rows if metric in row.tested]
+    return [(row, test.gap) for row, test in found if test.p_holm is not None and test.p_holm < LEVEL]
+
+
+def _others(study: Study, board: Sequence[Row]) -> str:
+    # A model that is never trained forgets nothing and has no intruders: that is no merit.
+    trained = [row for row in board if row.arm.method != "frozen"]
+    lowest = _lowest_forgetting(trained)
+    if study.reference is None:
+        return f"Without plain LoRA nothing is tested of forgetting, learning speed and intruder dimensions{lowest}."
+    clauses, level, unknown = [], [], []
+    for metric, (name, *how) in OUTCOMES.items():
+        known = [r for r in trained if metric in r.tested and r.tested[metric].p_holm is not None]
+        if not known:
+            unknown.append(name)
+            continue
+        clear = _clear(known, metric)
+        for word, sign in (("lower", -1), ("higher", 1)):
+            same = [row for row, gap in clear if gap.mean * sign > 0]
+            if same:
+                clauses.append(f"{name} is significantly {word} for {_names(same)} ({_sizes(same, metric, *how)})")
+        if not clear:
+            level.append(name)
+    if level:
+        clauses.append(f"no arm differs significantly in {_or(level)}")
+    if unknown:
+        clauses.append(f"{listed(unknown)} could not be tested")
+    return f"Against plain LoRA, {'; '.join(clauses)}{lowest}."
+
+
+def _lowest_forgetting(trained: Sequence[Row]) -> str:
+    known = [(row.arm, value) for row in trained if row.ranked and (value := row.arm.estimate("forgetting"))]
+    if len(known) < 2:
+        return ""
+    arm, value = min(known, key=lambda pair: (round(pair[1].mean, 12), pair[0].name))
+    learnt = certain(arm.estimate("learning_accuracy"))
+    size = f"{number(value.mean, 1, 100)} points{' ' + interval(value) if value.low is not None else ''}"
+    return (
+        f"; the lowest mean forgetting of the arms that train is that of {arm.name}, {size} at a learning accuracy of "
+        f"{percent(learnt.mean)} % (not tested)"
+    )
+
+
+def _certainty(study: Study, board: Sequence[Row]) -> str:
+    tested = [row for row in board if row.p is not None]
+    detectable = [row.detectable for row in tested if row.detectable is not None]
+    pairs = max((certain(row.difference).pairs for row in tested), default=0)
+    if not tested:
+        sure = "How sure: nothing was tested, so the means and intervals describe these trials and decide nothing"
+    elif not detectable and min(smallest_p(certain(row.difference).pairs) for row in tested) * len(tested) >= LEVEL:
+        sure = f"How sure: with {plural(pairs, 'pair')} no difference, however large, could have been significant"
+    elif not detectable:
+        sure = f"How sure: {plural(pairs, 'pair')}, too few for a minimum detectable effect"
+    else:
+        low, high = number(min(detectable), 1, 100), number(max(detectable), 1, 100)
+        sure = (
+            f"How sure: with {plural(pairs, 'pair')} a true difference to plain LoRA of "
+            f"{low if low == high else f'{low} to {high}'} points, depending on the arm, is found with 80 % power"
+        )
+    return f"{sure}; {_cost(study, board)}."
+
+
+def _cost(study: Study, board: Sequence[Row]) -> str:
+    """Training seconds against plain LoRA's; a clause."""
+    own = study.reference.estimate("train_seconds") if study.reference else None
+    times = {
+        row.arm.name: value.mean / own.mean
+        for row in board
+        if own and own.mean > 0 and row.arm is not study.reference and (value := row.arm.estimate("train_seconds"))
+    }
+    times = {name: factor for name, factor in times.items() if factor > 0}
+    if not times:
+        return "what training costs against plain LoRA was not measured"
+    least, most = min(times, key=lambda n: (times[n], n)), max(times, key=lambda n: (times[n], n))
+    if least == most:
+        return f"training takes {number(times[most], 2)} times plain LoRA's seconds for {most}"
+    return (
+        f"training takes {number(times[least], 2)} ({least}) to {number(times[most], 2)} ({most}) times "
+        "plain LoRA's seconds"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    left = len(names) - NAMES
+    return listed(names) if left <= 1 else f"{', '.join(names[:NAMES])} and {left} others"
+
+
+def _names(rows: Sequence[Row]) -> str:
+    return _some([row.arm.name for row in rows])
+
+
+def _sizes(rows: Sequence[Row], metric: str, write: Callable[[float], str], unit: str) -> str:
+    """The differences of arms to plain LoRA, the largest first: ``+12.5 to +5.6 points``."""
+    gaps = sorted((row.tested[metric].gap.mean for row in rows), key=abs, reverse=True)
+    ends = dict.fromkeys([write(gaps[0]), write(gaps[-1])])
+    return f"{' to '.join(ends)} {unit}".strip()
+
+
+def _or(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _equals(p: float, arms: int) -> str:
+    """``= .012``; of several arms the largest: ``≤ .012``."""
+    text = p_text(p)
+    return text if text.startswith("<") else f"{'≤' if arms > 1 else '='} {text}"

@@ -1,0 +1,161 @@
+"""Two arms side by side: the paired answer in words and numbers, also across two studies of one stack."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.analysis.statistics import (
+    LEVEL,
+    Estimate,
+    Paired,
+    minimum_detectable_effect,
+    paired_difference,
+    smallest_p,
+)
+from harness.errors import InputError, unknown_name
+from harness.report.frame import Arm
+from harness.report.leaderboard import PRIMARY, trial_count
+from harness.report.study import Study, find_mixtures
+from harness.report.tables import COSTS, METRICS
+from harness.report.words import NOTHING, interval, number, p_text, percent, plural, points
+
+#: Metric -> (heading, how to write a value, how to write a difference).
+COMPARED = {
+    PRIMARY: ("Average accuracy, %", percent, points),
+    "learning_accuracy": (*METRICS["learning_accuracy"], points),
+    "forgetting": (*METRICS["forgetting"], points),
+    "backward_transfer": (*METRICS["backward_transfer"], points),
+    "general_delta": (*METRICS["general_delta"], points),
+    "plain_text_delta": (*METRICS["plain_text_delta"], METRICS["plain_text_delta"][1]),
+    "sample_efficiency_auc": (*METRICS["sample_efficiency_auc"], points),
+    "intruder_count": (*METRICS["intruder_count"], lambda value: number(value, 1, sign=True)),
+    "intruder_distance": (*METRICS["intruder_distance"], lambda value: number(value, 5, sign=True)),
+    "train_seconds": (*COSTS["train_seconds"], lambda value: number(value, 1, sign=True)),
+}
+#: Of a study's scoring settings, those that decide which items are asked and how.
+ITEMS = ("split", "items", "probe_items", "max_length", "num_fewshot", "chat_template")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``gaps`` are the first arm minus the second, by metric; ``untested`` says why no p is given, if so."""
+
+    first: Arm
+    second: Arm
+    gaps: dict[str, Paired]
+    untested: str
+    mixtures: list[str]
+
+
+def compare(one: Study, other: Study, first: str, second: str, *, allow_mixed: bool = False) -> Comparison:
+    """Arm ``first`` of ``one`` minus arm ``second`` of ``other`` (which may be the same study).
+
+    Raises ``InputError`` for an arm that is not there or has no finished trial, for nothing to pair, and for records
+    that may not be compared unless ``allow_mixed``.
+    """
+    arms = _arm(one, first), _arm(other, second)
+    records = [[trial.record for trial in arm.trials] for arm in arms]
+    across = [] if one is other else find_mixtures([*records[0], *records[1]], ("task", "order"))
+    if one is not other:
+        across += _seeds_and_items(arms)
+    if across and not allow_mixed:
+        raise InputError(
+            "these arms may not be compared: " + "; ".join(across),
+            where=f"{one.name}, {other.name}",
+            remedy="run both studies on one stack and on the same items, or ask for it (--allow-mixed)",
+        )
+    gaps = {name: gap for name in COMPARED if (gap := paired_difference(arms[0].values(name), arms[1].values(name)))}
+    if PRIMARY not in gaps:
+        raise InputError(
+            f"'{first}' and '{second}' share no order and seed with an average accuracy",
+            where=f"{one.name}, {other.name}",
+            remedy="compare arms that ran the same orders and seeds: lorabench status STUDY",
+        )
+    reasons = [f"{arm.name} is not ranked ({why})" for arm in arms if (why := arm.why_not_ranked())]
+    mixed = list(dict.fromkeys([*one.mixtures, *other.mixtures, *across]))
+    return Comparison(*arms, gaps, "; ".join(reasons), mixed)
+
+
+def _arm(study: Study, name: str) -> Arm:
+    found = {arm.name: arm for arm in study.arms}
+    if name not in found:
+        raise unknown_name("arm", name, found, where=study.name)
+    if not found[name].trials:
+        raise InputError(f"'{name}' has no finished trial", where=study.name, remedy="lorabench status says why")
+    return found[name]
+
+
+def _seeds_and_items(arms: Sequence[Arm]) -> list[str]:
+    """What two studies must share for their seeds to mean the same data and their scores the same questions."""
+    found = []
+    specs = [[trial.record.spec for trial in arm.trials] for arm in arms]
+    for what, values in (
+        ("the root seed", lambda spec: spec.training.get("root_seed")),
+        *((f"scoring.{key}", lambda spec, key=key: spec.scoring.get(key)) for key in ITEMS),
+    ):
+        seen = [sorted({json.dumps(values(spec), sort_keys=True) for spec in own}) for own in specs]
+        if seen[0] != seen[1]:
+            found.append(f"{what} differs ({', '.join(seen[0])} / {', '.join(seen[1])})")
+    return found
+
+
+def sentences(found: Comparison) -> list[str]:
+    """The answer in words, never stronger than the test."""
+    gap, names = found.gaps[PRIMARY], f"{found.first.name} minus {found.second.name}"
+    ends = f" {interval(Estimate(gap.mean, gap.low, gap.high, gap.pairs), points)}" if gap.low is not None else ""
+    text = f"{names} in average accuracy: {points(gap.mean)} points{ends} over {plural(gap.pairs, 'pair')}"
+    lines = []
+    if found.mixtures:
+        lines.append(f"MIXED: {'; '.join(found.mixtures)}. The difference may come from that.")
+    if found.untested or gap.p is None:
+        lines.append(f"{text}; not tested: {found.untested or 'a test needs two pairs'}.")
+        return lines
+    verdict = "significant" if gap.p < LEVEL else "not significant"
+    lines.append(f"{text}; {verdict} at 5 % (two-sided sign-flip test, p {_equals(gap.p)}).")
+    effect = minimum_detectable_effect(gap)
+    if smallest_p(gap.pairs) >= LEVEL:
+        lines.append(
+            f"{plural(gap.pairs, 'pair')} cannot go below p = {p_text(smallest_p(gap.pairs))}, whatever the data."
+        )
+    elif effect is not None:
+        lines.append(f"A true difference of {number(effect, 1, 100)} points would be found in 80 % of such studies.")
+    lines.append("p is for this one comparison, not adjusted for others; the other outcomes are secondary.")
+    return lines
+
+
+def _equals(p: float) -> str:
+    text = p_text(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def table(found: Comparison) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows): every metric that both arms have."""
+    arms = (found.first, found.second)
+    columns = ["", *(f"{arm.name} ({trial_count(arm)})" for arm in arms), "difference [95 % CI]", "pairs", "p"]
+    rows = []
+    for name, gap in found.gaps.items():
+        heading, write, change = COMPARED[name]
+        values = [write(value.mean) if (value := arm.estimate(name)) else NOTHING for arm in arms]
+        ends = interval(Estimate(gap.mean, gap.low, gap.high, gap.pairs), change)
+        p = NOTHING if found.untested else p_text(gap.p)
+        rows.append([heading, *values, f"{change(gap.mean)} {ends}".strip(), str(gap.pairs), p])
+    return columns, rows
+
+
+def as_data(found: Comparison) -> dict[str, Any]:
+    """The same as plain data."""
+    return {
+        "first": found.first.name,
+        "second": found.second.name,
+        "mixed": found.mixtures,
+        "not_tested": found.untested or None,
+        "answer": sentences(found),
+        "differences": {
+            name: {"mean": gap.mean, "ci_low": gap.low, "ci_high": gap.high, "pairs": gap.pairs,
+                   "p": None if found.untested else gap.p}
+            for name, gap in found.gaps.items()
+        },
+    }  # fmt: skip

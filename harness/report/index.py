@@ -1,0 +1,93 @@
+"""The board over studies: one page over everything in a folder of results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import InputError
+from harness.report import leaderboard
+from harness.report.answer import answer, scope
+from harness.report.leaderboard import PRIMARY, Row
+from harness.report.render import Table, write_page
+from harness.report.study import Study, gather
+from harness.report.tables import METRICS, joined
+from harness.report.words import NOTHING, interval, p_text, percent, points
+from harness.store import read_trials
+from harness.store.audit import AUDIT_FILE
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A results folder: what it says, or why it can't be read."""
+
+    link: str  #: from the index page; empty without a page
+    name: str
+    about: str = ""
+    answer: str = ""
+    problem: str = ""
+    stack: str = ""
+    board: tuple[Row, ...] = ()
+
+
+def study_folders(root: Path) -> list[Path]:
+    """Folders of studies under ``root`` and ``root/reference``, by name."""
+    found = [path for path in (*root.glob("*"), *root.glob("reference/*")) if any(path.glob("trials/*.json"))]
+    return sorted(found, key=lambda path: str(path.relative_to(root)))
+
+
+def write_index(root: Path) -> Path:
+    """Write ``root/index.html``.  Raises ``InputError`` where there are no results."""
+    entries = [_entry(folder, root) for folder in study_folders(root)]
+    audits = {path.parent.name: path.parent.name + "/audit.html" for path in sorted(root.glob(f"*/{AUDIT_FILE}"))}
+    if not entries and not audits:
+        raise InputError("there are no results here", where=str(root), remedy="run a study first: lorabench run STUDY")
+    context = {"title": "All results", "entries": entries, "audits": audits, "arms": _arms(entries)}
+    return write_page("index", context, root)
+
+
+def _entry(folder: Path, root: Path) -> Entry:
+    name = folder.relative_to(root).as_posix()
+    link = f"{name}/{PAGE}" if (folder / PAGE).exists() else ""
+    try:
+        study = gather(read_trials(folder), where=str(folder))
+    except InputError as problem:
+        return Entry(link, name, problem=problem.what)
+    board = tuple(leaderboard.rows(study))
+    stack, _ = study.common(lambda record: record.stack)
+    seen = ", ".join(str(stack[key]) for key in ("device", "dtype", "digest") if key in stack)
+    return Entry(link, name, f"{_model(study)}. {scope(study)}", answer(study, board)[0], "", seen, board)
+
+
+def _model(study: Study) -> str:
+    return ", ".join(dict.fromkeys(record.spec.model for record in study.records))
+
+
+def _arms(entries: Iterable[Entry]) -> Table:
+    """Every arm of every study.  No test crosses studies here: `lorabench compare` does that."""
+    shown = ("forgetting", "learning_accuracy", "plain_text_delta", "sample_efficiency_auc", "intruder_distance")
+    columns = ["Method", "Study", "Tie group", "Average accuracy, %", "Difference to LoRA, points", "p (Holm)"]
+    table = Table(
+        "Every arm",
+        [*columns, *(METRICS[name][0] for name in shown), "Stack"],
+        caption="Scores of different studies or stacks are not comparable; a difference and its p are within a study.",
+    )
+    for entry in entries:
+        for row in (row for row in entry.board if row.arm.trials):
+            outcome, gap = row.arm.estimate(PRIMARY), row.difference
+            table.rows.append(
+                [
+                    row.arm.name,
+                    entry.name,
+                    NOTHING if row.group is None else str(row.group),
+                    joined(percent(outcome.mean), interval(outcome)) if outcome else NOTHING,
+                    points(gap.mean) if gap else NOTHING,
+                    p_text(row.p_holm),
+                    *(METRICS[n][1](value.mean) if (value := row.arm.estimate(n)) else NOTHING for n in shown),
+                    entry.stack.rpartition(", ")[2],
+                ]
+            )
+    return table

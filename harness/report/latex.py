@@ -1,0 +1,77 @@
+"""report.tex: the report's tables for a paper, with booktabs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.report.leaderboard import Row
+from harness.report.page import leaderboard_table
+from harness.report.render import Table
+from harness.report.study import Study
+from harness.report.tables import parameters, tables
+
+#: What LaTeX reads as something else, and signs that its usual fonts lack.
+SIGNS = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"$<$",
+        ">": r"$>$",
+        "|": r"$|$",
+        '"': r"\textquotedbl{}",
+        "−": r"$-$",
+        "±": r"$\pm$",
+        "–": r"--",
+        "…": r"\ldots{}",
+        "Δ": r"$\Delta$",
+        "→": r"$\to$",
+        "≤": r"$\leq$",
+        "·": r"$\cdot$",
+    }
+)
+HEAD = r"""% Tables of a lorabench report: \input{report}, with \usepackage{booktabs,graphicx} and
+% \usepackage[T1]{fontenc} in the preamble.
+"""
+
+
+def write_latex(study: Study, board: Sequence[Row], folder: Path) -> Path:
+    """Write every table of the report as a float of its own."""
+    path = folder / "report.tex"
+    found = [leaderboard_table(board), *tables(study, board), parameters(study)]
+    label = "".join(letter if letter.isalnum() else "-" for letter in study.name.lower())
+    parts = [_float(table, f"tab:{label}-{i}") for i, table in enumerate(found, start=1)]
+    path.write_text(HEAD + "\n".join(parts), encoding="utf-8", newline="\n")
+    return path
+
+
+def escaped(text: str) -> str:
+    """Text that stays text: no command, and no line break that would end a row."""
+    return " ".join(text.split()).translate(SIGNS)
+
+
+def _float(table: Table, label: str) -> str:
+    """One table; a wide one is scaled to the width of the text."""
+    rows = [" & ".join(map(_cell, row)) + r" \\" for row in (table.columns, *table.fixed, *table.rows)]
+    rules = [r"\toprule", rows[0], r"\midrule", *rows[1 : 1 + len(table.fixed)]]
+    if table.fixed:
+        rules.append(r"\midrule")
+    rules += [*rows[1 + len(table.fixed) :], r"\bottomrule"]
+    tabular = "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}", *rules, r"\end{tabular}"])
+    if len(table.columns) > 6:
+        tabular = f"\\resizebox{{\\textwidth}}{{!}}{{%\n{tabular}%\n}}"
+    caption = escaped(f"{table.heading}. {table.caption}".strip())
+    return f"""\\begin{{table}}[t]
+\\centering\\small
+\\caption{{{caption}}}
+\\label{{{label}}}
+{tabular}
+\\end{{table}}
+"""
+
+
+def _cell(text: str) -> str:
+    # A cell that begins with [ after \\ would be read as its optional argument.
+    return "{}" + escaped(text) if text.startswith("[") else escaped(text)

@@ -1,0 +1,218 @@
+"""The tables below the figures, as text, for page, Markdown and LaTeX: an arm a row, in the board's order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness.analysis.statistics import Estimate
+from harness.report import published
+from harness.report.frame import Arm, estimate
+from harness.report.leaderboard import PRIMARY, Row
+from harness.report.render import Table, settings
+from harness.report.study import Study
+from harness.report.words import NOTHING, interval, number, percent, points, with_error
+
+#: Column -> (heading, how to write it).
+METRICS = {
+    "learning_accuracy": ("Learning accuracy, %", percent),
+    "forgetting": ("Forgetting, points", lambda value: number(value, 1, 100)),
+    "backward_transfer": ("BWT, points", points),
+    "general_delta": ("General Δ, points", points),
+    "plain_text_delta": ("Plain text Δ, bits/byte", lambda value: number(value, 3, sign=True)),
+    "sample_efficiency_auc": ("Sample efficiency AUC, points", points),
+    "intruder_count": ("Intruders", lambda value: number(value, 1)),
+    "intruder_distance": ("Intruder distance", lambda value: number(value, 5)),
+}
+MORE = {
+    "average_accuracy_over_time": ("Average accuracy over time, %", percent),
+    "forward_transfer": ("Forward transfer, points", points),
+    "interquartile_mean": ("Interquartile mean, %", percent),
+    "normalised_forgetting": ("Share of the gain lost, %", percent),
+    "examples_to_90": ("Examples to 90 % (restricted mean)", lambda value: number(value, 0)),
+    "examples_to_90_share": ("… tasks that reached it, %", lambda value: number(value, 0, 100)),
+    "tokens_to_90": ("Tokens to 90 % (restricted mean)", lambda value: number(value, 0)),
+    "tokens_to_90_share": ("… tasks that reached it, %", lambda value: number(value, 0, 100)),
+}
+COSTS = {
+    "train_seconds": ("Training, s", lambda value: number(value, 1)),
+    "score_seconds": ("Scoring, s", lambda value: number(value, 1)),
+    "tokens_per_second": ("Tokens/s (pack)", lambda value: number(value, 0)),
+    "peak_memory_gib": ("Peak memory, GiB (pack)", lambda value: number(value, 2)),
+    "train_tokens": ("Student tokens", lambda value: number(value, 0)),
+    "teacher_tokens": ("Teacher tokens", lambda value: number(value, 0)),
+    "prompt_tokens": ("Prompts read to sample, tokens", lambda value: number(value, 0)),
+    "sampled_tokens": ("Sampled tokens", lambda value: number(value, 0)),
+    "adapter_bytes": ("Adapter, MB", lambda value: number(value, 2, 1e-6)),
+    "trained_parameters": ("Trained parameters", lambda value: number(value, 0)),
+    "energy_kwh": ("Energy, kWh", lambda value: number(value, 4)),
+}
+
+
+def tables(study: Study, board: Sequence[Row]) -> list[Table]:
+    """Every table but the board itself; those with nothing to show are left out."""
+    return [
+        *_published(study, board),
+        _per_task(study, board),
+        *_per_order(study, board),
+        *_probes(study, board),
+        _metric_table(
+            "More metrics",
+            board,
+            MORE,
+            "90 %: base model plus 0.9 of plain LoRA's mean best gain on the task; tasks that never get there count "
+            "with the full budget that all arms had. Interquartile mean: of all final scores of all trials, from 3 "
+            "tasks and 5 seeds up.",
+        ),
+        _metric_table("Costs of a trial", board, COSTS, "Means over finished trials; –: nothing was measured."),
+    ]
+
+
+def joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def _trained(board: Sequence[Row]) -> list[Arm]:
+    return [row.arm for row in board if row.arm.trials]
+
+
+def _metric_table(heading: str, board: Sequence[Row], metrics: dict[str, tuple[str, Any]], caption: str) -> Table:
+    """Means over trials; metrics that no arm has are left out."""
+    arms = _trained(board)
+    means = {name: [_mean(arm, name) for arm in arms] for name in metrics}
+    shown = [name for name in metrics if any(value is not None for value in means[name])]
+    table = Table(heading, ["Method", *(metrics[name][0] for name in shown)], caption=caption)
+    for i, arm in enumerate(arms):
+        own = [(name, means[name][i]) for name in shown]
+        table.rows.append([arm.name, *(metrics[name][1](v) if v is not None else NOTHING for name, v in own)])
+    return table
+
+
+def _mean(arm: Arm, metric: str) -> float | None:
+    if metric == "interquartile_mean":
+        return arm.interquartile_mean()
+    value = arm.estimate(metric)
+    return value.mean if value else None
+
+
+def _scores(arm: Arm, task: str, stage: int, group: str = "tasks", of: str = "score") -> Estimate | None:
+    """Mean score of a task or probe at a stage (0 base, -1 end) over those of the arm's trials that have the task.
+
+    With ``of="stderr"``: the mean of their standard errors over the test items.
+    """
+    scores = {trial.key: getattr(trial.record, group).get(task) for trial in arm.trials}
+    values = {key: getattr(found, of)[stage] for key, found in scores.items() if found is not None}
+    return estimate(values) if values and None not in values.values() else None
+
+
+def _scored(arm: Arm, task: str, stage: int, scale: Any, group: str = "tasks") -> str:
+    """Mean score ± its standard error over the test items."""
+    value, error = _scores(arm, task, stage, group), _scores(arm, task, stage, group, "stderr")
+    return with_error(scale(value.mean), error.mean if error else None, scale) if value else NOTHING
+
+
+def _base(arms: Sequence[Arm], tasks: Sequence[str], scales: Sequence[Any], group: str = "tasks") -> list[str]:
+    """The base model's scores, each from the first arm that has it."""
+    return [
+        next((text for arm in arms if (text := _scored(arm, task, 0, scale, group)) != NOTHING), NOTHING)
+        for task, scale in zip(tasks, scales, strict=True)
+    ]
+
+
+def _per_task(study: Study, board: Sequence[Row]) -> Table:
+    """Final score of every arm on every task."""
+    arms = _trained(board)
+    seen = [next(t.record.tasks[task] for t in study.trials if task in t.record.tasks) for task in study.tasks]
+    scales = [percent if scores.higher_is_better else _three for scores in seen]
+    table = Table(
+        "Final score by task, %",
+        ["Method", *study.tasks],
+        caption="Mean over trials of the score after the last task ± standard error over the items, with its 95 % CI "
+        "over trials; chance is the score of guessing.",
+        fixed=[
+            ["Metric", *(scores.metric for scores in seen)],
+            ["Test items", *(str(scores.items) for scores in seen)],
+            ["Chance", *(scale(scores.chance) for scale, scores in zip(scales, seen, strict=True))],
+            ["Base model", *_base(arms, study.tasks, scales)],
+        ],
+    )
+    for arm in arms:
+        finals = [
+            joined(_scored(arm, task, -1, scale), interval(_scores(arm, task, -1), scale))
+            for task, scale in zip(study.tasks, scales, strict=True)
+        ]
+        table.rows.append([arm.name, *finals])
+    return table
+
+
+def _three(value: float | None) -> str:
+    return number(value, 3)
+
+
+def _per_order(study: Study, board: Sequence[Row]) -> list[Table]:
+    """Average accuracy and forgetting within each order; no table for one order."""
+    orders = list(study.streams)
+    if len(orders) < 2:
+        return []
+    headings = [f"{order}: {what}" for order in orders for what in ("accuracy, %", "forgetting")]
+    table = Table(
+        "By order",
+        ["Method", *headings],
+        caption="Average accuracy and forgetting (points) of the trials of each order, with 95 % CI.",
+    )
+    for arm in _trained(board):
+        cells = []
+        for order in orders:
+            for metric, write in ((PRIMARY, percent), ("forgetting", METRICS["forgetting"][1])):
+                own = {key: value for key, value in arm.values(metric).items() if key[0] == order}
+                value = estimate(own) if own else None
+                cells.append(joined(write(value.mean), interval(value, write)) if value else NOTHING)
+        table.rows.append([arm.name, *cells])
+    return [table]
+
+
+def _published(study: Study, board: Sequence[Row]) -> list[Table]:
+    """What others reported, below this study's arms; no table where the study names none."""
+    rows = published.rows(study, board)
+    return [Table("Published numbers", published.COLUMNS, rows, published.CAPTION)] if rows else []
+
+
+def _probes(study: Study, board: Sequence[Row]) -> list[Table]:
+    """Change of each probe from the base model to the end; no table without probes."""
+    probes = {name: scores for trial in study.trials for name, scores in sorted(trial.record.probes.items())}
+    if not probes:
+        return []
+    arms = _trained(board)
+    scales = [percent if scores.higher_is_better else _three for scores in probes.values()]
+    table = Table(
+        "Probes: end minus base",
+        ["Method", *probes],
+        caption="Tasks that were never trained on. Accuracies in points; bits per byte: lower is better.",
+        fixed=[
+            ["Metric", *(scores.metric for scores in probes.values())],
+            ["Test items", *(str(scores.items) for scores in probes.values())],
+            ["Base model", *_base(arms, list(probes), scales, "probes")],
+        ],
+    )
+    for arm in arms:
+        cells = []
+        for name, scores in probes.items():
+            change = points if scores.higher_is_better else lambda value: number(value, 3, sign=True)
+            value = arm.estimate(f"delta_{name}")
+            cells.append(joined(change(value.mean), interval(value, change)) if value else NOTHING)
+        table.rows.append([arm.name, *cells])
+    return [table]
+
+
+def parameters(study: Study) -> Table:
+    """Hyper-parameters of every arm, as its first record has them."""
+    specs = {arm.name: arm.records[0].spec if arm.records else None for arm in study.arms}
+    names = sorted({name for spec in specs.values() if spec for name in spec.parameters})
+    table = Table("Hyper-parameters", ["Method", *names, "Tuned", "Settings tried"])
+    for arm, spec in specs.items():
+        if spec:
+            values = [
+                settings({"": spec.parameters[name]})[""] if name in spec.parameters else NOTHING for name in names
+            ]
+            table.rows.append([arm, *values, "yes" if spec.tuned else "no", str(spec.settings_tried)])
+    return table

@@ -1,0 +1,90 @@
+"""trials.csv: the tidy table of every record, one row a number."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from harness.report.frame import COSTS, INTRUDERS, TABLE_SCHEMA, Trial, cell
+from harness.store.records import Curve, TrialRecord
+
+TIDY = (
+    "study",
+    "trial",
+    "method",
+    "setting",
+    "seed",
+    "order",
+    "after_task",
+    "examples",
+    "metric",
+    "target",
+    "value",
+    "items",
+    "stderr",
+    "schema_version",
+)
+
+
+#: What a row says beside its trial: columns ``after_task`` to ``stderr``.
+Number = tuple[int, int | None, str, str, float | None, int | None, float | None]
+
+
+def write_tidy(path: Path, trials: Sequence[Trial], unfinished: Sequence[TrialRecord]) -> Path:
+    """The tidy table: one row a number, columns ``TIDY``; a failed trial has the scores it got to, and no metrics."""
+    metrics = {id(trial.record): trial.metrics for trial in trials}
+    text = cache(cell)  # few names in millions of rows
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(TIDY)
+        for record in sorted([*(t.record for t in trials), *unfinished], key=_record_order):
+            spec = record.spec
+            head = [cell(name) for name in (record.study, record.fingerprint, spec.method, spec.setting)]
+            head += [str(spec.seed), cell(spec.order)]
+            writer.writerows(
+                (*head, after, examples, text(metric), text(target), cell(value), items, cell(error), TABLE_SCHEMA)
+                for after, examples, metric, target, value, items, error in _numbers(
+                    record, metrics.get(id(record), {})
+                )
+                if value is not None
+            )
+    return path
+
+
+def _numbers(record: TrialRecord, metrics: Mapping[str, float | None] | None) -> Iterable[Number]:
+    yield from _score_rows(record)
+    yield from _curve_rows(record.curves, record.spec.stream)
+    yield from _intruder_rows(record)
+    last = len(record.spec.stream)
+    for name, value in (metrics or {}).items():
+        if name not in INTRUDERS and name not in COSTS:
+            yield last, None, name, "", value, None, None
+    for name in COSTS:
+        yield last, None, name, "", getattr(record.costs, name), None, None
+
+
+def _record_order(record: TrialRecord) -> tuple[str, str, int, str]:
+    return record.spec.arm, record.spec.order, record.spec.seed, record.fingerprint
+
+
+def _score_rows(record: TrialRecord) -> Iterable[Number]:
+    for target, scores in [*record.tasks.items(), *sorted(record.probes.items())]:
+        for stage, (value, error) in enumerate(zip(scores.score, scores.stderr, strict=True)):
+            yield stage, None, scores.metric, target, value, scores.items, error
+
+
+def _curve_rows(curves: Iterable[Curve], stream: Sequence[str]) -> Iterable[Number]:
+    for curve in curves:
+        stage = stream.index(curve.task) + 1
+        for metric, values in (("curve", curve.score), ("curve_tokens", curve.tokens)):
+            for n, value in zip(curve.examples, values, strict=True):
+                yield stage, n, metric, curve.task, value, None, None
+
+
+def _intruder_rows(record: TrialRecord) -> Iterable[Number]:
+    for stage, taken in enumerate(record.intruders, start=1):
+        for target, part in [("", taken), *sorted(taken.by_type.items())] if taken else ():
+            for metric, key in INTRUDERS.items():
+                yield stage, None, metric, target, getattr(part, key), None, None

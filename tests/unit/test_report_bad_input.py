@@ -1,0 +1,196 @@
+"""Reports of what is not as it should be: each says so, and no file holds a NaN."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import synthetic
+from synthetic import QUICK, STACK, Folder, failed, trial
+
+from harness.errors import InputError
+from harness.report import answer, build_report, leaderboard, style, write_report
+from harness.report.study import gather
+from harness.report.tuning import tuning_table
+from harness.store import SCHEMA_VERSION, write_trial
+
+GOLDEN = Path(__file__).parent / "golden"
+TEXT = (".csv", ".md", ".html", ".tex")
+
+
+def written(folder: Path, readout: Folder, **options) -> dict[str, str]:
+    """Every text file of the report, by name; none of them may say NaN, Infinity or None."""
+    write_report(folder, readout, latex=True, **options)
+    found = {path.name: path.read_text() for path in sorted(folder.rglob("*")) if path.suffix in TEXT}
+    for name, text in found.items():
+        # Tracebacks are others' words, scripts and drawings are no numbers.
+        plain = re.sub(r"<(head|script|svg|pre)\b.*?</\1>|^    [^\n]*$", "", text, flags=re.DOTALL | re.MULTILINE)
+        said = re.search(r"\b(nan|NaN|inf|Infinity|None|null)\b", plain)
+        assert not said, (name, plain[max(0, said.start() - 80) : said.end() + 20])
+    return found
+
+
+def board(text: str) -> dict[str, dict[str, str]]:
+    return {row["method"]: row for row in csv.DictReader(text.splitlines())}
+
+
+def test_no_finished_trial(tmp_path):
+    with pytest.raises(InputError, match=r"no finished trial to report \(2 failed, 1 damaged\)") as error:
+        write_report(tmp_path, Folder([failed("lora", QUICK), failed("frozen", QUICK)], ["x.json"]))
+    assert "lorabench run" in str(error.value)
+
+
+def test_one_trial(tmp_path):
+    files = written(tmp_path, Folder([trial("lora", QUICK)]))
+    assert "No arm is ranked" in files["report.md"]
+    assert board(files["leaderboard.csv"])["lora"]["average_accuracy_ci_low"] == ""
+
+
+def test_one_seed_in_three_orders_is_provisional_and_has_no_interval(tmp_path):
+    orders = {"a": QUICK, "b": QUICK[::-1], "c": (QUICK[1], QUICK[2], QUICK[0])}
+    files = written(
+        tmp_path, Folder([trial(arm, s, order=o) for arm in ("lora", "combined") for o, s in orders.items()])
+    )
+    row = board(files["leaderboard.csv"])["combined"]
+    assert (row["why_not_ranked"], row["average_accuracy_ci_low"], row["pairs"]) == ("provisional: 1 seed", "", "3")
+    assert row["tie_group"] == row["minimum_detectable_effect"] == row["p"] == ""
+
+
+def test_a_missing_arm_and_missing_trials(tmp_path):
+    records = [trial("lora", QUICK, seed=seed) for seed in range(3)]
+    files = written(tmp_path, Folder(records, expected={"lora": 4, "combined": 4}))
+    rows = board(files["leaderboard.csv"])
+    assert (rows["combined"]["trials"], rows["combined"]["why_not_ranked"]) == ("0/4", "4 missing")
+    assert (rows["lora"]["trials"], rows["lora"]["why_not_ranked"]) == ("3/4", "1 missing")
+    assert "5 missing" in files["report.md"]
+
+
+def test_no_plain_lora_to_compare_with(tmp_path):
+    records = [trial(arm, QUICK, seed=seed) for arm in ("stable_lora", "combined") for seed in range(8)]
+    files = written(tmp_path, Folder(records))
+    assert "there is no arm of plain LoRA to compare with" in files["report.md"]
+    assert "nothing is tested of forgetting" in files["report.md"]
+    rows = board(files["leaderboard.csv"])
+    assert rows["combined"]["difference_to_lora"] == rows["combined"]["p"] == ""
+    assert rows["combined"]["tie_group"] == "1", "ties are among the arms and need no plain LoRA"
+
+
+def test_failures_are_shown_once_with_their_traceback(tmp_path):
+    records = [trial("lora", QUICK, seed=seed) for seed in range(3)]
+    records += [failed("combined", QUICK, seed=seed) for seed in range(3)]
+    records += [failed("stable_lora", QUICK, status="oom", seed=0)]
+    page = written(tmp_path, Folder(records))["report.html"]
+    assert page.count("FloatingPointError: &lt;nan&gt;") == 2, "three that ended alike stand together"
+    assert "combined, order a, seed 0 and 2 more: diverged" in page
+    assert "combined, order a, seed 2" in page
+    assert "3 diverged" in page
+
+
+def test_a_constant_metric_has_a_closed_interval_and_no_claim(tmp_path):
+    def flat(arm, seed):
+        record = trial(arm, QUICK, seed=seed)
+        tasks = {n: t.model_copy(update={"score": (0.3, 0.5, 0.5, 0.5)}) for n, t in record.tasks.items()}
+        return record.model_copy(update={"tasks": tasks, "intruders": (None, None, None), "curves": ()})
+
+    readout = Folder([flat(arm, seed) for arm in ("lora", "combined") for seed in range(6)])
+    row = board(written(tmp_path, readout)["leaderboard.csv"])["combined"]
+    assert (row["average_accuracy_ci_low"], row["average_accuracy_ci_high"]) == ("0.5", "0.5")
+    assert (row["difference_to_lora"], row["p"], row["tie_group"]) == ("0", "1", "1")
+    study = gather(readout)
+    said = answer.answer(study, leaderboard.rows(study))
+    assert "cannot be told apart" in said[0]
+    assert "intruder distance could not be tested" in said[1]
+
+
+def test_mixed_stacks_are_refused_or_bannered(tmp_path):
+    records = [trial("lora", QUICK), trial("combined", QUICK, stack=STACK | {"digest": "2", "threads": 9})]
+    with pytest.raises(InputError, match=r"threads \(2 / 9\)"):
+        write_report(tmp_path, Folder(records))
+    assert not list(tmp_path.iterdir())
+    assert 'class="banner" role="alert"' in written(tmp_path, Folder(records), allow_mixed=True)["report.html"]
+
+
+def test_records_of_an_older_schema_are_reported_and_of_a_newer_one_refused(tmp_path):
+    shutil.copytree(GOLDEN / "schema1", tmp_path / "old")
+    build_report(tmp_path / "old")
+    assert len(board((tmp_path / "old" / "leaderboard.csv").read_text())) >= 2
+    write_trial(tmp_path / "new", trial("lora", QUICK))
+    (path,) = (tmp_path / "new" / "trials").iterdir()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": SCHEMA_VERSION + 1}))
+    with pytest.raises(InputError, match=f"has schema {SCHEMA_VERSION + 1}"):
+        build_report(tmp_path / "new")
+
+
+NAMES = [
+    "a\"b'c",
+    "a,b;c",
+    "two\nlines",
+    "<b>bold</b>&amp;",
+    '=cmd("x")',
+    "@sum",
+    "n" * 200,
+    "$x_1^2$",
+    "a|b`c`",
+    r"\input{x}",
+    "</script><script>alert(1)</script>",
+    "]]>-->",
+]
+
+
+@pytest.fixture(scope="module")
+def odd_names(tmp_path_factory) -> dict[str, str]:
+    records = [trial("lora", QUICK, seed=seed) for seed in range(3)]
+    for i, name in enumerate(NAMES):
+        specs = [synthetic.spec(name, QUICK, seed=seed) for seed in range(3)]
+        records += [trial("lora", QUICK, seed=s, spec=spec, fingerprint=f"{i}-{s}") for s, spec in enumerate(specs)]
+    return written(tmp_path_factory.mktemp("odd"), Folder(records))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_odd_method_name_is_text_in_every_file(odd_names, name):
+    with_mark = f"'{name}" if name[0] in "=@" else name
+    for file in ("leaderboard.csv", "trials.csv"):
+        rows = list(csv.DictReader(odd_names[file].splitlines(keepends=True)))
+        assert with_mark in {row["method"] for row in rows}
+        assert all(None not in row and None not in row.values() for row in rows)
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', odd_names["report.html"], re.DOTALL)
+    assert name in {arm["name"] for arm in json.loads(data[1])["arms"]}
+
+
+def test_odd_names_break_no_table_and_no_element(odd_names):
+    page, markdown = odd_names["report.html"], odd_names["report.md"]
+    assert page.count("<script") == page.count("</script>") == 2
+    assert "<b>bold" not in page + markdown
+    section = markdown.split("## Leaderboard")[1].split("##")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 1 + len(NAMES)
+    assert len({line.count("|") for line in lines}) == 1
+    assert r"\input{x}" not in odd_names["report.tex"]
+
+
+def test_a_long_name_is_shortened_in_legends_only():
+    (look,) = style.looks([("n" * 100 + "end", "x")]).values()
+    assert len(look.label) <= 32
+    assert look.label.endswith("nend")
+    assert [look.label for look in style.looks([("a\nb", "x")]).values()] == ["a b"]
+
+
+def test_tuning_tries_are_a_table_where_there_is_a_file(tmp_path):
+    assert tuning_table(tmp_path) is None
+    tries = [{"method": "lora", "learning_rate": 1e-4, "score": 0.51234567}, {"method": "<x>", "score": None}]
+    (tmp_path / "tuning.json").write_text(json.dumps({"tries": tries}))
+    files = written(tmp_path, Folder([trial("lora", QUICK)]))
+    assert "<h2>Tuning tries</h2>" in files["report.html"]
+    assert "<td>0.512346</td>" in files["report.html"]
+    assert "| &lt;x&gt; | – | – |" in files["report.md"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"tries": 3}', '{"tries": ["x"]}'])
+def test_a_damaged_tuning_file_is_an_error(tmp_path, text):
+    (tmp_path / "tuning.json").write_text(text)
+    with pytest.raises(InputError, match="not readable as the tries of a tuning"):
+        tuning_table(tmp_path)
