@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from baselines import lora_ema
 from harness.engine.losses import DIVERGENCES, cross_entropy
-from harness.engine.method import BoundLoss, Loss, Method, Recipe
+from harness.engine.method import BoundLoss, Loss, Method, MethodSettings, Recipe
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class Settings(lora_ema.Settings):
     temperature: float = Field(1.0, gt=0)
     distill_warmup: float = Field(0.1, ge=0, le=1, description="share of a task's steps before distillation starts")
     skip_tokens: int = Field(0, ge=0, description="first answer tokens left out of the divergence")
+
+    @classmethod
+    def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
+        return MethodSettings.grid(steps_per_task) | {"distill_weight": (0.5, 1.0)}
 
 
 def distillation(settings: Settings) -> SelfDistillation:

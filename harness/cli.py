@@ -6,11 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.errors import InputError, LorabenchError
+
+if TYPE_CHECKING:
+    from harness.campaign import Campaign, State
 
 app = typer.Typer(
     name="lorabench",
@@ -72,6 +75,30 @@ def run(
     report: Annotated[bool, typer.Option(help="Write tables, figures and the page at the end.")] = True,
 ) -> None:
     """Run what is missing of a study, then write its report.  Finished trials are kept."""
+    found, state = _carry_out(_resolve(study), executor, model, out)
+    if report and "ok" in state.statuses.values():
+        _write_report(found.folder, allow_mixed=False)
+    if state.finished < len(state.statuses):
+        raise typer.Exit(1)
+
+
+@app.command()
+def tune(
+    study: StudyName = "auto", executor: ExecutorName = "ray", model: ModelName = None, out: OutFolder = None
+) -> None:
+    """Try equally many settings for every method of a study, on seeds and items of their own; `run` takes the best."""
+    from harness import campaign, console
+
+    found, state = _carry_out(_resolve(study), executor, model, out, tune=True)
+    if state.finished < len(state.statuses):
+        raise typer.Exit(1)
+    console.show_choices(found, campaign.choose(found))
+
+
+def _carry_out(
+    name: str, executor: str, model: str | None, out: Path | None, *, tune: bool = False
+) -> tuple[Campaign, State]:
+    """Run what is missing of a study, or of its tuning study, and show how it ended."""
     from harness import campaign, console
     from harness.data import paths
     from harness.executors import EXECUTORS, make_executor
@@ -81,12 +108,11 @@ def run(
         from harness.errors import unknown_name
 
         raise unknown_name("executor", executor, EXECUTORS, where="--executor")
-    name = _resolve(study)
     load_study(find_study(name, paths.studies_dir()))  # before Ray starts, which takes ten seconds
     with console.preparing(f"preparing {name}"):
         runner = make_executor(executor)
     try:
-        found = campaign.load_campaign(name, model=model, out=out, device=runner.device)
+        found = campaign.load_campaign(name, model=model, out=out, device=runner.device, tune=tune)
         state = campaign.read_state(found)
         device = runner.device(found.study.device)
         console.show_plan(found, state, device)
@@ -95,10 +121,7 @@ def run(
     finally:
         runner.close()
     console.show_outcome(found, before, state)
-    if report and "ok" in state.statuses.values():
-        _write_report(found.folder, allow_mixed=False)
-    if state.finished < len(state.statuses):
-        raise typer.Exit(1)
+    return found, state
 
 
 @app.command()
