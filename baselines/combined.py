@@ -25,7 +25,7 @@ def compose(settings: Settings) -> Recipe:
     return Recipe(
         updates=(stable_lora.Shrink(settings.shrink),),
         average=lora_ema.FactorEma(settings.ema_decay),
-        loss=self_distill.distillation(settings),
+        loss=self_distill.loss(settings),
         scored="average",
     )
 

@@ -1,45 +1,73 @@
-"""Self-distillation from an EMA of the adapter, on the given answers.
+"""Self-distillation: cross-entropy on the given answer, and a divergence from a teacher made of the model itself.
 
-    loss = CE(answer) + w * mean_t KL(p_teacher(. | x, y_<t) || p_student(. | x, y_<t)),   y = the given answer
+    loss = CE(given answer) + w * mean_t D(p_teacher(. | x', y_<t), p_student(. | x, y_<t))
 
-The teacher is the EMA of the adapter (:mod:`baselines.lora_ema`), without gradient, over the full vocabulary; the
-divergence is on for the answer tokens after the first ``skip_tokens`` and off for the first ``distill_warmup`` of every
-task's steps.  The divergence is named by its formula, ``kl_teacher_student`` = sum p_T (log p_T - log p_S).
+    teacher   base: no adapter | snapshot: the student at the start of the task | ema: the average of the adapter |
+              live: the student as it is; none has a gradient, and logits are over the full vocabulary
+    x'        x, or x with the demonstration (the given answer) by way of ``teacher_prompt``
+    y         the given answer, or the student's own to x (``tokens: own``)
+    D         named by its formula: kl_teacher_student = sum p_T (log p_T - log p_S), kl_student_teacher, or jsd(beta)
 
-This is the Mean Teacher / TEMA cell of the design (arXiv 1703.01780; Sviridenko et al.): teacher without demonstration,
-on given tokens.  SDFT (arXiv 2601.19897), on the student's own samples, is another method.
+The mean is over the answer tokens of a step on given tokens, and over answers of the mean over tokens on own ones (as
+SDFT has it).  The divergence is on for the answer tokens after the first ``skip_tokens``, which count as zeros, and off
+for the first ``distill_warmup`` of every task's steps.
+
+The defaults are the Mean Teacher / TEMA cell (arXiv 1703.01780; Sviridenko et al.): the EMA of the adapter
+(:mod:`baselines.lora_ema`) without demonstration on given tokens.  The divergence alone is :mod:`baselines.sdft`.
+Source of the axes: arXiv 2601.19897 (SDFT), 2601.18734 (OPSD: base with demonstration), 2306.13649 (GKD: jsd).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from baselines import lora_ema
-from harness.engine.losses import DIVERGENCES, cross_entropy
-from harness.engine.method import BoundLoss, Loss, Method, MethodSettings, Recipe
+from harness.engine import losses
+from harness.engine.batches import check_teacher_prompt
+from harness.engine.losses import cross_entropy
+from harness.engine.method import BoundLoss, Loss, Method, MethodSettings, Recipe, Sampling, Teacher
+
+#: SDFT's wording without its thinking process, and with the question again, so that the answer follows what it follows
+#: in the student's prompt.
+TEACHER_PROMPT = (
+    "{prompt}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
+    "Now answer with a response of your own:\n\n{prompt}"
+)
+
+
+def _known(name: str) -> str:
+    losses.divergence(name)
+    return name
 
 
 @dataclass(frozen=True)
 class SelfDistillation(Loss):
-    """CE + weight * divergence from the average; ``warmup`` is the share of a task's steps before it starts."""
+    """CE + weight * divergence; ``warmup`` is the share of a task's steps before the latter starts."""
 
     weight: float
     divergence: str = "kl_teacher_student"
     temperature: float = 1.0
     warmup: float = 0.1
     skip_tokens: int = 0
+    teacher: Teacher = "ema"
+    demonstration: str | None = None
+    sampling: Sampling | None = None
+    imitates: bool = True  #: whether there is a cross-entropy on the given answers, too
 
-    teacher: ClassVar[Literal["average"]] = "average"
+    @property
+    def given(self) -> bool:
+        return self.imitates or self.sampling is None
 
     @property
     def pack_key(self) -> tuple:
-        return (type(self).__name__, self.divergence, self.temperature, self.warmup, self.skip_tokens)
+        shape = (self.teacher, self.sampling, self.imitates, self.divergence, self.temperature)
+        return (type(self).__name__, *shape, self.warmup, self.skip_tokens)
 
     @classmethod
     def bind(cls, losses: Sequence[Loss], device: torch.device) -> BoundLoss:
@@ -47,54 +75,76 @@ class SelfDistillation(Loss):
 
 
 class _BoundSelfDistillation(BoundLoss):
-    def __init__(self, losses: Sequence[SelfDistillation], device: torch.device) -> None:
-        self.settings = losses[0]  # all but the weight is in pack_key, so it is the same for every row
-        self.divergence = DIVERGENCES[self.settings.divergence]
-        self.weight = torch.tensor([loss.weight for loss in losses], device=device)
+    def __init__(self, rows: Sequence[SelfDistillation], device: torch.device) -> None:
+        self.settings = rows[0]  # all but the weight is in pack_key, so it is the same for every row
+        self.divergence = losses.divergence(self.settings.divergence)
+        self.weight = torch.tensor([loss.weight for loss in rows], device=device)
 
     def needs_teacher(self, progress: float) -> bool:
         return progress >= self.settings.warmup
 
     def tokens(self, student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
-        loss = cross_entropy(student, target)
-        if teacher is None:
-            return loss
+        parts = [cross_entropy(student, target)] if self.settings.imitates else []
+        parts += [] if teacher is None else [self.own_tokens(student, teacher, row, position)]
+        return sum(parts[1:], parts[0])
+
+    def own_tokens(self, student: Tensor, teacher: Tensor, row: Tensor, position: Tensor) -> Tensor:
         temperature = self.settings.temperature
         distilled = self.divergence(student / temperature, teacher / temperature)
-        return loss + self.weight[row] * (position >= self.settings.skip_tokens) * distilled
+        return self.weight[row] * (position >= self.settings.skip_tokens) * distilled
 
 
-class Settings(lora_ema.Settings):
-    distill_weight: float = Field(1.0, ge=0, description="w, the weight of the divergence beside the cross-entropy")
-    divergence: Literal["kl_teacher_student", "kl_student_teacher"] = "kl_teacher_student"
-    temperature: float = Field(1.0, gt=0)
-    distill_warmup: float = Field(0.1, ge=0, le=1, description="share of a task's steps before distillation starts")
+class TeacherSettings(lora_ema.Settings):
+    """Who teaches, on which tokens, and how far the student is from it."""
+
+    teacher: Teacher = Field("ema", description="whose logits: the base, the task's start, the EMA, the student's own")
+    demonstration: bool = Field(False, description="whether the teacher's prompt shows the given answer")
+    teacher_prompt: Annotated[str, AfterValidator(check_teacher_prompt)] = Field(
+        TEACHER_PROMPT, description="how it is shown; ends as the student's prompt does"
+    )
+    tokens: Literal["given", "own"] = Field("given", description="whose answers the divergence is on")
+    sample_temperature: float = Field(1.0, ge=0, description="of own answers; 0: greedy")
+    sample_tokens: int = Field(16, ge=1, description="most tokens of an own answer")
+    divergence: Annotated[str, AfterValidator(_known)] = "kl_teacher_student"
+    temperature: float = Field(1.0, gt=0, description="both sides' logits are divided by it in the divergence")
     skip_tokens: int = Field(0, ge=0, description="first answer tokens left out of the divergence")
+
+class Settings(TeacherSettings):
+    distill_weight: float = Field(1.0, ge=0, description="w, the weight of the divergence beside the cross-entropy")
+    distill_warmup: float = Field(0.1, ge=0, le=1, description="share of a task's steps before distillation starts")
 
     @classmethod
     def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
         return MethodSettings.grid(steps_per_task) | {"distill_weight": (0.5, 1.0)}
 
 
-def distillation(settings: Settings) -> SelfDistillation:
+def distillation(settings: TeacherSettings, *, weight: float, warmup: float, imitates: bool) -> SelfDistillation:
     """The loss that these settings ask for."""
     return SelfDistillation(
-        weight=settings.distill_weight,
+        weight=weight,
         divergence=settings.divergence,
         temperature=settings.temperature,
-        warmup=settings.distill_warmup,
+        warmup=warmup,
         skip_tokens=settings.skip_tokens,
+        teacher=settings.teacher,
+        demonstration=settings.teacher_prompt if settings.demonstration else None,
+        sampling=Sampling(settings.sample_temperature, settings.sample_tokens) if settings.tokens == "own" else None,
+        imitates=imitates,
     )
+
+
+def loss(settings: Settings) -> SelfDistillation:
+    return distillation(settings, weight=settings.distill_weight, warmup=settings.distill_warmup, imitates=True)
 
 
 def compose(settings: Settings) -> Recipe:
     average = lora_ema.FactorEma(settings.ema_decay)
-    return Recipe(average=average, loss=distillation(settings))
+    return Recipe(average=average, loss=loss(settings))
 
 
 METHOD = Method(
     name="self_distill",
-    summary="LoRA with CE + KL to the EMA of its own adapter, on the given answers",
+    summary="LoRA with CE + a divergence from a teacher: by default its EMA, on the given answers",
     source="arXiv 1703.01780; TEMA",
     settings=Settings,
     compose=compose,

@@ -44,7 +44,7 @@ def show_plan(campaign: Campaign, state: State, device: str) -> None:
     done = Counter(trial.spec.arm for trial in plan.trials if state.statuses[trial.fingerprint] in FINAL)
     parameters = {trial.spec.arm: trial.spec.parameters for trial in plan.trials}
     for arm, trials in plan.expected.items():
-        shown = ", ".join(f"{key}={value}" for key, value in parameters[arm].items())
+        shown = ", ".join(f"{key}={' '.join(str(value).split())}" for key, value in parameters[arm].items())
         table.add_row(arm, str(trials), str(done[arm]), shown)
     console.print(table)
     orders = "; ".join(f"{name}: {' → '.join(stream)}" for name, stream in study.streams.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from harness.engine.method import Recipe
 from harness.engine.model import ALL_LINEAR, PackedModel
 from harness.engine.optimizer import AdamWSettings
 from harness.engine.trainer import RowSpec, Trainer
+from harness.study.seeds import derive
 
 torch.set_num_threads(1)  # these models are so small that a second thread only waits
 
@@ -79,20 +80,37 @@ def learnable_examples(count: int, seed: int) -> list[Example]:
     return [Example(np.array([1, *rng.integers(10, 20, size=3), q, 90 - q, 2]), 5) for q in questions]
 
 
-def batches(data: Sequence[Sequence[Example]], size: int, steps: int, budget: int = 2**31) -> list[Step]:
-    """Step s takes the examples s * size ... of every row."""
-    return [make_step([examples[s * size : (s + 1) * size] for examples in data], 0, CPU, budget) for s in range(steps)]
+def with_demonstrations(examples: Sequence[Example]) -> list[Example]:
+    """The same, for a teacher that reads prompt, answer and prompt again."""
+    return [
+        Example(e.ids, e.answer_start, np.concatenate([e.prompt, e.answer, e.prompt]).astype(np.int64))
+        for e in examples
+    ]
+
+
+def batches(
+    data: Sequence[Sequence[Example]], size: int, steps: int, budget: int = 2**31, seeds: Sequence[int] | None = None
+) -> list[Step]:
+    """Step s takes the examples s * size ... of every row; row k draws from ``seeds[k]``, by default k."""
+    seeds = range(len(data)) if seeds is None else seeds
+    return [
+        make_step(
+            [examples[s * size : (s + 1) * size] for examples in data], 0, CPU, budget,
+            seeds=[derive(seed, s) for seed in seeds],
+        )
+        for s in range(steps)
+    ]  # fmt: skip
 
 
 def trainer(
     model: PackedModel, recipes: Sequence[Recipe], rates: Sequence[float], seeds: Sequence[int] | None = None,
-    *, also: Sequence[tuple] | None = None, **settings: Any,
+    *, also: Sequence[tuple] | None = None, examples: Sequence[Sequence[Example]] | None = None, **settings: Any,
 ) -> Trainer:  # fmt: skip
     seeds = seeds if seeds is not None else range(len(recipes))
     also = also if also is not None else [()] * len(recipes)
     rows = [RowSpec(*row) for row in zip(recipes, rates, seeds, also, strict=True)]
     engine = Trainer(model, rows, RANK, ALPHA, AdamWSettings(**settings))
-    engine.begin_task(0, [learnable_examples(40, row) for row in range(len(rows))])
+    engine.begin_task(0, examples if examples is not None else [random_examples(40, seed) for seed in seeds])
     return engine
 
 
@@ -122,10 +140,12 @@ class PeftRun:
         *,
         a_decay: float = 0.0,
         b_ratio: float | None = None,
+        prepare: Callable[[nn.Module], Any] = lambda model: None,
         **config: Any,
     ) -> None:
-        """``base`` is changed in place; ``start`` holds A and B by module, or their names, where PEFT's start is kept;
-        ``b_ratio`` is that of PEFT's LoRA+.
+        """``base`` is changed in place; ``start`` holds A and B by module, or their names, where PEFT's start is kept.
+
+        ``b_ratio`` is that of PEFT's LoRA+; ``prepare`` does what PEFT wants done to its model before training.
         """
         from peft import LoraConfig, get_peft_model
         from peft.optimizers import create_loraplus_optimizer
@@ -134,6 +154,7 @@ class PeftRun:
             r=RANK, lora_alpha=int(ALPHA), target_modules=list(ALL_LINEAR), lora_dropout=0.0, **config
         )
         self.model = get_peft_model(base, settings).eval()
+        prepare(self.model)
         parameters = dict(self.model.named_parameters())
         self.factors = {
             module: tuple(parameters[f"base_model.model.{module}.lora_{x}.default.weight"] for x in "AB")

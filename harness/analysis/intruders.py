@@ -95,16 +95,23 @@ def analyse(base: Spectrum, a: Tensor, b: Tensor, scale: float, top_k: int = TOP
 
 
 def analyse_dense(base: Spectrum, weight: Tensor, delta: Tensor, top_k: int = TOP_K) -> MatrixResult:
-    """Intruders of W0 + delta for a change [m, n] of any rank, by definition: through full SVDs in fp64.
+    """Intruders of W0 + delta for a change [m, n] of any rank, with W0 itself as ``weight``, in fp64.
 
+    From the eigenproblems of W W^T or W^T W and of delta's, whichever are smaller, as above.
     Raises :class:`ValueError` for a change that is not finite.
     """
     if not delta.isfinite().all():
         raise ValueError("the change has non-finite entries")
     delta = delta.double()
-    u, d, _ = torch.linalg.svd(weight.double() + delta, full_matrices=False)
-    cosines = (base.u.mT @ u[:, :top_k]).abs().amax(0).clamp(max=1.0)
-    return _result(base, cosines, d[:top_k], torch.linalg.svdvals(delta))
+    whole = weight.double() + delta
+    wide = whole.shape[0] <= whole.shape[1]
+    values, vectors = torch.linalg.eigh(whole @ whole.mT if wide else whole.mT @ whole)
+    sigmas, vectors = values.flip(0)[:top_k].clamp(min=0).sqrt(), vectors.flip(1)[:, :top_k]
+    if not wide:
+        vectors = whole @ vectors / sigmas.clamp(min=torch.finfo(torch.float64).tiny)
+    cosines = (base.u.mT @ vectors).abs().amax(0).clamp(max=1.0)
+    changed = torch.linalg.eigvalsh(delta @ delta.mT if wide else delta.mT @ delta).flip(0).clamp(min=0).sqrt()
+    return _result(base, cosines, sigmas, changed)
 
 
 def _result(base: Spectrum, cosines: Tensor, sigmas: Tensor, delta: Tensor) -> MatrixResult:

@@ -44,10 +44,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class Factor:
-    """Where one factor lies in a row: A is [rank, in_features], B is [out_features, rank]."""
+    """Where one factor lies in a row: A is [rank, in_features], B is [out_features, rank], M is [out_features, 1]."""
 
     slot: Slot
-    name: str  # "A" or "B"
+    name: str  # "A" or "B", or "M" for DoRA's magnitudes
     shape: tuple[int, int]
     start: int
 
@@ -79,10 +79,11 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a row of ``P`` numbers divides into the factors of all slots at one rank."""
+    """How a row of ``P`` numbers divides into the factors of all slots at one rank, and their magnitudes (DoRA)."""
 
     slots: tuple[Slot, ...]
     rank: int
+    magnitudes: bool = False
     frozen: Frozen | None = field(default=None, compare=False, repr=False)
 
     @cached_property
@@ -90,9 +91,10 @@ class Layout:
         shapes = {
             "A": [(self.rank * s.in_features, s, (self.rank, s.in_features)) for s in self.slots],
             "B": [(self.rank * s.out_features, s, (s.out_features, self.rank)) for s in self.slots],
+            "M": [(s.out_features, s, (s.out_features, 1)) for s in self.slots] if self.magnitudes else [],
         }
         found, start = [], 0
-        for name in "AB":
+        for name in "ABM":
             for size, slot, shape in sorted(shapes[name], key=lambda entry: entry[0]):  # stable: slot order is kept
                 found.append(Factor(slot, name, shape, start))
                 start += size
@@ -113,6 +115,14 @@ class Layout:
         """For every slot, the positions of its A and B among ``factors``."""
         index = {(factor.slot.module, factor.name): i for i, factor in enumerate(self.factors)}
         return tuple((index[slot.module, "A"], index[slot.module, "B"]) for slot in self.slots)
+
+    def magnitudes_of(self, flat: Tensor) -> list[Tensor]:
+        """Views [K, m] of the magnitudes in ``flat`` [K, P], one a slot, in slot order."""
+        found = {
+            factor.slot.module: flat[:, factor.start : factor.start + factor.size]
+            for factor in self.factors[2 * len(self.slots) :]
+        }
+        return [found[slot.module] for slot in self.slots]
 
     @property
     def sections(self) -> tuple[int, ...]:
@@ -137,7 +147,9 @@ class Layout:
     @cached_property
     def b_of_a(self) -> tuple[int, ...]:
         """For the A factors in the order they lie in a row, the position of each one's B among the B factors."""
-        position = {factor.slot.module: i for i, factor in enumerate(self.factors[len(self.slots) :])}
+        position = {
+            factor.slot.module: i for i, factor in enumerate(self.factors[len(self.slots) : 2 * len(self.slots)])
+        }
         return tuple(position[factor.slot.module] for factor in self.factors[: len(self.slots)])
 
     def norms(self, flat: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,7 +159,7 @@ class Layout:
             for start, members, size in self._runs
         ]
         norms = torch.cat(columns, dim=1)
-        return norms[:, : len(self.slots)], norms[:, len(self.slots) :]
+        return norms[:, : len(self.slots)], norms[:, len(self.slots) : 2 * len(self.slots)]
 
     def scale_a_(self, flat: Tensor, by: Tensor) -> None:
         """Multiply every A of ``flat`` [K, P] in place by its entry of ``by`` [K, slots], in row order."""
@@ -159,17 +171,42 @@ class Layout:
                 done += members
 
     def scaled(self, values: Tensor, scaling: Tensor) -> Tensor:
-        """``values`` [K, P] with the scaling [K] of each trial in its B, so that B A needs none."""
-        a, b = values.split(self.sections, dim=1)
-        return torch.cat([a, b * scaling[:, None]], dim=1)
+        """``values`` [K, P] with the scaling [K] of each trial in its B, so that B A needs none.
+
+        Where the rows of what lies below are scaled, B is divided by that: diag(c) (W0 + ...) + B A is
+        diag(c) (W0 + ... + B A / c), which the magnitude scales as a whole.
+        """
+        end = self.a_size + sum(self.rank * slot.out_features for slot in self.slots)
+        a, b, others = values.split([self.a_size, end - self.a_size, self.size - end], dim=1)
+        b = b * scaling[:, None]
+        return torch.cat([a, b if self._below_b is None else b / self._below_b, others], dim=1)
+
+    @cached_property
+    def _below_b(self) -> Tensor | None:
+        """The scale of the row below for every number of B, [K, columns of B]; none: rows are not scaled."""
+        if self.frozen is None or not self.frozen.scales:
+            return None
+        scale = dict(zip(self.slots, self.frozen.scales, strict=True))
+        order = self.factors[len(self.slots) : 2 * len(self.slots)]
+        return torch.cat([scale[factor.slot].repeat_interleave(self.rank, dim=1) for factor in order], dim=1)
 
     def changes(self, values: Tensor, scaling: Tensor, dtype: torch.dtype) -> list[Change]:
         """What ``values`` [K, P] do to every matrix, with what is frozen below; differentiable in ``values``.
 
         All factors are cast to this dtype at once.
         """
-        own = [Change(a, b) for a, b in self.split(self.scaled(values, scaling).to(dtype))]
+        pairs = self.split(self.scaled(values, scaling).to(dtype))
+        lengths = self.magnitudes_of(values) if self.magnitudes else [None] * len(pairs)
+        own = [Change(a, b, magnitude=length) for (a, b), length in zip(pairs, lengths, strict=True)]
         return stacked(self.frozen, own, dtype)
+
+    def live(self, values: Tensor) -> int:
+        """How many of the numbers ``values`` [P] train: ranks whose row of A and column of B are zero do not."""
+        dead = 0
+        for slot, (a, b) in zip(self.slots, self.split(values[None]), strict=True):
+            ranks = (a[0] == 0).all(1) & (b[0] == 0).all(0)
+            dead += int(ranks.sum()) * (slot.in_features + slot.out_features)
+        return self.size - dead
 
     def initial(self, seed: int) -> Tensor:
         """One row [P] at its start: A ~ U(-1/sqrt(n), 1/sqrt(n)), B = 0.
@@ -211,6 +248,9 @@ class DenseLayout:
     def scaled(self, values: Tensor, scaling: Tensor) -> Tensor:
         return values * scaling[:, None]
 
+    def live(self, values: Tensor) -> int:
+        return self.size
+
     def changes(self, values: Tensor, scaling: Tensor, dtype: torch.dtype) -> list[Change]:
         """What ``values`` [K, P] do to every matrix, with what is frozen below; differentiable in ``values``."""
         own = [Change(dense=dense) for dense in self.split(self.scaled(values, scaling).to(dtype))]
@@ -242,6 +282,9 @@ def joined(below: Frozen | None, layout: Layout | DenseLayout, values: Tensor) -
     for (a, b), (below_a, below_b), (own_a, own_b) in pairs:
         a.copy_(torch.cat([below_a, own_a], 1))
         b.copy_(torch.cat([below_b, own_b], 2))
+    if both.magnitudes:  # the upper ones are those of the whole
+        for magnitude, own in zip(both.magnitudes_of(found), layout.magnitudes_of(values), strict=True):
+            magnitude.copy_(own)
     return Frozen(both, found)
 
 

@@ -19,6 +19,8 @@ from harness.errors import InputError
 from harness.store.files import atomic_file, write_json
 from harness.study.config import AdapterSettings
 
+MAGNITUDE = "lora_magnitude_vector"  #: as PEFT names DoRA's
+
 
 def save_adapters(
     path: Path,
@@ -29,6 +31,8 @@ def save_adapters(
     scalings: Sequence[float] | None = None,
 ) -> None:
     """Write the adapters [P] of several trials as ``<module>.lora_A`` [K, r, n] and ``<module>.lora_B`` [K, m, r].
+
+    DoRA's have ``<module>.lora_magnitude_vector`` [K, m] beside them.
 
     ``entries`` are pairs of a trial's fingerprint and its values, ``scalings`` the factors of their B A (by default the
     study's alpha / rank); ``model`` is the base as the study names it.  Dense changes have no place in PEFT's format
@@ -41,6 +45,10 @@ def save_adapters(
     tensors = {}
     for slot, (a, b) in zip(layout.slots, stacked, strict=True):
         tensors[f"{slot.module}.lora_A"], tensors[f"{slot.module}.lora_B"] = a.contiguous(), b.contiguous()
+    if layout.magnitudes:
+        magnitudes = layout.magnitudes_of(torch.stack([values for _, values in entries]).cpu())
+        for slot, magnitude in zip(layout.slots, magnitudes, strict=True):
+            tensors[f"{slot.module}.{MAGNITUDE}"] = magnitude.contiguous()
     metadata = {
         "trials": json.dumps([fingerprint for fingerprint, _ in entries]),
         "model": model,
@@ -48,6 +56,10 @@ def save_adapters(
         "scalings": json.dumps([float(scaling) for scaling in scalings]),
     }
     atomic_file(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def _peft_name(name: str) -> str:
+    return f"base_model.model.{name}" if name.endswith(MAGNITUDE) else f"base_model.model.{name}.weight"
 
 
 def find_adapter(folder: Path, trial: str) -> tuple[Path, int]:
@@ -65,7 +77,8 @@ def find_adapter(folder: Path, trial: str) -> tuple[Path, int]:
     raise InputError(
         f"no adapter of trial {trial} was kept",
         where=str(folder / "adapters"),
-        remedy="set keep_adapters: last in the study, remove the trial's record and run again",
+        remedy="set keep_adapters: last in the study, remove the trial's record and run again; what has no low rank "
+        "(full_finetune, the dense lora_ema_product) is never kept, since PEFT's format has no place for it",
     )
 
 
@@ -73,10 +86,7 @@ def export_peft(source: Path, place: int, target: Path) -> None:
     """Write one trial's adapter as a folder that ``PeftModel.from_pretrained`` loads."""
     with safe_open(source, framework="pt") as file:
         metadata = file.metadata()
-        tensors = {
-            f"base_model.model.{name}.weight": file.get_tensor(name)[place].clone()
-            for name in file.keys()  # noqa: SIM118
-        }
+        tensors = {_peft_name(name): file.get_tensor(name)[place].clone() for name in file.keys()}  # noqa: SIM118
     adapter = json.loads(metadata["adapter"])
     rank = next(tensor.shape[0] for name, tensor in tensors.items() if name.endswith("lora_A.weight"))
     scaling = json.loads(metadata["scalings"])[place] if "scalings" in metadata else adapter["alpha"] / adapter["rank"]
@@ -92,6 +102,7 @@ def export_peft(source: Path, place: int, target: Path) -> None:
             "lora_alpha": scaling * rank,
             "target_modules": adapter["targets"],
             "lora_dropout": 0.0,
+            "use_dora": any(name.endswith(MAGNITUDE) for name in tensors),
             "bias": "none",
             "inference_mode": True,
         },

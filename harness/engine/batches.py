@@ -7,6 +7,7 @@ stand beside it and how far they are padded, never which examples form a step.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,18 +19,59 @@ from torch import Tensor
 #: H100 a pass is 130 ms of launches, the time of about 16,000 tokens.
 PASS_OVERHEAD = {"cpu": 128, "cuda": 16384}
 
+#: What a template of a teacher's prompt names in braces.
+PROMPT_PARTS = ("prompt", "demonstration")
+
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids of one training example; the answer is everything from ``answer_start`` on."""
+    """Token ids of one training example; the answer is everything from ``answer_start`` on.
+
+    ``shown`` is the prompt of a teacher that sees more than the student does; none for one that sees the same.
+    """
 
     ids: np.ndarray  # [length], int64
     answer_start: int
+    shown: np.ndarray | None = None  # [its length], int64
 
-    def truncated(self, max_length: int) -> Example:
-        """Cut from the left, as lm-eval does, so that the answer stays."""
+    @property
+    def prompt(self) -> np.ndarray:
+        return self.ids[: self.answer_start]
+
+    @property
+    def answer(self) -> np.ndarray:
+        return self.ids[self.answer_start :]
+
+    @property
+    def teacher_ids(self) -> np.ndarray:
+        """What a teacher reads: its own prompt, with the same answer behind it."""
+        return self.ids if self.shown is None else np.concatenate([self.shown, self.answer])
+
+    @property
+    def teacher_length(self) -> int:
+        return len(self.ids) if self.shown is None else len(self.shown) + len(self.answer)
+
+    def truncated(self, max_length: int, teacher_length: int | None = None) -> Example:
+        """Cut from the left, as lm-eval does, so that the answer stays; what the teacher reads has its own length."""
         cut = max(0, len(self.ids) - max_length)
-        return Example(self.ids[cut:], max(1, self.answer_start - cut)) if cut else self
+        short = Example(self.ids[cut:], max(1, self.answer_start - cut), self.shown) if cut else self
+        if self.shown is None or teacher_length is None or short.teacher_length <= teacher_length:
+            return short
+        room = max(1, teacher_length - len(short.answer))
+        return Example(short.ids, short.answer_start, self.shown[-room:])
+
+
+def check_teacher_prompt(template: str) -> str:
+    """The template, if it names what a teacher's prompt is made of; else ValueError."""
+    if missing := [name for name in PROMPT_PARTS if f"{{{name}}}" not in template]:
+        raise ValueError(f"a teacher's prompt must hold {{prompt}} and {{demonstration}}; {{{missing[0]}}} is missing")
+    return template
+
+
+def fill_teacher_prompt(template: str, prompt: str, demonstration: str) -> str:
+    """The template with both in their places; what stands in braces within them stays as it is."""
+    parts = dict(zip(PROMPT_PARTS, (prompt, demonstration.strip()), strict=True))
+    return re.sub(r"\{(" + "|".join(PROMPT_PARTS) + r")\}", lambda match: parts[match[1]], template)
 
 
 def draw(examples: int, available: int, seed: int) -> np.ndarray:
@@ -42,7 +84,8 @@ class Batch:
     """Rows of K trials that go through the model together: rows of trial 0 first.
 
     ``ids`` is [K * R, T]; the other tensors have one entry an answer token: where its logits come from, what they
-    should say, whose it is, its place in the answer, and 1 / (answer tokens of that trial in the whole step).
+    should say, whose it is, its place in the answer, and its weight in the mean of its trial's step.  A teacher reads
+    ``teacher_ids`` [K * R, T'] and has its logits at ``teacher_source``: the same tensors where no prompt differs.
     """
 
     ids: Tensor
@@ -51,35 +94,66 @@ class Batch:
     trial: Tensor
     position: Tensor
     weight: Tensor
+    teacher_ids: Tensor
+    teacher_source: Tensor
 
 
 @dataclass(frozen=True)
 class Step:
     """One optimizer step of K trials, in as many passes as its token budget asks for."""
 
+    rows: Sequence[Sequence[Example]]  # of each trial
     passes: tuple[Batch, ...]
-    tokens: tuple[int, ...]  # real tokens of each trial
+    end: int  # pads, and ends an answer that the student gives itself
+    budget: int  # padded tokens that go through the model at once
+    seeds: Sequence[int]  # of each trial's draws in this step; none where nobody samples
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Real tokens of each trial."""
+        return tuple(sum(len(example.ids) for example in trial) for trial in self.rows)
+
+    @property
+    def teacher_tokens(self) -> tuple[int, ...]:
+        """The same as a teacher reads them."""
+        return tuple(sum(example.teacher_length for example in trial) for trial in self.rows)
 
     @property
     def real_tokens(self) -> int:
         return sum(self.tokens)
 
 
-def make_step(rows: Sequence[Sequence[Example]], pad: int, device: torch.device, budget: int = 2**31) -> Step:
+def make_step(
+    rows: Sequence[Sequence[Example]], pad: int, device: torch.device, budget: int = 2**31,
+    *, seeds: Sequence[int] = (), by_answer: bool = False,
+) -> Step:  # fmt: skip
     """The step of ``rows[k]``, the examples of trial k; every trial has the same number of rows.
 
     Rows are padded on the right, and cut into passes of rows of similar length where that is cheaper than padding them
     all to the longest, or where they do not fit the ``budget`` of tokens; the passes' gradients add up to the same.
+    An answer token weighs 1 / (answer tokens of its trial), or 1 / (tokens of its answer * rows) if ``by_answer``.
     """
-    answers = [sum(len(example.ids) - example.answer_start for example in trial) for trial in rows]
-    ordered = [sorted(trial, key=lambda example: -len(example.ids)) for trial in rows]
-    longest = [max(len(trial[i].ids) for trial in ordered) * len(rows) for i in range(len(ordered[0]))]
+    weights = [_weights(trial, by_answer) for trial in rows]
+    ordered = [
+        sorted(zip(trial, own, strict=True), key=lambda pair: -_width(pair[0]))
+        for trial, own in zip(rows, weights, strict=True)
+    ]
+    longest = [max(_width(trial[i][0]) for trial in ordered) * len(rows) for i in range(len(ordered[0]))]
     cuts = cheapest_cuts(longest, budget, PASS_OVERHEAD.get(device.type, PASS_OVERHEAD["cpu"]))
     passes = tuple(
-        _collate([trial[start:stop] for trial in ordered], answers, pad, device)
-        for start, stop in itertools.pairwise(cuts)
+        _collate([trial[start:stop] for trial in ordered], pad, device) for start, stop in itertools.pairwise(cuts)
     )
-    return Step(passes, tuple(sum(len(example.ids) for example in trial) for trial in rows))
+    return Step(rows, passes, pad, budget, seeds)
+
+
+def _width(example: Example) -> int:
+    return max(len(example.ids), example.teacher_length)
+
+
+def _weights(examples: Sequence[Example], by_answer: bool) -> list[float]:
+    """What one token of each example's answer weighs."""
+    lengths = [len(example.answer) for example in examples]
+    return [1 / (n * len(lengths)) for n in lengths] if by_answer else [1 / sum(lengths)] * len(lengths)
 
 
 def cheapest_cuts(widths: Sequence[int], budget: int, overhead: int) -> list[int]:
@@ -100,21 +174,37 @@ def cheapest_cuts(widths: Sequence[int], budget: int, overhead: int) -> list[int
     return best[-1][1]
 
 
-def _collate(rows: Sequence[Sequence[Example]], answers: Sequence[int], pad: int, device: torch.device) -> Batch:
-    """One pass; ``answers[k]`` are the answer tokens of trial k in the whole step."""
-    flat = [example for trial in rows for example in trial]
-    length = max(len(example.ids) for example in flat)
-    ids = np.full((len(flat), length), pad, dtype=np.int64)
-    columns: list[np.ndarray] = []
-    for i, example in enumerate(flat):
-        n, start = len(example.ids), example.answer_start
-        ids[i, :n] = example.ids
-        answer = np.arange(start, n)
-        trial = np.full(n - start, i // len(rows[0]))
-        columns.append(np.stack([i * length + answer - 1, example.ids[start:], trial, answer - start]))
-    table = np.concatenate(columns, axis=1)
+def _collate(rows: Sequence[Sequence[tuple[Example, float]]], pad: int, device: torch.device) -> Batch:
+    """One pass of examples, each with what a token of its answer weighs."""
+    flat = [pair for trial in rows for pair in trial]
+    examples = [example for example, _ in flat]
+    ids, source = _padded([example.ids for example in examples], examples, pad)
+    columns = [
+        np.stack([example.answer, np.full(len(example.answer), i // len(rows[0])), np.arange(len(example.answer))])
+        for i, example in enumerate(examples)
+    ]
+    parts = [ids, source, *np.concatenate(columns, axis=1)]
+    if any(example.shown is not None for example in examples):
+        parts += _padded([example.teacher_ids for example in examples], examples, pad)
     # One transfer for all of it: a step of a small model is bound by launches, not by bytes.
-    moved = torch.from_numpy(np.concatenate([ids.ravel(), table.ravel()])).to(device, non_blocking=True)
-    source, target, trial, position = moved[ids.size :].view(4, -1)
-    weight = torch.from_numpy(1.0 / np.asarray(answers)[table[2]]).float().to(device, non_blocking=True)
-    return Batch(moved[: ids.size].view(ids.shape), source, target, trial, position, weight)
+    moved = torch.from_numpy(np.concatenate([part.ravel() for part in parts])).to(device, non_blocking=True)
+    views = [view.view(part.shape) for view, part in zip(moved.split([p.size for p in parts]), parts, strict=True)]
+    weight = np.repeat([share for _, share in flat], [len(example.answer) for example in examples])
+    return Batch(
+        *views[:5],
+        weight=torch.from_numpy(weight).float().to(device, non_blocking=True),
+        teacher_ids=views[5] if len(views) > 5 else views[0],
+        teacher_source=views[6] if len(views) > 5 else views[1],
+    )
+
+
+def _padded(sequences: Sequence[np.ndarray], examples: Sequence[Example], pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences that end in the examples' answers, [N, T], and where in [N * T] the answers are predicted from."""
+    length = max(map(len, sequences))
+    ids = np.full((len(sequences), length), pad, dtype=np.int64)
+    source = []
+    for i, (sequence, example) in enumerate(zip(sequences, examples, strict=True)):
+        n = len(sequence)
+        ids[i, :n] = sequence
+        source.append(i * length + np.arange(n - len(example.answer), n) - 1)
+    return ids, np.concatenate(source)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 
 from pydantic import BaseModel
 
 from harness.engine.job import Job
 from harness.engine.stack import host, stack
+from harness.engine.trainer import Spent
 from harness.scoring.scorer import Score
 from harness.store.records import (
     BaseRecord,
@@ -38,8 +40,9 @@ class Notes(BaseModel):
     points: list[list[tuple[int, float]]]
     losses: list[list[float]] = []
     intruders: list[Intruders | None]
-    student_tokens: list[dict[int, int]]  # one a stage: examples seen -> tokens so far on this task
-    teacher_tokens: list[dict[int, int]]
+    lost_energy: list[float | None] = []
+    #: By what tokens were spent on (the fields of ``Spent``), one a stage: examples seen -> tokens so far on this task.
+    tokens: dict[str, list[dict[int, int]]]
     failure: Failure | None = None
 
 
@@ -67,8 +70,7 @@ class Ledger(BaseModel):
                 correct={name: [base.scores[name].correct] + [None] * stages for name in names},
                 points=[[] for _ in range(stages)],
                 intruders=[None] * stages,
-                student_tokens=[{} for _ in range(stages)],
-                teacher_tokens=[{} for _ in range(stages)],
+                tokens={field.name: [{} for _ in range(stages)] for field in fields(Spent)},
             )
         row_of = {trial.fingerprint: index for index, row in enumerate(pack.rows) for trial in row.trials}
         return cls(notes=notes, stages=stages, row_of=row_of, batch=study.training.batch)
@@ -103,6 +105,12 @@ class Ledger(BaseModel):
     def take_intruders(self, trial: str, stage: int, found: dict) -> None:
         self.notes[trial].intruders[stage] = Intruders.model_validate(found)
 
+    def take_lost_energy(self, trial: str, stage: int, share: float) -> None:
+        """What the weights that were scored leave out of the average that they are of."""
+        notes = self.notes[trial]
+        notes.lost_energy = notes.lost_energy or [None] * self.stages
+        notes.lost_energy[stage] = share
+
     def take_losses(self, losses: Sequence[Sequence[float]]) -> None:
         """Losses of one stage, one list a row; cut at the first that is not finite."""
         for trial, row in self.row_of.items():
@@ -110,13 +118,12 @@ class Ledger(BaseModel):
             finite = next((i for i, value in enumerate(values) if not math.isfinite(value)), len(values))
             self.notes[trial].losses.append(values[:finite])
 
-    def count_tokens(self, stage: int, seen: int, tokens: Sequence[int], taught: bool) -> None:
-        """Tokens of one step, one number a row; ``seen`` is how many examples of the task that makes."""
-        self.pack_tokens += sum(tokens)
+    def count_tokens(self, stage: int, seen: int, spent: Spent) -> None:
+        """Tokens of one step; ``seen`` is how many examples of the task that makes."""
+        self.pack_tokens += sum(spent.student)
         for trial, row in self.row_of.items():
-            notes, before = self.notes[trial], seen - self.batch
-            for counts, spent in ((notes.student_tokens, tokens[row]), (notes.teacher_tokens, tokens[row] * taught)):
-                counts[stage][seen] = counts[stage].get(before, 0) + spent
+            for what, stages in self.notes[trial].tokens.items():
+                stages[stage][seen] = stages[stage].get(seen - self.batch, 0) + getattr(spent, what)[row]
 
     def spend(self, what: str, seconds: float) -> None:
         self.seconds[what] += seconds
@@ -146,6 +153,7 @@ class Ledger(BaseModel):
             curves=tuple(self._curves(notes, spec.stream)) if status == "ok" else (),
             train_loss=tuple(tuple(losses) for losses in notes.losses),
             intruders=tuple(notes.intruders),
+            lost_energy=tuple(notes.lost_energy),
             costs=self._costs(notes, trained, scored),
             host={**host(), **job.extras, "pack": job.name},
             failure=notes.failure,
@@ -167,18 +175,18 @@ class Ledger(BaseModel):
         """Both ends of a curve are entries of the matrix: the score before the task, and after it."""
         curves = []
         for stage, task in enumerate(stream):
-            student, teacher = notes.student_tokens[stage], notes.teacher_tokens[stage]
+            counts = [stages[stage] for stages in notes.tokens.values()]
             points = [
                 (0, notes.scores[task][stage]),
                 *notes.points[stage],
-                (max(student), notes.scores[task][stage + 1]),
+                (max(counts[0]), notes.scores[task][stage + 1]),
             ]
             curves.append(
                 Curve(
                     task=task,
                     examples=tuple(n for n, _ in points),
                     score=tuple(value for _, value in points),  # type: ignore[arg-type]
-                    tokens=tuple(student.get(n, 0) + teacher.get(n, 0) for n, _ in points),
+                    tokens=tuple(sum(spent.get(n, 0) for spent in counts) for n, _ in points),
                 )
             )
         return curves
@@ -186,8 +194,9 @@ class Ledger(BaseModel):
     def _costs(self, notes: Notes, trained: int, scored: int) -> Costs:
         """Times are the pack's, divided by its trials; tokens are what the trial's method spends by itself."""
         trials = len(self.notes)
-        total = {name: sum(max(stage.values(), default=0) for stage in counts) for name, counts in
-                 (("student", notes.student_tokens), ("teacher", notes.teacher_tokens))}  # fmt: skip
+        total = {
+            what: sum(max(counts.values(), default=0) for counts in stages) for what, stages in notes.tokens.items()
+        }
         train = self.seconds["train"]
         return Costs(
             shared_by=trials,
@@ -196,7 +205,8 @@ class Ledger(BaseModel):
             analysis_seconds=self.seconds["analysis"] / trials,
             train_tokens=total["student"],
             teacher_tokens=total["teacher"],
-            sampled_tokens=0,
+            prompt_tokens=total["prompt"],
+            sampled_tokens=total["sampled"],
             tokens_per_second=self.pack_tokens / train if train else None,
             peak_memory_gib=self.peak_memory_gib,
             adapter_bytes=4 * scored,

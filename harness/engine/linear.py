@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 #: Rows of a pass that have float32 copies at a time: on a CPU they stay in its cache, which makes them three times as
 #: fast as all rows at once; on a GPU they take at most 1.2 GB at the widths of a 1.5B model.
-PRECISE_ROWS = {"cpu": 256, "cuda": 32768}
+PRECISE_ROWS = {"cpu": 1024, "cuda": 32768}
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def _precise_update(x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tenso
     rows, out = x.reshape(a.shape[0], -1, a.shape[2]), y.view(a.shape[0], -1, b.shape[1])
     chunk = max(1, PRECISE_ROWS.get(x.device.type, PRECISE_ROWS["cpu"]) // a.shape[0])
     for part, into in zip(rows.split(chunk, dim=1), out.split(chunk, dim=1), strict=True):
-        into.copy_(torch.baddbmm(into.float(), torch.bmm(part.float(), a.mT), b.mT))
+        exact = into.float()
+        into.copy_(exact.baddbmm_(torch.bmm(part.float(), a.mT), b.mT))
     return y
 
 

@@ -5,7 +5,7 @@ A **method** turns its settings into a :class:`Recipe`:
 ==============  =========================================  =======================================
 part            what it decides                            examples
 ==============  =========================================  =======================================
-adapter         which weights are trained                  :class:`LowRank`, ``None`` (nothing)
+adapter         which weights are trained, from where      :class:`LowRank`, dense, ``None`` (nothing)
 update rules    what happens beside AdamW                  Stable-LoRA's shrink, EWC's penalty
 average         which mean of the weights is kept          EMA of the factors
 loss            what is minimised                          :class:`CrossEntropy`, self-distillation
@@ -75,31 +75,47 @@ class Start:
 
 
 @dataclass(frozen=True)
-class LowRank:
-    """LoRA factors on every adapted matrix; rank, alpha and targets are the study's.  B starts at zero.
+class Adapter(ABC):
+    """Which numbers are trained, how they are laid out and scaled, and where they start.
 
-    A subclass may start elsewhere or have other numbers; rows of one pack have the same ``shape``.
+    Rows of one pack have adapters of equal ``shape``; scaling and start may differ by row.
     """
 
     needs_examples: ClassVar[bool] = False  #: whether ``start`` looks at the examples of the task that begins
     taken_off: ClassVar[bool] = False  #: whether what it starts with is taken off the base, so that both add up to W0
+    dense_copies: ClassVar[int] = 0  #: fp32 tensors of the adapted matrices' size that a row holds (pack sizes)
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple:
+        """What rows of one pack agree on."""
+
+    @abstractmethod
+    def layout(self, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
+        """How the trained numbers of one trial are laid out; ``rank`` is the study's."""
+
+    @abstractmethod
+    def scaling(self, rank: int, alpha: float) -> float:
+        """The factor s of the trained change in W0 + s B A."""
+
+    def start(self, drawn: Tensor, at: Start) -> Tensor:
+        """Where a trial starts, [P]: ``drawn`` (the layout's own for its seed), or what is made of it."""
+        return drawn
+
+
+@dataclass(frozen=True)
+class LowRank(Adapter):
+    """LoRA factors on every adapted matrix; rank, alpha and targets are the study's.  B starts at zero."""
 
     @property
     def shape(self) -> tuple:
-        """Adapters of equal shape are rows of one pack; how they are scaled and where they start may differ by row."""
-        return ("low rank", self.taken_off)
+        return ("low rank", self.taken_off, 1.0)
 
     def layout(self, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
-        """How the trained numbers are laid out; ``rank`` is the study's."""
         return Layout(slots, rank)
 
     def scaling(self, rank: int, alpha: float) -> float:
-        """The factor s of B A in W0 + s B A."""
         return alpha / rank
-
-    def start(self, drawn: Tensor, at: Start) -> Tensor:
-        """Where a trial starts, [P]: ``drawn`` (``Layout.initial`` of its seed), or what is made of it."""
-        return drawn
 
 
 @dataclass(frozen=True)
@@ -154,6 +170,10 @@ class BoundAverage(BoundPart):
         """(layout, values [P]) of average number ``place``, without scaling and what is frozen below."""
         return bank.layout, self.values[place]
 
+    def lost_energy(self, place: int, bank: AdapterBank) -> float | None:
+        """The share of the average's squared norm that its result leaves out; none where it is the average itself."""
+        return None
+
 
 class UpdateRule(ABC):
     @classmethod
@@ -163,6 +183,8 @@ class UpdateRule(ABC):
 
 
 class Average(ABC):
+    dense_copies: ClassVar[int] = 0  #: fp32 tensors of the adapted matrices' size that one average holds
+
     @property
     def shape(self) -> tuple | None:
         """Of what it averages to, where that is not the adapter's own: none of the rows of a pack may differ in it."""
@@ -174,10 +196,33 @@ class Average(ABC):
         """``averages[i]`` follows row ``rows[i]`` of the bank; a row may have several, or none."""
 
 
-class Loss(ABC):
-    """Per-token loss on the answer tokens.  Rows of a pack share ``pack_key``; the rest may differ by row."""
+#: Whose logits a student learns from: the base (no adapter), the student at the start of the task, the recipe's
+#: average, or the student as it is.  None has a gradient.
+Teacher = Literal["base", "snapshot", "ema", "live"]
 
-    teacher: ClassVar[Literal["average"] | None] = None  #: whose logits ``bind``'s result takes beside the student's
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a student answers its own prompts: one sample each, over the whole vocabulary; temperature 0 is greedy.
+
+    An answer ends as the given ones do: with the end token, where that is in them, and then after at most
+    ``max_tokens``; else (multiple choice) at the length of the given answer, which is what gets scored.
+    """
+
+    temperature: float = 1.0
+    max_tokens: int = 16
+
+
+class Loss(ABC):
+    """Per-token loss on answer tokens.  Rows of a pack share ``pack_key``; the rest may differ by row.
+
+    Fields, or properties, of a subclass say what it needs.  All but ``demonstration`` must be in its ``pack_key``.
+    """
+
+    given: bool = True  #: whether the given answers are in the loss
+    sampling: Sampling | None = None  #: how the student's own answers are drawn; none: they aren't in the loss
+    teacher: Teacher | None = None
+    demonstration: str | None = None  #: the teacher's prompt, with {prompt} and {demonstration}; none: the student's
 
     @property
     def pack_key(self) -> tuple:
@@ -192,11 +237,21 @@ class Loss(ABC):
 class BoundLoss(ABC):
     @abstractmethod
     def needs_teacher(self, progress: float) -> bool:
-        """Whether a teacher pass is wanted at this share [0, 1) of the current task's steps."""
+        """Whether a teacher pass is wanted at this share [0, 1) of the current task's steps.
+
+        Own answers are sampled in those steps alone.
+        """
 
     @abstractmethod
     def tokens(self, student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
-        """Losses [n] for logits [n, V], targets [n], the row of the pack [n] and the position in the answer [n]."""
+        """Losses [n] for logits [n, V], targets [n], the row of the pack [n] and the position in the answer [n].
+
+        The tokens are those of the given answers; ``teacher`` is none where no teacher pass was made on them.
+        """
+
+    def own_tokens(self, student: Tensor, teacher: Tensor, row: Tensor, position: Tensor) -> Tensor:
+        """The same for tokens of the student's own answers; only for a loss with ``sampling``."""
+        raise NotImplementedError(f"{type(self).__name__} has a sampling and no loss for what is sampled")
 
 
 @dataclass(frozen=True)
@@ -233,7 +288,7 @@ class OwnTask:
 class Recipe:
     """One method with one setting, as four parts.  ``scored`` says whose weights count as the trial's result."""
 
-    adapter: LowRank | None = LowRank()
+    adapter: Adapter | None = LowRank()
     updates: tuple[UpdateRule, ...] = ()
     b_rate_ratio: float = 1.0  #: learning rate of B over that of A (LoRA+)
     average: Average | None = None
@@ -243,14 +298,18 @@ class Recipe:
     between: Between | None = None  #: what happens between tasks; none: what the study says
 
     def __post_init__(self) -> None:
-        if self.average is None and (self.scored == "average" or self.loss.teacher == "average"):
+        if self.average is None and (self.scored == "average" or self.loss.teacher == "ema"):
             raise ValueError("a recipe that scores or distils from an average must keep one")
+        if self.loss.sampling and not self.loss.teacher:
+            raise ValueError("a loss on own answers needs a teacher: nobody else says what is good about them")
+        if not (self.loss.given or self.loss.sampling):
+            raise ValueError("a loss is on the given answers, on own answers, or on both")
 
     @property
     def training_key(self) -> tuple:
         """Equal keys train alike, so those trials train once: an average that is only scored does not count."""
         frozen = self.scored if self.between == "reinit" else None  # what is scored is what the next task stands on
-        average = self.average if self.loss.teacher or frozen == "average" else None
+        average = self.average if self.loss.teacher == "ema" or frozen == "average" else None
         return (
             self.adapter, self.updates, self.b_rate_ratio, average, self.loss, self.examples, self.between, frozen
         )  # fmt: skip

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, masking_utils
 
+from harness.engine import attention
 from harness.engine.adapters import AdapterBank, DenseLayout, Layout, Slot
 from harness.engine.linear import PackedLinear
 from harness.errors import InputError
@@ -35,6 +36,8 @@ class PackedModel:
         self.logit_scale = _logit_scale(model.config)
         # SDPA takes boolean masks; eager attention adds whatever it is given
         self._adds_masks = getattr(model.config, "_attn_implementation", "") == "eager"
+        if model.config._attn_implementation == "sdpa":
+            model.set_attn_implementation(attention.NAME)
         self.slots = tuple(_wrap(model, targets))
         self._linears = [model.get_submodule(slot.module) for slot in self.slots]
 

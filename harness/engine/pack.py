@@ -31,10 +31,11 @@ from harness.engine.trainer import RowSpec, Scored, Trainer
 from harness.errors import LorabenchError
 from harness.scoring.scorer import Score
 from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
-from harness.store.records import BaseRecord
+from harness.store.records import BaseRecord, TrialRecord
 from harness.store.results import read_base, write_trial
 from harness.study import forecast
 from harness.study.plan import Pack, PlannedTrial, Row
+from harness.study.seeds import derive
 
 
 def run_pack(job: Job, report: Report) -> list[str]:
@@ -67,7 +68,7 @@ class PackRun:
         self.trainer = self._trainer()
         self.ledger = Ledger.fresh(pack, self.study, base)
         self.owner = [(index, trial) for index, row in enumerate(pack.rows) for trial in row.trials]
-        self._examples: dict[str, Sequence[Example]] = {}
+        self._examples: dict[tuple[str, str | None], Sequence[Example]] = {}
         self._report, self.units = report, forecast.START_UNITS
 
     def _trainer(self) -> Trainer:
@@ -119,12 +120,16 @@ class PackRun:
         """The optimizer step of every row on its next examples; ``seen`` have been seen before it."""
         training = self.study.training
         rows = [examples[seen : seen + training.batch] for examples in order]
-        step = make_step(rows, self.bench.lm.eot_token_id, self.device, training.pass_tokens)
+        # A row draws its own answers from its own seed for the task, whoever it is packed with.
+        seeds = [derive(row.data_seeds[stage], "own answers", seen // training.batch) for row in self.pack.rows]
+        step = make_step(rows, self.bench.lm.eot_token_id, self.device, training.pass_tokens, seeds=seeds)
         warmup = min(1.0, (seen // training.batch + 1) / (training.warmup_steps + 1))
-        losses, taught = self.trainer.step(step, warmup, seen / training.examples)
-        self.ledger.count_tokens(stage, seen + training.batch, step.tokens, taught)
-        units = forecast.TRAIN_UNITS + forecast.TEACHER_UNITS * taught
-        self._advance(step.real_tokens * units, f"task {stage + 1}/{self.stages}: training")
+        losses, spent = self.trainer.step(step, warmup, seen / training.examples)
+        self.ledger.count_tokens(stage, seen + training.batch, spent)
+        taught = any(spent.teacher)
+        work = [forecast.token_units(row.trials[0].recipe.loss, taught) for row in self.pack.rows]
+        units = sum(tokens * each for tokens, each in zip(step.tokens, work, strict=True))
+        self._advance(units, f"task {stage + 1}/{self.stages}: training")
         return losses
 
     def _choose(self, row: Row, stage: int) -> list[Example]:
@@ -134,13 +139,13 @@ class PackRun:
 
     def _draw(self, row: Row, stage: int) -> list[Example]:
         """The examples of task number ``stage`` that a row's seed draws: a function of nothing else."""
-        task = row.stream[stage]
-        if task not in self._examples:
-            lm = self.bench.lm
-            self._examples[task] = self.bench.suite.training_examples(task, lm._encode_pair, lm.eot_token_id)
-        available, longest = self._examples[task], self.study.training.max_length
+        task, shown, lm = row.stream[stage], row.trials[0].recipe.loss.demonstration, self.bench.lm
+        if (task, shown) not in self._examples:
+            found = self.bench.suite.training_examples(task, lm._encode_pair, lm.eot_token_id, shown)
+            self._examples[task, shown] = found
+        available, longest = self._examples[task, shown], self.study.training.max_length
         drawn = draw(self.study.training.examples, len(available), row.data_seeds[stage])
-        return [available[i].truncated(longest) for i in drawn]
+        return [available[i].truncated(longest, self.bench.model.max_length) for i in drawn]
 
     # -- scores ---------------------------------------------------------------------------------------------------
 
@@ -149,6 +154,10 @@ class PackRun:
         probes = self.study.probes if forecast.scores_probes(self.study, stage, self.stages) else ()
         for trial, scores in self._ask(lambda trial: (*trial.spec.stream, *probes), stage):
             self.ledger.take_scores(trial.fingerprint, stage, scores)
+        for row, trial in self.owner:
+            lost = self.trainer.lost_energy(row, trial.recipe)
+            if lost is not None and self.ledger.alive(trial.fingerprint):
+                self.ledger.take_lost_energy(trial.fingerprint, stage, lost)
 
     def _score_curve(self, stage: int, seen: int) -> None:
         for trial, scores in self._ask(lambda trial: (trial.spec.stream[stage],), stage):
@@ -227,16 +236,17 @@ class PackRun:
         if self.study.keep_adapters == "last":
             self._save_adapters(self.pack.name)
         self.ledger.memory(peak_memory_gib(self.device))
-        trained = self.trainer.bank.layout.size
-        records = [
-            self.ledger.record(trial, self.job, self.base, trained, self.trainer.scored(row, trial.recipe).layout.size)
-            for row, trial in self.owner
-        ]
+        records = [self._record(row, trial) for row, trial in self.owner]
         for record in records:
             if record.fingerprint in self.job.write:
                 write_trial(self.job.folder, record)
         checkpoint_path(self.job.folder, self.pack.name).unlink(missing_ok=True)
         return [record.status for record in records]
+
+    def _record(self, row: int, trial: PlannedTrial) -> TrialRecord:
+        bank, scored = self.trainer.bank, self.trainer.scored(row, trial.recipe)
+        trained = bank.layout.live(bank.values[row])
+        return self.ledger.record(trial, self.job, self.base, trained, scored.layout.live(scored.values))
 
     def _save_adapters(self, name: str) -> None:
         # Only those whose record this run writes: another's adapter is the one that was scored then.

@@ -26,6 +26,8 @@ class Spectra:
         if found is None:
             found = [spectrum(weight) for _, weight in model.weights()]
             _write(path, model, found)
+            # As the next pack reads them: other strides and alignment change the last bits of what is made of them.
+            found = _read(path, model) or found
         self.each: list[Spectrum] = found  #: of every slot, in slot order
         self._weights = [weight for _, weight in model.weights()]
 
@@ -34,7 +36,7 @@ class Spectra:
     ) -> dict:
         """The summary of one trial's adapter ``values`` [P] (fields of ``store.records.Intruders``).
 
-        Low rank is counted without a full SVD, whatever the rank that has been stacked; anything else with one.
+        Low rank is counted by the smaller problem, whatever the rank that has been stacked.
 
         ``modules`` are those that it adapts, where it leaves some slots alone; the means are over them.
         """
@@ -68,7 +70,8 @@ def _read(path: Path, model: PackedModel) -> list[Spectrum] | None:
     try:
         with safe_open(path, framework="pt", device=str(model.device)) as file:
             return [
-                Spectrum(*(file.get_tensor(f"{slot.module}.{part}") for part in "udv")) for slot, _ in model.weights()
+                Spectrum(*(file.get_tensor(f"{slot.module}.{part}").clone() for part in "udv"))
+                for slot, _ in model.weights()
             ]
     except (SafetensorError, OSError):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,9 +13,10 @@ from harness.analysis.intruders import Spectrum, spectrum
 from harness.engine.adapters import AdapterBank, DenseLayout, Frozen, Layout, joined
 from harness.engine.batches import Batch, Example, Step, make_step
 from harness.engine.losses import cross_entropy, loss_and_gradient
-from harness.engine.method import Average, BoundAverage, BoundPart, BoundUpdate, LowRank, Recipe, Start, Task
+from harness.engine.method import Adapter, Average, BoundAverage, BoundPart, BoundUpdate, Recipe, Start, Task
 from harness.engine.model import PackedModel, make_bank
 from harness.engine.optimizer import AdamWSettings, PackedAdamW
+from harness.engine.rollouts import own_answers
 from harness.study.seeds import derive
 
 
@@ -28,7 +30,7 @@ class RowSpec:
     also_average: tuple[Average, ...] = ()  #: averages of arms that train alike and are only scored differently
 
     @property
-    def adapter(self) -> LowRank:
+    def adapter(self) -> Adapter:
         assert self.recipe.adapter is not None, "arms without an adapter have no rows"
         return self.recipe.adapter
 
@@ -40,6 +42,16 @@ class Scored:
     layout: Layout | DenseLayout
     values: Tensor
     scaling: float
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Real tokens of one step, of each row of the pack, by what they went through the model for."""
+
+    student: tuple[int, ...]  #: with gradient
+    teacher: tuple[int, ...]
+    prompt: tuple[int, ...]  #: read in order to sample
+    sampled: tuple[int, ...]
 
 
 class Trainer:
@@ -71,9 +83,11 @@ class Trainer:
         ratios = [[1.0, row.recipe.b_rate_ratio][: len(sections)] for row in rows]
         self.ratios = torch.tensor(ratios, device=model.device)
         self.alive = torch.ones(len(rows), dtype=torch.bool, device=model.device)
-        self.loss = type(rows[0].recipe.loss).bind([row.recipe.loss for row in rows], model.device)
+        self.needs = rows[0].recipe.loss  # what a loss needs is in its pack_key, so it is the same for every row
+        self.loss = type(self.needs).bind([row.recipe.loss for row in rows], model.device)
         self.waits = any(row.adapter.needs_examples for row in rows)
         self._start(0, [()] * len(rows))
+        self.snapshot = self.bank.values.clone() if self.needs.teacher == "snapshot" else None
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
@@ -95,6 +109,10 @@ class Trainer:
         self.waits = waits
 
     def _put_below(self, frozen: Frozen | None) -> None:
+        if frozen is not None and isinstance(frozen.layout, Layout) and frozen.layout.magnitudes:
+            changes = zip(self.model.weights(), frozen.changes(torch.float32), strict=True)
+            scales = [change.resolved(weight).scale for (_, weight), change in changes]
+            frozen = replace(frozen, scales=tuple(scale for scale in scales if scale is not None))
         self.bank.layout = replace(self.bank.layout, frozen=frozen)
 
     def _bind_updates(self) -> dict[str, BoundUpdate]:
@@ -142,13 +160,28 @@ class Trainer:
         layout, values = self._result(row, recipe)
         if self.bank.layout.frozen is None:
             return Scored(layout, values, float(self.bank.scaling[row]))
-        own = layout.scaled(values[None], self.bank.scaling[row : row + 1])
-        whole = joined(self.bank.layout.frozen.row(row), layout, own)
+        below = self.bank.layout.frozen.row(row)
+        own = replace(layout, frozen=below).scaled(values[None], self.bank.scaling[row : row + 1])
+        whole = joined(below, layout, own)
         return Scored(whole.layout, whole.values[0], 1.0)
 
-    def _teacher(self) -> Tensor:
-        """[K, P]: every row's own average."""
-        return torch.stack([self._averaged(index, row.recipe.average) for index, row in enumerate(self.rows)])
+    def lost_energy(self, row: int, recipe: Recipe) -> float | None:
+        """What a trial's result leaves out of the average that it is of (``BoundAverage.lost_energy``)."""
+        if recipe.scored == "student" or recipe.average is None:
+            return None
+        kind, place = self._place[row, recipe.average]
+        return self.averages[kind].lost_energy(place, self.bank)
+
+    def _teacher(self) -> Tensor | None:
+        """[K, P]: every row's own teacher; none for the base, which has no adapter in place."""
+        match self.needs.teacher:
+            case "ema":
+                return torch.stack([self._averaged(i, row.recipe.average) for i, row in enumerate(self.rows)])
+            case "snapshot":
+                return self.snapshot
+            case "live":
+                return self.bank.values
+        return None
 
     # -- the ends of a task ---------------------------------------------------------------------------------------
 
@@ -157,6 +190,8 @@ class Trainer:
         if (number and self.between in ("reinit", "fresh")) or self.waits:
             self._put_below(self._all_scored() if number and self.between == "reinit" else None)
             self._start(number, examples)
+        if self.snapshot is not None:
+            self.snapshot.copy_(self.bank.values)
         self.task = Task(number, examples, self._likelihood_gradient)
         for part in self._parts().values():
             part.begin_task(self.bank, self.task)
@@ -177,7 +212,7 @@ class Trainer:
         """[K, P]: the gradient of -log p(answers) of ``rows[k]``, summed over tokens, at the values of row k."""
         values = self.bank.values.detach().requires_grad_()
         for batch in make_step(rows, 0, self.model.device).passes:
-            student = self._answer_states(batch, values)
+            student = self._states(batch.ids, batch.source, values)
             target, weight = batch.target, torch.ones_like(batch.weight)
 
             def token_loss(logits: Tensor, part: slice, target: Tensor = target) -> Tensor:
@@ -190,44 +225,72 @@ class Trainer:
 
     # -- one step -------------------------------------------------------------------------------------------------
 
-    def step(self, step: Step, warmup: float, progress: float) -> tuple[Tensor, bool]:
-        """Losses [K] of this step, after updating every row; and whether a teacher pass was made.
+    def step(self, step: Step, warmup: float, progress: float) -> tuple[Tensor, Spent]:
+        """Losses [K] of this step, after updating every row; and the tokens that it took.
 
         ``warmup`` scales the rate; ``progress`` in [0, 1) is the share of the current task's steps that are done.
-        Nothing is read back to the host.
+        Nothing is read back to the host but the students' own answers, token by token, where a loss is on those.
         """
         assert not self.waits, "an adapter that starts from examples must have seen them: call begin_task first"
         values = self.bank.values.detach().requires_grad_()
-        taught = self.loss.needs_teacher(progress)
-        teacher = self._teacher() if taught else None
-        losses = torch.zeros_like(self.rates)
-        for batch in step.passes:
-            losses += self._accumulate(batch, values, teacher)
-        assert values.grad is not None
+        taught, samples = self.loss.needs_teacher(progress), self.needs.sampling is not None
+        teach = partial(self._taught_states, self._teacher()) if taught else None
+        losses, none = torch.zeros_like(self.rates), (0,) * len(self.rows)
+        spent = Spent(none, none, none, none)
+        if self.needs.given:
+            spent = Spent(step.tokens, step.teacher_tokens if taught and not samples else none, none, none)
+            for batch in step.passes:
+                losses += self._accumulate(batch, values, None if samples else teach)
+        if taught and samples:
+            own, prompt, sampled = self._rollout(step)
+            student = tuple(map(sum, zip(spent.student, own.tokens, strict=True)))
+            spent = Spent(student, own.teacher_tokens, prompt, sampled)
+            for batch in own.passes:
+                losses += self._accumulate(batch, values, teach, own=True)
+        assert values.grad is not None, "a loss that leaves out the given answers needs its teacher in every step"
         self._update(values.grad, losses, warmup)
-        return losses, taught
+        return losses, spent
 
-    def _accumulate(self, batch: Batch, values: Tensor, teacher_values: Tensor | None) -> Tensor:
-        """Add a pass's gradient to ``values.grad``; returns its part [K] of the losses."""
-        teacher = None
-        if teacher_values is not None:
-            with torch.no_grad():
-                teacher = self._answer_states(batch, teacher_values)
-        student = self._answer_states(batch, values)
+    def _rollout(self, step: Step) -> tuple[Step, tuple[int, ...], tuple[int, ...]]:
+        """The step with the students' own answers, and the tokens read and drawn for them."""
+        assert self.needs.sampling is not None
+        with self.model.adapted(self.bank.layout, self.bank.values, self.bank.scaling):
+            found = own_answers(self.model, step, self.needs.sampling)
+        own = make_step(found.rows, step.end, self.model.device, step.budget, by_answer=True)
+        return own, found.prompt_tokens, found.sampled_tokens
+
+    def _accumulate(
+        self, batch: Batch, values: Tensor, teach: Callable[[Batch], Tensor] | None, *, own: bool = False
+    ) -> Tensor:
+        """Add a pass's gradient to ``values.grad``; returns its part [K] of the losses.
+
+        ``teach`` gives the teachers' states; ``own``: the answers are the students', not the given ones.
+        """
+        teacher = teach(batch) if teach else None
+        student = self._states(batch.ids, batch.source, values)
 
         def token_loss(logits: Tensor, part: slice) -> Tensor:
+            row, position = batch.trial[part], batch.position[part]
             with torch.no_grad():
                 taught_by = None if teacher is None else self.model.logits(teacher[part]).float()
-            return self.loss.tokens(logits, taught_by, batch.target[part], batch.trial[part], batch.position[part])
+            if own:
+                assert taught_by is not None
+                return self.loss.own_tokens(logits, taught_by, row, position)
+            return self.loss.tokens(logits, taught_by, batch.target[part], row, position)
 
         losses, gradient = loss_and_gradient(student, self.model.logits, token_loss, batch.weight)
         student.backward(gradient)
         return torch.zeros_like(self.rates).index_add_(0, batch.trial, losses * batch.weight)
 
-    def _answer_states(self, batch: Batch, values: Tensor) -> Tensor:
-        """Hidden states [N, d] from which the answer tokens are predicted."""
+    @torch.no_grad()
+    def _taught_states(self, values: Tensor | None, batch: Batch) -> Tensor:
+        """The teachers' hidden states [N, d] at the same answer tokens, behind their own prompts."""
+        return self._states(batch.teacher_ids, batch.teacher_source, values)
+
+    def _states(self, ids: Tensor, source: Tensor, values: Tensor | None) -> Tensor:
+        """Hidden states [N, d] of these places, from which answer tokens are predicted; no ``values``: the base's."""
         with self.model.adapted(self.bank.layout, values, self.bank.scaling):
-            return self.model.hidden(batch.ids).flatten(0, 1).index_select(0, batch.source)
+            return self.model.hidden(ids).flatten(0, 1).index_select(0, source)
 
     @torch.no_grad()
     def _update(self, gradient: Tensor, losses: Tensor, warmup: float) -> None:
@@ -257,6 +320,8 @@ class Trainer:
         if frozen is not None:
             rank = frozen.layout.rank if isinstance(frozen.layout, Layout) else 0  # 0: dense
             tensors |= {"frozen.values": frozen.values, "frozen.rank": torch.tensor(rank)}
+        if self.snapshot is not None:
+            tensors["snapshot"] = self.snapshot
         tensors |= {f"adamw.{name}": tensor for name, tensor in self.optimizer.state().items()}
         for prefix, part in self._parts().items():
             tensors |= {f"{prefix}.{name}": tensor for name, tensor in part.state().items()}
@@ -270,6 +335,8 @@ class Trainer:
             rank, slots = int(state["frozen.rank"]), self.model.slots
             below = replace(self.bank.layout, rank=rank) if rank else DenseLayout(slots)
             self._put_below(joined(None, below, state["frozen.values"].to(self.model.device)))
+        if self.snapshot is not None:
+            self.snapshot.copy_(state["snapshot"])
         for prefix, part in self._parts().items():
             part.load({name: state[f"{prefix}.{name}"] for name in part.state()})
         self.optimizer.load({name: state[f"adamw.{name}"] for name in self.optimizer.state()})

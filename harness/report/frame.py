@@ -49,6 +49,7 @@ COSTS = (
     "analysis_seconds",
     "train_tokens",
     "teacher_tokens",
+    "prompt_tokens",
     "sampled_tokens",
     "tokens_per_second",
     "peak_memory_gib",

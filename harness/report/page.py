@@ -71,6 +71,7 @@ COSTS = {
     "peak_memory_gib": ("Peak memory, GiB (pack)", lambda value: number(value, 2)),
     "train_tokens": ("Student tokens", lambda value: number(value, 0)),
     "teacher_tokens": ("Teacher tokens", lambda value: number(value, 0)),
+    "prompt_tokens": ("Prompts read to sample, tokens", lambda value: number(value, 0)),
     "sampled_tokens": ("Sampled tokens", lambda value: number(value, 0)),
     "adapter_bytes": ("Adapter, MB", lambda value: number(value, 2, 1e-6)),
     "trained_parameters": ("Trained parameters", lambda value: number(value, 0)),

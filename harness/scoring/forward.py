@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from harness.engine.generate import Progress
 from harness.engine.losses import chunk_logits
 from harness.engine.model import PackedModel
 from harness.scoring.trees import Row
-
-Progress = Callable[[int], None]  #: called with the number of tokens just done
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from lm_eval.models.utils import (
     postprocess_generated_text,
 )
 
+from harness.engine.generate import generate
 from harness.engine.model import PackedModel
 from harness.errors import InputError
 from harness.scoring.forward import Batch, collate, score_batches
-from harness.scoring.generate import generate_greedy
 from harness.scoring.trees import Row, TokenRequest, batch_rows, build_rows
 
 
@@ -284,7 +284,7 @@ class PackedLM(TemplateLM):
         ends = self._ends
         reach = max((len(stop.encode()) for stop in until), default=0) + 4  # no token is shorter than a byte
 
-        def finished(rows: list[list[int]]) -> list[bool]:
+        def finished(_: list[tuple[int, int]], rows: list[list[int]]) -> list[bool]:
             tails = self.tokenizer.batch_decode([row[-reach:] for row in rows])
             return [
                 row[-1] in ends or any(stop in tail and stop in self.tokenizer.decode(row) for stop in until)
@@ -298,6 +298,6 @@ class PackedLM(TemplateLM):
                 self.tokenizer.decode(kept, skip_special_tokens=True), stop=until, think_end_token=None
             )
 
-        tokens, finite = generate_greedy(self.model, prompts, trials, most, finished, progress)
+        tokens, finite = generate(self.model, [prompts] * trials, most, finished, progress)
         self._note_broken(finite)
         return [[text(row) for row in trial] for trial in tokens]

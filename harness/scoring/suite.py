@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.engine.batches import Example
+from harness.engine.batches import Example, fill_teacher_prompt
 from harness.errors import InputError
 
 # lm-eval's tasks here are local files; nothing may wait for a hub (measured: a hang or a five-second retry each).
@@ -116,10 +116,14 @@ class Suite:
         self._trained = {task.name for task in data if task.splits.get("train")}
         self.tasks = {task.name: self._load(task, _chosen(task, split, items.get(task.name))) for task in data}
 
-    def training_examples(self, name: str, encode: EncodePair, end: int | None) -> TrainingExamples:
+    def training_examples(
+        self, name: str, encode: EncodePair, end: int | None, demonstration: str | None = None
+    ) -> TrainingExamples:
         """The training rows of a task, as lm-eval would ask them (without shots) and with the right answer behind it.
 
-        ``encode`` is lm-eval's ``_encode_pair``; ``end`` is appended for generation tasks only.
+        ``encode`` is lm-eval's ``_encode_pair``; ``end`` is appended for generation tasks only.  ``demonstration`` is
+        the template of a teacher's prompt that shows the answer; where the model's chat template is used, it is put
+        into the user's turn.
         """
         scored = self.tasks[name]
         if name not in self._trained:
@@ -131,14 +135,35 @@ class Suite:
             prompt, answer = encode(context, target)
             if scored.kind == "generate_until" and end is not None:
                 answer = [*answer, end]
-            return Example(np.asarray([*prompt, *answer], dtype=np.int64), len(prompt))
+            shown = None
+            if demonstration is not None:
+                # Read as the prompt is: lm-eval moves spaces at a prompt's end to the answer.
+                teacher_prompt, _ = encode(self._shown(scored, rows[number], demonstration, context, target), target)
+                shown = np.asarray(teacher_prompt, dtype=np.int64)
+            return Example(np.asarray([*prompt, *answer], dtype=np.int64), len(prompt), shown)
 
         return TrainingExamples(len(rows), render)
+
+    def _shown(self, scored: ScoredTask, row: Mapping[str, Any], template: str, context: str, target: str) -> str:
+        """The prompt of a teacher that sees the right answer as well."""
+        chat = self._prompting.chat_template
+        if chat is None:
+            return fill_teacher_prompt(template, context, target)
+
+        def with_answer(messages: list[dict[str, str]], **settings: Any) -> str:
+            last = max(i for i, message in enumerate(messages) if message["role"] == "user")
+            asked = fill_teacher_prompt(template, messages[last]["content"], target)
+            return chat([*messages[:last], {**messages[last], "content": asked}, *messages[last + 1 :]], **settings)
+
+        return self._context(scored.task, row, {**self._prompting.arguments, "chat_template": with_answer})
+
+    def _context(self, task: Any, row: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+        return task.fewshot_context(row, num_fewshot=0, gen_prefix=task.doc_to_prefix(row), **settings)
 
     def _asked(self, scored: ScoredTask, row: Mapping[str, Any], where: str) -> tuple[str, str]:
         """(context, right answer) of a row: the very texts of the request that lm-eval would score."""
         task, settings = scored.task, self._prompting.arguments
-        context = task.fewshot_context(row, num_fewshot=0, gen_prefix=task.doc_to_prefix(row), **settings)
+        context = self._context(task, row, settings)
         if scored.kind != "multiple_choice":
             delimiter = self._delimiter(task, row)
             target = task.doc_to_target(row)

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Documents share a row only where they begin with at least this many tokens: a shorter beginning, such as "Question:",
-#: saves less than the attention mask costs.
-LEAST_SHARED = 16
+from harness.engine.generate import LEAST_SHARED, common_prefix
+
 #: A token's matrix products cost as much as attention to this many others (6 hidden sizes of a Llama block: 3,456 for
 #: 135M, and more for larger models), so a row may grow until what it shares no longer pays for its length.
 LINEAR_COST = 3456
@@ -61,12 +60,6 @@ class Row:
     def branched(self) -> bool:
         """Whether some token does not see all before it, so that a causal mask is not enough."""
         return bool((self.last < len(self.ids)).any())
-
-
-def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of the longest prefix that both share."""
-    shorter = min(len(first), len(second))
-    return next((i for i in range(shorter) if first[i] != second[i]), shorter)
 
 
 def build_row(requests: Sequence[Clipped]) -> Row:

@@ -58,7 +58,7 @@ class Curve(Frozen):
     task: str
     examples: tuple[int, ...]  #: 0 first
     score: tuple[Score, ...]
-    tokens: tuple[int, ...]  #: student + teacher + sampled tokens spent on this task so far
+    tokens: tuple[int, ...]  #: student + teacher + prompt + sampled tokens spent on this task so far
 
 
 class TaskScores(Frozen):
@@ -102,7 +102,8 @@ class Costs(Frozen):
     analysis_seconds: Score | None = None
     train_tokens: int | None = None  #: real (not padding) tokens through the student
     teacher_tokens: int | None = None
-    sampled_tokens: int | None = None
+    prompt_tokens: int | None = None  #: of the prompts that the student read in order to sample
+    sampled_tokens: int | None = None  #: of its own answers
     tokens_per_second: Score | None = (
         None  #: of the whole pack while it trained: student tokens of all its rows per second
     )
@@ -134,6 +135,7 @@ class TrialRecord(Frozen):
     curves: tuple[Curve, ...] = ()  #: one a task of the stream, in order
     train_loss: tuple[tuple[Score, ...], ...] = ()  #: one tuple a task: the loss of every optimizer step
     intruders: tuple[Intruders | None, ...] = ()  #: T long: after each task; null where not taken
+    lost_energy: tuple[Score | None, ...] = ()  #: T long where what is scored was cut to a rank: the share left out
     costs: Costs = Costs()
     host: dict[str, Scalar] = {}
     failure: Failure | None = None

@@ -6,6 +6,8 @@ being done.
 
 from __future__ import annotations
 
+from typing import Any
+
 from harness.store.records import BaseRecord
 from harness.study.config import Study
 from harness.study.plan import Pack
@@ -15,6 +17,11 @@ from harness.study.plan import Pack
 TRAIN_UNITS = 4.3
 #: The same for a teacher's pass over it.
 TEACHER_UNITS = 2.0
+#: A teacher's prompt that shows the answer, in lengths of the student's: the question twice and the template's words.
+DEMONSTRATED = 2.4
+#: Cost of a token read or drawn while students sample: a pass over the prompts, and as much again for answers of 1 to 5
+#: tokens, each a pass of its own of hardly more than overhead.  An estimate, not a measurement.
+SAMPLING_UNITS = 4.0
 #: Cost of the intruders of one trial after one task (135M: 210 eigenproblems on 2 CPU cores).
 INTRUDER_UNITS = 6500.0
 #: Work that does not depend on tokens: loading a model and building requests, in forward tokens.
@@ -25,10 +32,20 @@ def scoring_units(study: Study, base: BaseRecord, tasks: tuple[str, ...]) -> flo
     return float(sum(base.scores[name].tokens for name in tasks))
 
 
-def stage_train_units(study: Study, base: BaseRecord, pack: Pack, stage: int, teacher: bool) -> float:
+def token_units(loss: Any, taught: bool = True) -> float:
+    """Work of training with this loss on a token of a given example, all that it asks for included.
+
+    ``taught``: a teacher is asked, as in all steps but a task's first ones.
+    """
+    samples = taught and loss.sampling is not None
+    read = (DEMONSTRATED if loss.demonstration else 1) if taught and loss.teacher else 0
+    return TRAIN_UNITS * (loss.given + samples) + TEACHER_UNITS * read + SAMPLING_UNITS * samples
+
+
+def stage_train_units(study: Study, base: BaseRecord, pack: Pack, stage: int) -> float:
     """Training every row of the pack on its task number ``stage``, without the scores in between."""
-    tokens = sum(base.train_tokens[row.stream[stage]] for row in pack.rows) * study.training.examples
-    return tokens * (TRAIN_UNITS + TEACHER_UNITS * teacher)
+    tokens = (base.train_tokens[row.stream[stage]] * token_units(row.trials[0].recipe.loss) for row in pack.rows)
+    return study.training.examples * sum(tokens)
 
 
 def scores_probes(study: Study, stage: int, stages: int) -> bool:
@@ -42,11 +59,11 @@ def takes_intruders(study: Study, stage: int, stages: int) -> bool:
 
 def pack_units(study: Study, base: BaseRecord, pack: Pack) -> float:
     """All the work of a pack."""
-    total, teacher = START_UNITS, any(row.trials[0].recipe.loss.teacher for row in pack.rows)
+    total = START_UNITS
     stages = max(len(row.stream) for row in pack.rows)
     inner = len(study.curve) - 2
     for stage in range(stages):
-        total += stage_train_units(study, base, pack, stage, teacher)
+        total += stage_train_units(study, base, pack, stage)
         for trial in pack.trials:
             tasks = trial.spec.stream + (study.probes if scores_probes(study, stage, stages) else ())
             total += scoring_units(study, base, tasks)

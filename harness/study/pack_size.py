@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -24,6 +25,20 @@ def pack_size(study: Study, model: Path, device: str) -> int:
     rows = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     size = parameters(model)
     return next((int(row[wanted]) for row in rows if size <= row["parameters"]), 1)
+
+
+def dense_rows(study: Study, model: Path, device: str) -> Callable[[int], int]:
+    """How many rows fit that hold so many fp32 copies of the model beside the factors (a function of their number).
+
+    Three fifths of a device's memory are for them, 8 GB on a CPU: activations and the base want the rest.
+    """
+    kind = device_class(device)
+    memory = 8e9 if kind == "cpu" else 1e9 * int(kind.removeprefix("gpu-"))
+    size = parameters(model)
+    most = pack_size(study, model, device)
+    if study.pack != "auto":
+        return lambda copies: most
+    return lambda copies: max(1, min(most, int(0.6 * memory / (4 * size * copies)))) if copies else most
 
 
 def device_class(device: str) -> str:

@@ -7,7 +7,7 @@ same adapter shape and kind of loss share a *pack*.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -115,8 +115,18 @@ class Plan:
         return [key.partition("@")[0] for key in self.study.methods].index(spec.method)
 
 
-def build_plan(study: Study, methods: Mapping[str, MethodLike], inputs: Inputs, pack_size: int, where: str) -> Plan:
-    """Every trial of the study, in rows and packs of at most ``pack_size`` rows."""
+def build_plan(
+    study: Study,
+    methods: Mapping[str, MethodLike],
+    inputs: Inputs,
+    pack_size: int,
+    where: str,
+    dense_rows: Callable[[int], int] | None = None,
+) -> Plan:
+    """Every trial of the study, in rows and packs of at most ``pack_size`` rows.
+
+    ``dense_rows`` says how many rows that hold so many tensors of the model's size may be a pack; none: as many.
+    """
     arms = expand_arms(study, methods, where, inputs.tuned)
     untrained, rows = [], {}
     for arm, (order, stream), seed in itertools.product(arms, study.streams.items(), study.seeds):
@@ -130,8 +140,18 @@ def build_plan(study: Study, methods: Mapping[str, MethodLike], inputs: Inputs, 
     for trials in rows.values():
         kind = (trials[0].recipe.pack_key, len(trials[0].spec.stream))
         groups.setdefault(kind, []).append(_row(study, trials))
-    packs = [_pack(part) for group in groups.values() for part in _chunks(_by_stream_and_seed(study, group), pack_size)]
+    packs = []
+    for group in groups.values():
+        copies = max(_dense_copies(row) for row in group)
+        size = dense_rows(copies) if dense_rows else pack_size
+        packs += [_pack(part) for part in _chunks(_by_stream_and_seed(study, group), size)]
     return Plan(study, tuple(packs), tuple(untrained))
+
+
+def _dense_copies(row: Row) -> int:
+    """Tensors of the model's size that a row holds: its adapter's, and those of every average that is kept of it."""
+    averages = {trial.recipe.average for trial in row.trials} - {None}
+    return row.trials[0].recipe.adapter.dense_copies + sum(average.dense_copies for average in averages)
 
 
 def expand_arms(

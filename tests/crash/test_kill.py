@@ -28,7 +28,7 @@ probes: [toy_text]
 methods:
   lora: {learning_rate: 0.005}
   lora_ema: {learning_rate: 0.005}
-  combined: {learning_rate: 0.005}
+  combined_on_policy: {learning_rate: 0.005}
 training: {examples: 96, batch: 8}
 scoring: {items: 32, curve: [32]}
 """

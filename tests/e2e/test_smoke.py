@@ -9,7 +9,8 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-METHODS = {"frozen", "lora", "stable_lora", "lora_ema", "self_distill", "combined"}
+ON_POLICY = {"sdft", "combined_on_policy"}
+METHODS = {"frozen", "lora", "stable_lora", "lora_ema", "self_distill", "combined"} | ON_POLICY
 FIRST_COLUMNS = [
     "method", "trials", "average_accuracy", "average_accuracy_ci_low", "average_accuracy_ci_high",
     "backward_transfer", "forgetting", "learning_accuracy", "general_delta", "plain_text_delta",
@@ -27,7 +28,7 @@ def test_every_trial_is_there_and_ok(local_run, records):
     found = records(local_run).values()
     assert {(r["spec"]["method"], r["spec"]["seed"]) for r in found} == {(m, s) for m in METHODS for s in (0, 1)}
     assert {record["status"] for record in found} == {"ok"}
-    assert len(found) == 12
+    assert len(found) == 2 * len(METHODS)
     assert not list((local_run / "running").iterdir()), "no checkpoint, claim or progress file stays"
 
 
@@ -52,7 +53,7 @@ def adapters(folder) -> dict[str, tuple[dict, dict[str, bytes]]]:
 
 def test_ray_gives_the_same_adapters_and_base_scores(local_run, ray_run):
     ours, theirs = adapters(local_run), adapters(ray_run)
-    assert len(ours) == 2
+    assert len(ours) == 3
     assert ours == theirs
     base = [json.loads((folder / "base.json").read_text()) for folder in (local_run, ray_run)]
     assert base[0]["key"] == base[1]["key"]
@@ -67,7 +68,10 @@ def test_records_say_where_they_ran(local_run, ray_run):
 
 def test_costs_that_are_counts_are_the_same_too(local_run, ray_run):
     """Seconds differ; tokens, parameters and bytes don't."""
-    counts = ("shared_by", "train_tokens", "teacher_tokens", "sampled_tokens", "adapter_bytes", "trained_parameters")
+    counts = (
+        "shared_by", "train_tokens", "teacher_tokens", "prompt_tokens", "sampled_tokens", "adapter_bytes",
+        "trained_parameters",
+    )  # fmt: skip
     for path in (local_run / "trials").glob("*.json"):
         ours = json.loads(path.read_text())["costs"]
         theirs = json.loads((ray_run / "trials" / path.name).read_text())["costs"]
@@ -109,11 +113,31 @@ def test_the_leaderboard_begins_as_promised(local_run):
 
 
 def test_methods_learn(local_run):
-    """Chance is 0.25; every trained method must be far above it, the base must not."""
+    """Chance is 0.25; every trained method must be far above it, the base must not.
+
+    But those that learn from a teacher that has read the answer: a random model can't read.
+    """
     learnt = {name: float(row["learning_accuracy"]) for name, row in board(local_run).items()}
     assert learnt["lora"] > 0.8
     assert learnt["frozen"] < 0.5
-    assert all(learnt[name] > 0.6 for name in METHODS - {"frozen"})
+    assert all(learnt[name] > 0.6 for name in METHODS - ON_POLICY - {"frozen"})
+
+
+def test_tokens_are_counted_by_what_they_were_for(local_run):
+    """Two tasks of 256 examples, each with an answer of one token; only on-policy methods read prompts and draw."""
+    for path in (local_run / "trials").glob("*.json"):
+        record = json.loads(path.read_text())
+        costs, method = record["costs"], record["spec"]["method"]
+        if method == "frozen":
+            continue
+        own = method in ON_POLICY
+        assert costs["sampled_tokens"] == (512 if own else 0)
+        assert costs["prompt_tokens"] == (costs["train_tokens"] - 512 if own else 0)
+        assert (costs["teacher_tokens"] > 0) == (own or method in {"self_distill", "combined"})
+        if own:
+            assert costs["teacher_tokens"] > 2 * costs["train_tokens"], "it reads the question twice"
+        spent = sum(costs[f"{what}_tokens"] for what in ("train", "teacher", "prompt", "sampled"))
+        assert sum(curve["tokens"][-1] for curve in record["curves"]) == spent
 
 
 def test_methods_are_not_one_another(local_run, records):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
+from harness.engine.generate import generate
 from harness.engine.model import load_model
 from harness.errors import InputError
-from harness.scoring.generate import generate_greedy
 from harness.scoring.lm import PackedLM
 from harness.scoring.scorer import Scorer
 from harness.scoring.suite import Prompting, Suite, TaskData
@@ -189,10 +189,8 @@ def test_a_model_may_name_several_ends(world, tokenizer, monkeypatch):
     limits = {"until": [], "max_gen_toks": 24, "do_sample": False}
     texts = [sentence(d, 3) for d in range(8)]
     with world.model.adapted(world.layout, world.values[:1], world.scaling[:1]):
-        (said,), _ = generate_greedy(
-            world.model, [tokenizer.encode(text) for text in texts], 1, 24, lambda rows: [False] * len(rows),
-            lambda tokens: None,
-        )  # fmt: skip
+        prompts = [tokenizer.encode(text) for text in texts]
+        (said,), _ = generate(world.model, [prompts], 24, lambda _, rows: [False] * len(rows))
     inner = [token for tokens in said for token in tokens[3:8] if token != 257]
     ends = [257, max(set(inner), key=inner.count)]
     monkeypatch.setattr(world.model.module.generation_config, "eos_token_id", ends)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from helpers import (
+    ALPHA,
+    RANK,
     PeftRun,
     batches,
     factors,
@@ -19,8 +23,9 @@ from helpers import (
     warmup,
 )
 
-from baselines import lora, lora_plus, pissa, rslora
+from baselines import dora, eva, lora, lora_plus, pissa, rslora
 from harness.engine.method import MethodSettings, Recipe
+from harness.engine.model import ALL_LINEAR
 
 LORA = lora.compose(MethodSettings())
 RATES = (1e-3, 3e-4)
@@ -81,3 +86,64 @@ def test_pissa():
             delta = residual + 2.0 * b @ a - base[slot.module]
             assert relative((change.b @ change.a)[0], delta.detach()) <= 2e-3, slot.module
     assert packed.model.digest() == packed_model().digest()
+
+
+def eva_state(base, examples, config) -> dict[str, torch.Tensor]:
+    """PEFT's own directions, from one batch that it goes over until it has converged."""
+    from peft import get_peft_model
+    from peft.tuners.lora import get_eva_state_dict
+
+    model = get_peft_model(base, config, low_cpu_mem_usage=True).eval()
+    length = max(len(example.ids) for example in examples)
+    ids = torch.zeros(len(examples), length, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for i, example in enumerate(examples):
+        tokens = torch.from_numpy(example.ids)
+        ids[i, : len(tokens)], mask[i, : len(tokens)] = tokens, 1
+        labels[i, example.answer_start : len(tokens)] = tokens[example.answer_start :]
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return get_eva_state_dict(model, [batch], show_progress_bar=False)
+
+
+@pytest.mark.parametrize("rho", [1.0, 2.0])
+def test_eva(rho):
+    """PEFT's ranks and subspaces from the same examples; then its training, from our directions."""
+    from peft import EvaConfig, LoraConfig, initialize_lora_eva_weights
+
+    recipe, examples = eva.compose(eva.Settings(rho=rho)), data()
+    packed = trainer(packed_model(), [recipe] * 2, RATES, examples=examples)
+    start = packed.bank.values.clone()
+    found = train(packed, batches(examples, SIZE, STEPS))
+    for row, rate in enumerate(RATES):
+        settings = {"init_lora_weights": "eva", "eva_config": EvaConfig(rho=rho)}
+        config = LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules=list(ALL_LINEAR), **settings)
+        wanted, ours, ranks = eva_state(tiny_model(), examples[row], config), {}, {}
+        for module, (a, _) in factors(packed, start, row).items():
+            own, theirs = a[a.any(1)], wanted[f"base_model.model.{module}"]
+            ours[f"base_model.model.{module}"] = own
+            group = re.sub(r"(q|k|v|gate|up)_proj", "same input", module)  # ties: PEFT takes any of them
+            ranks[group] = ranks.get(group, 0) + len(own) - len(theirs)
+            both = min(len(own), len(theirs)) - 1  # the last may be close to the next
+            cosines = torch.linalg.svdvals(own[: both + 1] @ theirs[: both + 1].T.float())
+            assert (cosines[:both] > 0.99).all(), module
+        assert not any(ranks.values()), ranks
+        if rho > 1:
+            assert len({len(own) for own in ours.values()}) > 2, "ranks must have been redistributed"
+        load = partial(initialize_lora_eva_weights, eva_state_dict=ours)
+        alone = PeftRun(tiny_model(), [], rate, prepare=load, **settings)
+        for step in range(STEPS):
+            loss = alone.backward(examples[row][step * SIZE : (step + 1) * SIZE])
+            alone.update(warmup(step))
+            assert abs(loss - found[step, row].item()) <= 2e-5 * (1 + abs(loss)), (row, step)
+
+
+def test_dora():
+    recipe = dora.compose(MethodSettings())
+    against_peft(recipe, use_dora=True)
+    packed = trainer(packed_model(), [recipe], [1e-2])
+    before = packed.bank.values.clone()
+    train(packed, batches(data(1), SIZE, 3))
+    moved = zip(
+        packed.bank.layout.magnitudes_of(packed.bank.values), packed.bank.layout.magnitudes_of(before), strict=True
+    )
+    assert all((now != then).any() for now, then in moved)

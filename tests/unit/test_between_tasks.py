@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import batches, packed_model, random_examples, relative, tiny_model, train, trainer
 
-from baselines import lora, lora_ema, o_lora, pissa, single_task, stable_lora
+from baselines import dora, lora, lora_ema, o_lora, pissa, single_task, stable_lora
 from baselines.o_lora import Orthogonal
 from harness.analysis.intruders import analyse, analyse_dense, spectrum
 from harness.engine.adapters import AdapterBank, DenseLayout, Frozen, Layout, Slot, joined
@@ -139,7 +139,16 @@ def test_an_adapter_on_frozen_ones_computes_their_sum():
     assert torch.allclose(merged.model(input_ids=IDS).last_hidden_state, trained, atol=1e-4)
 
 
-@pytest.mark.parametrize("recipe", [LORA.under("reinit"), pissa.compose(MethodSettings())], ids=["reinit", "pissa"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        LORA.under("reinit"),
+        pissa.compose(MethodSettings()),
+        dora.compose(MethodSettings()),
+        dora.compose(MethodSettings()).under("reinit"),
+    ],
+    ids=["reinit", "pissa", "dora", "dora on dora"],
+)
 def test_stacked_factors_are_exported_and_counted(recipe, tmp_path):
     """PEFT computes the same from the export, and intruders are those of a full SVD against the true W0."""
     from peft import PeftModel

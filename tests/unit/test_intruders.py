@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.analysis.intruders import EPSILONS, TOP_K, analyse, spectrum, summarise, summarise_by
+from harness.analysis.intruders import EPSILONS, TOP_K, analyse, analyse_dense, spectrum, summarise, summarise_by
 from harness.store.records import Intruders
 
 SHAPES = [(24, 24), (16, 40), (40, 16)]
@@ -30,6 +30,22 @@ def by_svd(weight: torch.Tensor, delta: torch.Tensor, top_k: int = TOP_K) -> tup
     u0 = np.linalg.svd(weight.double().numpy(), full_matrices=False)[0]
     u, d, _ = np.linalg.svd((weight.double() + delta.double()).numpy(), full_matrices=False)
     return np.abs(u0.T @ u[:, :top_k]).max(axis=0), d[:top_k]
+
+
+@shaped
+@pytest.mark.parametrize("scale", [0.0, 0.05, 2.0])
+def test_a_dense_change_is_counted_as_by_full_svds(shape, scale):
+    weight, delta = separated(shape), scale * random(shape, 3)
+    found = analyse_dense(spectrum(weight), weight, delta)
+    cosines, sigmas = by_svd(weight, delta)
+    assert found.cosines == pytest.approx(cosines, abs=1e-7)
+    assert found.sigmas == pytest.approx(sigmas, rel=1e-9)
+    values = np.linalg.svd(delta.numpy(), compute_uv=False)
+    assert found.delta_norm == pytest.approx(np.linalg.norm(values))
+    share = values[values > 0] / values.sum() if scale else values[:0]
+    assert found.effective_rank == pytest.approx(np.exp(-(share * np.log(share)).sum()) if scale else 0.0, rel=1e-6)
+    with pytest.raises(ValueError, match="non-finite"):
+        analyse_dense(spectrum(weight), weight, delta * np.inf if scale else delta + np.nan)
 
 
 @shaped

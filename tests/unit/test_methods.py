@@ -281,6 +281,9 @@ LOG_S = torch.tensor([[1 / 8, 1 / 8, 3 / 4]]).log()
 BY_HAND = {
     "kl_teacher_student": 1.25 * math.log(2) - 0.25 * math.log(3),
     "kl_student_teacher": -0.375 * math.log(2) + 0.75 * math.log(3),
+    # beta = 1/4: m = p_T/4 + 3 p_S/4 = (7, 5, 20)/32
+    "jsd(0.25)": 0.25 * (0.5 * math.log(16 / 7) + 0.25 * math.log(8 / 5) + 0.25 * math.log(8 / 20))
+    + 0.75 * (math.log(4 / 7) / 8 + math.log(4 / 5) / 8 + 0.75 * math.log(24 / 20)),
 }
 
 
@@ -291,7 +294,7 @@ def bound(*weights: float, **settings):
 @pytest.mark.parametrize("divergence", BY_HAND)
 def test_the_direction_of_a_divergence(divergence):
     student, teacher = LOG_S + 3.0, LOG_T - 1.0  # logits are free up to a constant
-    found = losses.DIVERGENCES[divergence](student, teacher)
+    found = losses.divergence(divergence)(student, teacher)
     assert found.item() == pytest.approx(BY_HAND[divergence], rel=1e-6)
     assert BY_HAND["kl_teacher_student"] != pytest.approx(BY_HAND["kl_student_teacher"], rel=0.01)
     loss = bound(2.0, divergence=divergence)
@@ -304,7 +307,7 @@ def test_the_direction_of_a_divergence(divergence):
 def test_nothing_to_learn_from_oneself(divergence):
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(20, 50, generator=generator).requires_grad_()
-    values = losses.DIVERGENCES[divergence](student, student.detach())
+    values = losses.divergence(divergence)(student, student.detach())
     (gradient,) = torch.autograd.grad(values.sum(), student)
     assert values.abs().max() <= 1e-7
     assert gradient.abs().max() <= 1e-7
@@ -316,8 +319,8 @@ def test_the_first_step_from_a_fresh_copy_is_plain_lora_s(divergence):
     settings = self_distill.Settings(ema_decay=0.9, distill_warmup=0, divergence=divergence, distill_weight=5)
     (batch,) = batches(data(1), SIZE, 1)
     plain, engine = (trainer(packed_model(), [r], [1e-2]) for r in (LORA, self_distill.compose(settings)))
-    (wanted, _), (found, taught) = plain.step(batch, 1.0, 0.0), engine.step(batch, 1.0, 0.0)
-    assert taught
+    (wanted, _), (found, spent) = plain.step(batch, 1.0, 0.0), engine.step(batch, 1.0, 0.0)
+    assert spent.teacher == spent.student == batch.tokens
     assert found.item() == pytest.approx(wanted.item(), abs=1e-6)
     assert relative(engine.optimizer.mean, plain.optimizer.mean) < 1e-5
 
@@ -348,12 +351,12 @@ def test_nothing_is_distilled_before_its_share_of_the_task():
     plain, engine = (trainer(packed_model(), [r] * 2, [1e-2] * 2) for r in (LORA, recipe))
     assert torch.equal(train(engine, steps[:4], progress=0.24), train(plain, steps[:4]))
     assert torch.equal(engine.bank.values, plain.bank.values)
-    assert engine.step(steps[4], 1.0, 0.249)[1] is False
+    assert engine.step(steps[4], 1.0, 0.249)[1].teacher == (0, 0)
     plain.step(steps[4], 1.0, 0.249)
     assert torch.equal(engine.bank.values, plain.bank.values)
-    losses, taught = engine.step(steps[5], 1.0, 0.25)
+    losses, spent = engine.step(steps[5], 1.0, 0.25)
     wanted, _ = plain.step(steps[5], 1.0, 0.25)
-    assert taught
+    assert spent.teacher == steps[5].tokens
     assert (losses > wanted + 1e-4).all(), "the lagging teacher is now part of the loss"
 
 

@@ -1,0 +1,55 @@
+"""Attention of short rows behind a mask, for scoring on a CPU.
+
+torch's kernel for a CPU takes 3.2 ms for 1,024 tokens of a 135M model in rows of 93 (nine heads of 64), where the same
+products through ``matmul`` take 2.2 ms: 5 % of a checkpoint in float32.  Everything else is transformers' own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "lorabench"  #: under which transformers finds it (``attn_implementation``)
+#: Longest row whose scores are written out: [rows, heads, T, T] in float32 must stay near the cache.
+LONGEST = 256
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """[R, T, heads, d] of query [R, heads, T, d] and key, value [R, groups, T', d], as transformers calls it."""
+    length = query.shape[2]
+    if (
+        attention_mask is None
+        or attention_mask.dtype != torch.bool
+        or torch.is_grad_enabled()
+        or query.device.type != "cpu"
+        or not length == key.shape[2] <= LONGEST
+        or scaling is None
+    ):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    rows, heads, _, width = query.shape
+    grouped = query.float().reshape(rows, key.shape[1], -1, width) * scaling  # heads of one group share its keys
+    scores = torch.matmul(grouped, key.float().mT).view(rows, heads, length, length)
+    least = torch.finfo(scores.dtype).min  # finite: padding on the left sees nothing, and must not become NaN
+    weights = scores.masked_fill_(~attention_mask, least).softmax(-1).view(*grouped.shape[:3], length)
+    mixed = torch.matmul(weights, value.float()).view(rows, heads, length, width)
+    return mixed.transpose(1, 2).to(query.dtype).contiguous(), None
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

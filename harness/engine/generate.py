@@ -1,0 +1,148 @@
+"""Packed decoding: continuations of the prompts of K trials at once, greedy or drawn, with one key-value cache.
+
+Scores are of greedy continuations of the same prompts for all trials; on-policy methods draw an answer of each trial's
+student to prompts of its own.  Every token is read back to the host, to know which rows are done, and transformers
+looks at the mask once a pass: these waits are what decoding needs, and there are no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from harness.engine.model import PackedModel
+
+Progress = Callable[[int], None]  #: called with the number of tokens just done
+
+#: Which of the open rows need no more: [n] pairs (trial, place), [n] lists of the tokens said so far -> [n] booleans.
+Finished = Callable[[list[tuple[int, int]], list[list[int]]], list[bool]]
+
+#: The next token [K * r] from logits [K * r, V] of the rows at these r places of every trial, which have said so many.
+Pick = Callable[[Tensor, list[int], int], Tensor]
+
+#: Sequences share the reading of their beginning only where it has at least this many tokens: a shorter one, such as
+#: "Question:", saves less than the attention mask, or the pass, that this takes.
+LEAST_SHARED = 16
+
+
+@dataclass
+class _State:
+    """What the next step starts from: rows of trial 0 first, at the same places in every trial."""
+
+    ids: Tensor  # [K * r, t], not yet seen by the model
+    mask: Tensor  # [K * r, all columns so far]: 0 on padding
+    positions: Tensor  # [K * r, t]
+    cache: DynamicCache
+    places: list[int]  # of the R prompts, the r that are still open in some trial
+
+    def keep(self, rows: Sequence[int], trials: int) -> None:
+        """Go on with these of the r rows of every trial."""
+        size = len(self.places)
+        chosen = torch.tensor([k * size + i for k in range(trials) for i in rows], device=self.ids.device)
+        self.ids, self.mask, self.positions = self.ids[chosen], self.mask[chosen], self.positions[chosen]
+        self.cache.batch_select_indices(chosen)
+        self.places = [self.places[i] for i in rows]
+
+
+def greedy(logits: Tensor, places: list[int], said: int) -> Tensor:
+    """The likeliest token."""
+    return logits.argmax(-1)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Tokens drawn at this temperature from ``uniform`` [K, R, T] in [0, 1), one number a token of each row.
+
+    The number picks a token on the cumulative distribution, so a row's draw depends on its own number and logits, not
+    on who stands beside it.
+    """
+
+    uniform: Tensor
+    temperature: float
+
+    def __call__(self, logits: Tensor, places: list[int], said: int) -> Tensor:
+        # In fp64: over 150,000 tokens a sum in fp32 is off by as much as its rarer tokens weigh.
+        total = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
+        at = self.uniform[:, places, said].reshape(-1, 1) * total[:, -1:]
+        return torch.searchsorted(total, at, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+
+
+@torch.no_grad()
+def generate(
+    model: PackedModel,
+    prompts: Sequence[Sequence[Sequence[int]]],
+    max_tokens: int,
+    finished: Finished,
+    progress: Progress = lambda tokens: None,
+    pick: Pick = greedy,
+) -> tuple[list[list[list[int]]], list[bool]]:
+    """Continuations of ``prompts[k][i]``, R of each trial, as token ids, and which trials are finite.
+
+    The adapters of the trials must be in place (``PackedModel.adapted``).  A trial with a logit that is not finite has
+    no continuation worth reading: argmax over NaN is still a token.  What all prompts begin with is computed once a
+    trial, and places that are done in all trials leave the batch.
+    """
+    trials = len(prompts)
+    state = _prefill(model, prompts, progress)
+    out: list[list[list[int]]] = [[[] for _ in own] for own in prompts]
+    open_rows = {(k, i) for k in range(trials) for i in state.places}
+    finite = torch.ones(trials, dtype=torch.bool, device=model.device)
+    for turn in range(max_tokens):
+        hidden = model.decode(state.ids, state.mask, state.positions, state.cache)
+        logits = model.logits(hidden[:, -1])
+        finite &= logits.isfinite().all(-1).view(trials, -1).all(-1)
+        token = pick(logits, state.places, turn)
+        progress(state.ids.numel())
+        said = token.view(trials, -1).tolist()
+        spoken = [(k, i) for k in range(trials) for i in state.places if (k, i) in open_rows]
+        column = {place: row for row, place in enumerate(state.places)}
+        for k, i in spoken:
+            out[k][i].append(said[k][column[i]])
+        done = finished(spoken, [out[k][i] for k, i in spoken])
+        open_rows -= {row for row, over in zip(spoken, done, strict=True) if over}
+        if not open_rows:
+            break
+        state.ids, state.positions = token[:, None], state.positions[:, -1:] + 1
+        state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
+        alive = [column[i] for i in state.places if any((k, i) in open_rows for k in range(trials))]
+        if 2 * len(alive) <= len(state.places):  # moving the cache costs about a step
+            state.keep(alive, trials)
+    return out, finite.tolist()
+
+
+def _prefill(model: PackedModel, prompts: Sequence[Sequence[Sequence[int]]], progress: Progress) -> _State:
+    """The prompts padded on the left behind the prefix that all of a trial share, which is in the cache already."""
+    trials, size, flat = len(prompts), len(prompts[0]), [prompt for own in prompts for prompt in own]
+    shared = min(map(_shared, prompts)) if model.window is None else 0  # a window counts columns, padding included
+    cache, device = DynamicCache(config=model.module.config), model.device
+    if shared:
+        prefix = torch.tensor([list(own[0][:shared]) for own in prompts], device=device)
+        model.decode(prefix, torch.ones_like(prefix), torch.arange(shared, device=device).expand_as(prefix), cache)
+        cache.batch_repeat_interleave(size)
+        progress(prefix.numel())
+    length = max(map(len, flat)) - shared
+    ids, seen = np.zeros((2, len(flat), length), dtype=np.int64)
+    for i, prompt in enumerate(flat):
+        own = prompt[shared:]
+        ids[i, length - len(own) :], seen[i, length - len(own) :] = own, 1
+    mask = torch.from_numpy(np.pad(seen, ((0, 0), (shared, 0)), constant_values=1)).to(device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
+    assert len(flat) == trials * size, "every trial has the same number of prompts"
+    return _State(torch.from_numpy(ids).to(device), mask, positions, cache, list(range(size)))
+
+
+def _shared(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with, where that is worth a pass of its own; each keeps at least one token."""
+    shared = min(min(common_prefix(prompts[0], prompt), len(prompt) - 1) for prompt in prompts)
+    return shared if len(prompts) > 1 and shared >= LEAST_SHARED else 0
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the longest prefix that both share."""
+    shorter = min(len(first), len(second))
+    return next((i for i in range(shorter) if first[i] != second[i]), shorter)
