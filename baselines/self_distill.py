@@ -109,6 +109,7 @@ class TeacherSettings(lora_ema.Settings):
     temperature: float = Field(1.0, gt=0, description="both sides' logits are divided by it in the divergence")
     skip_tokens: int = Field(0, ge=0, description="first answer tokens left out of the divergence")
 
+
 class Settings(TeacherSettings):
     distill_weight: float = Field(1.0, ge=0, description="w, the weight of the divergence beside the cross-entropy")
     distill_warmup: float = Field(0.1, ge=0, le=1, description="share of a task's steps before distillation starts")

@@ -211,7 +211,9 @@ def show_choices(campaign: Campaign, found: Tuning) -> None:
         elif choice.settings is None:
             console.print(f"{search.arm}: every setting diverged, so it stays untuned", markup=False)
         elif choice.tried < found.settings:
-            console.print(f"{search.arm}: its grid has only {choice.tried} of the {found.settings} settings", markup=False)
+            console.print(
+                f"{search.arm}: its grid has only {choice.tried} of the {found.settings} settings", markup=False
+            )
     console.print(f"rule: {found.rule}")
     console.print(f"{campaign.folder.parent / FILE}: `lorabench run` takes these settings from now on")
 

@@ -164,9 +164,7 @@ def _choose(points: list[dict[str, Any]], count: int, root_seed: int) -> list[di
 
 def tuning_study(study: Study, searches: Iterable[Search], where: str) -> Study:
     """The study that tries them, to be run like any other."""
-    methods = {
-        entry.arm: {**search.fixed, **entry.values} for search in searches for entry in search.tries
-    }
+    methods = {entry.arm: {**search.fixed, **entry.values} for search in searches for entry in search.tries}
     if not methods:
         raise InputError(
             "no method of this study has more than one setting to try",
@@ -218,7 +216,9 @@ def judge(study: str, plan: Plan, searches: Iterable[Search], records: Iterable[
             settings=settings, tried=len(search.tries), grid=search.grid, metric=search.metric,
             digest=trials_digest(plan, search),
         )  # fmt: skip
-    return Tuning(study=study, seeds=plan.study.seeds, settings=plan.study.tuning.settings, arms=arms, tries=tuple(rows))
+    return Tuning(
+        study=study, seeds=plan.study.seeds, settings=plan.study.tuning.settings, arms=arms, tries=tuple(rows)
+    )
 
 
 def _scores(metric: str, records: Iterable[TrialRecord]) -> list[float]:

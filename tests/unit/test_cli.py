@@ -15,7 +15,8 @@ import typer
 from harness import cli
 from harness.errors import LorabenchError
 
-VERBS = ("fetch", "plan", "run", "status", "report", "export", "audit", "doctor", "perf", "methods", "tasks", "studies")
+VERBS = ("fetch", "plan", "run", "tune", "status", "report", "export", "audit", "doctor", "perf", "methods", "tasks",
+         "studies")  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 
 
