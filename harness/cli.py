@@ -29,6 +29,9 @@ perf = typer.Typer(
 )
 app.add_typer(perf, name="perf")
 
+new = typer.Typer(help="Start a method or a task of one's own.", no_args_is_help=True)
+app.add_typer(new, name="new")
+
 StudyName = Annotated[
     str,
     typer.Argument(
@@ -42,6 +45,22 @@ OutFolder = Annotated[Path | None, typer.Option("--out", help="Where results go,
 ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or local: in this process, without importing ray.")]
 PerfFolder = Annotated[Path, typer.Option("--out", help="Folder of the JSON file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def plug_in(
+    context: typer.Context,
+    plugins: Annotated[
+        list[Path] | None,
+        typer.Option("--plugins", help="A folder of one's own, with methods/ and tasks/; anywhere on the line."),
+    ] = None,
+) -> None:
+    """Makes the folders known to this process and, since it is the environment, to its workers."""
+    for folder in plugins or ():
+        if context.invoked_subcommand != "new" and not folder.is_dir():
+            raise InputError("there is no such folder", where=f"--plugins {folder}", remedy="name one that exists")
+    if plugins:
+        os.environ["LORABENCH_PLUGINS"] = os.pathsep.join(str(folder.resolve()) for folder in plugins)
 
 
 @app.command()
@@ -283,11 +302,50 @@ def score(
     main(model, Size(trials, documents, exact_items, flip_items, repeats), out)
 
 
+@new.command("method")
+def new_method(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and '_'.")],
+) -> None:
+    """Write a method that trains, in the clone or in the folder of --plugins, to be made one's own."""
+    from harness import scaffold
+
+    file = scaffold.new_method(name)
+    typer.echo(f"{file}\ncheck it with: lorabench methods --check {name}")
+
+
+@new.command("task")
+def new_task(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and '_'.")],
+    source: Annotated[Path, typer.Option("--from", help="A JSONL file: a question and its answer a row.")],
+    question: Annotated[str, typer.Option("--question", help="The column of the questions.")] = "question",
+    answer: Annotated[str, typer.Option("--answer", help="The column of the answers.")] = "answer",
+    choices: Annotated[str, typer.Option("--choices", help="The column of lists to choose from, if any.")] = "choices",
+    licence: Annotated[str, typer.Option("--licence", help="Of the rows.")] = "not stated",
+) -> None:
+    """Make a task of rows of one's own, in the clone or in the folder of --plugins, and build its splits."""
+    from harness import scaffold
+    from harness.data.new_task import Columns
+
+    task, note = scaffold.new_task(name, source, Columns(question, answer, choices), licence)
+    sizes = ", ".join(f"{count} {split}" for split, count in task.task.splits.items())
+    typer.echo(f"{task.task.folder}\n{note}\n{sizes}; digest {task.digest[:16]}")
+
+
 @app.command()
-def methods(as_json: AsJson = False) -> None:
-    """List the methods, one line each."""
+def methods(
+    check: Annotated[str | None, typer.Option(help="Check one method against the contract, and list none.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the methods, one line each; with --check see whether one keeps the contract."""
     from harness.methods import methods as registry
 
+    if check is not None:
+        from harness import contract
+
+        for rule in contract.check(check, registry()):
+            typer.echo(f"ok  {rule}")
+        typer.echo(f"{check} keeps the contract")
+        return
     _list([{"name": m.name, "summary": m.summary, "source": m.source} for m in registry().values()], as_json)
 
 
@@ -357,13 +415,24 @@ def _write_report(folder: Path, *, allow_mixed: bool) -> None:
     typer.echo(f"report: {folder / 'report.html'}")
 
 
+def _plugins_first(arguments: list[str]) -> list[str]:
+    """``--plugins DIR`` wherever it stands: it belongs to no verb."""
+    first, rest, words = [], [], iter(arguments)
+    for word in words:
+        if word == "--plugins":
+            first += [word, *([value] if (value := next(words, None)) is not None else [])]
+        else:
+            (first if word.startswith("--plugins=") else rest).append(word)
+    return first + rest
+
+
 def main() -> None:
     """Entry point: errors of ours become one message and their exit status; Ctrl-C is 130."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")  # one progress bar, ours
     try:
-        app()
+        app(_plugins_first(sys.argv[1:]))
     except LorabenchError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)

@@ -76,7 +76,7 @@ def test_a_choice_is_even_over_the_rates(count):
     chosen = settings(lay_out({"stable_lora": {}}, tuning={"settings": count})["stable_lora"])
     assert len(chosen) == count
     uses = Counter(values["learning_rate"] for values in chosen)
-    assert max(uses.values()) - min((uses[rate] for rate in RATES)) <= 1
+    assert max(uses.values()) - min(uses[rate] for rate in RATES) <= 1
 
 
 def test_a_choice_depends_on_the_root_seed_and_on_nobody_else():
@@ -190,8 +190,8 @@ def record(trial, final: list[float] | None, learnt: float = 0.5) -> TrialRecord
         for i, name in enumerate(trial.spec.stream)
     }  # fmt: skip
     return TrialRecord(
-        fingerprint=trial.fingerprint, study="s-tuning", status="ok" if final else "diverged", spec=trial.spec, stack={},
-        tasks=tasks, failure=None if final else Failure(phase="train", message="not finite"),
+        fingerprint=trial.fingerprint, study="s-tuning", status="ok" if final else "diverged", spec=trial.spec,
+        stack={}, tasks=tasks, failure=None if final else Failure(phase="train", message="not finite"),
     )  # fmt: skip
 
 
