@@ -4,14 +4,21 @@ Nothing is defined here: the shrink is that of :mod:`baselines.stable_lora`, the
 :mod:`baselines.lora_ema`, the loss that of :mod:`baselines.self_distill`.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from pydantic import Field
 
 from baselines import lora_ema, self_distill, stable_lora
-from harness.engine.method import Method, Recipe
+from harness.engine.method import Method, MethodSettings, Recipe
 
 
 class Settings(self_distill.Settings):
     shrink: float = Field(5e-3, ge=0, lt=1, description="lambda, the share of A taken away at each step")
+
+    @classmethod
+    def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
+        return MethodSettings.grid(steps_per_task) | {"shrink": (1e-3, 5e-3, 1e-2)}
 
 
 def compose(settings: Settings) -> Recipe:

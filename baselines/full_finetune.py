@@ -10,8 +10,9 @@ exported: PEFT's format has no place for them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -38,6 +39,10 @@ class Dense(Adapter):
 
 class Settings(MethodSettings):
     learning_rate: float = Field(2e-5, gt=0, description="rate of AdamW after warm-up")
+
+    @classmethod
+    def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
+        return {"learning_rate": (5e-6, 1e-5, 2e-5, 5e-5, 1e-4)}
 
 
 def compose(settings: Settings) -> Recipe:

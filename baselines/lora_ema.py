@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pydantic import Field
@@ -66,6 +66,12 @@ class Settings(MethodSettings):
     def resolved(self, steps_per_task: int) -> Self:
         decay = 1 - 1 / max(50, 0.1 * steps_per_task) if self.ema_decay is None else self.ema_decay
         return self.model_copy(update={"ema_decay": decay})
+
+    @classmethod
+    def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
+        """Windows of 10, 30 and 80 % of a task's steps."""
+        windows = [max(1.0, share * steps_per_task) for share in (0.1, 0.3, 0.8)]
+        return super().grid(steps_per_task) | {"ema_decay": tuple(dict.fromkeys(round(1 - 1 / w, 4) for w in windows))}
 
 
 def compose(settings: Settings) -> Recipe:

@@ -6,6 +6,9 @@ The clip is of the whole gradient and comes before.  As in PEFT (``create_lorapl
 the ratio); the paper and its code use 16.  ``learning_rate`` is A's, so its grid should reach lower than that of LoRA.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from pydantic import Field
 
 from harness.engine.method import Method, MethodSettings, Recipe
@@ -13,6 +16,10 @@ from harness.engine.method import Method, MethodSettings, Recipe
 
 class Settings(MethodSettings):
     ratio: float = Field(16.0, gt=0, description="learning rate of B over that of A")
+
+    @classmethod
+    def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
+        return {"learning_rate": (1e-5, 3e-5, 1e-4, 2e-4, 5e-4)}
 
 
 def compose(settings: Settings) -> Recipe:

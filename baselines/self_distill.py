@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, Field
@@ -31,7 +31,7 @@ from baselines import lora_ema
 from harness.engine import losses
 from harness.engine.batches import check_teacher_prompt
 from harness.engine.losses import cross_entropy
-from harness.engine.method import BoundLoss, Loss, Method, Recipe, Sampling, Teacher
+from harness.engine.method import BoundLoss, Loss, Method, MethodSettings, Recipe, Sampling, Teacher
 
 #: SDFT's wording without its thinking process, and with the question again, so that the answer follows what it follows
 #: in the student's prompt.
@@ -113,6 +113,10 @@ class TeacherSettings(lora_ema.Settings):
 class Settings(TeacherSettings):
     distill_weight: float = Field(1.0, ge=0, description="w, the weight of the divergence beside the cross-entropy")
     distill_warmup: float = Field(0.1, ge=0, le=1, description="share of a task's steps before distillation starts")
+
+    @classmethod
+    def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
+        return MethodSettings.grid(steps_per_task) | {"distill_weight": (0.5, 1.0)}
 
 
 def distillation(settings: TeacherSettings, *, weight: float, warmup: float, imitates: bool) -> SelfDistillation:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -62,6 +63,10 @@ class _BoundShrink(BoundUpdate):
 
 class Settings(MethodSettings):
     shrink: float = Field(5e-3, ge=0, lt=1, description="lambda, the share of A taken away at each step")
+
+    @classmethod
+    def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
+        return super().grid(steps_per_task) | {"shrink": (1e-3, 5e-3, 1e-2)}
 
 
 def compose(settings: Settings) -> Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,16 @@ from harness.store.claims import claim
 from harness.store.published import PublishedRow, read_published
 from harness.store.records import BaseRecord
 from harness.store.results import open_results, read_base, read_trials, supersede
-from harness.study import forecast
+from harness.study import forecast, tuning
 from harness.study.config import RESERVED, Study, check_name, find_study, load_study
 from harness.study.pack_size import dense_rows, pack_size
 from harness.study.plan import Inputs, Pack, Plan, build_plan, remarks
 
 if TYPE_CHECKING:
     from harness.executors import Executor
+
+#: The folder of the tuning study, inside that of the study it tunes.
+TUNING = "tuning"
 
 #: A record with one of these is an answer; anything else is tried again by the next run.
 FINAL = ("ok", "diverged")
@@ -39,6 +42,7 @@ class Campaign:
     plan: Plan
     published: tuple[PublishedRow, ...] = ()
     remarks: tuple[str, ...] = ()
+    searches: tuple[tuning.Search, ...] = ()  #: of a tuning study: what is tried for each arm
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,10 @@ def model_label(model: str) -> str:
     return check_name(cleaned[:64], "model")
 
 
-def load_campaign(name: str, *, model: str | None, out: Path | None, device: Callable[[str], str]) -> Campaign:
-    """Read the study, make its model and tasks ready, and lay out its packs.
+def load_campaign(
+    name: str, *, model: str | None, out: Path | None, device: Callable[[str], str], tune: bool = False
+) -> Campaign:
+    """Read the study, make its model and tasks ready, and lay out its packs; with ``tune`` those of its tuning study.
 
     ``device`` maps what the study wants (cpu, cuda, any) to what there is.
     """
@@ -95,20 +101,63 @@ def load_campaign(name: str, *, model: str | None, out: Path | None, device: Cal
     folder = results_folder(study.name, model, out)
     _check_streams(study, file)
     published = _published(study, file)
+    registry = methods()
+    searches: tuple[tuning.Search, ...] = ()
+    if tune:
+        searches = tuning.lay_out(study, registry, str(file))
+        study, folder, published = tuning.tuning_study(study, searches, str(file)), folder / TUNING, ()
     source = model_files.resolve_model(study.model)
     prepared = {task: tasks.prepare_task(task) for task in (*study.tasks, *study.probes)}
     _check_sizes(study, prepared, file)
-    registry = methods()
     used = {key.partition("@")[0] for key in study.methods} & set(registry)
     inputs = Inputs(
         model_digest=source.digest,
         task_digests={task: found.digest for task, found in prepared.items()},
         method_digests={method: method_digest(registry[method]) for method in used},
     )
+    notes = remarks(study, registry)
+    if not tune:
+        study, inputs, tuned = _take_tuned(study, registry, inputs, file, folder)
+        notes += tuned
     there = device(study.device)
     size, dense = pack_size(study, source.path, there), dense_rows(study, source.path, there)
     plan = build_plan(study, registry, inputs, size, str(file), dense)
-    return Campaign(study, file, folder, source, inputs.task_digests, plan, published, remarks(study, registry))
+    return Campaign(study, file, folder, source, inputs.task_digests, plan, published, notes, searches)
+
+
+def _take_tuned(
+    study: Study, registry: Mapping[str, Any], inputs: Inputs, file: Path, folder: Path
+) -> tuple[Study, Inputs, tuple[str, ...]]:
+    """The study with the settings that were chosen for it, which arms have them, and a line that says so.
+
+    Refuses choices that were made for another version of the study.
+    """
+    found = tuning.read_tuning(folder)
+    if found is None:
+        return study, inputs, ()
+    searches = tuning.lay_out(study, registry, str(file))
+    tried = build_plan(tuning.tuning_study(study, searches, str(file)), registry, inputs, 1, str(file))
+    for search in searches:
+        choice = found.arms.get(search.arm)
+        if choice and choice.digest != tuning.trials_digest(tried, search):
+            raise InputError(
+                f"'{search.arm}' was tuned for another version of this study: its data, method, budget or grid changed",
+                where=str(folder / tuning.FILE),
+                remedy="run `lorabench tune` again, or remove this file to run untuned",
+            )
+    arms = {search.arm for search in searches}
+    tuned = {arm: choice.tried for arm, choice in found.arms.items() if choice.settings is not None and arm in arms}
+    note = f"settings of {', '.join(tuned) or 'no arm'} are those that {folder / tuning.FILE} chose"
+    return tuning.with_chosen(study, searches, found), replace(inputs, tuned=tuned), (note,)
+
+
+def choose(campaign: Campaign) -> tuning.Tuning:
+    """Write ``tuning.json`` from the records of a tuning study that is complete."""
+    records = read_trials(campaign.folder).records
+    name = campaign.study.name.removesuffix(f"-{TUNING}")
+    found = tuning.judge(name, campaign.plan, campaign.searches, records)
+    tuning.write_tuning(campaign.folder.parent, found)
+    return found
 
 
 def _published(study: Study, file: Path) -> tuple[PublishedRow, ...]:

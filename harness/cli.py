@@ -6,11 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.errors import InputError, LorabenchError
+
+if TYPE_CHECKING:
+    from harness.campaign import Campaign, State
 
 app = typer.Typer(
     name="lorabench",
@@ -26,6 +29,9 @@ perf = typer.Typer(
 )
 app.add_typer(perf, name="perf")
 
+new = typer.Typer(help="Start a method or a task of one's own.", no_args_is_help=True)
+app.add_typer(new, name="new")
+
 StudyName = Annotated[
     str,
     typer.Argument(
@@ -40,6 +46,22 @@ ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or local: in
 PerfFolder = Annotated[Path, typer.Option("--out", help="Folder of the JSON file.")]
 Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Put different stacks on one board, with a banner.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def plug_in(
+    context: typer.Context,
+    plugins: Annotated[
+        list[Path] | None,
+        typer.Option("--plugins", help="A folder of one's own, with methods/ and tasks/; anywhere on the line."),
+    ] = None,
+) -> None:
+    """Makes the folders known to this process and, since it is the environment, to its workers."""
+    for folder in plugins or ():
+        if context.invoked_subcommand != "new" and not folder.is_dir():
+            raise InputError("there is no such folder", where=f"--plugins {folder}", remedy="name one that exists")
+    if plugins:
+        os.environ["LORABENCH_PLUGINS"] = os.pathsep.join(str(folder.resolve()) for folder in plugins)
 
 
 @app.command()
@@ -73,6 +95,30 @@ def run(
     report: Annotated[bool, typer.Option(help="Write tables, figures and the page at the end.")] = True,
 ) -> None:
     """Run what is missing of a study, then write its report.  Finished trials are kept."""
+    found, state = _carry_out(_resolve(study), executor, model, out)
+    if report and "ok" in state.statuses.values():
+        _write_report(found.folder, allow_mixed=False)
+    if state.finished < len(state.statuses):
+        raise typer.Exit(1)
+
+
+@app.command()
+def tune(
+    study: StudyName = "auto", executor: ExecutorName = "ray", model: ModelName = None, out: OutFolder = None
+) -> None:
+    """Try equally many settings for every method of a study, on seeds and items of their own; `run` takes the best."""
+    from harness import campaign, console
+
+    found, state = _carry_out(_resolve(study), executor, model, out, tune=True)
+    if state.finished < len(state.statuses):
+        raise typer.Exit(1)
+    console.show_choices(found, campaign.choose(found))
+
+
+def _carry_out(
+    name: str, executor: str, model: str | None, out: Path | None, *, tune: bool = False
+) -> tuple[Campaign, State]:
+    """Run what is missing of a study, or of its tuning study, and show how it ended."""
     from harness import campaign, console
     from harness.data import paths
     from harness.executors import EXECUTORS, make_executor
@@ -82,12 +128,11 @@ def run(
         from harness.errors import unknown_name
 
         raise unknown_name("executor", executor, EXECUTORS, where="--executor")
-    name = _resolve(study)
     load_study(find_study(name, paths.studies_dir()))  # before Ray starts, which takes ten seconds
     with console.preparing(f"preparing {name}"):
         runner = make_executor(executor)
     try:
-        found = campaign.load_campaign(name, model=model, out=out, device=runner.device)
+        found = campaign.load_campaign(name, model=model, out=out, device=runner.device, tune=tune)
         state = campaign.read_state(found)
         device = runner.device(found.study.device)
         console.show_plan(found, state, device)
@@ -96,10 +141,7 @@ def run(
     finally:
         runner.close()
     console.show_outcome(found, before, state)
-    if report and "ok" in state.statuses.values():
-        _write_report(found.folder, allow_mixed=False)
-    if state.finished < len(state.statuses):
-        raise typer.Exit(1)
+    return found, state
 
 
 @app.command()
@@ -289,11 +331,50 @@ def score(
     main(model, Size(trials, documents, exact_items, flip_items, repeats), out)
 
 
+@new.command("method")
+def new_method(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and '_'.")],
+) -> None:
+    """Write a method that trains, in the clone or in the folder of --plugins, to be made one's own."""
+    from harness import scaffold
+
+    file = scaffold.new_method(name)
+    typer.echo(f"{file}\ncheck it with: lorabench methods --check {name}")
+
+
+@new.command("task")
+def new_task(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and '_'.")],
+    source: Annotated[Path, typer.Option("--from", help="A JSONL file: a question and its answer a row.")],
+    question: Annotated[str, typer.Option("--question", help="The column of the questions.")] = "question",
+    answer: Annotated[str, typer.Option("--answer", help="The column of the answers.")] = "answer",
+    choices: Annotated[str, typer.Option("--choices", help="The column of lists to choose from, if any.")] = "choices",
+    licence: Annotated[str, typer.Option("--licence", help="Of the rows.")] = "not stated",
+) -> None:
+    """Make a task of rows of one's own, in the clone or in the folder of --plugins, and build its splits."""
+    from harness import scaffold
+    from harness.data.new_task import Columns
+
+    task, note = scaffold.new_task(name, source, Columns(question, answer, choices), licence)
+    sizes = ", ".join(f"{count} {split}" for split, count in task.task.splits.items())
+    typer.echo(f"{task.task.folder}\n{note}\n{sizes}; digest {task.digest[:16]}")
+
+
 @app.command()
-def methods(as_json: AsJson = False) -> None:
-    """List the methods, one line each."""
+def methods(
+    check: Annotated[str | None, typer.Option(help="Check one method against the contract, and list none.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the methods, one line each; with --check see whether one keeps the contract."""
     from harness.methods import methods as registry
 
+    if check is not None:
+        from harness import contract
+
+        for rule in contract.check(check, registry()):
+            typer.echo(f"ok  {rule}")
+        typer.echo(f"{check} keeps the contract")
+        return
     _list([{"name": m.name, "summary": m.summary, "source": m.source} for m in registry().values()], as_json)
 
 
@@ -367,13 +448,24 @@ def _write_report(folder: Path, *, allow_mixed: bool, latex: bool = False) -> No
     typer.echo(f"report: {folder / 'report.html'}")
 
 
+def _plugins_first(arguments: list[str]) -> list[str]:
+    """``--plugins DIR`` wherever it stands: it belongs to no verb."""
+    first, rest, words = [], [], iter(arguments)
+    for word in words:
+        if word == "--plugins":
+            first += [word, *([value] if (value := next(words, None)) is not None else [])]
+        else:
+            (first if word.startswith("--plugins=") else rest).append(word)
+    return first + rest
+
+
 def main() -> None:
     """Entry point: errors of ours become one message and their exit status; Ctrl-C is 130."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")  # one progress bar, ours
     try:
-        app()
+        app(_plugins_first(sys.argv[1:]))
     except LorabenchError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)

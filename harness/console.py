@@ -21,6 +21,7 @@ from harness.store import read_trials
 from harness.store.records import BaseRecord
 from harness.store.results import base_path
 from harness.study import forecast
+from harness.study.tuning import FILE, Tuning
 
 if TYPE_CHECKING:
     from harness.report.comparison import Comparison
@@ -195,6 +196,30 @@ def show_outcome(campaign: Campaign, before: State, state: State) -> None:
         failures = [record.failure for record in read_trials(campaign.folder).records if record.status not in FINAL]
         for message in dict.fromkeys(f"{f.phase}: {f.message}" for f in failures if f):
             console.print(f"  {message}", markup=False)
+
+
+def show_choices(campaign: Campaign, found: Tuning) -> None:
+    """What was tried and chosen for each arm, by :data:`harness.study.tuning.RULE`."""
+    table = Table(title=f"{found.study}: settings tried on validation", title_justify="left", header_style="bold")
+    for column in ("method", "setting", "score", "standard error", "diverged", ""):
+        table.add_column(column)
+    for row in found.tries:
+        score, error = (f"{row[key]:.4f}" if row[key] is not None else "-" for key in ("score", "standard_error"))
+        mark = "chosen" if row["chosen"] else "equal" if row["best"] else ""
+        table.add_row(row["arm"], row["setting"], score, error, str(row["diverged"]), mark)
+    console.print(table)
+    for search in campaign.searches:
+        choice = found.arms.get(search.arm)
+        if choice is None:
+            console.print(f"{search.arm}: nothing to tune, it runs as the study says", markup=False)
+        elif choice.settings is None:
+            console.print(f"{search.arm}: every setting diverged, so it stays untuned", markup=False)
+        elif choice.tried < found.settings:
+            console.print(
+                f"{search.arm}: its grid has only {choice.tried} of the {found.settings} settings", markup=False
+            )
+    console.print(f"rule: {found.rule}")
+    console.print(f"{campaign.folder.parent / FILE}: `lorabench run` takes these settings from now on")
 
 
 def show_status(folder: Path, as_json: bool) -> None:

@@ -1,17 +1,21 @@
-"""The registry of methods: every module of ``baselines`` with a ``METHOD``, and installed plug-ins.
+"""The registry of methods: every module of ``baselines`` with a ``METHOD``, plug-in folders, and installed plug-ins.
 
-A plug-in is an entry point of the group ``lorabench.methods`` that names a :class:`~harness.engine.method.Method`.
+A plug-in folder (``--plugins DIR``) has its methods in ``DIR/methods``; an installed package has an entry point of the
+group ``lorabench.methods`` that names a :class:`~harness.engine.method.Method`.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
+import traceback
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from harness.errors import InputError
 from harness.study.fingerprint import source_digest
@@ -22,22 +26,59 @@ if TYPE_CHECKING:
 
 @cache
 def methods() -> dict[str, Method]:
-    """Every method by name, in the order of their names."""
+    """Every method by name, in the order of their names.
+
+    Raises InputError for a plug-in that can't be imported, or whose ``METHOD`` is none or composes no recipe.
+    """
     import baselines
 
     found: dict[str, Method] = {}
-    for info in pkgutil.iter_modules(baselines.__path__):
-        method = getattr(importlib.import_module(f"baselines.{info.name}"), "METHOD", None)
-        if method is not None:
-            _add(found, method, f"baselines/{info.name}.py")
+    files: dict[str, Path] = {}
+    for folder in baselines.__path__:
+        for file in sorted(Path(folder).glob("[!_]*.py")):
+            if file.stem in files:
+                what = f"there are two modules of this name; the other is {files[file.stem]}"
+                raise InputError(what, where=str(file), remedy="rename one of them")
+            files[file.stem] = file
+            method = _load(lambda file=file: importlib.import_module(f"baselines.{file.stem}"), str(file))
+            if hasattr(method, "METHOD"):
+                _add(found, method.METHOD, str(file))
     for entry in entry_points(group="lorabench.methods"):
-        _add(found, entry.load(), f"entry point {entry.name}")
+        _add(found, _load(entry.load, f"entry point {entry.name}"), f"entry point {entry.name}")
     return dict(sorted(found.items()))
 
 
+def _load(load: Callable[[], Any], where: str) -> Any:
+    """What ``load`` gives; whatever it raises names the line of the file, not ours."""
+    try:
+        return load()
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == where]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+        raise InputError(
+            f"can't be imported: {type(error).__name__}: {error}",
+            where=f"{where}:{line}" if line else where,
+            remedy="correct it, or leave it out",
+        ) from error
+
+
 def _add(found: dict[str, Method], method: Method, where: str) -> None:
+    from harness.engine.method import Method, Recipe
+
+    remedy = "start from a file that `lorabench new method` writes"
+    if not isinstance(method, Method):
+        raise InputError(f"METHOD is a {type(method).__name__}, not a Method", where=where, remedy=remedy)
     if method.name in found:
         raise InputError(f"there are two methods named '{method.name}'", where=where, remedy="rename one of them")
+    try:
+        recipe = method.compose(method.settings().resolved(64))
+    except (TypeError, ValueError, AttributeError, ValidationError) as error:
+        raise InputError(
+            f"'{method.name}' can't be composed from its defaults: {error}", where=where, remedy=remedy
+        ) from error
+    if not isinstance(recipe, Recipe):
+        what = f"compose of '{method.name}' gives a {type(recipe).__name__}, not a Recipe"
+        raise InputError(what, where=where, remedy=remedy)
     found[method.name] = method
 
 

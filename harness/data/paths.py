@@ -11,6 +11,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 import platformdirs
@@ -32,6 +34,21 @@ def packaged() -> bool:
 def tasks_dir() -> Path:
     """The folder of tasks: ``tasks/`` of a clone (or editable install), ``harness/_tasks`` in a wheel."""
     return _PACKAGE / "_tasks" if packaged() else _PACKAGE.parent / "tasks"
+
+
+def plugin_dirs() -> list[Path]:
+    """Folders of one's own, with ``methods/`` and ``tasks/``: those of LORABENCH_PLUGINS (``--plugins DIR``)."""
+    return [Path(folder) for folder in os.environ.get("LORABENCH_PLUGINS", "").split(os.pathsep) if folder]
+
+
+def task_dirs() -> list[Path]:
+    """Every folder of tasks: the project's, those of :func:`plugin_dirs`, and those of installed packages.
+
+    An installed package has an entry point of the group ``lorabench.tasks`` that names its package of tasks.
+    """
+    installed = [spec for entry in entry_points(group="lorabench.tasks") if (spec := find_spec(entry.value))]
+    packages = [Path(place) for spec in installed for place in spec.submodule_search_locations or ()]
+    return [tasks_dir(), *(folder / "tasks" for folder in plugin_dirs()), *packages]
 
 
 def studies_dir() -> Path:

@@ -134,8 +134,22 @@ class PreparedTask:
 
 
 def task_names() -> list[str]:
-    """Every folder ``<name>`` of the tasks folder that holds a ``<name>.yaml``."""
-    return sorted(path.parent.name for path in paths.tasks_dir().glob("*/*.yaml") if path.stem == path.parent.name)
+    """Every folder ``<name>`` of the folders of tasks that holds a ``<name>.yaml``."""
+    return sorted(_task_files())
+
+
+def _task_files() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in paths.task_dirs():
+        for path in sorted(folder.glob("*/*.yaml")):
+            name = path.stem
+            if name != path.parent.name:
+                continue
+            if name in found:
+                what = f"there are two tasks named '{name}'; the other is {paths.shown(found[name])}"
+                raise InputError(what, where=paths.shown(path), remedy="rename one of them")
+            found[name] = path
+    return found
 
 
 def load_task(name: str) -> Task:
@@ -143,11 +157,12 @@ def load_task(name: str) -> Task:
 
     Raises InputError: an unknown name, a task of lm-eval's that can't be used, or a bad value as ``file:key``.
     """
-    if name not in task_names():
+    files = _task_files()
+    if name not in files:
         from harness.data import lm_eval_tasks
 
         return lm_eval_tasks.load(name)
-    file = paths.tasks_dir() / name / f"{name}.yaml"
+    file = files[name]
     where = paths.shown(file)
     config = _read_yaml(file, where)
     meta = _metadata(config, where)

@@ -47,11 +47,20 @@ class NoSettings(BaseModel):
         """These settings with every default that depends on the study filled in, as the record shows them."""
         return self
 
+    @classmethod
+    def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
+        """The values that `lorabench tune` combines: those of the learning rate first, and of at most one more."""
+        return {}
+
 
 class MethodSettings(NoSettings):
     """Hyper-parameters of a trained method.  A study may set each one to a value or to a list of values (a grid)."""
 
     learning_rate: float = Field(5e-4, gt=0, description="rate of AdamW after warm-up")
+
+    @classmethod
+    def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
+        return {"learning_rate": (1e-4, 2e-4, 5e-4, 1e-3, 2e-3)}
 
 
 @dataclass(frozen=True)

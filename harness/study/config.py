@@ -92,6 +92,16 @@ class ScoringSettings(_Settings):
         return value
 
 
+class TuningSettings(_Settings):
+    """What `lorabench tune` spends on every arm."""
+
+    settings: int = Field(5, ge=2, description="tried for every arm; of a larger grid a seeded choice")
+    seeds: tuple[int, ...] = Field((1000, 1001), min_length=1, description="none of them is a seed of the study")
+    grids: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = Field(
+        {}, description="by key of methods: the values of each setting, instead of the method's own grid"
+    )
+
+
 class Scored(_Settings):
     """What scores depend on beside the adapter, whoever trained it."""
 
@@ -149,7 +159,7 @@ class Study(Scored):
     adapter: AdapterSettings = AdapterSettings()
     training: TrainingSettings = TrainingSettings()
     keep_adapters: Literal["none", "last", "all"] = "last"
-    tuned: bool = False
+    tuning: TuningSettings = TuningSettings()
     published: str | None = Field(None, description="a file of tasks/published: numbers for the report to show")
 
     @field_validator("methods", mode="before")
@@ -188,6 +198,8 @@ class Study(Scored):
         shots = self.scoring.num_fewshot
         if isinstance(shots, dict) and (unknown := sorted(set(shots) - {*self.tasks, *self.probes})):
             raise ValueError(f"scoring.num_fewshot names '{unknown[0]}', which is not a task or probe of this study")
+        if stray := [key for key in self.tuning.grids if key not in self.methods]:
+            raise ValueError(f"tuning.grids names '{stray[0]}', which is not a key of methods")
         if both := sorted(set(self.probes) & set(self.tasks)):
             raise ValueError(f"'{both[0]}' is a probe and stands in a stream; a probe is never trained on")
         return self

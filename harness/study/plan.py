@@ -37,6 +37,7 @@ class Inputs:
     model_digest: str
     task_digests: Mapping[str, str]
     method_digests: Mapping[str, str]
+    tuned: Mapping[str, int] = field(default_factory=dict)  #: arm -> settings that `tune` tried to choose its own
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def build_plan(
 
     ``dense_rows`` says how many rows that hold so many tensors of the model's size may be a pack; none: as many.
     """
-    arms = expand_arms(study, methods, where)
+    arms = expand_arms(study, methods, where, inputs.tuned)
     untrained, rows = [], {}
     for arm, (order, stream), seed in itertools.product(arms, study.streams.items(), study.seeds):
         trial = _trial(study, arm, order, stream, seed, inputs)
@@ -153,8 +154,13 @@ def _dense_copies(row: Row) -> int:
     return row.trials[0].recipe.adapter.dense_copies + sum(average.dense_copies for average in averages)
 
 
-def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> list[Arm]:
-    """Every (method, setting) of the study; a list of values for a setting is a grid."""
+def expand_arms(
+    study: Study, methods: Mapping[str, MethodLike], where: str, tuned: Mapping[str, int] | None = None
+) -> list[Arm]:
+    """Every (method, setting) of the study; a list of values for a setting is a grid.
+
+    ``tuned`` has the settings that were tried before for an arm; the count of a method is over all its arms.
+    """
     arms: list[Arm] = []
     for key, given in study.methods.items():
         name, _, label = key.partition("@")
@@ -166,8 +172,8 @@ def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> 
                 where=f"{where}:methods.{key}.{empty[0]}",
                 remedy="give at least one value, or leave the key out",
             )
-        for setting, values in _grid(given, label):
-            settings = _settings(methods[name], values, f"{where}:methods.{key}")
+        for setting, values in grid_points(given, label):
+            settings = checked(methods[name], values, f"{where}:methods.{key}")
             settings = settings.resolved(study.steps_per_task)  # type: ignore[attr-defined]
             recipe = methods[name].compose(settings).under(study.training.between_tasks)
             arms.append(Arm(name, setting, settings, recipe, 1))
@@ -175,7 +181,8 @@ def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> 
         raise InputError(
             f"the row '{twice[0]}' stands here twice", where=f"{where}:methods", remedy="name each setting"
         )
-    tried = {arm.method: sum(other.method == arm.method for other in arms) for arm in arms}
+    before = tuned or {}
+    tried = {arm.method: sum(before.get(a.name, 1) for a in arms if a.method == arm.method) for arm in arms}
     return [Arm(a.method, a.setting, a.settings, a.recipe, tried[a.method]) for a in arms]
 
 
@@ -192,7 +199,7 @@ def remarks(study: Study, methods: Mapping[str, MethodLike]) -> tuple[str, ...]:
     )
 
 
-def _grid(given: Mapping[str, Any], label: str) -> list[tuple[str, dict[str, Any]]]:
+def grid_points(given: Mapping[str, Any], label: str) -> list[tuple[str, dict[str, Any]]]:
     """(name of the setting, its values) of every point of the grid."""
     lists = {key: value for key, value in given.items() if isinstance(value, list)}
     if not lists:
@@ -205,7 +212,8 @@ def _grid(given: Mapping[str, Any], label: str) -> list[tuple[str, dict[str, Any
     return points
 
 
-def _settings(method: MethodLike, values: dict[str, Any], where: str) -> BaseModel:
+def checked(method: MethodLike, values: Mapping[str, Any], where: str) -> BaseModel:
+    """The method's settings with these values; a wrong one is an error that names ``where.key``."""
     for key in values:
         if key not in method.settings.model_fields:
             raise unknown_name(f"setting of '{method.name}'", key, method.settings.model_fields, where=f"{where}.{key}")
@@ -236,7 +244,7 @@ def _trial(study: Study, arm: Arm, order: str, stream: Sequence[str], seed: int,
             "root_seed": study.root_seed,
         },
         scoring=study.scoring.model_dump(mode="json"),
-        tuned=study.tuned,
+        tuned=arm.name in inputs.tuned,
         settings_tried=arm.settings_tried,
     )
     return PlannedTrial(spec, fingerprint(spec), arm.recipe)

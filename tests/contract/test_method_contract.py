@@ -17,8 +17,8 @@ from helpers import (
     trainer,
     with_demonstrations,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.contract import HostReads
 from harness.engine.method import Method, Recipe
 from harness.errors import InputError
 from harness.methods import method_digest, methods
@@ -245,25 +245,6 @@ def test_what_it_says_it_scores_is_what_is_scored(name):
 def in_decoding() -> bool:
     """Whether students are giving their own answers, token by token; transformers looks at a mask there as well."""
     return any(frame.filename.endswith("harness/engine/generate.py") for frame in inspect.stack(0))
-
-
-class HostReads(TorchDispatchMode):
-    """Collects what would make a GPU wait: values read back, and shapes that depend on values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        masked = name in ("index", "index_put", "index_put_") and any(
-            isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in args[1] or ()
-        )
-        if masked or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"):
-            frames = [f"{f.filename}:{f.lineno}" for f in inspect.stack() if "/torch/" not in f.filename]
-            if not in_decoding():
-                self.found.append(f"{name} at {frames[1:4]}")
-        return function(*args, **(kwargs or {}))
 
 
 def test_the_detector_detects():

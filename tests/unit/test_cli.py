@@ -17,8 +17,10 @@ from harness import cli
 from harness.errors import LorabenchError
 from harness.store import write_trial
 
-VERBS = ("fetch", "plan", "run", "status", "report", "compare", "export", "audit", "doctor", "perf", "methods", "tasks",
-         "studies")  # fmt: skip
+VERBS = (
+    "fetch", "plan", "run", "tune", "status", "report", "compare", "export", "audit", "new", "doctor", "perf", "methods",
+    "tasks", "studies",
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -170,6 +172,30 @@ def test_status_as_json(lorabench, tmp_path):
     status, out, _ = lorabench("status", "smoke", "--json")
     assert status == 0
     assert json.loads(out) == {"folder": str(tmp_path / "results" / "smoke"), "methods": [], "damaged": []}
+
+
+# -- plug-ins ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--plugins", "a", "run", "smoke"], ["run", "smoke", "--plugins", "a"], ["run", "--plugins", "a", "smoke"],
+])  # fmt: skip
+def test_plugins_may_stand_anywhere(arguments):
+    assert cli._plugins_first(arguments) == ["--plugins", "a", "run", "smoke"]
+
+
+def test_plugins_of_several_folders_and_of_none():
+    assert cli._plugins_first(["run", "--plugins=a", "x", "--plugins", "b"]) == [
+        "--plugins=a", "--plugins", "b", "run", "x",
+    ]  # fmt: skip
+    assert cli._plugins_first(["run", "--plugins"]) == ["--plugins", "run"]
+    assert cli._plugins_first([]) == []
+
+
+def test_plugins_that_are_not_there_are_refused(lorabench):
+    status, _, err = lorabench("tasks", "--plugins", "nowhere")
+    assert status == 2
+    assert "--plugins nowhere: there is no such folder" in err
 
 
 # -- exit statuses ----------------------------------------------------------------------------------------------------

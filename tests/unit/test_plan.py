@@ -217,7 +217,9 @@ def test_an_empty_grid_is_an_error():
 
 
 def test_the_fingerprint_is_the_same_from_the_plan_and_from_the_record():
-    for trial in plan(tuned=True).trials:
+    tuned = build_plan(study(), methods(), inputs(tuned={"lora": 5}), 8, "s.yaml")
+    assert [t.spec.tuned for t in tuned.trials] == [t.spec.method == "lora" for t in tuned.trials]
+    for trial in tuned.trials:
         scores = TaskScores(
             metric="acc", higher_is_better=True, items=2, chance=0.5, score=(0.5, 0.5, 1.0), stderr=(0.5, 0.5, 0.0)
         )

@@ -1,0 +1,264 @@
+"""Equal tuning: the same number of settings for every arm, tried on seeds and items that no result is made of.
+
+    study -> searches (which settings of which arm) -> the tuning study (an ordinary one) -> records -> tuning.json
+
+The tuning study differs from the study in its seeds (``tuning.seeds``), in what is scored (the tasks' validation items,
+no probes, no curves, no intruders) and in its arms: one for each setting that is tried.  The campaign runs it like any
+other.  What was chosen goes into ``results/<study>/tuning.json``, with all tries, and the study's own run reads it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from harness.analysis import continual
+from harness.errors import InputError
+from harness.store.files import write_json
+from harness.store.records import Frozen, Scalar, TrialRecord
+from harness.study.config import Study
+from harness.study.fingerprint import digest
+from harness.study.plan import MethodLike, Plan, checked, expand_arms, grid_points
+from harness.study.seeds import derive
+
+FILE = "tuning.json"
+SPLIT: Literal["validation"] = "validation"
+RULE = (
+    "the highest mean over all tuning trials (orders x seeds) of average accuracy on validation items, or of learning "
+    "accuracy for an arm that starts every task afresh; a setting with a diverged trial is never chosen; of equal ones "
+    "that which leaves most settings as the study has them, then the first of the grid"
+)
+#: Means closer than this are equal: they differ by the rounding of a sum, not by an item.
+SAME = 1e-9
+
+
+@dataclass(frozen=True)
+class Try:
+    """One setting of an arm, as an arm of the tuning study; ``values`` are what is tried, without what is fixed."""
+
+    arm: str
+    setting: str
+    values: Mapping[str, Any]
+    changed: int  #: how many of the values the study does not have by itself
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is tried for one arm of the study: ``tries`` of the ``grid`` points there are; none where nothing is."""
+
+    arm: str
+    fixed: Mapping[str, Any]
+    grid: int
+    tries: tuple[Try, ...]
+    metric: Literal["average_accuracy", "learning_accuracy"]
+
+
+class Choice(Frozen):
+    """What was chosen for an arm; ``settings`` are none where every try diverged."""
+
+    settings: dict[str, Scalar] | None
+    tried: int
+    grid: int  #: points of the whole grid
+    metric: str
+    digest: str  #: of the trials that the choice was made from; another one means that the study has changed
+
+
+class Tuning(Frozen):
+    """``tuning.json``: one choice an arm, and every try in a row of a table."""
+
+    schema_version: Literal[1] = 1
+    study: str
+    rule: str = RULE
+    split: str = SPLIT
+    seeds: tuple[int, ...]
+    settings: int  #: tries that every arm could have
+    arms: dict[str, Choice]
+    tries: tuple[dict[str, Scalar], ...]
+
+
+# -- which settings ---------------------------------------------------------------------------------------------------
+
+
+def lay_out(study: Study, methods: Mapping[str, MethodLike], where: str) -> tuple[Search, ...]:
+    """The search of every arm of the study, in its order; ``where`` is the study's file."""
+    if both := sorted(set(study.tuning.seeds) & set(study.seeds)):
+        raise InputError(
+            f"seed {both[0]} is one of the study's own; what is tuned on must not be among the results",
+            where=f"{where}:tuning.seeds",
+            remedy="choose other seeds for tuning",
+        )
+    arms = iter(expand_arms(study, methods, where))
+    searches = []
+    for key, given in study.methods.items():
+        name, _, label = key.partition("@")
+        for setting, values in grid_points(given, label):
+            arm = next(arms)
+            grid = _grid(study, methods[name], key, values, given, where)
+            prefix = "" if setting == "default" else setting
+            tries = _tries(study, name, prefix, grid, arm.settings.model_dump())
+            count = math.prod(map(len, grid.values()))
+            metric = "learning_accuracy" if getattr(arm.recipe, "between", None) == "fresh" else "average_accuracy"
+            searches.append(Search(arm.name, values, count, tries if count > 1 else (), metric))
+    return tuple(searches)
+
+
+def _grid(
+    study: Study, method: MethodLike, key: str, values: Mapping[str, Any], given: Mapping[str, Any], where: str
+) -> dict[str, list[Any]]:
+    """The study's grid for this key of ``methods``, or the method's own for what the study does not fix."""
+    own, place = study.tuning.grids.get(key), f"{where}:tuning.grids.{key}"
+    if own is None:
+        declared = method.settings.grid(study.steps_per_task)  # type: ignore[attr-defined]
+        return {setting: list(choices) for setting, choices in declared.items() if setting not in values}
+    for setting, choices in own.items():
+        if isinstance(given.get(setting), list):
+            raise InputError(
+                f"'{setting}' has a row of the board for each of its values, so it can't be tuned as well",
+                where=f"{place}.{setting}",
+                remedy=f"give one value in methods.{key}, or leave '{setting}' out here",
+            )
+        for value in choices:
+            checked(method, {**values, setting: value}, place)
+    return {setting: list(choices) for setting, choices in own.items()}
+
+
+def _tries(study: Study, name: str, prefix: str, grid: Mapping[str, list[Any]], default: Mapping) -> tuple[Try, ...]:
+    """At most as many points of the grid as the study has for every arm, in the grid's order."""
+    points = [dict(zip(grid, combination, strict=True)) for combination in itertools.product(*grid.values())]
+    tries = []
+    for values in _choose(points, study.tuning.settings, study.root_seed):
+        setting = _label(values)
+        changed = sum(value != default.get(key) for key, value in values.items())
+        tries.append(Try(f"{name}@{prefix},{setting}" if prefix else f"{name}@{setting}", setting, values, changed))
+    return tuple(tries)
+
+
+def _label(values: Mapping[str, Any]) -> str:
+    return ",".join(f"{key}={value}" for key, value in values.items())
+
+
+def _choose(points: list[dict[str, Any]], count: int, root_seed: int) -> list[dict[str, Any]]:
+    """``count`` points, as evenly as can be over the values of their first setting (the learning rate).
+
+    By hashes of what the points are, so that arms with the same grid try the same points whoever stands beside them.
+    """
+    if len(points) <= count:
+        return points
+    rounds: Counter[Any] = Counter()
+    turns = []
+    for point in sorted(points, key=lambda point: derive(root_seed, "tuning", _label(point))):
+        first = next(iter(point.values()))
+        turns.append((rounds[first], point))
+        rounds[first] += 1
+    chosen = [point for _, point in sorted(turns, key=lambda turn: turn[0])[:count]]
+    return [point for point in points if point in chosen]
+
+
+def tuning_study(study: Study, searches: Iterable[Search], where: str) -> Study:
+    """The study that tries them, to be run like any other."""
+    methods = {entry.arm: {**search.fixed, **entry.values} for search in searches for entry in search.tries}
+    if not methods:
+        raise InputError(
+            "no method of this study has more than one setting to try",
+            where=f"{where}:methods",
+            remedy="leave settings to their methods, or list values under tuning.grids",
+        )
+    asked = {"split": SPLIT, "curve": (), "probe_items": None, "intruders_after": "never"}
+    changes = {
+        "name": f"{study.name}-tuning",
+        "title": f"tuning of {study.name}",
+        "seeds": study.tuning.seeds,
+        "probes": (),
+        "methods": methods,
+        "keep_adapters": "none",
+        "published": None,
+        "scoring": study.scoring.model_copy(update=asked),
+    }
+    return study.model_copy(update=changes)
+
+
+# -- what came out ----------------------------------------------------------------------------------------------------
+
+
+def judge(study: str, plan: Plan, searches: Iterable[Search], records: Iterable[TrialRecord]) -> Tuning:
+    """The choice of every arm, by :data:`RULE`, from the finished records of the tuning study's ``plan``."""
+    by_fingerprint = {record.fingerprint: record for record in records}
+    found: dict[str, list[TrialRecord]] = {}
+    for trial in plan.trials:
+        found.setdefault(trial.spec.arm, []).append(by_fingerprint[trial.fingerprint])
+    arms, rows = {}, []
+    for search in (search for search in searches if search.tries):
+        scores = [_scores(search.metric, found[entry.arm]) for entry in search.tries]
+        means = [fmean(values) if len(values) == len(found[entry.arm]) else None
+                 for entry, values in zip(search.tries, scores, strict=True)]  # fmt: skip
+        best = max((mean for mean in means if mean is not None), default=None)
+        tied = [mean is not None and best is not None and best - mean <= SAME for mean in means]
+        leaders = [entry for entry, equal in zip(search.tries, tied, strict=True) if equal]
+        chosen = min(leaders, key=lambda entry: entry.changed, default=None)
+        for entry, values, mean, equal in zip(search.tries, scores, means, tied, strict=True):
+            trials = len(found[entry.arm])
+            rows.append({
+                "arm": search.arm, "setting": entry.setting, "metric": search.metric, "score": mean,
+                "standard_error": stdev(values) / math.sqrt(trials) if mean is not None and trials > 1 else None,
+                "trials": trials, "diverged": trials - len(values),
+                "best": equal, "chosen": entry is chosen,
+            })  # fmt: skip
+        settings = dict(chosen.values) if chosen else None
+        arms[search.arm] = Choice(
+            settings=settings, tried=len(search.tries), grid=search.grid, metric=search.metric,
+            digest=trials_digest(plan, search),
+        )  # fmt: skip
+    return Tuning(
+        study=study, seeds=plan.study.seeds, settings=plan.study.tuning.settings, arms=arms, tries=tuple(rows)
+    )
+
+
+def _scores(metric: str, records: Iterable[TrialRecord]) -> list[float]:
+    """The metric of every trial that has one."""
+    function = continual.learning_accuracy if metric == "learning_accuracy" else continual.average_accuracy
+    return [function(record.matrix()) for record in records if record.status == "ok"]
+
+
+def trials_digest(plan: Plan, search: Search) -> str:
+    """What a choice was made from: the same as long as data, method, settings and budget are."""
+    arms = {entry.arm for entry in search.tries}
+    return digest(sorted(trial.fingerprint for trial in plan.trials if trial.spec.arm in arms))
+
+
+def with_chosen(study: Study, searches: Iterable[Search], tuning: Tuning) -> Study:
+    """The study with one key for every arm, and the chosen settings of those that have been tuned."""
+    methods = {}
+    for search in searches:
+        choice = tuning.arms.get(search.arm)
+        methods[search.arm] = {**search.fixed, **((choice.settings if choice else None) or {})}
+    return study.model_copy(update={"methods": methods})
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------
+
+
+def write_tuning(folder: Path, tuning: Tuning) -> None:
+    write_json(folder / FILE, tuning.model_dump(mode="json"))
+
+
+def read_tuning(folder: Path) -> Tuning | None:
+    """What was chosen for this folder's study; none where nothing was tuned."""
+    path = folder / FILE
+    try:
+        return Tuning.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise InputError(
+            f"not readable as the outcome of a tuning: {error}",
+            where=str(path),
+            remedy="run `lorabench tune` again, or remove this file to run untuned",
+        ) from error

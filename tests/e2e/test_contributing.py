@@ -1,0 +1,96 @@
+"""CONTRIBUTING's steps for a method and a task of one's own, as they stand there: in a folder, and inside a clone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    return re.search(rf"^## {title}\n(.*?)(?=^## )", TEXT, re.M | re.S)[1]
+
+
+def steps(title: str) -> list[str]:
+    """The three commands of a section."""
+    found = re.findall(r"^    (lorabench .*)$", section(title), re.M)
+    assert len(found) == 3
+    return found
+
+
+def study(title: str) -> str:
+    return re.search(r"```yaml\n(.*?)```", section(title), re.S)[1]
+
+
+METHOD, TASK = "A method of one's own, in three steps", "A task of one's own, in three steps"
+
+
+@pytest.fixture(params=["in a folder", "in a clone"])
+def place(request, cache, tmp_path):
+    """(do, where methods go, where tasks go): ``do(command)`` runs a step in an empty folder."""
+    root, inside = ROOT, request.param == "in a clone"
+    if inside:
+        root = tmp_path / "clone"
+        for name in ("harness", "baselines", "tasks"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def do(command: str) -> str:
+        words = [sys.executable, "-m", "harness", *shlex.split(command)[1:]]
+        if inside:
+            at = words.index("--plugins")
+            del words[at : at + 2]
+        done = subprocess.run(
+            words, capture_output=True, text=True, cwd=tmp_path, timeout=280, check=False,
+            env={**os.environ, "LORABENCH_CACHE": str(cache), "PYTHONPATH": str(root), "COLUMNS": "200"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    own = tmp_path / "mine"
+    return do, (root / "baselines" if inside else own / "methods"), (root / "tasks" if inside else own / "tasks")
+
+
+def scores(folder: Path) -> dict[str, dict[str, list[float]]]:
+    """Method -> task -> its column of the accuracy matrix."""
+    found = [json.loads(path.read_text()) for path in (folder / "trials").glob("*.json")]
+    assert {record["status"] for record in found} == {"ok"}
+    return {r["spec"]["method"]: {name: t["score"] for name, t in r["tasks"].items()} for r in found}
+
+
+def test_a_method_in_three_steps(place, tmp_path):
+    do, methods, _ = place
+    write, check, run = steps(METHOD)
+    (tmp_path / "my_method.yaml").write_text(study(METHOD))
+    do(write)
+    assert (methods / "my_method.py").is_file()
+    assert "my_method keeps the contract" in do(check)
+    do(run)
+    assert set(scores(tmp_path / "results" / "my_method")) == {"lora", "my_method"}
+
+
+def test_a_task_in_three_steps(place, tmp_path):
+    do, _, tasks = place
+    write, look, run = steps(TASK)
+    row = json.loads(re.search(r"such as `(\{.*?\})`", section(TASK))[1])
+    assert row == {"question": "is 7 odd?", "answer": "yes"}
+    rows = [{"question": f"is {n} odd?", "answer": ("no", "yes")[n % 2]} for n in range(64)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "my_task.yaml").write_text(study(TASK))
+    said = do(write)
+    assert "40 train, 8 validation, 16 test; digest " in said
+    assert len((tasks / "my_task" / "my_task.yaml").read_text().splitlines()) <= 18
+    assert do(look).split()[:4] == ["my_task", "stream", "multiple_choice", "40/8/16"]
+    do(run)
+    assert list(scores(tmp_path / "results" / "my_task")["lora"]) == ["my_task", "toy_digits"]

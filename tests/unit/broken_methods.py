@@ -1,0 +1,121 @@
+"""Methods that each break one rule of the contract; ``BROKEN`` says which, and a word of the line that does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+
+from harness.engine.method import BoundUpdate, LowRank, Method, MethodSettings, NoSettings, Recipe, UpdateRule
+
+
+def method(name: str, kept: Recipe | None = None, settings: type[NoSettings] = MethodSettings, **more) -> Method:
+    def compose(settings: NoSettings) -> Recipe:
+        return kept or Recipe()
+
+    return Method(**{"name": name, "summary": "s", "source": "s", "compose": compose, "settings": settings} | more)
+
+
+def rule(kind: type[BoundUpdate]) -> type[UpdateRule]:
+    """An update rule that binds to this, named after it."""
+
+    @dataclass(frozen=True)
+    class Rule(UpdateRule):
+        @classmethod
+        def bind(cls, rules, bank):
+            return kind(bank)
+
+    Rule.__name__ = f"{kind.__name__}Rule"
+    return Rule
+
+
+class Bound(BoundUpdate):
+    def __init__(self, bank) -> None:
+        self.steps = torch.zeros(())
+
+
+class Zeroes(Bound):
+    def before_step(self, bank, active) -> None:
+        bank.values.zero_()
+
+
+class Forgets(Bound):
+    def before_step(self, bank, active) -> None:
+        self.steps += 1
+        bank.values *= 1 - 0.001 * self.steps
+
+
+class Mixes(Bound):
+    def before_step(self, bank, active) -> None:
+        bank.values *= 1 - 0.1 * bank.values.abs().mean()
+
+
+class Reads(Bound):
+    def before_step(self, bank, active) -> None:
+        bank.values *= 1 - 1e-9 * bank.values.norm().item()
+
+
+class Lists(Bound):
+    def before_step(self, bank, active) -> None:
+        bank.values *= 1 - 1e-9 * sum(bank.values[:, 0].tolist())
+
+
+class Masks(Bound):
+    def before_step(self, bank, active) -> None:
+        bank.values[active] *= 1.0
+
+
+class Raises(Bound):
+    def before_step(self, bank, active) -> None:
+        raise ZeroDivisionError("by zero")
+
+
+class Shifted(LowRank):
+    def start(self, drawn, at):
+        return drawn + 0.1
+
+
+class Writes(LowRank):
+    def start(self, drawn, at):
+        next(iter(at.model.weights()))[1].mul_(1.001)
+        return drawn
+
+
+class Shrink(UpdateRule):
+    @classmethod
+    def bind(cls, rules, bank):
+        return Zeroes(bank)
+
+
+class Unset(MethodSettings):
+    warmth: float | None = None
+
+
+class Stray(MethodSettings):
+    warmth: float = Field(0.1)
+
+    @classmethod
+    def grid(cls, steps_per_task):
+        return {"wramth": (0.1, 0.2)}
+
+
+def updating(kind: type[BoundUpdate]) -> Method:
+    return method(kind.__name__.lower(), Recipe(updates=(rule(kind)(),)))
+
+
+BROKEN = [
+    (method("nameless", summary=" "), "it is described, in a file that can be read", "def compose"),
+    (method("unset", settings=Unset), "its settings have defaults that resolve", "class Unset"),
+    (method("stray", settings=Stray), "its settings have defaults that resolve", "class Stray"),
+    (method("twin", Recipe(updates=(Shrink(),))), "its parts have names of their own", "class Shrink"),
+    (method("shifted", Recipe(adapter=Shifted())), "it starts as the base model", "class Shifted"),
+    (updating(Zeroes), "it learns a toy", "def compose"),
+    (method("writes", Recipe(adapter=Writes())), "the base stays as it is", "class Writes"),
+    (updating(Forgets), "a checkpoint goes on bit for bit", "@dataclass"),
+    (updating(Mixes), "alone is as packed", "@dataclass"),
+    (updating(Reads), "a step reads nothing back", ".item()"),
+    (updating(Lists), "a step reads nothing back", ".tolist()"),
+    (updating(Masks), "a step reads nothing back", "[active]"),
+    (updating(Raises), "it learns a toy", "raise ZeroDivisionError"),
+]
