@@ -167,14 +167,19 @@ class PackRun:
         if not forecast.takes_intruders(self.study, stage, self.stages):
             return
         with self._clock("analysis"):
-            self._spectra = self._spectra or Spectra(self.bench.model, self.job.cache / "spectra")
-            for row, trial in self.owner:
-                if self.ledger.alive(trial.fingerprint):
-                    values = self.trainer.weights(row, trial.recipe)
-                    scaling = float(self.trainer.bank.scaling[row])
-                    found = self._spectra.intruders(self.trainer.bank.layout, values, scaling)
-                    self.ledger.take_intruders(trial.fingerprint, stage, found)
-                self._advance(forecast.INTRUDER_UNITS, f"task {stage + 1}/{self.stages}: intruder dimensions")
+            label = f"task {stage + 1}/{self.stages}: intruder dimensions"
+            live = [(row, trial) for row, trial in self.owner if self.ledger.alive(trial.fingerprint)]
+            if live:
+                if self._spectra is None:
+                    self._spectra = Spectra(
+                        self.bench.model, self.job.cache / "spectra", lambda text: self._advance(0, f"{label}: {text}")
+                    )
+                values = torch.stack([self.trainer.weights(row, trial.recipe) for row, trial in live])
+                scaling = torch.stack([self.trainer.bank.scaling[row] for row, _ in live])
+                found = self._spectra.intruders(self.trainer.bank.layout, values, scaling)
+                for (_, trial), summary in zip(live, found, strict=True):
+                    self.ledger.take_intruders(trial.fingerprint, stage, summary)
+            self._advance(forecast.INTRUDER_UNITS * len(self.owner), label)
 
     # -- boundaries -----------------------------------------------------------------------------------------------
 
