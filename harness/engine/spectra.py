@@ -68,7 +68,7 @@ class Spectra:
 
     def measure(self, layout: Layout, values: Tensor, scaling: Tensor) -> Measured:
         """Of every slot, in their order, and every adapter."""
-        factors = layout.split(values)
+        factors = layout.split(values.detach())
         parts = []
         for own, base in zip(self._groups.values(), self._spectra, strict=True):
             a = torch.stack([factors[i][0] for i in own])

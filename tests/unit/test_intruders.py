@@ -241,7 +241,7 @@ def test_a_cut_on_an_eigenvalue_of_the_base_is_not_counted():
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_batch_is_its_members(shape, monkeypatch):
     """Several matrices and updates at once, cut into pieces, as each by itself; some converge before others."""
-    monkeypatch.setitem(measuring.BATCH, "cpu", 6)
+    monkeypatch.setitem(measuring.BATCH, "cpu", 6 * min(shape))
     weights = torch.stack([base(shape, kind) for kind in ("flat", "steep", "power law", "flat")])
     pairs = [[update(shape, 4, norm, 10 * s + t) for t, norm in enumerate((0.0, 0.3, 12.0))] for s in range(4)]
     a, b = (torch.stack([torch.stack([pair[i] for pair in row]) for row in pairs]) for i in (0, 1))
@@ -253,6 +253,23 @@ def test_a_batch_is_its_members(shape, monkeypatch):
             assert whole.count()[s, t] == alone.count()
             for name in ("best", "sigmas", "delta_norm", "relative_spectral_norm", "effective_rank"):
                 assert getattr(whole[s, t], name) == pytest.approx(getattr(alone, name), rel=1e-7, abs=1e-7)
+
+
+def test_threads_change_nothing():
+    """Two workers give the bits of one, and the caller's threads are as before."""
+    weights = torch.stack([base((110, 110), "flat", seed) for seed in range(4)])
+    a, b = (torch.stack([update((110, 110), 4, 20.0, seed)[i] for seed in range(4)])[:, None] for i in (0, 1))
+    whole, found, before = spectrum(weights), [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            part = [analyse(whole[i : i + 2], a[i : i + 2], b[i : i + 2]) for i in (0, 2)]
+            found.append(Measured.join(part) if threads == 1 else analyse(whole, a, b))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for name in ("best", "low", "high", "sigmas"):
+        assert (getattr(found[0], name) == getattr(found[1], name)).all()
 
 
 @shaped

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,8 @@ from harness.analysis.intruders.spectrum import ROUNDING, Spectrum
 TOLERANCES = (1e-8, 1e-12)
 #: From this p on the solver is faster than LAPACK.
 SOLVER_FROM = 96
-#: Problems solved at a time: on a CPU those whose bases stay in its cache, on a GPU what a few GB of memory hold.
-BATCH = {"cpu": 8, "cuda": 1024}
+#: Problems times p solved at a time: on a CPU what its cache holds (16 of 576), on a GPU a few GB of its memory.
+BATCH = {"cpu": 2**13 + 2**10, "cuda": 2**20}
 
 
 def analyse(base: Spectrum, a: Tensor, b: Tensor, top_k: int = TOP_K) -> Measured:
@@ -28,9 +29,15 @@ def analyse(base: Spectrum, a: Tensor, b: Tensor, top_k: int = TOP_K) -> Measure
     A is [S, T, r, n] and B [S, T, m, r]; scaling is part of B, and factors of several tasks are stacked along r
     (:func:`stacked`).  An update with non-finite factors is taken as zero and is not ``finite`` in the result.
     """
-    step = max(1, BATCH.get(a.device.type, BATCH["cpu"]) // a.shape[1])
-    parts = [slice(i, i + step) for i in range(0, a.shape[0], step)]
-    return Measured.join([_Batch(base[part], a[part], b[part], top_k).measure() for part in parts])
+    size, workers = a.shape[0], torch.get_num_threads() if a.device.type == "cpu" else 1
+    step = BATCH.get(a.device.type, BATCH["cpu"]) // (a.shape[1] * base.d.shape[1])
+    step = max(1, min(step, -(-size // workers)))
+    parts = [slice(i, i + step) for i in range(0, size, step)]
+
+    def work(part: slice) -> Measured:
+        return _Batch(base[part], a[part], b[part], top_k).measure()
+
+    return Measured.join(_side_by_side(work, parts, workers))
 
 
 def stacked(factors: Sequence[tuple[Tensor, Tensor, float]]) -> tuple[Tensor, Tensor]:
@@ -52,6 +59,17 @@ def analyse_dense(base: Spectrum, weights: Tensor, top_k: int = TOP_K) -> Measur
     found = _Found.join([_full_svd(base[i : i + 1], w, top_k) for i, own in enumerate(weights) for w in own])
     found.settle(sigmas[:, 0] == 0)
     return found.measured(base, sigmas, torch.full_like(finite, DENSE, dtype=torch.int8), finite)
+
+
+def _side_by_side(work: Callable[[slice], Measured], parts: Sequence[slice], workers: int) -> list[Measured]:
+    """Each part by one thread: eigenproblems of 32 x 32 don't occupy more, and their products hardly do."""
+    if workers == 1 or len(parts) == 1:
+        return [work(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, parts))
+    finally:
+        torch.set_num_threads(workers)
 
 
 @dataclass
