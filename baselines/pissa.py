@@ -29,11 +29,11 @@ class Principal(LowRank):
 
     def start(self, drawn: Tensor, at: Start) -> Tensor:
         for (a, b), base in zip(at.layout.split(drawn[None]), at.spectra(), strict=True):
-            rank = min(a.shape[1], len(base.d))
-            root = (base.d[:rank] / at.scaling).sqrt()
+            rank = min(a.shape[1], base.d.shape[1])
+            root = (base.d[0, :rank, None] / at.scaling).sqrt()
             a.zero_()
-            a[0, :rank] = (root * base.v[:, :rank]).mT
-            b[0, :, :rank] = base.u[:, :rank] * root
+            a[0, :rank] = root * base.v[0, :rank]
+            b[0, :, :rank] = (root * base.u[0, :rank]).mT
         return drawn
 
 

@@ -135,10 +135,9 @@ def run(audit: Audit, device: str, watcher: Watcher) -> AuditRecord:
             where=str(audit.model.path),
             remedy="check the weights; in bfloat16 some models need --dtype float32",
         )
-    spectra, intruders = Spectra(model, paths.cache_dir() / "spectra"), []
-    for row, adapter in enumerate(audit.adapters.values()):
-        intruders.append(spectra.intruders(layout, values[row], float(scaling[row]), adapter.factors.keys()))
-        advance(forecast.INTRUDER_UNITS, "intruder dimensions")
+    spectra = Spectra(model, paths.cache_dir() / "spectra", lambda text: advance(0, text))
+    intruders = spectra.intruders(layout, values, scaling, [a.factors.keys() for a in audit.adapters.values()])
+    advance(forecast.INTRUDER_UNITS * count, "intruder dimensions")
     asked = _tasks(audit, bench, base)
     found = [
         _adapter(name, _file(adapter, audit.settings.model), asked, score, bench, Intruders.model_validate(own))

@@ -310,9 +310,7 @@ def train(
     """The training engine alone, in tokens a second."""
     from harness.perf.train import main as train
 
-    if not all(part.isdecimal() and int(part) for part in packs.split(",")):
-        raise InputError(f"'{packs}' is not a list of pack sizes", where="--packs", remedy="for example 1,16,32")
-    train(model, [int(part) for part in packs.split(",")], out)
+    train(model, list(_numbers(packs, "--packs", "1,16,32")), out)
 
 
 @perf.command()
@@ -358,6 +356,29 @@ def new_task(
     task, note = scaffold.new_task(name, source, Columns(question, answer, choices), licence)
     sizes = ", ".join(f"{count} {split}" for split, count in task.task.splits.items())
     typer.echo(f"{task.task.folder}\n{note}\n{sizes}; digest {task.digest[:16]}")
+
+
+@perf.command()
+def intruders(
+    model: Annotated[
+        str, typer.Option("--model", help="Catalogue name, folder, or random:135m (made-up matrices).")
+    ] = "smollm2-135m-instruct",
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Adapters side by side.")] = 1,
+    ranks: Annotated[str, typer.Option("--ranks", help="Ranks of the adapters, comma-separated.")] = "8,16",
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Checkpoints that each arm is timed on.")] = 3,
+    out: PerfFolder = Path("results/perf"),
+) -> None:
+    """Intruder dimensions of a checkpoint, against two full SVDs a matrix: agreement first, then seconds."""
+    from harness.perf.intruders import Settings, main
+
+    main(model, Settings(trials, _numbers(ranks, "--ranks", "8,16"), repeats), out)
+
+
+def _numbers(text: str, where: str, example: str) -> tuple[int, ...]:
+    """Positive whole numbers, comma-separated."""
+    if not all(part.isdecimal() and int(part) for part in text.split(",")):
+        raise InputError(f"'{text}' is not a list of numbers from 1 up", where=where, remedy=f"for example {example}")
+    return tuple(int(part) for part in text.split(","))
 
 
 @app.command()

@@ -102,7 +102,10 @@ class Ledger(BaseModel):
             return
         self.notes[trial].points[stage].extend((seen, score.value) for score in scores.values())
 
-    def take_intruders(self, trial: str, stage: int, found: dict) -> None:
+    def take_intruders(self, trial: str, stage: int, found: dict | None) -> None:
+        if found is None:
+            self.diverge(trial, f"counting intruder dimensions after task {stage + 1}")
+            return
         self.notes[trial].intruders[stage] = Intruders.model_validate(found)
 
     def take_lost_energy(self, trial: str, stage: int, share: float) -> None:

@@ -65,11 +65,11 @@ class PackRun:
         self.digest_before = self.bench.model.digest()
         self.stages = len(pack.rows[0].stream)
         self._spectra: Spectra | None = None
+        self._report, self.units = report, forecast.START_UNITS
         self.trainer = self._trainer()
         self.ledger = Ledger.fresh(pack, self.study, base)
         self.owner = [(index, trial) for index, row in enumerate(pack.rows) for trial in row.trials]
         self._examples: dict[tuple[str, str | None], Sequence[Example]] = {}
-        self._report, self.units = report, forecast.START_UNITS
 
     def _trainer(self) -> Trainer:
         training, adapter = self.study.training, self.study.adapter
@@ -86,7 +86,9 @@ class PackRun:
         return Trainer(self.bench.model, rows, adapter.rank, adapter.alpha, settings, lambda: self._base_spectra().each)
 
     def _base_spectra(self) -> Spectra:
-        self._spectra = self._spectra or Spectra(self.bench.model, self.job.cache / "spectra")
+        if self._spectra is None:
+            cache = self.job.cache / "spectra"
+            self._spectra = Spectra(self.bench.model, cache, lambda text: self._advance(0, text))
         return self._spectra
 
     # -- the stream -----------------------------------------------------------------------------------------------
@@ -195,12 +197,19 @@ class PackRun:
         if not forecast.takes_intruders(self.study, stage, self.stages):
             return
         with self._clock("analysis"):
+            label = f"task {stage + 1}/{self.stages}: intruder dimensions"
+            groups: dict[Layout | DenseLayout, list[tuple[PlannedTrial, Scored]]] = {}
             for row, trial in self.owner:
                 if self.ledger.alive(trial.fingerprint):
                     scored = self.trainer.scored(row, trial.recipe)
-                    found = self._base_spectra().intruders(scored.layout, scored.values, scored.scaling)
-                    self.ledger.take_intruders(trial.fingerprint, stage, found)
-                self._advance(forecast.INTRUDER_UNITS, f"task {stage + 1}/{self.stages}: intruder dimensions")
+                    groups.setdefault(scored.layout, []).append((trial, scored))
+            for layout, members in groups.items():
+                values = torch.stack([scored.values for _, scored in members])
+                scaling = torch.tensor([scored.scaling for _, scored in members], device=self.device)
+                found = self._base_spectra().intruders(layout, values, scaling)
+                for (trial, _), summary in zip(members, found, strict=True):
+                    self.ledger.take_intruders(trial.fingerprint, stage, summary)
+            self._advance(forecast.INTRUDER_UNITS * len(self.owner), label)
 
     # -- boundaries -----------------------------------------------------------------------------------------------
 

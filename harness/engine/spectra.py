@@ -3,84 +3,142 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from harness.analysis.intruders import MatrixResult, Spectrum, analyse, analyse_dense, spectrum, summarise_by
-from harness.engine.adapters import DenseLayout, Layout
-from harness.engine.model import PackedModel
+from harness.analysis.intruders import Measured, Spectrum, analyse, analyse_dense, spectrum, summaries
+from harness.engine.adapters import DenseLayout, Layout, Slot
 from harness.store.files import atomic_file
+
+Say = Callable[[str], None]
+
+
+class Matrices(Protocol):
+    """What is needed of a model."""
+
+    @property
+    def slots(self) -> tuple[Slot, ...]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def weights(self) -> Iterator[tuple[Slot, Tensor]]: ...
 
 
 class Spectra:
-    """W0 = U D V^T of every slot, and the intruders of adapters against it."""
+    """W0 = U D V^T of every slot, matrices of one shape together, and the intruders of adapters against it."""
 
-    def __init__(self, model: PackedModel, cache: Path) -> None:
+    def __init__(self, model: Matrices, cache: Path, say: Say = lambda text: None) -> None:
+        """From the file in ``cache`` that belongs to the model's weights, or made new, which ``say`` is told."""
         self.slots = model.slots
-        path = cache / f"{_weights_digest(model)}.safetensors"
-        found = _read(path, model)
-        if found is None:
-            found = [spectrum(weight) for _, weight in model.weights()]
-            _write(path, model, found)
+        self._groups = _groups(model.slots)
+        digest = _weights_digest(model)
+        path = cache / f"{digest}.safetensors"
+        self._spectra = _read(path, digest, model, self._groups, say)
+        if self._spectra is None:
+            say("decomposing the base's matrices")
+            weights = [weight for _, weight in model.weights()]
+            self._spectra = [spectrum(torch.stack([weights[i] for i in own])) for own in self._groups.values()]
+            _write(path, digest, self._groups, self._spectra)
             # As the next pack reads them: other strides and alignment change the last bits of what is made of them.
-            found = _read(path, model) or found
-        self.each: list[Spectrum] = found  #: of every slot, in slot order
+            self._spectra = _read(path, digest, model, self._groups, say) or self._spectra
         self._weights = [weight for _, weight in model.weights()]
 
     def intruders(
-        self, layout: Layout | DenseLayout, values: torch.Tensor, scaling: float, modules: Collection[str] | None = None
-    ) -> dict:
-        """The summary of one trial's adapter ``values`` [P] (fields of ``store.records.Intruders``).
+        self,
+        layout: Layout | DenseLayout,
+        values: Tensor,
+        scaling: Tensor,
+        modules: Sequence[Collection[str]] | None = None,
+    ) -> list[dict | None]:
+        """The summary (fields of ``store.records.Intruders``) of each of the K adapters ``values`` [K, P].
 
-        Low rank is counted by the smaller problem, whatever the rank that has been stacked.
-
-        ``modules`` are those that it adapts, where it leaves some slots alone; the means are over them.
+        ``scaling`` is [K].  ``modules`` are those that each adapts, where some leave slots alone; the means are over
+        them.  None for an adapter with values that are not finite.
         """
-        results: list[tuple[str, str, MatrixResult]] = []
-        one = torch.tensor([scaling], device=values.device)
-        changes = layout.changes(values[None], one, torch.float32)
-        for slot, linear, base, change in zip(self.slots, self._weights, self.each, changes, strict=True):
-            if modules is not None and slot.module not in modules:
+        used = None
+        if modules is not None:
+            used = np.array([[slot.module in own for own in modules] for slot in self.slots])
+        labels = [(slot.projection, slot.layer) for slot in self.slots]
+        return summaries(self.measure(layout, values, scaling), labels, used)
+
+    def measure(self, layout: Layout | DenseLayout, values: Tensor, scaling: Tensor) -> Measured:
+        """Of every slot, in their order, and every adapter.
+
+        Low rank takes the smaller problem, whatever the rank that has been stacked; other changes take full SVDs.
+        """
+        changes = layout.changes(values.detach().double(), scaling.double(), torch.float64)
+        parts = []
+        for own, base in zip(self._groups.values(), self._spectra, strict=True):
+            factors = [changes[i].low_rank for i in own]
+            if None not in factors:
+                a, b = (torch.stack(part) for part in zip(*factors, strict=True))
+                parts.append(analyse(base, a, b))
                 continue
-            if change.low_rank is not None:
-                a, b = change.low_rank
-                found = analyse(base, a[0], b[0], 1.0)
-            else:
-                found = analyse_dense(base, linear, change.delta(linear)[0])
-            results.append((slot.projection, slot.layer, found))
-        return summarise_by(results)
+            for place, i in enumerate(own):  # one by one: a dense change of every trial is large
+                tuned = self._weights[i].double() + changes[i].delta(self._weights[i])
+                parts.append(analyse_dense(base[place : place + 1], tuned[None]))
+        order = np.argsort([i for own in self._groups.values() for i in own])
+        return Measured.join(parts)[order]
+
+    @property
+    def each(self) -> list[Spectrum]:
+        """Those of all slots, in their order, each as a stack of one."""
+        return [self.of(slot) for slot in self.slots]
+
+    def of(self, slot: Slot) -> Spectrum:
+        """The spectrum of one slot, as a stack of one."""
+        for own, base in zip(self._groups.values(), self._spectra, strict=True):
+            for place, i in enumerate(own):
+                if self.slots[i] == slot:
+                    return base[place : place + 1]
+        raise KeyError(slot.module)
 
 
-def _weights_digest(model: PackedModel) -> str:
-    sha = hashlib.sha256(b"thin svd fp64, v1")
+def _groups(slots: Sequence[Slot]) -> dict[tuple[int, int], list[int]]:
+    """Shape -> the places of its slots."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for i, slot in enumerate(slots):
+        found.setdefault((slot.out_features, slot.in_features), []).append(i)
+    return found
+
+
+def _weights_digest(model: Matrices) -> str:
+    sha = hashlib.sha256(b"thin svd fp64, v2")
     for slot, weight in model.weights():
         sha.update(slot.module.encode() + str(weight.dtype).encode())
         sha.update(weight.detach().contiguous().cpu().view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 
-def _read(path: Path, model: PackedModel) -> list[Spectrum] | None:
-    """The cached decompositions, or none where the file is missing or damaged (it is then made again)."""
+def _read(
+    path: Path, digest: str, model: Matrices, groups: dict[tuple[int, int], list[int]], say: Say
+) -> list[Spectrum] | None:
+    """The cached decompositions, or none: the file is missing, damaged, or of other weights than its name says."""
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt", device=str(model.device)) as file:
-            return [
-                Spectrum(*(file.get_tensor(f"{slot.module}.{part}").clone() for part in "udv"))
-                for slot, _ in model.weights()
-            ]
+            if (file.metadata() or {}).get("weights") != digest:
+                say("the cached decompositions are of other weights; they are made again")
+                return None
+            return [Spectrum(*(file.get_tensor(f"{m}x{n}.{part}").clone() for part in "udv")) for m, n in groups]
     except (SafetensorError, OSError):
+        say("the cached decompositions are damaged; they are made again")
         return None
 
 
-def _write(path: Path, model: PackedModel, spectra: list[Spectrum]) -> None:
+def _write(path: Path, digest: str, groups: dict[tuple[int, int], list[int]], spectra: Sequence[Spectrum]) -> None:
     tensors = {
-        f"{slot.module}.{part}": getattr(base, part).contiguous().cpu()
-        for slot, base in zip(model.slots, spectra, strict=True)
+        f"{m}x{n}.{part}": getattr(base, part).contiguous().cpu()
+        for (m, n), base in zip(groups, spectra, strict=True)
         for part in "udv"
     }
-    atomic_file(path, lambda temporary: save_file(tensors, temporary))
+    atomic_file(path, lambda temporary: save_file(tensors, temporary, metadata={"weights": digest}))

@@ -74,7 +74,7 @@ class Trainer:
         adapter = rows[0].adapter
         self.model, self.rows, self.settings = model, rows, settings
         self.between = rows[0].recipe.between
-        self.spectra = spectra or (lambda: [spectrum(weight) for _, weight in model.weights()])
+        self.spectra = spectra or (lambda: [spectrum(weight[None]) for _, weight in model.weights()])
         scaling = [row.adapter.scaling(rank, alpha) for row in rows]
         layout = adapter.layout(model.slots, rank)
         self.bank: AdapterBank = make_bank(model, layout, [row.init_seed for row in rows], scaling)

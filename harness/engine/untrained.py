@@ -28,6 +28,9 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
     nothing = Intruders(
         matrices=0,
         count=0,
+        count_low=0,
+        count_high=0,
+        cosine_error=0.0,
         distance=0.0,
         energy_share=0.0,
         delta_norm=0.0,

@@ -89,6 +89,13 @@ class Intruders(Frozen):
     relative_spectral_norm: Score  #: ||dW||_2 / ||W0||_2
     effective_rank: Score  #: exp of the entropy of dW's normalised singular values; 0 where dW = 0
     by_epsilon: dict[str, int] = {}  #: "0.1" ... "0.9" -> count
+    count_low: int | None = None  #: what ``count`` is at least, proven; null in records older than the proof
+    count_high: int | None = None  #: what it is at most; the same where every count is decided
+    undecided: int = 0  #: matrices whose count is not: singular values, or a cosine and 0.5, equal to the last bits
+    undecided_by_epsilon: dict[str, int] = {}  #: the same for other thresholds, where there are any
+    cosine_error: Score | None = None  #: largest proven bound on the error of a best |cosine|; 1 where undecided
+    fallbacks: int = 0  #: matrices that the fast solver left open, so that a full fp64 SVD was taken
+    full_svds: int = 0  #: matrices whose dW has no low rank (dense or merged weights): full SVDs from the start
     by_type: dict[str, Intruders] = {}
     by_layer: dict[str, Intruders] = {}
 

@@ -163,25 +163,26 @@ def test_stacked_factors_are_exported_and_counted(recipe, tmp_path):
         wanted = model.logits(model.hidden(IDS).flatten(0, 1)).view(2, 10, -1)
     assert torch.allclose(loaded(input_ids=IDS).logits, wanted, rtol=1e-4, atol=1e-4)
 
-    found = Spectra(model, tmp_path).intruders(scored.layout, scored.values, scored.scaling)
+    one = torch.tensor([scored.scaling])
+    (found,) = Spectra(model, tmp_path).intruders(scored.layout, scored.values[None], one)
     full = [
-        analyse_dense(spectrum(weight), weight, delta)
+        analyse_dense(spectrum(weight[None]), (weight.double() + delta)[None, None])
         for (_, weight), delta in zip(model.weights(), deltas(model, scored), strict=True)
     ]
-    assert found["count"] == sum(result.count() for result in full)
+    assert found["count"] == sum(int(result.count()[0, 0]) for result in full)
     assert found["count"] > 0
-    assert found["distance"] == pytest.approx(np.mean([result.distance for result in full]), rel=1e-4)
-    assert found["delta_norm"] == pytest.approx(np.mean([result.delta_norm for result in full]), rel=1e-4)
+    assert found["distance"] == pytest.approx(np.mean([float(result.distance[0, 0]) for result in full]), rel=1e-4)
+    assert found["delta_norm"] == pytest.approx(np.mean([float(result.delta_norm[0, 0]) for result in full]), rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (7, 7)])
 def test_the_dense_count_is_that_of_the_low_rank_one(shape):
     generator = torch.Generator().manual_seed(sum(shape))
-    weight = torch.randn(*shape, generator=generator)
-    a, b = torch.randn(2, shape[1], generator=generator), torch.randn(shape[0], 2, generator=generator)
-    base = spectrum(weight)
-    low, dense = analyse(base, a, b, 0.5), analyse_dense(base, weight, 0.5 * b.double() @ a.double())
-    for name in ("cosines", "sigmas"):
+    weight = torch.randn(1, 1, *shape, generator=generator).double()
+    a, b = torch.randn(1, 1, 2, shape[1], generator=generator), torch.randn(1, 1, shape[0], 2, generator=generator)
+    base = spectrum(weight[0])
+    low, dense = analyse(base, a, b), analyse_dense(base, weight + b.double() @ a.double())
+    for name in ("best", "sigmas"):
         assert getattr(dense, name) == pytest.approx(getattr(low, name), rel=1e-6, abs=1e-6)
     for name in ("delta_norm", "relative_spectral_norm", "effective_rank"):
         assert getattr(dense, name) == pytest.approx(getattr(low, name), rel=1e-5)

@@ -1,0 +1,169 @@
+"""Intruder dimensions of many updates of many base matrices of one shape, each with a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.analysis.intruders.certificate import angles, cosines
+from harness.analysis.intruders.problem import Update
+from harness.analysis.intruders.results import DENSE, EPSILONS, FALLBACK, SOLVER, TOP_K, Measured
+from harness.analysis.intruders.solver import DIRECTIONS, MOST, Ritz, solve
+from harness.analysis.intruders.spectrum import ROUNDING, Spectrum
+
+#: Accuracy of eigenvectors that is asked for first, and where that leaves a count open.
+TOLERANCES = (1e-8, 1e-12)
+#: From this p on the solver is faster than LAPACK.
+SOLVER_FROM = 96
+#: Problems times p solved at a time: on a CPU what its cache holds (16 of 576), on a GPU a few GB of its memory.
+BATCH = {"cpu": 2**13 + 2**10, "cuda": 2**20}
+
+
+def analyse(base: Spectrum, a: Tensor, b: Tensor, top_k: int = TOP_K) -> Measured:
+    """Intruders of W0 + B A for T updates of each of the S base matrices [m, n].
+
+    A is [S, T, r, n] and B [S, T, m, r]; scaling is part of B, and factors of several tasks are stacked along r
+    (:func:`stacked`).  An update with non-finite factors is taken as zero and is not ``finite`` in the result.
+    """
+    size, workers = a.shape[0], torch.get_num_threads() if a.device.type == "cpu" else 1
+    step = BATCH.get(a.device.type, BATCH["cpu"]) // (a.shape[1] * base.d.shape[1])
+    step = max(1, min(step, -(-size // workers)))
+    parts = [slice(i, i + step) for i in range(0, size, step)]
+
+    def work(part: slice) -> Measured:
+        return _Batch(base[part], a[part], b[part], top_k).measure()
+
+    return Measured.join(_side_by_side(work, parts, workers))
+
+
+def stacked(factors: Sequence[tuple[Tensor, Tensor, float]]) -> tuple[Tensor, Tensor]:
+    """(A [..., sum r, n], B [..., m, sum r]) of a sum of scale B_t A_t: merged tasks, averages of products."""
+    a = torch.cat([a for a, _, _ in factors], dim=-2)
+    return a, torch.cat([scale * b for _, b, scale in factors], dim=-1)
+
+
+def analyse_dense(base: Spectrum, weights: Tensor, top_k: int = TOP_K) -> Measured:
+    """The same of weights [S, T, m, n] whose difference to W0 has no low rank, by full SVDs in fp64 (``DENSE``).
+
+    Such are weights that were trained themselves, and adapters merged into weights of 16 bits: rounding has full rank.
+    """
+    finite = weights.isfinite().flatten(2).all(-1)
+    original = base.weights()[:, None]
+    weights = torch.where(finite[..., None, None], weights.double(), original)
+    sigmas = torch.linalg.svdvals(weights - original)
+    sigmas = torch.where((weights == original).flatten(2).all(-1)[..., None], 0.0, sigmas).flatten(0, 1)
+    found = _Found.join([_full_svd(base[i : i + 1], w, top_k) for i, own in enumerate(weights) for w in own])
+    found.settle(sigmas[:, 0] == 0)
+    return found.measured(base, sigmas, torch.full_like(finite, DENSE, dtype=torch.int8), finite)
+
+
+def _side_by_side(work: Callable[[slice], Measured], parts: Sequence[slice], workers: int) -> list[Measured]:
+    """Each part by one thread: eigenproblems of 32 x 32 don't occupy more, and their products hardly do."""
+    if workers == 1 or len(parts) == 1:
+        return [work(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, parts))
+    finally:
+        torch.set_num_threads(workers)
+
+
+@dataclass
+class _Found:
+    """Best |cosines| of the top k vectors of N matrices, with bounds, and the singular values; each [N, k]."""
+
+    low: Tensor
+    best: Tensor
+    high: Tensor
+    sigmas: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[_Found]) -> _Found:
+        return cls(*(torch.cat(part) for part in zip(*(vars(p).values() for p in parts), strict=True)))
+
+    def open(self) -> Tensor:
+        """Indices of the matrices that have a cosine whose bounds enclose an epsilon."""
+        epsilons = torch.tensor(EPSILONS, dtype=torch.float64, device=self.best.device)
+        enclosed = (self.low[..., None] < epsilons) & (epsilons <= self.high[..., None])
+        return enclosed.flatten(1).any(-1).nonzero()[:, 0]
+
+    def put(self, where: Tensor, part: _Found) -> None:
+        for name, values in vars(part).items():
+            getattr(self, name)[where] = values
+
+    def settle(self, untouched: Tensor) -> None:
+        """A matrix without an update has W0's own vectors, even where those are not unique."""
+        for values in (self.low, self.best, self.high):
+            values.masked_fill_(untouched[:, None], 1.0)
+
+    def measured(self, base: Spectrum, deltas: Tensor, solved: Tensor, finite: Tensor) -> Measured:
+        """With ``deltas`` [N, r], the singular values of the updates; ``solved`` and ``finite`` [S, T]."""
+        total = deltas.sum(-1, keepdim=True)
+        rank = torch.special.entr(deltas / torch.where(total > 0, total, 1.0)).sum(-1).exp()
+        top = base.d[:, 0].repeat_interleave(finite.shape[1])
+        numbers = {
+            **vars(self),
+            "delta_norm": deltas.norm(dim=-1),
+            "relative_spectral_norm": deltas[:, 0] / torch.where(top > 0, top, torch.inf),
+            "effective_rank": torch.where(total[:, 0] > 0, rank, 0.0),
+        }
+        shaped = {name: values.unflatten(0, finite.shape) for name, values in numbers.items()}
+        return Measured(**{k: v.cpu().numpy() for k, v in (shaped | {"solved": solved, "finite": finite}).items()})
+
+
+class _Batch:
+    """T updates of S base matrices, on their way from factors to numbers."""
+
+    def __init__(self, base: Spectrum, a: Tensor, b: Tensor, top_k: int) -> None:
+        self.finite = a.isfinite().flatten(2).all(-1) & b.isfinite().flatten(2).all(-1)
+        self.a, self.b = (torch.where(self.finite[..., None, None], x, 0.0).double() for x in (a, b))
+        self.base, self.k = base, min(top_k, base.d.shape[1])
+        self.update = Update.of(base, self.a, self.b)
+        self.owner = torch.arange(len(base.d), device=a.device).repeat_interleave(a.shape[1])
+
+    def measure(self) -> Measured:
+        found = self._solve(self.update, self.owner, TOLERANCES[0])
+        solved = torch.full_like(self.owner, SOLVER, dtype=torch.int8)
+        for tolerance in TOLERANCES[1:]:
+            if len(again := found.open()):
+                found.put(again, self._solve(self.update[again], self.owner[again], tolerance))
+        if len(again := found.open()):
+            found.put(again, _Found.join([self._fall_back(n) for n in again.tolist()]))
+            solved[again] = FALLBACK
+        deltas = self.update.sigmas
+        found.settle(deltas[:, 0] == 0)
+        return found.measured(self.base, deltas, solved.view(self.finite.shape), self.finite)
+
+    def _solve(self, update: Update, owner: Tensor, tolerance: float) -> _Found:
+        problems, k = update.problems(), self.k
+        p, rows = problems.d2.shape[1], problems.low.shape[1]
+        by_solver = p >= SOLVER_FROM and k <= MOST and rows <= p // 2
+        if by_solver:
+            ritz = solve(problems, update.directions(DIRECTIONS), k, tolerance)
+        else:
+            values, vectors = torch.linalg.eigh(problems.dense())
+            ritz = Ritz(values.flip(-1)[:, : k + 1], vectors.mT.flip(1)[:, :k])
+        error = angles(problems, ritz, count=by_solver)
+        sigmas = ritz.values[:, :k].clamp(min=0).sqrt()
+        if not update.wide:  # u = W v / sigma: what turns v turns u by up to sigma_1 / sigma as much
+            error = error * (sigmas[:, :1] / sigmas)
+        return _Found(*cosines(self.base, owner, update.coordinates(ritz.vectors, sigmas), error), sigmas)
+
+    def _fall_back(self, n: int) -> _Found:
+        i, t = divmod(n, self.a.shape[1])
+        base = self.base[i : i + 1]
+        return _full_svd(base, base.weights()[0] + self.b[i, t] @ self.a[i, t], self.k)
+
+
+def _full_svd(base: Spectrum, weight: Tensor, top_k: int) -> _Found:
+    """Of one matrix W [m, n], by the definition."""
+    u, sigmas, _ = torch.linalg.svd(weight, full_matrices=False)
+    k = min(top_k, len(sigmas))
+    gaps = torch.nn.functional.pad(sigmas[:-1] - sigmas[1:], (1, 1), value=torch.inf)
+    error = 2**0.5 * ROUNDING * sigmas[0] / torch.minimum(gaps[:-1], gaps[1:])[:k]
+    owner = torch.zeros(1, dtype=torch.long, device=weight.device)
+    return _Found(*cosines(base, owner, (base.u[0] @ u[:, :k]).mT[None], error[None]), sigmas[None, :k])

@@ -1,0 +1,65 @@
+"""Singular value decompositions of base matrices: what every adapter on them is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+EPS = torch.finfo(torch.float64).eps
+#: Backward error of a decomposition in fp64, in units of its largest value: LAPACK's is a few eps.
+ROUNDING = 64 * EPS
+#: Singular values nearer than this share of the largest one have no singular vectors of their own.
+SAME = 1e-12
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Thin SVDs of S base matrices W0 = U D V^T of one shape [m, n] in fp64, p = min(m, n); vectors are rows."""
+
+    u: Tensor  #: [S, p, m], U^T
+    d: Tensor  #: [S, p], falling
+    v: Tensor  #: [S, p, n], V^T
+
+    @property
+    def wide(self) -> bool:
+        """m <= n: the left singular vectors are a basis of the whole space."""
+        return self.u.shape[-1] <= self.v.shape[-1]
+
+    def __getitem__(self, which: slice) -> Spectrum:
+        return Spectrum(self.u[which], self.d[which], self.v[which])
+
+    def weights(self) -> Tensor:
+        """The matrices [S, m, n]."""
+        return (self.u.mT * self.d[:, None, :]) @ self.v
+
+    @cached_property
+    def clusters(self) -> Tensor | None:
+        """[S, p]: the number of the group of equal singular values that each belongs to; none where all differ."""
+        apart = self._gaps > SAME * self.d[:, :1]
+        if bool(apart.all()):
+            return None
+        return torch.cat([torch.zeros_like(apart[:, :1]), apart], dim=1).long().cumsum(dim=1)
+
+    @cached_property
+    def errors(self) -> Tensor:
+        """[S, p]: how far rounding may have turned each singular vector of W0 towards others."""
+        gaps = torch.where(self._gaps > SAME * self.d[:, :1], self._gaps, torch.inf)
+        gaps = torch.nn.functional.pad(gaps, (1, 1), value=torch.inf)
+        return 8 * EPS * self.d[:, :1] / torch.minimum(gaps[:, :-1], gaps[:, 1:])
+
+    @property
+    def _gaps(self) -> Tensor:
+        return self.d[:, :-1] - self.d[:, 1:]
+
+
+def spectrum(weights: Tensor) -> Spectrum:
+    """The SVDs of base matrices [S, m, n], in fp64; paid once a model (:mod:`harness.engine.spectra` caches them).
+
+    One after another: that needs no more memory, and batched SVDs are no faster.
+    """
+    parts = [torch.linalg.svd(weight.double(), full_matrices=False) for weight in weights]
+    u, d, v = (torch.stack(part) for part in zip(*parts, strict=True))
+    return Spectrum(u.mT.contiguous(), d, v)
