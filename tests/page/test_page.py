@@ -120,6 +120,8 @@ def test_print_shows_the_tables_without_controls(open_page):
     assert not page.locator("#filter").is_visible()
     assert page.locator("#board").is_visible()
     assert page.locator("#matrix table").first.is_visible()
+    page.set_viewport_size({"width": 1046, "height": 700})  # of an A4 sheet on its side, within its margins
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1046
     assert len(page.pdf()) > 10_000
 
 
@@ -165,3 +167,6 @@ def test_the_index_leads_to_the_report(open_page):
     page.go_back()
     page.get_by_role("button", name="Tie group").click()
     assert page.locator("table [aria-sort=ascending]").count() == 1
+    page.get_by_role("button", name="Method").click()
+    shown = page.locator("table tbody .name").all_text_contents()
+    assert shown == page.evaluate("names => [...names].sort((a, b) => a.localeCompare(b))", shown)

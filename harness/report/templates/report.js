@@ -8,17 +8,19 @@
 
   const text = (cell) => cell.querySelector(".name")?.textContent ?? cell.textContent.trim();
   const amount = (cell) => {
-    const found = /^[^\d.−-]*([−-]?[\d,]*\.?\d+)/.exec(cell.textContent.trim());
+    const found = /^[<+\s]*([−-]?[\d,]*\.?\d+)(?!\w)/.exec(cell.textContent.trim());
     return found ? Number(found[1].replace("−", "-").replaceAll(",", "")) : null;
   };
 
   function sort(table, heading) {
     const column = heading.cellIndex;
     const last = table.tBodies[table.tBodies.length - 1];
-    const rows = [...last.rows].map((row) => ({ row, value: column ? amount(row.cells[column]) : text(row.cells[0]) }));
+    const numbers = [...last.rows].map((row) => (column ? amount(row.cells[column]) : null));
+    const words = numbers.every((value) => value === null);
+    const rows = [...last.rows].map((row, i) => ({ row, value: words ? text(row.cells[column]) : numbers[i] }));
     const up = heading.getAttribute("aria-sort") !== "ascending";
     const known = rows.filter((entry) => entry.value !== null);
-    known.sort((a, b) => (column ? a.value - b.value : a.value.localeCompare(b.value)) * (up ? 1 : -1));
+    known.sort((a, b) => (words ? a.value.localeCompare(b.value) : a.value - b.value) * (up ? 1 : -1));
     last.append(...[...known, ...rows.filter((entry) => entry.value === null)].map((entry) => entry.row));
     for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
     heading.setAttribute("aria-sort", up ? "ascending" : "descending");
