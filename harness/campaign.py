@@ -109,6 +109,8 @@ def load_campaign(
     source = model_files.resolve_model(study.model)
     prepared = {task: tasks.prepare_task(task) for task in (*study.tasks, *study.probes)}
     _check_sizes(study, prepared, file)
+    if tune:
+        _check_directions(prepared, file)
     used = {key.partition("@")[0] for key in study.methods} & set(registry)
     inputs = Inputs(
         model_digest=source.digest,
@@ -200,6 +202,18 @@ def _check_sizes(study: Study, prepared: Mapping[str, tasks.PreparedTask], file:
                 f"task '{name}' has no rows in its {study.scoring.split} split",
                 where=f"{file}:scoring.split",
                 remedy="choose another split",
+            )
+
+
+def _check_directions(prepared: Mapping[str, tasks.PreparedTask], file: Path) -> None:
+    """Tuning goes by average accuracy, which there is where every task is better the higher its score."""
+    for name, found in prepared.items():
+        first = next(iter(found.config.get("metric_list") or ()), {})
+        if first.get("higher_is_better") is False:
+            raise InputError(
+                f"'{name}' is better the lower its {first.get('metric')}, so there is no average accuracy to tune by",
+                where=f"{file}:streams",
+                remedy=f"leave '{name}' out of the streams, or run the study untuned",
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -346,6 +347,21 @@ def test_the_tuning_study_has_a_folder_of_its_own_inside(load, tmp_path):
     assert (found.study.name, found.study.seeds, found.study.probes) == ("mine-tuning", (1000, 1001), ())
     assert len(found.plan.trials) == 2 * 5
     assert set(found.task_digests) == {"toy_recall", "toy_digits"}, "probes may have no validation items"
+
+
+def test_a_task_that_is_better_the_lower_has_no_average_accuracy(load, monkeypatch):
+    prepare = campaign.tasks.prepare_task
+
+    def lower(name: str):
+        found = prepare(name)
+        metrics = [{**found.config["metric_list"][0], "higher_is_better": name != "toy_digits"}]
+        return dataclasses.replace(found, config={**found.config, "metric_list": metrics})
+
+    monkeypatch.setattr(campaign.tasks, "prepare_task", lower)
+    with pytest.raises(InputError, match="'toy_digits' is better the lower its acc") as error:
+        load(tune=True)
+    assert str(error.value.where).endswith("mine.yaml:streams")
+    assert load().plan.trials
 
 
 def test_a_run_takes_the_choice_and_says_so(load, tmp_path):
