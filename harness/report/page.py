@@ -43,6 +43,19 @@ CAPTIONS = {
         "Arms with 95 % CI both ways, trials as faint dots, incomplete arms hollow. Dashed: the arms whose means no "
         "other arm beats on both (the Pareto front), without the frozen model, which forgets nothing by not learning.",
     ),
+    "intruders_by_epsilon": (
+        "Intruder dimensions over the threshold",
+        "The count after the last task for other thresholds than 0.5, mean over trials, 95 % CI.",
+    ),
+    "intruders_by_place": (
+        "Intruder dimensions by type of matrix and depth",
+        "Counts are sums over the matrices of a type or layer, distances means over them, after the last task.",
+    ),
+    "intruders_forgetting": (
+        "Forgetting against intruder dimensions",
+        "A point a trained trial. Spearman's rho is over all of them, with its 95 % CI (Bonett and Wright 2000); it is "
+        "not defined where one side is constant.",
+    ),
 }
 #: Column -> (heading, how to write it).
 METRICS = {

@@ -1,4 +1,4 @@
-"""The five figures, each as PNG and SVG with the numbers behind it as CSV.
+"""The figures, each as PNG and SVG with the numbers behind it as CSV.
 
 Shares are drawn in per cent and differences in points.  Intervals are 95 % t intervals over trials, orders as strata;
 where n allows none, there is a point without bars.
@@ -16,6 +16,7 @@ from harness.analysis.statistics import Estimate
 from harness.report.drawing import Rows, bars, drawn_arms, empty, limits, spans
 from harness.report.frame import Arm, write_csv
 from harness.report.heatmap import accuracy_matrix
+from harness.report.intruder_plots import against_forgetting, by_epsilon, by_place
 from harness.report.study import Study
 from harness.report.style import GRID, INK, PAPER, Look, context, legend, looks, new_figure, save
 from harness.report.trends import forgetting, intruders, sample_efficiency
@@ -165,4 +166,7 @@ FIGURES: dict[str, Draw] = {
     "intruders": intruders,
     "sample_efficiency": sample_efficiency,
     "accuracy_forgetting": accuracy_forgetting,
+    "intruders_by_epsilon": by_epsilon,
+    "intruders_by_place": by_place,
+    "intruders_forgetting": against_forgetting,
 }

@@ -24,7 +24,8 @@ FIRST = (
 )
 FILES = ["trials.csv", "leaderboard.csv"] + [
     f"figures/{name}.{kind}"
-    for name in ("accuracy_matrix", "forgetting", "intruders", "sample_efficiency", "accuracy_forgetting")
+    for name in ("accuracy_matrix", "forgetting", "intruders", "sample_efficiency", "accuracy_forgetting",
+                 "intruders_by_epsilon", "intruders_by_place", "intruders_forgetting")
     for kind in ("png", "svg", "csv")
 ] + ["report.md", "report.html"]  # fmt: skip
 
