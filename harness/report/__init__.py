@@ -7,9 +7,10 @@ from pathlib import Path
 from harness.report import leaderboard, page, plots
 from harness.report.audit import write_audit
 from harness.report.frame import TIDY, tidy_rows, write_csv
+from harness.report.mitigation import write_mitigation
 from harness.report.study import Readout, gather
 
-__all__ = ["build_report", "write_audit", "write_report"]
+__all__ = ["build_report", "write_audit", "write_mitigation", "write_report"]
 
 
 def build_report(folder: Path, *, allow_mixed: bool = False) -> list[Path]:

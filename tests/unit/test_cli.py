@@ -15,7 +15,21 @@ import typer
 from harness import cli
 from harness.errors import LorabenchError
 
-VERBS = ("fetch", "plan", "run", "status", "report", "export", "audit", "doctor", "perf", "methods", "tasks", "studies")
+VERBS = (
+    "fetch",
+    "plan",
+    "run",
+    "status",
+    "report",
+    "export",
+    "audit",
+    "mitigate",
+    "doctor",
+    "perf",
+    "methods",
+    "tasks",
+    "studies",
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
