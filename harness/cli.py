@@ -291,6 +291,52 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @app.command()
+def mitigate(
+    target: Annotated[
+        str, typer.Argument(metavar="TRIAL|STUDY", help="A trial's fingerprint, or a study: all of its.")
+    ],
+    keep: Annotated[str, typer.Option("--keep", help="Parts of the intruders that are kept, comma-separated.")] = (
+        "0,0.25,0.5,0.75"
+    ),
+    study: Annotated[str, typer.Option("--study", help="The study that a TRIAL belongs to.")] = "auto",
+    model: ModelName = None,
+    out: OutFolder = None,
+) -> None:
+    """Scale the intruder dimensions of trained adapters and score them again, beside a shrink of the same size."""
+    from harness import campaign, console, mitigation
+    from harness.data import paths
+    from harness.executors.local import LocalExecutor
+    from harness.report import write_mitigation
+
+    keeps = _shares(keep)
+    whole = target == "auto" or target.endswith((".yaml", ".yml")) or (paths.studies_dir() / f"{target}.yaml").exists()
+    with console.preparing("preparing the mitigation"):
+        device = LocalExecutor().device
+        found = campaign.load_campaign(_resolve(target if whole else study), model=model, out=out, device=device)
+        trials = mitigation.find_trials(found, None if whole else target)
+    with console.progress(found.study.name) as watcher:
+        rows = mitigation.mitigate(found, trials, keeps, device(found.study.device), watcher)
+    folder = found.folder / "mitigation"
+    if not rows:
+        typer.echo(f"no intruder dimensions in {len(trials)} trial(s): nothing to mitigate")
+        return
+    write_mitigation(rows, mitigation.COLUMNS, folder)
+    touched = len({row["trial"] for row in rows})
+    typer.echo(f"{touched} of {len(trials)} trial(s) have intruder dimensions; results: {folder}")
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """``0,0.5``: parts from 0 to below 1, each once."""
+    try:
+        found = tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        found = ()
+    if not found or not all(0 <= part < 1 for part in found):
+        raise InputError(f"'{text}' is not a list of parts to keep, 0 to below 1", where="--keep", remedy="0,0.5")
+    return found
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check Python, libraries, device, disk, cached files and Ray."""
     from harness import checkup

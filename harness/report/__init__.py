@@ -10,10 +10,11 @@ from harness.report.comparison import Comparison, compare
 from harness.report.frame import write_csv
 from harness.report.index import PAGE, study_folders, write_index
 from harness.report.latex import write_latex
+from harness.report.mitigation import write_mitigation
 from harness.report.study import Readout, gather
 from harness.report.tidy import write_tidy
 
-__all__ = ["build_index", "build_report", "compare_studies", "write_audit", "write_report"]
+__all__ = ["build_index", "build_report", "compare_studies", "write_audit", "write_mitigation", "write_report"]
 
 
 def build_report(folder: Path, *, allow_mixed: bool = False, latex: bool = False) -> list[Path]:

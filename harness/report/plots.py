@@ -17,6 +17,7 @@ from harness.analysis.statistics import Estimate
 from harness.report.drawing import Rows, bars, drawn_arms, empty, limits, spans
 from harness.report.frame import Arm, write_csv
 from harness.report.heatmap import accuracy_matrix
+from harness.report.intruder_plots import against_forgetting, by_epsilon, by_place
 from harness.report.leaderboard import Row
 from harness.report.study import Study
 from harness.report.style import GRID, INK, PAPER, Look, context, legend, looks, new_figure, save
@@ -237,5 +238,24 @@ FIGURES: tuple[Plot, ...] = (
         "Left singular vectors of the scored weights that resemble none of the original ones (best |cosine| below "
         "0.5), and how far the top ten are from the nearest original one on average. 95 % CI.",
         intruders,
+    ),
+    Plot(
+        "intruders_by_epsilon",
+        "Intruder dimensions over the threshold",
+        "The count after the last task for other thresholds than 0.5, mean over trials, 95 % CI.",
+        by_epsilon,
+    ),
+    Plot(
+        "intruders_by_place",
+        "Intruder dimensions by type of matrix and depth",
+        "Counts are sums over the matrices of a type or layer, distances means over them, after the last task.",
+        by_place,
+    ),
+    Plot(
+        "intruders_forgetting",
+        "Forgetting against intruder dimensions",
+        "A point a trained trial. Spearman's rho is over all of them, with its 95 % CI (Bonett and Wright 2000); it is "
+        "not defined where one side is constant.",
+        against_forgetting,
     ),
 )

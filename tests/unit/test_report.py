@@ -26,7 +26,8 @@ FIRST = (
 )
 FILES = ["trials.csv", "leaderboard.csv"] + [
     f"figures/{name}.{kind}"
-    for name in ("accuracy_matrix", "forgetting", "accuracy_forgetting", "sample_efficiency", "intruders")
+    for name in ("accuracy_matrix", "forgetting", "accuracy_forgetting", "sample_efficiency", "intruders",
+                 "intruders_by_epsilon", "intruders_by_place", "intruders_forgetting")
     for kind in ("png", "svg", "csv")
 ] + ["report.md", "report.html"]  # fmt: skip
 

@@ -29,6 +29,8 @@ BASIS, SPARE = 32, 1
 MOST = (BASIS - SPARE) // 2 - 1
 #: Steps with one set of shifts, and sets of shifts.
 STEPS, ROUNDS = 3, 4
+#: What is added to the diagonal of a Gram matrix of unit vectors.
+RIDGE = 16 * EPS
 #: Directions of the update in the first basis, of either kind; the rest are W0's own.
 DIRECTIONS = 8
 
@@ -55,7 +57,7 @@ def solve(problems: Eigenproblems, directions: Tensor, k: int, tolerance: float)
     for step in range(STEPS * ROUNDS + 1):
         found, rotation = _rayleigh_ritz(basis, images, k + 1 + SPARE)
         ritz, images = rotation @ basis, rotation @ images
-        values[left], vectors[left] = found[:, : k + 1], ritz[:, :k]
+        values[left], vectors[left] = found[:, : k + 1], F.normalize(ritz[:, :k], dim=-1)
         missing = _unfinished(found, ritz, images, k, tolerance)
         going = missing.any(-1).nonzero()[:, 0]
         if step == STEPS * ROUNDS or not len(going):
@@ -86,14 +88,17 @@ def _start(d2: Tensor, directions: Tensor) -> Tensor:
 def _rayleigh_ritz(basis: Tensor, images: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """(values [N, keep] falling, rotation [N, keep, b]) of the top Ritz pairs of a basis that need not be orthonormal.
 
-    Directions in which the basis is dependent are left out, by the eigenvectors of its Gram matrix (Stathopoulos and
-    Wu 2002); their share of the spectrum becomes 0, which is below all that is wanted.
+    ``RIDGE`` makes its Gram matrix definite where vectors are zero or depend on others; such directions get a value
+    of about 0, which is below all that is wanted.
     """
-    gram, turn = torch.linalg.eigh(basis @ basis.mT)
-    scale = torch.where(gram > 1e-10, gram, torch.inf).rsqrt()
-    turn = turn * scale[:, None, :]
-    values, vectors = torch.linalg.eigh(turn.mT @ (basis @ images.mT) @ turn)
-    return values.flip(-1)[:, :keep], (turn @ vectors).flip(-1)[..., :keep].mT
+    gram = basis @ basis.mT
+    gram.diagonal(dim1=1, dim2=2).add_(RIDGE)
+    root = torch.linalg.cholesky_ex(gram)[0]
+    half = torch.linalg.solve_triangular(root, basis @ images.mT, upper=False)
+    inner = torch.linalg.solve_triangular(root, half.mT, upper=False)
+    values, vectors = torch.linalg.eigh(torch.nan_to_num(inner, nan=0.0, posinf=0.0, neginf=0.0))
+    rotation = torch.linalg.solve_triangular(root.mT, vectors.flip(-1)[..., :keep], upper=True).mT
+    return values.flip(-1)[:, :keep], torch.nan_to_num(rotation, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _unfinished(found: Tensor, ritz: Tensor, images: Tensor, k: int, tolerance: float) -> Tensor:

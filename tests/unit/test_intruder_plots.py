@@ -1,0 +1,117 @@
+"""Figures of intruders: the numbers behind them, and what they say where there is nothing to say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from synthetic import QUICK, Folder, large, quick, trial
+
+from harness.analysis.correlation import spearman
+from harness.report.intruder_plots import against_forgetting, by_epsilon, by_place, correlation_words
+from harness.report.study import gather
+from harness.report.style import context, looks
+
+
+def drawn(draw, folder: Folder):
+    """(what the figure says outside of its axes, rows) of one figure."""
+    study = gather(folder)
+    with context():
+        figure, columns, rows = draw(study, looks((arm.name, arm.method) for arm in study.arms))
+    assert all(set(row) <= set(columns) for row in rows)
+    return figure, rows
+
+
+# -- Spearman ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=4, max_size=30))
+def test_rho_is_scipy_s(pairs):
+    x, y = zip(*pairs, strict=True)
+    found = spearman(x, y)
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        assert found is None
+        return
+    assert found.rho == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+    assert -1 <= found.low <= found.rho + 1e-12
+    assert found.rho - 1e-12 <= found.high <= 1
+
+
+def test_the_interval_is_bonett_and_wright_s():
+    """n = 20, rho = 0.5: z = 0.5493, half = 1.96 sqrt(1.125 / 17) = 0.5042."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=20)
+    found = spearman(x, x + 1.6 * rng.normal(size=20))
+    half = 1.959964 * np.sqrt((1 + found.rho**2 / 2) / 17)
+    assert np.arctanh(found.high) - np.arctanh(found.rho) == pytest.approx(half, rel=1e-6)
+    assert np.arctanh(found.rho) - np.arctanh(found.low) == pytest.approx(half, rel=1e-6)
+
+
+def test_the_interval_covers():
+    """95 % of the time, for a Pearson correlation of 0.6 (Spearman's is 6 / pi asin(0.3))."""
+    rng, true = np.random.default_rng(1), 6 / np.pi * np.arcsin(0.3)
+    pairs = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], size=(1000, 25))
+    found = [spearman(sample[:, 0], sample[:, 1]) for sample in pairs]
+    covered = np.mean([one.low <= true <= one.high for one in found])
+    assert 0.93 < covered < 0.97
+
+
+@pytest.mark.parametrize(("x", "y"), [([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4]), ([1, 2, 3, 4], [0] * 4)])
+def test_it_is_not_defined_for_few_or_constant(x, y):
+    assert spearman(x, y) is None
+    assert "not defined" in correlation_words(spearman(x, y), len(x))
+
+
+def test_it_refuses_what_is_not_finite():
+    with pytest.raises(ValueError, match="finite"):
+        spearman([1, 2, np.nan, 4], [1, 2, 3, 4])
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_perfect_order_has_no_width():
+    found = spearman([1, 2, 3, 4, 5], [10, 20, 30, 40, 50])
+    assert (found.rho, found.low, found.high) == (pytest.approx(1), pytest.approx(1), pytest.approx(1))
+
+
+def test_forgetting_is_drawn_for_every_trained_trial():
+    folder = quick()
+    figure, rows = drawn(against_forgetting, folder)
+    assert {row["arm"] for row in rows} == {"frozen", "lora", "stable_lora", "lora_ema", "self_distill"}
+    assert len(rows) == 15
+    wanted = stats.spearmanr([row["count"] for row in rows], [row["forgetting"] for row in rows]).statistic
+    assert rows[0]["rho_count"] == pytest.approx(wanted)
+    assert figure.axes[0].get_title(loc="left").startswith(f"Spearman's ρ {wanted:.2f} [")
+
+
+def test_constant_counts_have_no_correlation():
+    folder = Folder([trial("frozen", QUICK, seed=seed) for seed in range(4)])
+    figure, rows = drawn(against_forgetting, folder)
+    assert {row["count"] for row in rows} == {0}
+    assert rows[0]["rho_count"] is None
+    assert "not defined" in figure.axes[0].get_title(loc="left")
+
+
+def test_epsilon_and_place_have_the_means_over_trials():
+    folder = large()
+    _, rows = drawn(by_epsilon, folder)
+    counts = [record.intruders[-1].by_epsilon["0.5"] for record in folder.records if record.spec.arm == "lora"]
+    (row,) = (row for row in rows if row["arm"] == "lora" and row["x"] == "0.5")
+    assert row["mean"] == pytest.approx(np.mean(counts))
+    assert row["trials"] == 15
+    _, rows = drawn(by_place, folder)
+    (row,) = (row for row in rows if (row["arm"], row["metric"], row["x"]) == ("lora", "distance", "v_proj"))
+    own = [r.intruders[-1].by_type["v_proj"].distance for r in folder.records if r.spec.arm == "lora"]
+    assert row["mean"] == pytest.approx(np.mean(own))
+
+
+@pytest.mark.parametrize("draw", [by_epsilon, by_place, against_forgetting])
+def test_without_intruders_a_figure_says_so(draw):
+    folder = Folder([trial("lora", QUICK, seed=seed) for seed in range(3)])
+    none = Folder([record.model_copy(update={"intruders": (None,) * 3}) for record in folder.records])
+    figure, rows = drawn(draw, none)
+    assert rows == []
+    assert figure.texts
