@@ -15,8 +15,8 @@ from harness.study.plan import Pack
 TRAIN_UNITS = 4.3
 #: The same for a teacher's pass over it.
 TEACHER_UNITS = 2.0
-#: Cost of the intruders of one trial after one task (135M: 210 eigenproblems on 2 CPU cores).
-INTRUDER_UNITS = 6500.0
+#: Cost of the intruders of one trial after one task (135M: half a second for 210 matrices on 2 CPU cores).
+INTRUDER_UNITS = 500.0
 #: Work that does not depend on tokens: loading a model and building requests, in forward tokens.
 START_UNITS = 5000.0
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from harness.analysis.intruders.problem import Update
 from harness.analysis.intruders.results import DENSE, EPSILONS, FALLBACK, SOLVER, TOP_K, Measured
 from harness.analysis.intruders.solver import DIRECTIONS, MOST, Ritz, solve
 from harness.analysis.intruders.spectrum import ROUNDING, Spectrum
+from harness.analysis.intruders.threads import side_by_side, threads_of
 
 #: Accuracy of eigenvectors that is asked for first, and where that leaves a count open.
 TOLERANCES = (1e-8, 1e-12)
@@ -29,7 +29,7 @@ def analyse(base: Spectrum, a: Tensor, b: Tensor, top_k: int = TOP_K) -> Measure
     A is [S, T, r, n] and B [S, T, m, r]; scaling is part of B, and factors of several tasks are stacked along r
     (:func:`stacked`).  An update with non-finite factors is taken as zero and is not ``finite`` in the result.
     """
-    size, workers = a.shape[0], torch.get_num_threads() if a.device.type == "cpu" else 1
+    size, workers = a.shape[0], threads_of(a.device)
     step = BATCH.get(a.device.type, BATCH["cpu"]) // (a.shape[1] * base.d.shape[1])
     step = max(1, min(step, -(-size // workers)))
     parts = [slice(i, i + step) for i in range(0, size, step)]
@@ -37,7 +37,7 @@ def analyse(base: Spectrum, a: Tensor, b: Tensor, top_k: int = TOP_K) -> Measure
     def work(part: slice) -> Measured:
         return _Batch(base[part], a[part], b[part], top_k).measure()
 
-    return Measured.join(_side_by_side(work, parts, workers))
+    return Measured.join(side_by_side(work, parts, a.device))
 
 
 def stacked(factors: Sequence[tuple[Tensor, Tensor, float]]) -> tuple[Tensor, Tensor]:
@@ -59,17 +59,6 @@ def analyse_dense(base: Spectrum, weights: Tensor, top_k: int = TOP_K) -> Measur
     found = _Found.join([_full_svd(base[i : i + 1], w, top_k) for i, own in enumerate(weights) for w in own])
     found.settle(sigmas[:, 0] == 0)
     return found.measured(base, sigmas, torch.full_like(finite, DENSE, dtype=torch.int8), finite)
-
-
-def _side_by_side(work: Callable[[slice], Measured], parts: Sequence[slice], workers: int) -> list[Measured]:
-    """Each part by one thread: eigenproblems of 32 x 32 don't occupy more, and their products hardly do."""
-    if workers == 1 or len(parts) == 1:
-        return [work(part) for part in parts]
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, parts))
-    finally:
-        torch.set_num_threads(workers)
 
 
 @dataclass
