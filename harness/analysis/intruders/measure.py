@@ -56,7 +56,9 @@ def analyse_dense(base: Spectrum, weights: Tensor, top_k: int = TOP_K) -> Measur
     weights = torch.where(finite[..., None, None], weights.double(), original)
     sigmas = torch.linalg.svdvals(weights - original)
     sigmas = torch.where((weights == original).flatten(2).all(-1)[..., None], 0.0, sigmas).flatten(0, 1)
-    found = _Found.join([_full_svd(base[i : i + 1], w, top_k) for i, own in enumerate(weights) for w in own])
+    trials = weights.shape[1]
+    pairs = zip(weights.flatten(0, 1), sigmas[:, 0], strict=True)
+    found = _Found.join([_full_svd(base[n // trials : n // trials + 1], *pair, top_k) for n, pair in enumerate(pairs)])
     found.settle(sigmas[:, 0] == 0)
     return found.measured(base, sigmas, torch.full_like(finite, DENSE, dtype=torch.int8), finite)
 
@@ -136,7 +138,7 @@ class _Batch:
         else:
             values, vectors = torch.linalg.eigh(problems.dense())
             ritz = Ritz(values.flip(-1)[:, : k + 1], vectors.mT.flip(1)[:, :k])
-        error = angles(problems, ritz, count=by_solver)
+        error = angles(problems, ritz, update.d[:, 0] + update.sigmas[:, 0], count=by_solver)
         sigmas = ritz.values[:, :k].clamp(min=0).sqrt()
         if not update.wide:  # u = W v / sigma: what turns v turns u by up to sigma_1 / sigma as much
             error = error * (sigmas[:, :1] / sigmas)
@@ -145,14 +147,14 @@ class _Batch:
     def _fall_back(self, n: int) -> _Found:
         i, t = divmod(n, self.a.shape[1])
         base = self.base[i : i + 1]
-        return _full_svd(base, base.weights()[0] + self.b[i, t] @ self.a[i, t], self.k)
+        return _full_svd(base, base.weights()[0] + self.b[i, t] @ self.a[i, t], self.update.sigmas[n, 0], self.k)
 
 
-def _full_svd(base: Spectrum, weight: Tensor, top_k: int) -> _Found:
-    """Of one matrix W [m, n], by the definition."""
+def _full_svd(base: Spectrum, weight: Tensor, delta: Tensor, top_k: int) -> _Found:
+    """Of one matrix W [m, n], by the definition; ``delta`` is ||dW||_2."""
     u, sigmas, _ = torch.linalg.svd(weight, full_matrices=False)
     k = min(top_k, len(sigmas))
     gaps = torch.nn.functional.pad(sigmas[:-1] - sigmas[1:], (1, 1), value=torch.inf)
-    error = 2**0.5 * ROUNDING * sigmas[0] / torch.minimum(gaps[:-1], gaps[1:])[:k]
+    error = 2**0.5 * ROUNDING * (base.d[0, 0] + delta) / torch.minimum(gaps[:-1], gaps[1:])[:k]
     owner = torch.zeros(1, dtype=torch.long, device=weight.device)
     return _Found(*cosines(base, owner, (base.u[0] @ u[:, :k]).mT[None], error[None]), sigmas[None, :k])
