@@ -22,8 +22,8 @@ DEMONSTRATED = 2.4
 #: Cost of a token read or drawn while students sample: a pass over the prompts, and as much again for answers of 1 to 5
 #: tokens, each a pass of its own of hardly more than overhead.  An estimate, not a measurement.
 SAMPLING_UNITS = 4.0
-#: Cost of the intruders of one trial after one task (135M: 210 eigenproblems on 2 CPU cores).
-INTRUDER_UNITS = 6500.0
+#: Cost of the intruders of one trial after one task (135M: half a second for 210 matrices on 2 CPU cores).
+INTRUDER_UNITS = 500.0
 #: Work that does not depend on tokens: loading a model and building requests, in forward tokens.
 START_UNITS = 5000.0
 

@@ -316,6 +316,14 @@ def test_a_merge_in_bfloat16_is_no_longer_its_adapter():
 
 
 @shaped
+def test_an_update_that_cancels_the_base_leaves_nothing_decided(shape):
+    """W is 0, so any vectors are its singular vectors."""
+    weight = base(shape, "flat")
+    found = one(weight, weight, -torch.eye(shape[0], dtype=torch.float64))
+    assert found.bounds() == (0, TOP_K)
+
+
+@shaped
 def test_a_rank_above_the_matrix_s(shape):
     weight, rank = base(shape, "flat"), max(shape) + 10
     a, b = random((rank, shape[1]), 1), 0.02 * random((shape[0], rank), 2)

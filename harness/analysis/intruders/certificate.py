@@ -25,14 +25,15 @@ CUTS = (0.5, 0.35, 0.65, 0.2, 0.8)
 SIGN = 1e-11
 
 
-def angles(problems: Eigenproblems, ritz: Ritz, *, count: bool) -> Tensor:
+def angles(problems: Eigenproblems, ritz: Ritz, norm: Tensor, *, count: bool) -> Tensor:
     """[N, k]: bounds on the length of the error of every unit vector of ``ritz``; inf where nothing is known.
 
-    Without ``count`` the values are taken to be the top ones (those of a dense solver).
+    ``norm`` [N] is ||W0||_2 + ||dW||_2: rounding is a share of that, however small the sum is.  Without ``count`` the
+    values are taken to be the top ones (those of a dense solver).
     """
     values, vectors = ritz.values, ritz.vectors
     k = vectors.shape[1]
-    theta, floor = values[:, :k], ROUNDING * values[:, :1].abs()
+    theta, floor = values[:, :k], ROUNDING * norm[:, None] ** 2
     residual = (problems.times(vectors) - theta[..., None] * vectors).norm(dim=-1) + floor
     low, high = theta - residual, theta + residual
     above = F.pad(low[:, :-1] - theta[:, 1:], (1, 0), value=torch.inf)
@@ -65,6 +66,7 @@ def cosines(base: Spectrum, owner: Tensor, coordinates: Tensor, error: Tensor) -
         members = torch.zeros_like(size).scatter_add_(-1, place, torch.ones_like(size))
         most = squares.gather(-1, place).sqrt()
         least = most / members.gather(-1, place).sqrt()
+    error = torch.nan_to_num(error, nan=torch.inf, posinf=torch.inf)  # 0 / 0: of a matrix of zeros nothing is known
     low, high = (least - turned).amax(-1) - error, (most + turned).amax(-1) + error
     return low.clamp(0, 1), best.clamp(max=1), high.clamp(max=1)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from harness.analysis.intruders.problem import Update
 from harness.analysis.intruders.results import DENSE, EPSILONS, FALLBACK, SOLVER, TOP_K, Measured
 from harness.analysis.intruders.solver import DIRECTIONS, MOST, Ritz, solve
 from harness.analysis.intruders.spectrum import ROUNDING, Spectrum
+from harness.analysis.intruders.threads import side_by_side, threads_of
 
 #: Accuracy of eigenvectors that is asked for first, and where that leaves a count open.
 TOLERANCES = (1e-8, 1e-12)
@@ -29,7 +29,7 @@ def analyse(base: Spectrum, a: Tensor, b: Tensor, top_k: int = TOP_K) -> Measure
     A is [S, T, r, n] and B [S, T, m, r]; scaling is part of B, and factors of several tasks are stacked along r
     (:func:`stacked`).  An update with non-finite factors is taken as zero and is not ``finite`` in the result.
     """
-    size, workers = a.shape[0], torch.get_num_threads() if a.device.type == "cpu" else 1
+    size, workers = a.shape[0], threads_of(a.device)
     step = BATCH.get(a.device.type, BATCH["cpu"]) // (a.shape[1] * base.d.shape[1])
     step = max(1, min(step, -(-size // workers)))
     parts = [slice(i, i + step) for i in range(0, size, step)]
@@ -37,7 +37,7 @@ def analyse(base: Spectrum, a: Tensor, b: Tensor, top_k: int = TOP_K) -> Measure
     def work(part: slice) -> Measured:
         return _Batch(base[part], a[part], b[part], top_k).measure()
 
-    return Measured.join(_side_by_side(work, parts, workers))
+    return Measured.join(side_by_side(work, parts, a.device))
 
 
 def stacked(factors: Sequence[tuple[Tensor, Tensor, float]]) -> tuple[Tensor, Tensor]:
@@ -56,20 +56,11 @@ def analyse_dense(base: Spectrum, weights: Tensor, top_k: int = TOP_K) -> Measur
     weights = torch.where(finite[..., None, None], weights.double(), original)
     sigmas = torch.linalg.svdvals(weights - original)
     sigmas = torch.where((weights == original).flatten(2).all(-1)[..., None], 0.0, sigmas).flatten(0, 1)
-    found = _Found.join([_full_svd(base[i : i + 1], w, top_k) for i, own in enumerate(weights) for w in own])
+    trials = weights.shape[1]
+    pairs = zip(weights.flatten(0, 1), sigmas[:, 0], strict=True)
+    found = _Found.join([_full_svd(base[n // trials : n // trials + 1], *pair, top_k) for n, pair in enumerate(pairs)])
     found.settle(sigmas[:, 0] == 0)
     return found.measured(base, sigmas, torch.full_like(finite, DENSE, dtype=torch.int8), finite)
-
-
-def _side_by_side(work: Callable[[slice], Measured], parts: Sequence[slice], workers: int) -> list[Measured]:
-    """Each part by one thread: eigenproblems of 32 x 32 don't occupy more, and their products hardly do."""
-    if workers == 1 or len(parts) == 1:
-        return [work(part) for part in parts]
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, parts))
-    finally:
-        torch.set_num_threads(workers)
 
 
 @dataclass
@@ -147,7 +138,7 @@ class _Batch:
         else:
             values, vectors = torch.linalg.eigh(problems.dense())
             ritz = Ritz(values.flip(-1)[:, : k + 1], vectors.mT.flip(1)[:, :k])
-        error = angles(problems, ritz, count=by_solver)
+        error = angles(problems, ritz, update.d[:, 0] + update.sigmas[:, 0], count=by_solver)
         sigmas = ritz.values[:, :k].clamp(min=0).sqrt()
         if not update.wide:  # u = W v / sigma: what turns v turns u by up to sigma_1 / sigma as much
             error = error * (sigmas[:, :1] / sigmas)
@@ -156,14 +147,14 @@ class _Batch:
     def _fall_back(self, n: int) -> _Found:
         i, t = divmod(n, self.a.shape[1])
         base = self.base[i : i + 1]
-        return _full_svd(base, base.weights()[0] + self.b[i, t] @ self.a[i, t], self.k)
+        return _full_svd(base, base.weights()[0] + self.b[i, t] @ self.a[i, t], self.update.sigmas[n, 0], self.k)
 
 
-def _full_svd(base: Spectrum, weight: Tensor, top_k: int) -> _Found:
-    """Of one matrix W [m, n], by the definition."""
+def _full_svd(base: Spectrum, weight: Tensor, delta: Tensor, top_k: int) -> _Found:
+    """Of one matrix W [m, n], by the definition; ``delta`` is ||dW||_2."""
     u, sigmas, _ = torch.linalg.svd(weight, full_matrices=False)
     k = min(top_k, len(sigmas))
     gaps = torch.nn.functional.pad(sigmas[:-1] - sigmas[1:], (1, 1), value=torch.inf)
-    error = 2**0.5 * ROUNDING * sigmas[0] / torch.minimum(gaps[:-1], gaps[1:])[:k]
+    error = 2**0.5 * ROUNDING * (base.d[0, 0] + delta) / torch.minimum(gaps[:-1], gaps[1:])[:k]
     owner = torch.zeros(1, dtype=torch.long, device=weight.device)
     return _Found(*cosines(base, owner, (base.u[0] @ u[:, :k]).mT[None], error[None]), sigmas[None, :k])

@@ -5,8 +5,8 @@ the basis for Rayleigh-Ritz.  By Woodbury the inverse is diagonal work and a 2r 
 
     S_j = J + R diag(1 / (d2 - mu_j)) R^T      (R the low-rank rows; J their coupling)
 
-Two to four steps suffice for updates of any size; with a diagonal preconditioner, as in the textbook, those of
-0.3 sigma_1 and more took 10 to 60 steps, and some did not converge.
+Three to five steps suffice for updates of any size; with a diagonal preconditioner, as in the textbook, those of
+0.3 sigma_1 and more took 10 to 60, and some did not converge.  Only the first step makes do with that one.
 
 The basis has at most 32 vectors: on a GPU torch solves eigenproblems of up to 32 x 32 in one batch, larger ones one
 after another (https://github.com/pytorch/pytorch/issues/175585).  The only number read back is how many are left.
@@ -66,9 +66,14 @@ def solve(problems: Eigenproblems, directions: Tensor, k: int, tolerance: float)
             left, problems = left[going], problems[going]
             found, ritz, images, missing = found[going], ritz[going], images[going], missing[going]
             shifted = shifted[going] if shifted else None
-        if shifted is None or step % STEPS == 0:
-            shifted = _ShiftedInverse.of(problems, found[:, : k + 1])
-        new = shifted(ritz[:, : k + 1])
+        theta = found[:, : k + 1]
+        if step % STEPS == 1:
+            shifted = _ShiftedInverse.of(problems, theta)
+        if shifted is None:  # the first shifts would be poor: one step with the diagonal alone is cheaper
+            residual = images[:, : k + 1] - theta[..., None] * ritz[:, : k + 1]
+            new = residual * _reciprocal(problems.d2[:, None, :] - theta[..., None], 1e-3 * theta[:, :1, None])
+        else:
+            new = shifted(ritz[:, : k + 1])
         new = new - (new @ ritz.mT) @ ritz
         new = F.normalize(new, dim=-1) * missing[..., None]
         basis, images = torch.cat([ritz, new], 1), torch.cat([images, problems.times(new)], 1)
@@ -120,9 +125,10 @@ class _ShiftedInverse:
 
     @classmethod
     def of(cls, problems: Eigenproblems, shifts: Tensor) -> _ShiftedInverse:
-        least = 1e-9 * shifts[:, :1, None]
-        apart = problems.d2[:, None, :] - shifts[..., None]
-        inverse, low = 1 / torch.where(apart.abs() < least, least.copysign(apart), apart), problems.low
+        inverse, low = (
+            _reciprocal(problems.d2[:, None, :] - shifts[..., None], 1e-9 * shifts[:, :1, None]),
+            problems.low,
+        )
         # One product a shift: a batch of 1 x 1 x ... needs a copy of ``low`` for each
         cores = torch.stack([(low * column[:, None, :]) @ low.mT for column in inverse.unbind(1)], dim=1)
         return cls(inverse, low, torch.linalg.inv_ex(cores + problems.coupling())[0])
@@ -135,3 +141,8 @@ class _ShiftedInverse:
         scaled = self.inverse * vectors
         part = (self.core @ (scaled @ self.low.mT)[..., None])[..., 0]
         return torch.nan_to_num(scaled - self.inverse * (part @ self.low), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _reciprocal(x: Tensor, least: Tensor) -> Tensor:
+    """1 / x, with |x| not below ``least``."""
+    return 1 / torch.where(x.abs() < least, least.copysign(x), x)

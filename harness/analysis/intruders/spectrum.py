@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from harness.analysis.intruders.threads import side_by_side
+
 EPS = torch.finfo(torch.float64).eps
 #: Backward error of a decomposition in fp64, in units of its largest value: LAPACK's is a few eps.
 ROUNDING = 64 * EPS
@@ -58,8 +60,11 @@ class Spectrum:
 def spectrum(weights: Tensor) -> Spectrum:
     """The SVDs of base matrices [S, m, n], in fp64; paid once a model (:mod:`harness.engine.spectra` caches them).
 
-    One after another: that needs no more memory, and batched SVDs are no faster.
+    One matrix a thread, on a GPU one after another: batched SVDs are no faster.
     """
-    parts = [torch.linalg.svd(weight.double(), full_matrices=False) for weight in weights]
-    u, d, v = (torch.stack(part) for part in zip(*parts, strict=True))
+
+    def one(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.linalg.svd(weight.double(), full_matrices=False)
+
+    u, d, v = (torch.stack(part) for part in zip(*side_by_side(one, weights.unbind(), weights.device), strict=True))
     return Spectrum(u.mT.contiguous(), d, v)
