@@ -34,9 +34,10 @@ class PackedModel:
         self.head = model.get_output_embeddings()
         self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         self.logit_scale = _logit_scale(model.config)
+        implementation = getattr(model.config, "_attn_implementation", "")
         # SDPA takes boolean masks; eager attention adds whatever it is given
-        self._adds_masks = getattr(model.config, "_attn_implementation", "") == "eager"
-        if model.config._attn_implementation == "sdpa":
+        self._adds_masks = implementation == "eager"
+        if implementation == "sdpa":
             model.set_attn_implementation(attention.NAME)
         self.slots = tuple(_wrap(model, targets))
         self._linears = [model.get_submodule(slot.module) for slot in self.slots]

@@ -117,7 +117,7 @@ def settle(settings, teacher_steps: int = 6):
     *first, last = batches(data, SIZE, teacher_steps + 1, budget=90)
     engine = trainer(packed_model(), [recipe] * 2, [3e-2, 1e-2])
     train(engine, first[:3])
-    engine.begin_task()
+    engine.begin_task(1, data)
     start = engine.bank.values.clone()
     train(engine, first[3:])
     return engine, last, start
