@@ -314,15 +314,18 @@ def mitigate(
         device = LocalExecutor().device
         found = campaign.load_campaign(_resolve(target if whole else study), model=model, out=out, device=device)
         trials = mitigation.find_trials(found, None if whole else target)
+        adapters, left_out = mitigation.read_adapters(found, trials)
+    for reason in left_out:
+        _note(f"left out: {reason}")
     with console.progress(found.study.name) as watcher:
-        rows = mitigation.mitigate(found, trials, keeps, device(found.study.device), watcher)
+        rows = mitigation.mitigate(found, adapters, keeps, device(found.study.device), watcher)
     folder = found.folder / "mitigation"
     if not rows:
-        typer.echo(f"no intruder dimensions in {len(trials)} trial(s): nothing to mitigate")
+        typer.echo(f"no intruder dimensions in {len(adapters)} trial(s): nothing to mitigate")
         return
     write_mitigation(rows, mitigation.COLUMNS, folder)
     touched = len({row["trial"] for row in rows})
-    typer.echo(f"{touched} of {len(trials)} trial(s) have intruder dimensions; results: {folder}")
+    typer.echo(f"{touched} of {len(adapters)} trial(s) have intruder dimensions; results: {folder}")
 
 
 def _shares(text: str) -> tuple[float, ...]:

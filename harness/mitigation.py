@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from harness.analysis import continual
 from harness.analysis.intruders import EPSILON
 from harness.campaign import Campaign, Watcher
 from harness.data import paths
-from harness.engine.adapters_file import find_adapter
+from harness.engine.adapters_file import StoredAdapter, find_adapter, read_adapter
 from harness.engine.job import make_bench
 from harness.engine.model import load_model
 from harness.engine.spectra import Spectra
@@ -71,18 +70,42 @@ def find_trials(campaign: Campaign, beginning: str | None) -> list[TrialRecord]:
     return trials
 
 
-def mitigate(
-    campaign: Campaign, trials: Sequence[TrialRecord], keeps: Sequence[float], device: str, watcher: Watcher
-) -> list[dict]:
-    """Rows (``COLUMNS``, then every score) of all variants of the trials that have intruders; empty where none has.
+def read_adapters(
+    campaign: Campaign, trials: Sequence[TrialRecord]
+) -> tuple[list[tuple[TrialRecord, StoredAdapter]], list[str]]:
+    """The trials that have an adapter to mitigate, with it; and why others have none.
 
-    Raises InputError where no adapter was kept.
+    Raises InputError where no trial has one.
     """
+    found, refused = [], []
     for trial in trials:
-        find_adapter(campaign.folder, trial.fingerprint)  # before anything is loaded
+        try:
+            stored = read_adapter(*find_adapter(campaign.folder, trial.fingerprint))
+            if stored.has_magnitudes:
+                raise InputError(
+                    f"the adapter of trial {trial.fingerprint} scales rows of the base: no change of low rank",
+                    where=str(campaign.folder / "adapters"),
+                    remedy="choose a method other than dora",
+                )
+            found.append((trial, stored))
+        except InputError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return found, [str(error) for error in refused]
+
+
+def mitigate(
+    campaign: Campaign,
+    adapters: Sequence[tuple[TrialRecord, StoredAdapter]],
+    keeps: Sequence[float],
+    device: str,
+    watcher: Watcher,
+) -> list[dict]:
+    """Rows (``COLUMNS``, then every score) of all variants of the trials that have intruders; empty where none has."""
     watcher.progress("base", 0, "loading the model and the tasks")
-    run = _Run(campaign, device, watcher)
-    found = [(trial, own) for trial in trials if (own := run.variants(trial, keeps))]
+    run = _Run(campaign, max(stored.rank for _, stored in adapters), device, watcher)
+    found = [(trial, own) for trial, stored in adapters if (own := run.variants(stored, keeps))]
     watcher.total(sum(run.units(trial) * len(own) for trial, own in found))
     return [row for trial, own in found for row in run.rows(trial, own)]
 
@@ -90,22 +113,21 @@ def mitigate(
 class _Run:
     """One base model, and what is asked of variants of adapters on it."""
 
-    def __init__(self, campaign: Campaign, device: str, watcher: Watcher) -> None:
+    def __init__(self, campaign: Campaign, rank: int, device: str, watcher: Watcher) -> None:
         study = campaign.study
-        self.planned = {trial.fingerprint: trial for trial in campaign.plan.trials}
         use_threads(study.threads)
-        self.campaign, self.watcher, self.done = campaign, watcher, 0.0
+        self.watcher, self.done = watcher, 0.0
         dtype = getattr(torch, study.dtype)
         self.model = load_model(
             campaign.model.path, dtype=dtype, device=torch.device(device), targets=study.adapter.targets
         )
-        self.layout = self.model.layout(study.adapter.rank + 1)  # room for one direction more
+        self.layout = self.model.layout(rank + 1)  # room for one direction more
         self.bench = make_bench(study, (*study.tasks, *study.probes), self.model, campaign.model.path, self.layout.rank)
         self.spectra = Spectra(self.model, paths.cache_dir() / "spectra", lambda text: self._advance(0, text))
 
-    def variants(self, trial: TrialRecord, keeps: Sequence[float]) -> list[Variant]:
+    def variants(self, stored: StoredAdapter, keeps: Sequence[float]) -> list[Variant]:
         """As trained, then mitigated and control for each part kept; empty where there is no intruder."""
-        trained = self._read(trial)
+        trained = self._laid_out(stored)
         scaled = self._first_intruders(trained)
         if not scaled:
             return []
@@ -123,17 +145,12 @@ class _Run:
             found.append(Variant("control", keep, control, len(scaled), factor))
         return found
 
-    def _read(self, trial: TrialRecord) -> Tensor:
-        """The trial's adapter [P] in this layout, its scaling in B; the additional direction is zero."""
-        path, place = find_adapter(self.campaign.folder, trial.fingerprint)
-        adapter, planned = self.campaign.study.adapter, self.planned[trial.fingerprint].recipe.adapter
-        assert planned is not None, "a trial without an adapter has no trained parameters"
-        scaling = planned.scaling(adapter.rank, adapter.alpha)
-        values = torch.zeros(1, self.layout.size)
-        with safe_open(path, framework="pt") as file:
-            for slot, (a, b) in zip(self.layout.slots, self.layout.split(values), strict=True):
-                a[0, :-1] = file.get_tensor(f"{slot.module}.lora_A")[place]
-                b[0, :, :-1] = file.get_tensor(f"{slot.module}.lora_B")[place] * scaling
+    def _laid_out(self, stored: StoredAdapter) -> Tensor:
+        """The adapter [P] in this layout, its scaling in B; directions that it has not are zero."""
+        values, rank = torch.zeros(1, self.layout.size), stored.rank
+        for slot, (a, b) in zip(self.layout.slots, self.layout.split(values), strict=True):
+            a[0, :rank] = stored.tensors[f"{slot.module}.lora_A"]
+            b[0, :, :rank] = stored.tensors[f"{slot.module}.lora_B"] * stored.scaling
         return values[0].to(self.model.device)
 
     def _first_intruders(self, values: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

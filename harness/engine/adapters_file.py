@@ -6,7 +6,8 @@ What is stored is what was scored: the student's factors or their average.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -82,14 +83,39 @@ def find_adapter(folder: Path, trial: str) -> tuple[Path, int]:
     )
 
 
-def export_peft(source: Path, place: int, target: Path) -> None:
-    """Write one trial's adapter as a folder that ``PeftModel.from_pretrained`` loads."""
+@dataclass(frozen=True)
+class StoredAdapter:
+    """One trial's adapter as it was kept: tensors by module and factor, and the factor of its B A."""
+
+    tensors: Mapping[str, Tensor]
+    scaling: float
+    model: str
+    targets: tuple[str, ...]
+
+    @property
+    def rank(self) -> int:
+        return next(tensor.shape[0] for name, tensor in self.tensors.items() if name.endswith("lora_A"))
+
+    @property
+    def has_magnitudes(self) -> bool:
+        """Whether rows of W0 are scaled as well (DoRA)."""
+        return any(name.endswith(MAGNITUDE) for name in self.tensors)
+
+
+def read_adapter(source: Path, place: int) -> StoredAdapter:
+    """The adapter at this place of a file's stacks (``find_adapter``)."""
     with safe_open(source, framework="pt") as file:
         metadata = file.metadata()
-        tensors = {_peft_name(name): file.get_tensor(name)[place].clone() for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name)[place].clone() for name in file.keys()}  # noqa: SIM118
     adapter = json.loads(metadata["adapter"])
-    rank = next(tensor.shape[0] for name, tensor in tensors.items() if name.endswith("lora_A.weight"))
     scaling = json.loads(metadata["scalings"])[place] if "scalings" in metadata else adapter["alpha"] / adapter["rank"]
+    return StoredAdapter(tensors, scaling, metadata["model"], tuple(adapter["targets"]))
+
+
+def export_peft(source: Path, place: int, target: Path) -> None:
+    """Write one trial's adapter as a folder that ``PeftModel.from_pretrained`` loads."""
+    stored = read_adapter(source, place)
+    tensors = {_peft_name(name): tensor for name, tensor in stored.tensors.items()}
     target.mkdir(parents=True, exist_ok=True)
     atomic_file(target / "adapter_model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     write_json(
@@ -97,12 +123,12 @@ def export_peft(source: Path, place: int, target: Path) -> None:
         {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": metadata["model"],
-            "r": rank,
-            "lora_alpha": scaling * rank,
-            "target_modules": adapter["targets"],
+            "base_model_name_or_path": stored.model,
+            "r": stored.rank,
+            "lora_alpha": stored.scaling * stored.rank,
+            "target_modules": list(stored.targets),
             "lora_dropout": 0.0,
-            "use_dora": any(name.endswith(MAGNITUDE) for name in tensors),
+            "use_dora": stored.has_magnitudes,
             "bias": "none",
             "inference_mode": True,
         },

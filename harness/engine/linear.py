@@ -47,11 +47,7 @@ class Change:
         return Change(
             a=_cat(below.a, self.a, 1),
             b=_cat(below.b, self.b, 2),
-            dense=below.dense
-            if self.dense is None
-            else self.dense
-            if below.dense is None
-            else below.dense + self.dense,
+            dense=_sum(below.dense, self.dense),
             magnitude=self.magnitude,
         )
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -170,22 +171,29 @@ class PackRun:
     ) -> Iterator[tuple[PlannedTrial, dict[str, Score] | None]]:
         """Scores of every live trial; trials with the same questions are asked together."""
         self._note_diverged(stage)
-        groups: dict[tuple, list[tuple[Scored, PlannedTrial]]] = {}
-        for row, trial in self.owner:
-            if self.ledger.alive(trial.fingerprint):
-                scored = self.trainer.scored(row, trial.recipe)
-                groups.setdefault((tuple(sorted(tasks(trial))), scored.layout), []).append((scored, trial))
-        for (names, layout), members in groups.items():
+        for (names, layout), trials, values, scaling in self._alike(lambda trial: tuple(sorted(tasks(trial)))):
             label = f"task {stage + 1}/{self.stages}: scoring"
-            values = torch.stack([scored.values for scored, _ in members])
-            scaling = torch.tensor([scored.scaling for scored, _ in members], device=self.device)
 
             def advance(tokens: int, label: str = label) -> None:
                 self._advance(tokens, label)
 
             with self._clock("score"):
                 found = self.bench.scorer.score(names, values, scaling, advance, layout)
-            yield from zip([trial for _, trial in members], found, strict=True)
+            yield from zip(trials, found, strict=True)
+
+    def _alike(
+        self, key: Callable[[PlannedTrial], Hashable] = lambda trial: None
+    ) -> Iterator[tuple[tuple[Any, Layout | DenseLayout], list[PlannedTrial], torch.Tensor, torch.Tensor]]:
+        """Live trials of equal ((key, layout), trials, what is scored of them [K, P], its scaling [K])."""
+        groups: dict[tuple[Any, Layout | DenseLayout], list[tuple[PlannedTrial, Scored]]] = {}
+        for row, trial in self.owner:
+            if self.ledger.alive(trial.fingerprint):
+                scored = self.trainer.scored(row, trial.recipe)
+                groups.setdefault((key(trial), scored.layout), []).append((trial, scored))
+        for shared, members in groups.items():
+            values = torch.stack([scored.values for _, scored in members])
+            scaling = torch.tensor([scored.scaling for _, scored in members], device=self.device)
+            yield shared, [trial for trial, _ in members], values, scaling
 
     def _note_diverged(self, stage: int) -> None:
         alive = self.trainer.alive.tolist()
@@ -198,16 +206,9 @@ class PackRun:
             return
         with self._clock("analysis"):
             label = f"task {stage + 1}/{self.stages}: intruder dimensions"
-            groups: dict[Layout | DenseLayout, list[tuple[PlannedTrial, Scored]]] = {}
-            for row, trial in self.owner:
-                if self.ledger.alive(trial.fingerprint):
-                    scored = self.trainer.scored(row, trial.recipe)
-                    groups.setdefault(scored.layout, []).append((trial, scored))
-            for layout, members in groups.items():
-                values = torch.stack([scored.values for _, scored in members])
-                scaling = torch.tensor([scored.scaling for _, scored in members], device=self.device)
+            for (_, layout), trials, values, scaling in self._alike():
                 found = self._base_spectra().intruders(layout, values, scaling)
-                for (trial, _), summary in zip(members, found, strict=True):
+                for trial, summary in zip(trials, found, strict=True):
                     self.ledger.take_intruders(trial.fingerprint, stage, summary)
             self._advance(forecast.INTRUDER_UNITS * len(self.owner), label)
 
@@ -259,16 +260,13 @@ class PackRun:
 
     def _save_adapters(self, name: str) -> None:
         # Only those whose record this run writes: another's adapter is the one that was scored then.
-        kinds: dict[Layout | DenseLayout, list[tuple[str, Scored]]] = {}
-        for row, trial in self.owner:
-            if trial.fingerprint in self.job.write and self.ledger.alive(trial.fingerprint):
-                scored = self.trainer.scored(row, trial.recipe)
-                kinds.setdefault(scored.layout, []).append((trial.fingerprint, scored))
-        for number, (layout, found) in enumerate(kinds.items()):
-            path = self.job.folder / "adapters" / f"{name}{f'-{number}' if number else ''}.safetensors"
-            entries = [(fingerprint, scored.values) for fingerprint, scored in found]
-            scalings = [scored.scaling for _, scored in found]
-            save_adapters(path, layout, entries, self.study.model, self.study.adapter, scalings)
+        for number, ((written, layout), trials, values, scaling) in enumerate(
+            self._alike(lambda trial: trial.fingerprint in self.job.write)
+        ):
+            if written:
+                path = self.job.folder / "adapters" / f"{name}{f'-{number}' if number else ''}.safetensors"
+                entries = [(trial.fingerprint, own) for trial, own in zip(trials, values, strict=True)]
+                save_adapters(path, layout, entries, self.study.model, self.study.adapter, scaling.tolist())
 
     # -- bookkeeping ----------------------------------------------------------------------------------------------
 

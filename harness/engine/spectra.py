@@ -38,18 +38,17 @@ class Spectra:
     def __init__(self, model: Matrices, cache: Path, say: Say = lambda text: None) -> None:
         """From the file in ``cache`` that belongs to the model's weights, or made new, which ``say`` is told."""
         self.slots = model.slots
+        self._weights = [weight for _, weight in model.weights()]
         self._groups = _groups(model.slots)
         digest = _weights_digest(model)
         path = cache / f"{digest}.safetensors"
         self._spectra = _read(path, digest, model, self._groups, say)
         if self._spectra is None:
             say("decomposing the base's matrices")
-            weights = [weight for _, weight in model.weights()]
-            self._spectra = [spectrum(torch.stack([weights[i] for i in own])) for own in self._groups.values()]
+            self._spectra = [spectrum(torch.stack([self._weights[i] for i in own])) for own in self._groups.values()]
             _write(path, digest, self._groups, self._spectra)
             # As the next pack reads them: other strides and alignment change the last bits of what is made of them.
             self._spectra = _read(path, digest, model, self._groups, say) or self._spectra
-        self._weights = [weight for _, weight in model.weights()]
 
     def intruders(
         self,

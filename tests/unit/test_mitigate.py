@@ -11,9 +11,13 @@ import torch
 from helpers import packed_model
 
 from harness import campaign, cli, mitigation
+from harness.engine.adapters import Layout
+from harness.engine.adapters_file import save_adapters
 from harness.engine.spectra import Spectra
+from harness.errors import InputError
 from harness.report import write_mitigation
 from harness.report.mitigation import changes
+from harness.study.config import AdapterSettings
 
 TRIALS = [SimpleNamespace(fingerprint=f"{n}abc") for n in range(3)]
 
@@ -26,6 +30,7 @@ def lorabench(monkeypatch, capsys, tmp_path):
         found = SimpleNamespace(folder=tmp_path, study=SimpleNamespace(name="smoke", device="cpu"))
         monkeypatch.setattr(campaign, "load_campaign", lambda *_, **__: found)
         monkeypatch.setattr(mitigation, "find_trials", lambda *_: TRIALS)
+        monkeypatch.setattr(mitigation, "read_adapters", lambda *_: ([(trial, None) for trial in TRIALS], []))
         monkeypatch.setattr(mitigation, "mitigate", lambda *_: rows)
         monkeypatch.setattr(sys, "argv", ["lorabench", "mitigate", *arguments])
         with pytest.raises(SystemExit) as stop:
@@ -104,7 +109,7 @@ def run(tmp_path):
     layout.split(values)[0][1].zero_()
     found = object.__new__(mitigation._Run)
     found.model, found.layout, found.spectra = model, layout, Spectra(model, tmp_path)
-    found._read = lambda trial: values[0]
+    found._laid_out = lambda stored: values[0]
     return found
 
 
@@ -131,5 +136,42 @@ def test_the_first_intruder_of_each_matrix_is_scaled_and_nothing_else(run):
 
 
 def test_an_adapter_without_intruders_has_no_variants(run):
-    run._read = lambda trial: torch.zeros(run.layout.size)
+    run._laid_out = lambda stored: torch.zeros(run.layout.size)
     assert run.variants(None, [0.0, 0.5]) == []
+
+
+def kept(folder, fingerprint, model, rank, scaling, magnitudes=False):
+    """An adapter of random values as a pack keeps it; its values."""
+    layout = Layout(model.slots, rank, magnitudes)
+    values = torch.randn(layout.size, generator=torch.Generator().manual_seed(rank))
+    path = folder / "adapters" / f"{fingerprint}.safetensors"
+    save_adapters(path, layout, [(fingerprint, values)], "tiny", AdapterSettings(), [scaling])
+    return values
+
+
+def test_adapters_of_any_rank_and_scaling_are_laid_out_as_they_were_scored(tmp_path):
+    """Stacked adapters have more ranks than the study says, rsLoRA another scaling."""
+    model = packed_model()
+    found = SimpleNamespace(folder=tmp_path)
+    values = {"0abc": kept(tmp_path, "0abc", model, 2, 0.5), "1abc": kept(tmp_path, "1abc", model, 5, 3.0)}
+    adapters, left_out = mitigation.read_adapters(found, TRIALS[:2])
+    assert left_out == []
+    run = object.__new__(mitigation._Run)
+    run.model, run.layout = model, model.layout(6)
+    for trial, stored in adapters:
+        own = model.layout(stored.rank).split(values[trial.fingerprint][None])
+        for (a, b), (wanted_a, wanted_b) in zip(run.layout.split(run._laid_out(stored)[None]), own, strict=True):
+            assert torch.allclose(b @ a, stored.scaling * wanted_b @ wanted_a, atol=1e-4)
+
+
+def test_trials_without_an_adapter_of_low_rank_are_left_out_and_alone_refused(tmp_path):
+    found = SimpleNamespace(folder=tmp_path)
+    kept(tmp_path, "0abc", packed_model(), 2, 0.5)
+    kept(tmp_path, "1abc", packed_model(), 2, 0.5, magnitudes=True)
+    adapters, left_out = mitigation.read_adapters(found, TRIALS)
+    assert [trial.fingerprint for trial, _ in adapters] == ["0abc"]
+    assert len(left_out) == 2
+    assert "1abc scales rows of the base" in left_out[0]
+    assert "no adapter of trial 2abc was kept" in left_out[1]
+    with pytest.raises(InputError, match="scales rows"):
+        mitigation.read_adapters(found, TRIALS[1:2])
