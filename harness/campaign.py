@@ -17,7 +17,7 @@ from harness.store.records import BaseRecord
 from harness.store.results import open_results, read_base, read_trials, supersede
 from harness.study import forecast, tuning
 from harness.study.config import RESERVED, Study, check_name, find_study, load_study
-from harness.study.pack_size import dense_rows, pack_size
+from harness.study.pack_size import adapter_share, dense_rows, pack_size
 from harness.study.plan import Inputs, Pack, Plan, build_plan, remarks
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def load_campaign(
         notes += tuned
     there = device(study.device)
     size, dense = pack_size(study, source.path, there), dense_rows(study, source.path, there)
-    plan = build_plan(study, registry, inputs, size, str(file), dense)
+    plan = build_plan(study, registry, inputs, size, str(file), dense, adapter_share(source.path))
     return Campaign(study, file, folder, source, inputs.task_digests, plan, published, notes, searches)
 
 

@@ -21,6 +21,7 @@ from harness.store import read_trials
 from harness.store.records import BaseRecord
 from harness.store.results import base_path
 from harness.study import forecast
+from harness.study.overrides import differences
 from harness.study.tuning import FILE, Tuning
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def show_plan(campaign: Campaign, state: State, device: str) -> None:
     for column in ("method", "trials", "done", "settings"):
         table.add_column(column)
     done = Counter(trial.spec.arm for trial in plan.trials if state.statuses[trial.fingerprint] in FINAL)
-    parameters = {trial.spec.arm: trial.spec.parameters for trial in plan.trials}
+    parameters = {
+        trial.spec.arm: trial.spec.parameters | differences(study, trial.spec.training) for trial in plan.trials
+    }
     for arm, trials in plan.expected.items():
         shown = ", ".join(f"{key}={' '.join(str(value).split())}" for key, value in parameters[arm].items())
         table.add_row(arm, str(trials), str(done[arm]), shown)

@@ -24,6 +24,7 @@ from harness.engine.model import PackedModel
 from harness.engine.optimizer import AdamWSettings
 from harness.engine.trainer import RowSpec, Trainer
 from harness.errors import InputError, unknown_name
+from harness.study.overrides import OWN
 from harness.study.seeds import derive
 
 STEPS_PER_TASK = 64
@@ -122,6 +123,9 @@ def _settings(method: Method, others: Sequence[Method]) -> None:
             )
     if settings.resolved(STEPS_PER_TASK) != settings:
         raise BrokenRuleError("settings that are resolved change when they are resolved again", method.settings)
+    for key in OWN:
+        if key in method.settings.model_fields:
+            raise BrokenRuleError(f"its setting '{key}' has the name of a key that every arm has", method.settings)
     grid = method.settings.grid(STEPS_PER_TASK)
     for key, values in grid.items():
         if key not in method.settings.model_fields:

@@ -104,23 +104,23 @@ def mitigate(
 ) -> list[dict]:
     """Rows (``COLUMNS``, then every score) of all variants of the trials that have intruders; empty where none has."""
     watcher.progress("base", 0, "loading the model and the tasks")
-    run = _Run(campaign, max(stored.rank for _, stored in adapters), device, watcher)
-    found = [(trial, own) for trial, stored in adapters if (own := run.variants(stored, keeps))]
-    watcher.total(sum(run.units(trial) * len(own) for trial, own in found))
-    return [row for trial, own in found for row in run.rows(trial, own)]
+    run = _Run(campaign, [stored for _, stored in adapters], device, watcher)
+    found = [(trial, stored, own) for trial, stored in adapters if (own := run.variants(stored, keeps))]
+    watcher.total(sum(run.units(trial) * len(own) for trial, _, own in found))
+    return [row for trial, stored, own in found for row in run.rows(trial, stored, own)]
 
 
 class _Run:
-    """One base model, and what is asked of variants of adapters on it."""
+    """One base model with room for every adapter, and what is asked of variants of them."""
 
-    def __init__(self, campaign: Campaign, rank: int, device: str, watcher: Watcher) -> None:
+    def __init__(self, campaign: Campaign, adapters: Sequence[StoredAdapter], device: str, watcher: Watcher) -> None:
         study = campaign.study
         use_threads(study.threads)
         self.watcher, self.done = watcher, 0.0
         dtype = getattr(torch, study.dtype)
-        self.model = load_model(
-            campaign.model.path, dtype=dtype, device=torch.device(device), targets=study.adapter.targets
-        )
+        targets = sorted({target for stored in adapters for target in stored.targets})
+        self.model = load_model(campaign.model.path, dtype=dtype, device=torch.device(device), targets=targets)
+        rank = max(stored.rank for stored in adapters)
         self.layout = self.model.layout(rank + 1)  # room for one direction more
         self.bench = make_bench(study, (*study.tasks, *study.probes), self.model, campaign.model.path, self.layout.rank)
         self.spectra = Spectra(self.model, paths.cache_dir() / "spectra", lambda text: self._advance(0, text))
@@ -146,11 +146,12 @@ class _Run:
         return found
 
     def _laid_out(self, stored: StoredAdapter) -> Tensor:
-        """The adapter [P] in this layout, its scaling in B; directions that it has not are zero."""
-        values, rank = torch.zeros(1, self.layout.size), stored.rank
+        """The adapter [P] in this layout, its scaling in B; directions and matrices that it has not are zero."""
+        values, rank, modules = torch.zeros(1, self.layout.size), stored.rank, stored.modules
         for slot, (a, b) in zip(self.layout.slots, self.layout.split(values), strict=True):
-            a[0, :rank] = stored.tensors[f"{slot.module}.lora_A"]
-            b[0, :, :rank] = stored.tensors[f"{slot.module}.lora_B"] * stored.scaling
+            if slot.module in modules:
+                a[0, :rank] = stored.tensors[f"{slot.module}.lora_A"]
+                b[0, :, :rank] = stored.tensors[f"{slot.module}.lora_B"] * stored.scaling
         return values[0].to(self.model.device)
 
     def _first_intruders(self, values: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -178,15 +179,15 @@ class _Run:
     def _names(self, trial: TrialRecord) -> list[str]:
         return sorted((*trial.spec.stream, *trial.spec.probes))
 
-    def rows(self, trial: TrialRecord, variants: Sequence[Variant]) -> list[dict]:
-        """The rows of one trial's variants, all scored alike."""
+    def rows(self, trial: TrialRecord, stored: StoredAdapter, variants: Sequence[Variant]) -> list[dict]:
+        """The rows of the variants of one trial's adapter, all scored alike."""
         found, what = [], f"{trial.spec.arm}, order {trial.spec.order}, seed {trial.spec.seed}"
         for start in range(0, len(variants), TOGETHER):
             part = variants[start : start + TOGETHER]
             values = torch.stack([variant.values for variant in part])
             ones = torch.ones(len(part), device=values.device)
             scores = self.bench.scorer.score(self._names(trial), values, ones, lambda n: self._advance(n, what))
-            intruders = self.spectra.intruders(self.layout, values, ones)
+            intruders = self.spectra.intruders(self.layout, values, ones, [stored.modules] * len(part))
             self._advance(forecast.INTRUDER_UNITS * len(part), what)
             for variant, own, counted in zip(part, scores, intruders, strict=True):
                 found.append(_row(trial, variant, own, counted or {}))

@@ -36,7 +36,7 @@ def save_adapters(
     DoRA's have ``<module>.lora_magnitude_vector`` [K, m] beside them.
 
     ``entries`` are pairs of a trial's fingerprint and its values, ``scalings`` the factors of their B A (by default the
-    study's alpha / rank); ``model`` is the base as the study names it.  Dense changes have no place in PEFT's format
+    adapter's alpha / rank); ``model`` is the base as the study names it.  Dense changes have no place in PEFT's format
     and are not written: 0.4 GB each for a base of 135M.
     """
     if isinstance(layout, DenseLayout):
@@ -95,6 +95,11 @@ class StoredAdapter:
     @property
     def rank(self) -> int:
         return next(tensor.shape[0] for name, tensor in self.tensors.items() if name.endswith("lora_A"))
+
+    @property
+    def modules(self) -> frozenset[str]:
+        """Names of the matrices that it adapts."""
+        return frozenset(name.removesuffix(".lora_A") for name in self.tensors if name.endswith(".lora_A"))
 
     @property
     def has_magnitudes(self) -> bool:

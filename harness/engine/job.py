@@ -54,13 +54,15 @@ class Bench:
 
 
 def set_up(job: Job) -> Bench:
-    """Load the model and the tasks of a job's study, on the job's device."""
+    """Load the model, with room for what the job's pack adapts, and the tasks of its study, on the job's device."""
     study = job.study
     use_threads(study.threads)
     device = torch.device(job.device)
-    model = load_model(job.model_path, dtype=getattr(torch, study.dtype), device=device, targets=study.adapter.targets)
+    # Trials of one pack adapt the same projections, and what they leave alone is left unwrapped.
+    adapter = job.pack.adapter if job.pack else study.adapter
+    model = load_model(job.model_path, dtype=getattr(torch, study.dtype), device=device, targets=adapter.targets)
     tasks = study.tasks if job.pack is None else tuple(dict.fromkeys(t for row in job.pack.rows for t in row.stream))
-    return make_bench(study, (*tasks, *study.probes), model, job.model_path, study.adapter.rank)
+    return make_bench(study, (*tasks, *study.probes), model, job.model_path, adapter.rank)
 
 
 def make_bench(settings: Scored, names: tuple[str, ...], model: PackedModel, path: Path, rank: int) -> Bench:

@@ -73,7 +73,7 @@ class PackRun:
         self._examples: dict[tuple[str, str | None], Sequence[Example]] = {}
 
     def _trainer(self) -> Trainer:
-        training, adapter = self.study.training, self.study.adapter
+        training, adapter = self.study.training, self.pack.adapter
         rows = [
             RowSpec(
                 recipe=row.trials[0].recipe,
@@ -132,7 +132,7 @@ class PackRun:
         taught = any(spent.teacher)
         work = [forecast.token_units(row.trials[0].recipe.loss, taught) for row in self.pack.rows]
         units = sum(tokens * each for tokens, each in zip(step.tokens, work, strict=True))
-        self._advance(units, f"task {stage + 1}/{self.stages}: training")
+        self._advance(forecast.adapter_weight(self.pack, stage) * units, f"task {stage + 1}/{self.stages}: training")
         return losses
 
     def _choose(self, row: Row, stage: int) -> list[Example]:
@@ -172,10 +172,10 @@ class PackRun:
         """Scores of every live trial; trials with the same questions are asked together."""
         self._note_diverged(stage)
         for (names, layout), trials, values, scaling in self._alike(lambda trial: tuple(sorted(tasks(trial)))):
-            label = f"task {stage + 1}/{self.stages}: scoring"
+            label, weight = f"task {stage + 1}/{self.stages}: scoring", forecast.adapter_weight(self.pack, stage)
 
-            def advance(tokens: int, label: str = label) -> None:
-                self._advance(tokens, label)
+            def advance(tokens: int, label: str = label, weight: float = weight) -> None:
+                self._advance(weight * tokens, label)
 
             with self._clock("score"):
                 found = self.bench.scorer.score(names, values, scaling, advance, layout)
@@ -210,7 +210,7 @@ class PackRun:
                 found = self._base_spectra().intruders(layout, values, scaling)
                 for trial, summary in zip(trials, found, strict=True):
                     self.ledger.take_intruders(trial.fingerprint, stage, summary)
-            self._advance(forecast.INTRUDER_UNITS * len(self.owner), label)
+            self._advance(forecast.intruder_units(self.pack.adapter) * len(self.owner), label)
 
     # -- boundaries -----------------------------------------------------------------------------------------------
 
@@ -266,7 +266,7 @@ class PackRun:
             if written:
                 path = self.job.folder / "adapters" / f"{name}{f'-{number}' if number else ''}.safetensors"
                 entries = [(trial.fingerprint, own) for trial, own in zip(trials, values, strict=True)]
-                save_adapters(path, layout, entries, self.study.model, self.study.adapter, scaling.tolist())
+                save_adapters(path, layout, entries, self.study.model, self.pack.adapter, scaling.tolist())
 
     # -- bookkeeping ----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from harness.store.records import BaseRecord
-from harness.study.config import Study
+from harness.study.config import AdapterSettings, Study
+from harness.study.pack_size import TABLE_RANK
 from harness.study.plan import Pack
 
 #: Cost of training on a token, in tokens of scoring: 3 by FLOPs, and the padding and short passes of the quick study (2
@@ -22,7 +23,8 @@ DEMONSTRATED = 2.4
 #: Cost of a token read or drawn while students sample: a pass over the prompts, and as much again for answers of 1 to 5
 #: tokens, each a pass of its own of hardly more than overhead.  An estimate, not a measurement.
 SAMPLING_UNITS = 4.0
-#: Cost of the intruders of one trial after one task (135M: half a second for 210 matrices on 2 CPU cores).
+#: Cost of the intruders of one trial after one task (135M: half a second for 210 matrices on 2 CPU cores), all of the
+#: default targets adapted.
 INTRUDER_UNITS = 500.0
 #: Work that does not depend on tokens: loading a model and building requests, in forward tokens.
 START_UNITS = 5000.0
@@ -42,10 +44,24 @@ def token_units(loss: Any, taught: bool = True) -> float:
     return TRAIN_UNITS * (loss.given + samples) + TEACHER_UNITS * read + SAMPLING_UNITS * samples
 
 
+def adapter_weight(pack: Pack, stage: int) -> float:
+    """Work of a token at this stage over that with adapters of rank 8, which the constants were measured with.
+
+    By the products alone: the numbers of the factors, with those that earlier tasks have left, over the model's.
+    """
+    stacked = stage + 1 if pack.stacks else 1
+    return 1 + pack.share * max(0.0, stacked - TABLE_RANK / pack.adapter.rank)
+
+
+def intruder_units(adapter: AdapterSettings) -> float:
+    """Work of the intruders of one trial after one task: as much for each type of matrix."""
+    return INTRUDER_UNITS * len(adapter.targets) / len(AdapterSettings().targets)
+
+
 def stage_train_units(study: Study, base: BaseRecord, pack: Pack, stage: int) -> float:
     """Training every row of the pack on its task number ``stage``, without the scores in between."""
     tokens = (base.train_tokens[row.stream[stage]] * token_units(row.trials[0].recipe.loss) for row in pack.rows)
-    return study.training.examples * sum(tokens)
+    return study.training.examples * adapter_weight(pack, stage) * sum(tokens)
 
 
 def scores_probes(study: Study, stage: int, stages: int) -> bool:
@@ -64,9 +80,10 @@ def pack_units(study: Study, base: BaseRecord, pack: Pack) -> float:
     inner = len(study.curve) - 2
     for stage in range(stages):
         total += stage_train_units(study, base, pack, stage)
+        weight = adapter_weight(pack, stage)
         for trial in pack.trials:
             tasks = trial.spec.stream + (study.probes if scores_probes(study, stage, stages) else ())
-            total += scoring_units(study, base, tasks)
-            total += inner * scoring_units(study, base, (trial.spec.stream[stage],))
-            total += INTRUDER_UNITS if takes_intruders(study, stage, stages) else 0.0
+            total += weight * scoring_units(study, base, tasks)
+            total += weight * inner * scoring_units(study, base, (trial.spec.stream[stage],))
+            total += intruder_units(pack.adapter) if takes_intruders(study, stage, stages) else 0.0
     return total

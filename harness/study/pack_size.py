@@ -6,15 +6,24 @@ Decided from the study, the model and the class of device alone, never from what
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
 
-from harness.study.config import Study
+from harness.study.config import AdapterSettings, Study
 
 TABLE = Path(__file__).with_name("pack_sizes.yaml")
+#: The rank that the table was measured at; its rows have room for factors of that size.
+TABLE_RANK = 8
+#: fp32 copies of a row's factors: themselves, gradient, two moments, what a step makes of them, an average.  Measured
+#: from the peaks of rank 8 and 64, twelve rows on a CPU: 6.6, and 7.9 with an average.
+FACTOR_COPIES = 8
+#: The same of what each earlier task has left under them: held, joined, stacked to be scored, cast.  Likewise: 4.5 with
+#: two below, 4.8 with four.
+FROZEN_COPIES = 5
 
 
 def pack_size(study: Study, model: Path, device: str) -> int:
@@ -27,7 +36,29 @@ def pack_size(study: Study, model: Path, device: str) -> int:
     return next((int(row[wanted]) for row in rows if size <= row["parameters"]), 1)
 
 
-def dense_rows(study: Study, model: Path, device: str) -> Callable[[int], int]:
+def factor_copies(share: float, rank: int, below: int) -> float:
+    """fp32 copies of the model that a row's factors take beyond those of the table's rank.
+
+    ``share`` is one adapter's numbers over the model's (``adapter_share``); ``below`` as many adapters stay frozen
+    under it at the end.
+    """
+    return share * max(0, rank - TABLE_RANK) / rank * (FACTOR_COPIES + FROZEN_COPIES * below)
+
+
+def adapter_share(model: Path) -> Callable[[AdapterSettings], float]:
+    """Numbers of an adapter's factors over those of the model in this folder (a function of its rank and targets)."""
+    shapes = dict(_shapes(model))
+    whole = sum(map(math.prod, shapes.values()))
+
+    def share(adapter: AdapterSettings) -> float:
+        kinds = {f"{target}.weight" for target in adapter.targets}
+        adapted = [shape for name, shape in shapes.items() if ".".join(name.split(".")[-2:]) in kinds]
+        return adapter.rank * sum(map(sum, adapted)) / whole if whole else 0.0
+
+    return share
+
+
+def dense_rows(study: Study, model: Path, device: str) -> Callable[[float], int]:
     """How many rows fit that hold so many fp32 copies of the model beside the factors (a function of their number).
 
     Three fifths of a device's memory are for them, 8 GB on a CPU: activations and the base want the rest.
@@ -52,16 +83,16 @@ def device_class(device: str) -> str:
 
 
 def parameters(model: Path) -> int:
-    """Numbers in a model's safetensors files, read from their headers."""
-    total = 0
+    """Numbers in a model's safetensors files."""
+    return sum(math.prod(shape) for _, shape in _shapes(model))
+
+
+def _shapes(model: Path) -> Iterator[tuple[str, list[int]]]:
+    """(name, shape) of every tensor, read from the headers."""
     for path in model.glob("*.safetensors"):
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
         for name, entry in header.items():
             if name != "__metadata__":
-                count = 1
-                for extent in entry["shape"]:
-                    count *= extent
-                total += count
-    return total
+                yield name, entry["shape"]

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import InputError, unknown_name
 from harness.store.records import TrialSpec
-from harness.study.config import Study, first_problem
+from harness.study.config import AdapterSettings, Study, first_problem
 from harness.study.fingerprint import digest
+from harness.study.overrides import OWN, Own, own_training, refuse_adapter_grids, taken_apart
+from harness.study.pack_size import factor_copies
 from harness.study.seeds import derive
 
 
@@ -49,6 +51,7 @@ class Arm:
     settings: Any
     recipe: Any
     settings_tried: int
+    own: Own
 
     @property
     def name(self) -> str:
@@ -67,6 +70,11 @@ class PlannedTrial:
     def learning_rate(self) -> float:
         return float(self.spec.parameters["learning_rate"])  # type: ignore[arg-type]
 
+    @property
+    def adapter(self) -> AdapterSettings:
+        """The study's, or what the arm has instead."""
+        return AdapterSettings.model_validate(self.spec.training["adapter"])
+
 
 @dataclass(frozen=True)
 class Row:
@@ -83,14 +91,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Pack:
-    """Rows that take the same step side by side; the unit of work."""
+    """Rows that take the same step side by side, with adapters of one rank, alpha and targets; the unit of work."""
 
     name: str
     rows: tuple[Row, ...]
+    share: float = 0.0  #: numbers of one row's adapter over those of the base model; 0 where that is not known
 
     @property
     def trials(self) -> tuple[PlannedTrial, ...]:
         return tuple(trial for row in self.rows for trial in row.trials)
+
+    @property
+    def adapter(self) -> AdapterSettings:
+        return self.rows[0].trials[0].adapter
+
+    @property
+    def stacks(self) -> bool:
+        """Whether every task leaves an adapter of its own under the next."""
+        return self.rows[0].trials[0].recipe.between == "reinit"
 
 
 @dataclass(frozen=True)
@@ -121,11 +139,13 @@ def build_plan(
     inputs: Inputs,
     pack_size: int,
     where: str,
-    dense_rows: Callable[[int], int] | None = None,
+    dense_rows: Callable[[float], int] | None = None,
+    share: Callable[[AdapterSettings], float] = lambda adapter: 0.0,
 ) -> Plan:
     """Every trial of the study, in rows and packs of at most ``pack_size`` rows.
 
     ``dense_rows`` says how many rows that hold so many tensors of the model's size may be a pack; none: as many.
+    ``share`` is an adapter's numbers over the model's.
     """
     arms = expand_arms(study, methods, where, inputs.tuned)
     untrained, rows = [], {}
@@ -134,17 +154,20 @@ def build_plan(
         if arm.recipe.adapter is None:
             untrained.append(trial)
         else:
-            key = (arm.recipe.training_key, trial.learning_rate, order, seed)
+            key = (arm.recipe.training_key, trial.learning_rate, order, seed, arm.own.adapter)
             rows.setdefault(key, []).append(trial)
     groups: dict[Any, list[Row]] = {}
     for trials in rows.values():
-        kind = (trials[0].recipe.pack_key, len(trials[0].spec.stream))
+        kind = (trials[0].recipe.pack_key, len(trials[0].spec.stream), trials[0].adapter)
         groups.setdefault(kind, []).append(_row(study, trials))
     packs = []
     for group in groups.values():
-        copies = max(_dense_copies(row) for row in group)
+        first = group[0].trials[0]
+        below = len(first.spec.stream) - 1 if first.recipe.between == "reinit" else 0
+        numbers = share(first.adapter)
+        copies = max(_dense_copies(row) for row in group) + factor_copies(numbers, first.adapter.rank, below)
         size = dense_rows(copies) if dense_rows else pack_size
-        packs += [_pack(part) for part in _chunks(_by_stream_and_seed(study, group), size)]
+        packs += [_pack(part, numbers) for part in _chunks(_by_stream_and_seed(study, group), size)]
     return Plan(study, tuple(packs), tuple(untrained))
 
 
@@ -172,18 +195,22 @@ def expand_arms(
                 where=f"{where}:methods.{key}.{empty[0]}",
                 remedy="give at least one value, or leave the key out",
             )
-        for setting, values in grid_points(given, label):
-            settings = checked(methods[name], values, f"{where}:methods.{key}")
+        place = f"{where}:methods.{key}"
+        refuse_adapter_grids(given, place)
+        for setting, point in grid_points(given, label):
+            values, instead = taken_apart(point)
+            settings = checked(methods[name], values, place, OWN)
             settings = settings.resolved(study.steps_per_task)  # type: ignore[attr-defined]
-            recipe = methods[name].compose(settings).under(study.training.between_tasks)
-            arms.append(Arm(name, setting, settings, recipe, 1))
+            recipe = methods[name].compose(settings)
+            own = own_training(instead, study, name, recipe, place)
+            arms.append(Arm(name, setting, settings, recipe.under(own.between_tasks), 1, own))
     if twice := [arm.name for arm in arms if sum(other.name == arm.name for other in arms) > 1]:
         raise InputError(
             f"the row '{twice[0]}' stands here twice", where=f"{where}:methods", remedy="name each setting"
         )
     before = tuned or {}
     tried = {arm.method: sum(before.get(a.name, 1) for a in arms if a.method == arm.method) for arm in arms}
-    return [Arm(a.method, a.setting, a.settings, a.recipe, tried[a.method]) for a in arms]
+    return [replace(arm, settings_tried=tried[arm.method]) for arm in arms]
 
 
 def remarks(study: Study, methods: Mapping[str, MethodLike]) -> tuple[str, ...]:
@@ -212,11 +239,15 @@ def grid_points(given: Mapping[str, Any], label: str) -> list[tuple[str, dict[st
     return points
 
 
-def checked(method: MethodLike, values: Mapping[str, Any], where: str) -> BaseModel:
-    """The method's settings with these values; a wrong one is an error that names ``where.key``."""
+def checked(method: MethodLike, values: Mapping[str, Any], where: str, others: Sequence[str] = ()) -> BaseModel:
+    """The method's settings with these values; a wrong one is an error that names ``where.key``.
+
+    ``others`` are further keys that may stand there, for the error's list.
+    """
     for key in values:
         if key not in method.settings.model_fields:
-            raise unknown_name(f"setting of '{method.name}'", key, method.settings.model_fields, where=f"{where}.{key}")
+            known = (*method.settings.model_fields, *others)
+            raise unknown_name(f"setting of '{method.name}'", key, known, where=f"{where}.{key}")
     try:
         return method.settings.model_validate(values)
     except ValidationError as error:
@@ -239,7 +270,8 @@ def _trial(study: Study, arm: Arm, order: str, stream: Sequence[str], seed: int,
         seed=seed,
         training={
             **study.training.model_dump(mode="json"),
-            "adapter": study.adapter.model_dump(mode="json"),
+            "between_tasks": arm.own.between_tasks,
+            "adapter": arm.own.adapter.model_dump(mode="json"),
             "dtype": study.dtype,
             "root_seed": study.root_seed,
         },
@@ -275,5 +307,5 @@ def _chunks(rows: list[Row], size: int) -> list[tuple[Row, ...]]:
     return [tuple(rows[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
-def _pack(rows: tuple[Row, ...]) -> Pack:
-    return Pack(digest([trial.fingerprint for row in rows for trial in row.trials])[:16], rows)
+def _pack(rows: tuple[Row, ...], share: float) -> Pack:
+    return Pack(digest([trial.fingerprint for row in rows for trial in row.trials])[:16], rows, share)

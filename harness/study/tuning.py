@@ -26,6 +26,7 @@ from harness.store.files import write_json
 from harness.store.records import Frozen, Scalar, TrialRecord
 from harness.study.config import Study
 from harness.study.fingerprint import digest
+from harness.study.overrides import taken_apart
 from harness.study.plan import MethodLike, Plan, checked, expand_arms, grid_points
 from harness.study.seeds import derive
 
@@ -126,7 +127,7 @@ def _grid(
                 remedy=f"give one value in methods.{key}, or leave '{setting}' out here",
             )
         for value in choices:
-            checked(method, {**values, setting: value}, place)
+            checked(method, {**taken_apart(values)[0], setting: value}, place)
     return {setting: list(choices) for setting, choices in own.items()}
 
 

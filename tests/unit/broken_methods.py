@@ -92,6 +92,10 @@ class Unset(MethodSettings):
     warmth: float | None = None
 
 
+class Reserved(MethodSettings):
+    between_tasks: str = "continue"
+
+
 class Stray(MethodSettings):
     warmth: float = Field(0.1)
 
@@ -108,6 +112,7 @@ BROKEN = [
     (method("nameless", summary=" "), "it is described, in a file that can be read", "def compose"),
     (method("unset", settings=Unset), "its settings have defaults that resolve", "class Unset"),
     (method("stray", settings=Stray), "its settings have defaults that resolve", "class Stray"),
+    (method("reserved", settings=Reserved), "its settings have defaults that resolve", "class Reserved"),
     (method("twin", Recipe(updates=(Shrink(),))), "its parts have names of their own", "class Shrink"),
     (method("shifted", Recipe(adapter=Shifted())), "it starts as the base model", "class Shifted"),
     (updating(Zeroes), "it learns a toy", "def compose"),

@@ -1,0 +1,132 @@
+"""What an arm may have of its own beside its method's settings: its adapter's shape, and what happens between tasks.
+
+    lora@rank2: {adapter: {rank: 2}}                   # alpha 4 in a study with rank 8 and alpha 16
+    lora@qv: {adapter: {targets: [q_proj, v_proj]}}    # some of the study's targets
+    lora@reinit: {between_tasks: reinit}
+
+A key that is left out is the study's; but a rank without an alpha keeps the study's alpha / rank, so that what differs
+is the rank and not the size of a step.  Both stand in the trial's ``training`` block, where the study's would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from harness.errors import InputError, unknown_name
+from harness.study.config import AdapterSettings, Study, TrainingSettings, first_problem
+
+#: Keys of an entry of ``methods`` that are not settings of the method.
+OWN = ("adapter", "between_tasks")
+
+
+@dataclass(frozen=True)
+class Own:
+    """How one arm trains, where arms of a study may differ."""
+
+    adapter: AdapterSettings
+    between_tasks: Literal["continue", "reinit"]
+
+
+def taken_apart(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(settings of the method, what is under the keys of :data:`OWN`) of one entry of ``methods``."""
+    own = {key: values[key] for key in OWN if key in values}
+    return {key: value for key, value in values.items() if key not in own}, own
+
+
+def refuse_adapter_grids(given: Mapping[str, Any], where: str) -> None:
+    """A list makes rows that are named after its values, and an adapter is more than a value."""
+    adapter = given.get("adapter")
+    grids = {"adapter": adapter}
+    if isinstance(adapter, dict):
+        grids = {f"adapter.{key}": adapter[key] for key in ("rank", "alpha") if key in adapter}
+    for key, value in grids.items():
+        if isinstance(value, list):
+            raise InputError(
+                f"a list of adapters is not a grid (got {value!r})",
+                where=f"{where}.{key}",
+                remedy="give each a key of its own, as in `lora@rank2: {adapter: {rank: 2}}`",
+            )
+
+
+def own_training(given: Mapping[str, Any], study: Study, method: str, recipe: Any, where: str) -> Own:
+    """The study's adapter and regime with what an arm has ``given`` instead.
+
+    ``recipe`` is as the ``method`` composes it, ``where`` is ``file:methods.key``.
+    """
+    own = Own(_adapter(given, study, where), _between(given, study, where))
+    _refuse_what_has_no_effect(given, method, recipe, where)
+    return own
+
+
+def _adapter(given: Mapping[str, Any], study: Study, where: str) -> AdapterSettings:
+    if "adapter" not in given:
+        return study.adapter
+    own, where = given["adapter"], f"{where}.adapter"
+    if not isinstance(own, dict) or not own:
+        raise InputError(
+            f"an arm's own adapter is a mapping with some of {', '.join(AdapterSettings.model_fields)} (got {own!r})",
+            where=where,
+            remedy="write it as in `adapter: {rank: 2}`, or leave the key out",
+        )
+    for key in own:
+        if key not in AdapterSettings.model_fields:
+            raise unknown_name("key of adapter", key, AdapterSettings.model_fields, where=f"{where}.{key}")
+    try:
+        found = AdapterSettings.model_validate({**study.adapter.model_dump(), **own})
+    except ValidationError as error:
+        raise first_problem(error, where, separator=".") from error
+    for target in found.targets:
+        if target not in study.adapter.targets:
+            raise _not_a_target(target, study, where)
+    # In the study's order and once each: what is written otherwise and trains alike is the same trial.
+    changes: dict[str, Any] = {"targets": tuple(name for name in study.adapter.targets if name in found.targets)}
+    if "rank" in own and "alpha" not in own:
+        changes["alpha"] = study.adapter.alpha * found.rank / study.adapter.rank
+    return found.model_copy(update=changes)
+
+
+def _not_a_target(target: str, study: Study, where: str) -> InputError:
+    near = unknown_name("projection", target, study.adapter.targets, where=f"{where}.targets")
+    return InputError(
+        f"'{target}' is not among the study's own targets, of which an arm may take some",
+        where=near.where,
+        remedy=f"{near.remedy}; a projection that the model has besides these goes into the study's adapter.targets",
+    )
+
+
+def _between(given: Mapping[str, Any], study: Study, where: str) -> Literal["continue", "reinit"]:
+    if "between_tasks" not in given:
+        return study.training.between_tasks
+    try:
+        changed = study.training.model_dump() | {"between_tasks": given["between_tasks"]}
+        return TrainingSettings.model_validate(changed).between_tasks
+    except ValidationError as error:
+        raise first_problem(error, where, separator=".") from error
+
+
+def _refuse_what_has_no_effect(given: Mapping[str, Any], method: str, recipe: Any, where: str) -> None:
+    """A row of the board must not promise what its method can't keep."""
+    if given and recipe.adapter is None:
+        key, what = next(iter(given)), f"'{method}' trains nothing"
+    elif "between_tasks" in given and recipe.between is not None:
+        key, what = "between_tasks", f"'{method}' decides by itself what happens between tasks ({recipe.between})"
+    elif ranks := [key for key in ("rank", "alpha") if key in given.get("adapter", {}) and recipe.adapter.dense_copies]:
+        key, what = f"adapter.{ranks[0]}", f"'{method}' trains dense matrices, which have no {ranks[0]}"
+    else:
+        return
+    raise InputError(f"{what}, so this changes nothing", where=f"{where}.{key}", remedy="leave the key out")
+
+
+def differences(study: Study, training: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trial's ``training`` block has of the arm's own, by key, to be shown to a person."""
+    plain = study.adapter.model_dump(mode="json") | {"between_tasks": study.training.between_tasks}
+    found = {**training["adapter"], "between_tasks": training["between_tasks"]}
+    return {
+        key: " ".join(value) if isinstance(value, list) else value
+        for key, value in found.items()
+        if value != plain[key]
+    }
