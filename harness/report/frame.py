@@ -17,12 +17,14 @@ import numpy as np
 
 from harness.analysis import continual, efficiency
 from harness.analysis.statistics import Estimate, interquartile_mean, stratified_mean
-from harness.store.records import TrialRecord
+from harness.store.records import TrialRecord, TrialSpec
 
 T = TypeVar("T")
 REFERENCE = "lora"
 #: Arms that do not go through the stream task by task: only their final scores mean something.
 NOT_SEQUENTIAL = frozenset({"multitask", "single_task"})
+#: Arms whose adapter has no rank, and none at all.
+NO_RANK, NO_ADAPTER = frozenset({"full_finetune", "frozen"}), frozenset({"frozen"})
 #: Arms with fewer seeds than this are provisional and not ranked.
 LEAST_SEEDS = 3
 #: From so many tasks and seeds up there is an interquartile mean.
@@ -47,6 +49,8 @@ INTRUDERS = {
     "relative_spectral_norm": "relative_spectral_norm",
     "effective_rank": "effective_rank",
 }
+#: What an arm may have of its own in ``adapter`` and ``between_tasks``.
+ADAPTER = ("rank", "alpha", "targets", "between_tasks")
 COSTS = (
     "train_seconds",
     "score_seconds",
@@ -141,6 +145,17 @@ class Arm:
         if self.seeds < IQM_SEEDS or any(t.matrix is None or t.matrix.shape[1] < IQM_TASKS for t in self.trials):
             return None
         return interquartile_mean(np.concatenate([certain(trial.matrix)[-1] for trial in self.trials]).tolist())
+
+
+def adapter_of(spec: TrialSpec) -> dict[str, Any]:
+    """Rank, alpha and targets of a trial's adapter, and what was asked of it between tasks; without what it has not."""
+    if spec.method in NO_ADAPTER:
+        return {}
+    found = {"targets": " ".join(spec.training.get("adapter", {}).get("targets", ())) or None}
+    if spec.method not in NO_RANK:
+        found |= {key: spec.training.get("adapter", {}).get(key) for key in ("rank", "alpha")}
+    found["between_tasks"] = spec.training.get("between_tasks")
+    return {key: found[key] for key in ADAPTER if found.get(key) is not None}
 
 
 def estimate(values: Mapping[tuple[str, int], float]) -> Estimate:

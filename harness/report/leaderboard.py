@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.statistics import Paired, holm, minimum_detectable_effect, paired_differences, tie_groups
-from harness.report.frame import COSTS, INTRUDERS, TABLE_SCHEMA, Arm
+from harness.report.frame import ADAPTER, COSTS, INTRUDERS, TABLE_SCHEMA, Arm, adapter_of
 from harness.report.study import Study
 
 PRIMARY = "average_accuracy"
@@ -155,8 +155,8 @@ def columns(study: Study) -> list[str]:
     probes = sorted({name for trial in study.trials for name in trial.metrics if name.startswith("delta_")})
     intervals = [f"{name}_ci_{side}" for name in WITH_INTERVAL for side in ("low", "high")]
     second = [metric + end for metric in SECONDARY for end in SECOND]
-    wanted = [*FIRST, *DIFFERENCE, *STATE, *MORE, *intervals, *second, *INTRUDERS, *COSTS, "shared_by", *probes]
-    return list(dict.fromkeys([*wanted, "schema_version"]))
+    metrics = [*FIRST, *DIFFERENCE, *STATE, *MORE, *intervals, *second, *INTRUDERS, *COSTS, "shared_by"]
+    return list(dict.fromkeys([*metrics, *ADAPTER, *probes, "schema_version"]))
 
 
 def table(study: Study, board: Sequence[Row]) -> list[dict[str, Any]]:
@@ -195,6 +195,7 @@ def _state(row: Row) -> dict[str, Any]:
         "orders": len({trial.record.spec.order for trial in row.arm.trials}),
         "items_per_task": items_per_task(row.arm),
         "shared_by": max((record.costs.shared_by for record in records), default=None),
+        **(adapter_of(records[0].spec) if records else {}),
     }
 
 
