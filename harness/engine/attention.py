@@ -29,11 +29,14 @@ def attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """[R, T, heads, d] of query [R, heads, T, d] and key, value [R, groups, T', d], as transformers calls it."""
+    """[R, T, heads, d] of query [R, heads, T, d] and key, value [R, groups, T', d], as transformers calls it.
+
+    A mask of numbers is added to the scores, a tenth of the time that filling a boolean one takes.
+    """
     length = query.shape[2]
     if (
         attention_mask is None
-        or attention_mask.dtype != torch.bool
+        or not attention_mask.is_floating_point()
         or torch.is_grad_enabled()
         or query.device.type != "cpu"
         or not length == key.shape[2] <= LONGEST
@@ -45,8 +48,7 @@ def attention(
     rows, heads, _, width = query.shape
     grouped = query.float().reshape(rows, key.shape[1], -1, width) * scaling  # heads of one group share its keys
     scores = torch.matmul(grouped, key.float().mT).view(rows, heads, length, length)
-    least = torch.finfo(scores.dtype).min  # finite: padding on the left sees nothing, and must not become NaN
-    weights = scores.masked_fill_(~attention_mask, least).softmax(-1).view(*grouped.shape[:3], length)
+    weights = scores.add_(attention_mask).softmax(-1).view(*grouped.shape[:3], length)
     mixed = torch.matmul(weights, value.float()).view(rows, heads, length, width)
     return mixed.transpose(1, 2).to(query.dtype).contiguous(), None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -95,12 +95,22 @@ class PackedModel:
         Without a mask attention is causal; rows are padded on the right, where nothing that counts looks.  A mask is
         boolean, [B, 1, T, T], true where query i may look at key j.
         """
-        if mask is not None and self._adds_masks:
+        if mask is not None and (self._adds_masks or not (mask.is_cuda or torch.is_grad_enabled())):
             mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
         with _one_sequence_a_row():
             return self.decoder(
                 input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
             ).last_hidden_state
+
+    def hidden_at(self, at: Tensor, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Last hidden states [N, d] at places ``at`` [N] of the flattened [B * T], equally many a trial and in order.
+
+        Attention needs every token, but behind the last attention only what is read counts: its feed-forward layer
+        skips the rest, 2 % of a pass where a third of the tokens is read.
+        """
+        last = getattr(getattr(self.decoder, "layers", [None])[-1], "mlp", None)
+        with _only(last, at) if last is not None else nullcontext():
+            return self.hidden(ids, mask, positions).flatten(0, 1)[at]
 
     def decode(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         """Last hidden states [B, t, d] of the next tokens [B, t]; ``cache`` holds the past and takes them in.
@@ -143,6 +153,22 @@ def _one_sequence_a_row() -> Iterator[None]:
         yield
     finally:
         masking_utils.find_packed_sequence_indices = original
+
+
+@contextmanager
+def _only(module: nn.Module, at: Tensor) -> Iterator[None]:
+    """Within this context a module that treats every token by itself does so at these places, and gives 0 elsewhere."""
+    whole = module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        out = whole(x.flatten(0, 1)[None, at])[0]
+        return torch.zeros_like(x).flatten(0, 1).index_copy(0, at, out).view_as(x)
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward  # the class's own is behind it
 
 
 def _logit_scale(config) -> float:

@@ -166,6 +166,17 @@ def test_factors_are_taken_away_again_even_after_an_error():
         assert torch.equal(model.hidden(ids), base)
 
 
+def test_what_is_read_is_the_same_when_the_last_layer_skips_the_rest():
+    model = packed_model()
+    layout = model.layout(2)
+    ids = torch.arange(3, 35).view(4, 8)
+    at = torch.tensor([2, 7, 9, 18, 23, 25])  # of two trials of two rows, three places each
+    with torch.no_grad(), model.adapted(layout, random(layout, 2), torch.ones(2)):
+        wanted = model.hidden(ids).flatten(0, 1)[at]
+        assert torch.allclose(model.hidden_at(at, ids), wanted, atol=1e-6)
+        assert torch.equal(model.hidden(ids).flatten(0, 1)[at], wanted)  # and afterwards all of it is computed again
+
+
 def test_all_seven_projections_of_every_layer_and_never_the_head():
     model = packed_model()
     assert len(model.slots) == 14
