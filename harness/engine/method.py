@@ -92,7 +92,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def layout(self, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
-        """How the trained numbers of one trial are laid out; ``rank`` is the study's."""
+        """How the trained numbers of one trial are laid out; ``rank`` is the arm's."""
 
     @abstractmethod
     def scaling(self, rank: int, alpha: float) -> float:
@@ -105,7 +105,7 @@ class Adapter(ABC):
 
 @dataclass(frozen=True)
 class LowRank(Adapter):
-    """LoRA factors on every adapted matrix; rank, alpha and targets are the study's.  B starts at zero."""
+    """LoRA factors on every adapted matrix; rank, alpha and targets are the arm's.  B starts at zero."""
 
     @property
     def shape(self) -> tuple:

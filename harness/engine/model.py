@@ -35,11 +35,12 @@ class PackedModel:
         self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         self.logit_scale = _logit_scale(model.config)
         implementation = getattr(model.config, "_attn_implementation", "")
-        # SDPA takes boolean masks; eager attention adds whatever it is given
+        # SDPA takes boolean masks; eager attention adds whatever it is given (as ours does, on a CPU)
         self._adds_masks = implementation == "eager"
         if implementation == "sdpa":
             model.set_attn_implementation(attention.NAME)
         self.slots = tuple(_wrap(model, targets))
+        self._last = _last_feed_forward(self.decoder)
         self._linears = [model.get_submodule(slot.module) for slot in self.slots]
 
     @property
@@ -108,8 +109,7 @@ class PackedModel:
         Attention needs every token, but behind the last attention only what is read counts: its feed-forward layer
         skips the rest, 2 % of a pass where a third of the tokens is read.
         """
-        last = getattr(getattr(self.decoder, "layers", [None])[-1], "mlp", None)
-        with _only(last, at) if last is not None else nullcontext():
+        with _only(self._last, at) if self._last is not None else nullcontext():
             return self.hidden(ids, mask, positions).flatten(0, 1)[at]
 
     def decode(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
@@ -153,6 +153,12 @@ def _one_sequence_a_row() -> Iterator[None]:
         yield
     finally:
         masking_utils.find_packed_sequence_indices = original
+
+
+def _last_feed_forward(decoder: nn.Module) -> nn.Module | None:
+    """The last layer's, where it is the usual one: a tensor in, a tensor out (experts and their routers are not)."""
+    last = getattr(next(reversed(getattr(decoder, "layers", [])), None), "mlp", None)
+    return last if isinstance(getattr(last, "down_proj", None), nn.Linear | PackedLinear) else None
 
 
 @contextmanager

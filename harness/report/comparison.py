@@ -16,8 +16,8 @@ from harness.analysis.statistics import (
     smallest_p,
 )
 from harness.errors import InputError, unknown_name
-from harness.report.frame import Arm
-from harness.report.leaderboard import PRIMARY, trial_count
+from harness.report.frame import Arm, same_matrices
+from harness.report.leaderboard import OF_MATRICES, PRIMARY, trial_count
 from harness.report.study import Study, find_mixtures
 from harness.report.tables import COSTS, METRICS
 from harness.report.words import NOTHING, interval, number, p_text, percent, plural, points
@@ -67,7 +67,8 @@ def compare(one: Study, other: Study, first: str, second: str, *, allow_mixed: b
             where=f"{one.name}, {other.name}",
             remedy="run both studies on one stack and on the same items, or ask for it (--allow-mixed)",
         )
-    gaps = {name: gap for name in COMPARED if (gap := paired_difference(arms[0].values(name), arms[1].values(name)))}
+    fair = [name for name in COMPARED if name not in OF_MATRICES or same_matrices(*arms)]
+    gaps = {name: gap for name in fair if (gap := paired_difference(arms[0].values(name), arms[1].values(name)))}
     if PRIMARY not in gaps:
         raise InputError(
             f"'{first}' and '{second}' share no order and seed with an average accuracy",

@@ -25,6 +25,8 @@ REFERENCE = "lora"
 NOT_SEQUENTIAL = frozenset({"multitask", "single_task"})
 #: Arms whose adapter has no rank, and none at all.
 NO_RANK, NO_ADAPTER = frozenset({"full_finetune", "frozen"}), frozenset({"frozen"})
+#: Arms that decide by themselves what happens between tasks.
+OWN_REGIME = frozenset({"single_task", "multitask", "o_lora", "lora_ewc"})
 #: Arms with fewer seeds than this are provisional and not ranked.
 LEAST_SEEDS = 3
 #: From so many tasks and seeds up there is an interquartile mean.
@@ -154,8 +156,21 @@ def adapter_of(spec: TrialSpec) -> dict[str, Any]:
     found = {"targets": " ".join(spec.training.get("adapter", {}).get("targets", ())) or None}
     if spec.method not in NO_RANK:
         found |= {key: spec.training.get("adapter", {}).get(key) for key in ("rank", "alpha")}
-    found["between_tasks"] = spec.training.get("between_tasks")
+    if spec.method not in OWN_REGIME:
+        found["between_tasks"] = spec.training.get("between_tasks")
     return {key: found[key] for key in ADAPTER if found.get(key) is not None}
+
+
+def adapters_differ(arms: Sequence[Arm]) -> bool:
+    """Whether rank, alpha, targets or regime is not the same in all arms that have such a thing."""
+    found = [adapter_of(arm.records[0].spec) for arm in arms if arm.records]
+    return any(len({adapter.get(key) for adapter in found} - {None}) > 1 for key in ADAPTER)
+
+
+def same_matrices(one: Arm, other: Arm) -> bool:
+    """Whether intruders of both were counted in the same matrices; an arm that adapts none has none anywhere."""
+    specs = (arm.records[0].spec for arm in (one, other) if arm.records)
+    return len({adapter_of(spec).get("targets") for spec in specs} - {None}) < 2
 
 
 def estimate(values: Mapping[tuple[str, int], float]) -> Estimate:

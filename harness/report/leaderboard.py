@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.statistics import Paired, holm, minimum_detectable_effect, paired_differences, tie_groups
-from harness.report.frame import ADAPTER, COSTS, INTRUDERS, TABLE_SCHEMA, Arm, adapter_of
+from harness.report.frame import ADAPTER, COSTS, INTRUDERS, TABLE_SCHEMA, Arm, adapter_of, same_matrices
 from harness.report.study import Study
 
 PRIMARY = "average_accuracy"
 #: Also compared with plain LoRA, each with Holm of its own over the arms.
 SECONDARY = ("forgetting", "sample_efficiency_auc", "intruder_count", "intruder_distance")
+#: Of these, what is counted in the adapted matrices.
+OF_MATRICES = ("intruder_count", "intruder_distance")
 #: The first columns of leaderboard.csv, a promise to whoever reads it with a script.
 FIRST = (
     "method",
@@ -128,12 +130,16 @@ def rows(study: Study) -> list[Row]:
 def _tests(study: Study, metric: str, why: dict[str, str]) -> dict[str, Tested]:
     """Every arm against plain LoRA.
 
-    Only complete arms are tested: the pairs that survived a divergence say nothing about those that did not.
+    Only complete arms are tested: the pairs that survived a divergence say nothing about those that did not.  Intruders
+    are compared between arms that adapt the same matrices: other matrices have other counts without any method.
     """
     reference = study.reference
     if reference is None:
         return {}
-    arms = {arm.name: values for arm in study.arms if arm is not reference and (values := arm.values(metric))}
+    others = [arm for arm in study.arms if arm is not reference]
+    if metric in OF_MATRICES:
+        others = [arm for arm in others if same_matrices(arm, reference)]
+    arms = {arm.name: values for arm in others if (values := arm.values(metric))}
     gaps = paired_differences(arms, reference.values(metric))
     ready = [name for name, gap in gaps.items() if gap.p is not None and not why[name] and not why[reference.name]]
     adjusted = dict(zip(ready, holm([gaps[name].p for name in ready]), strict=True))

@@ -170,7 +170,8 @@ def find_mixtures(records: Sequence[TrialRecord], kinds: Collection[str] = ("tas
         for task, digest in spec.task_digests.items():
             tasks[task].add(digest)
         streams[spec.order].add(spec.stream)
-        arms[spec.arm].add(json.dumps([spec.parameters, spec.method_digest], sort_keys=True))
+        own = [spec.training.get("adapter"), spec.training.get("between_tasks", "continue")]
+        arms[spec.arm].add(json.dumps([spec.parameters, spec.method_digest, *own], sort_keys=True))
     for kind, groups in (("task", tasks), ("order", streams), ("arm", arms)):
         if kind in kinds and (mixed := sorted(name for name, values in groups.items() if len(values) > 1)):
             found.append(f"{kind} {', '.join(mixed)} in more than one version")

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.analysis.statistics import Estimate
 from harness.report import published
-from harness.report.frame import ADAPTER, Arm, adapter_of, estimate
+from harness.report.frame import ADAPTER, Arm, adapter_of, adapters_differ, estimate
 from harness.report.leaderboard import PRIMARY, Row
 from harness.report.render import Table, settings
 from harness.report.study import Study
@@ -208,12 +208,15 @@ def parameters(study: Study) -> Table:
     """Hyper-parameters of every arm, as its first record has them; with its adapter where that is not everyone's."""
     specs = {arm.name: arm.records[0].spec for arm in study.arms if arm.records}
     adapters = {arm: adapter_of(spec) for arm, spec in specs.items()}
-    differ = any(len({found[key] for found in adapters.values() if key in found}) > 1 for key in ADAPTER)
-    own = ADAPTER if differ else ()
+    own = {key if key == "between_tasks" else f"adapter.{key}": key for key in ADAPTER}
+    if not adapters_differ(study.arms):
+        own = {}
     names = [*sorted({name for spec in specs.values() for name in spec.parameters}), *own]
     table = Table("Hyper-parameters", ["Method", *names, "Tuned", "Settings tried"])
     for arm, spec in specs.items():
-        found = settings(spec.parameters | {key: adapters[arm][key] for key in own if key in adapters[arm]})
+        found = settings(
+            spec.parameters | {name: adapters[arm][key] for name, key in own.items() if key in adapters[arm]}
+        )
         values = [found.get(name, NOTHING) for name in names]
         table.rows.append([arm, *values, "yes" if spec.tuned else "no", str(spec.settings_tried)])
     return table

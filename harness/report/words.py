@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from harness.analysis.statistics import LEVEL, Estimate, smallest_p
-from harness.report.frame import ADAPTER, LEAST_SEEDS, adapter_of, certain
+from harness.report.frame import LEAST_SEEDS, adapter_of, adapters_differ, certain
 from harness.report.leaderboard import Row
 from harness.report.study import Study
 
@@ -96,14 +96,12 @@ def notes(study: Study, board: Sequence[Row]) -> list[str]:
     ]
     adapters = [adapter_of(arm.records[0].spec) for arm in study.arms if arm.records]
     if varying:
-        # Dense changes have no rank, which is no difference between adapters.
-        differ = any(len({found.get(key) for found in adapters} - {None}) > 1 for key in ADAPTER)
-        where = " The table of hyper-parameters has the adapter of each arm." if differ else ""
+        where = " The table of hyper-parameters has the adapter of each arm." if adapters_differ(study.arms) else ""
         found.append(f"Not all trials share the same settings: {'; '.join(varying)} vary.{where}")
     if len({adapter["targets"] for adapter in adapters if "targets" in adapter}) > 1:
         found.append(
             "Arms adapt different matrices: intruder counts are sums over those of an arm, intruder distance and the "
-            "size of the update are means over them."
+            "size of the update are means over them. Such arms are not tested against each other on intruders."
         )
     if cut := _truncated(study):
         found.append(f"Items longer than the context lost their beginning, as in lm-eval: {cut}.")

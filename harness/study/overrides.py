@@ -1,16 +1,16 @@
 """What an arm may have of its own beside its method's settings: its adapter's shape, and what happens between tasks.
 
     lora@rank2: {adapter: {rank: 2}}                   # alpha 4 in a study with rank 8 and alpha 16
-    lora@qv: {adapter: {targets: [q_proj, v_proj]}}    # some of the study's targets
+    lora@qv: {adapter: {targets: [q_proj, v_proj]}}    # the study's other targets are left alone
     lora@reinit: {between_tasks: reinit}
 
-A key that is left out is the study's; but a rank without an alpha keeps the study's alpha / rank, so that what differs
-is the rank and not the size of a step.  Both stand in the trial's ``training`` block, where the study's would.
+A key that is left out is the study's; but a rank without an alpha keeps the study's alpha / rank, as the custom of
+alpha = 2 rank does.  Both stand in the trial's ``training`` block, where the study's would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,20 +79,21 @@ def _adapter(given: Mapping[str, Any], study: Study, where: str) -> AdapterSetti
         found = AdapterSettings.model_validate({**study.adapter.model_dump(), **own})
     except ValidationError as error:
         raise first_problem(error, where, separator=".") from error
+    known = tuple(dict.fromkeys((*study.adapter.targets, *AdapterSettings().targets)))
     for target in found.targets:
-        if target not in study.adapter.targets:
-            raise _not_a_target(target, study, where)
-    # In the study's order and once each: what is written otherwise and trains alike is the same trial.
-    changes: dict[str, Any] = {"targets": tuple(name for name in study.adapter.targets if name in found.targets)}
+        if target not in known:
+            raise _not_a_target(target, known, where)
+    # In one order and once each: what is written otherwise and trains alike is the same trial.
+    changes: dict[str, Any] = {"targets": tuple(name for name in known if name in found.targets)}
     if "rank" in own and "alpha" not in own:
         changes["alpha"] = study.adapter.alpha * found.rank / study.adapter.rank
     return found.model_copy(update=changes)
 
 
-def _not_a_target(target: str, study: Study, where: str) -> InputError:
-    near = unknown_name("projection", target, study.adapter.targets, where=f"{where}.targets")
+def _not_a_target(target: str, known: Sequence[str], where: str) -> InputError:
+    near = unknown_name("projection", target, known, where=f"{where}.targets")
     return InputError(
-        f"'{target}' is not among the study's own targets, of which an arm may take some",
+        f"'{target}' is neither among the study's own targets nor among the usual ones",
         where=near.where,
         remedy=f"{near.remedy}; a projection that the model has besides these goes into the study's adapter.targets",
     )
@@ -126,7 +127,7 @@ def differences(study: Study, training: Mapping[str, Any]) -> dict[str, Any]:
     plain = study.adapter.model_dump(mode="json") | {"between_tasks": study.training.between_tasks}
     found = {**training["adapter"], "between_tasks": training["between_tasks"]}
     return {
-        key: " ".join(value) if isinstance(value, list) else value
+        key if key == "between_tasks" else f"adapter.{key}": " ".join(value) if isinstance(value, list) else value
         for key, value in found.items()
         if value != plain[key]
     }

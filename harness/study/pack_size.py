@@ -39,10 +39,10 @@ def pack_size(study: Study, model: Path, device: str) -> int:
 def factor_copies(share: float, rank: int, below: int) -> float:
     """fp32 copies of the model that a row's factors take beyond those of the table's rank.
 
-    ``share`` is one adapter's numbers over the model's (``adapter_share``); ``below`` as many adapters stay frozen
-    under it at the end.
+    ``share`` is one adapter's numbers over the model's (``adapter_share``), ``rank`` its rank, 0 of dense changes;
+    ``below`` as many adapters stay frozen under it at the end.
     """
-    return share * max(0, rank - TABLE_RANK) / rank * (FACTOR_COPIES + FROZEN_COPIES * below)
+    return share * (max(0, 1 - TABLE_RANK / rank) * FACTOR_COPIES + FROZEN_COPIES * below) if rank else 0.0
 
 
 def adapter_share(model: Path) -> Callable[[AdapterSettings], float]:

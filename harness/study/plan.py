@@ -163,9 +163,11 @@ def build_plan(
     packs = []
     for group in groups.values():
         first = group[0].trials[0]
+        # EVA's layout has more than the rank that is asked for, and a dense one (whose tasks add up) has none.
+        rank = getattr(first.recipe.adapter.layout((), first.adapter.rank), "rank", 0)
         below = len(first.spec.stream) - 1 if first.recipe.between == "reinit" else 0
-        numbers = share(first.adapter)
-        copies = max(_dense_copies(row) for row in group) + factor_copies(numbers, first.adapter.rank, below)
+        numbers = share(first.adapter) * rank / first.adapter.rank
+        copies = max(_dense_copies(row) for row in group) + factor_copies(numbers, rank, below)
         size = dense_rows(copies) if dense_rows else pack_size
         packs += [_pack(part, numbers) for part in _chunks(_by_stream_and_seed(study, group), size)]
     return Plan(study, tuple(packs), tuple(untrained))

@@ -89,7 +89,7 @@ def test_a_list_of_regimes_is_a_grid():
 def test_what_an_arm_has_of_its_own_is_shown():
     of = study({"lora@x": {"adapter": {"rank": 2}, "between_tasks": "reinit"}})
     (spec, *_) = [trial.spec for trial in plan(of.methods).trials]
-    assert differences(of, spec.training) == {"rank": 2, "alpha": 4.0, "between_tasks": "reinit"}
+    assert differences(of, spec.training) == {"adapter.rank": 2, "adapter.alpha": 4.0, "between_tasks": "reinit"}
     assert spec.parameters == {"learning_rate": 5e-4}
 
 
@@ -156,7 +156,19 @@ def test_large_adapters_have_smaller_packs():
     beyond = (64 - 8) * 7 / 3000
     assert asked[0] == 0, "rank 8 is in the table"
     assert asked[1] == pytest.approx(pack_size.FACTOR_COPIES * beyond)
-    assert asked[3] == pytest.approx((pack_size.FACTOR_COPIES + pack_size.FROZEN_COPIES) * beyond)
+    assert asked[3] == pytest.approx(pack_size.FACTOR_COPIES * beyond + pack_size.FROZEN_COPIES * 64 * 7 / 3000)
+
+
+def test_memory_counts_the_rank_that_a_method_makes_of_it():
+    inputs = Inputs("model", {t: t for t in TASKS}, {name: name for name in methods()})
+    asked = {}
+    for arm in ("lora", "eva", "full_finetune"):
+        build_plan(study({arm: {}}, adapter={"rank": 16}), methods(), inputs, 4, "s",
+                   lambda copies, arm=arm: (asked.setdefault(arm, copies) and 1) or 1, lambda adapter: 0.1)  # fmt: skip
+    assert asked["lora"] == pytest.approx(0.1 * 8 / 16 * pack_size.FACTOR_COPIES)
+    assert asked["eva"] == pytest.approx(0.2 * 24 / 32 * pack_size.FACTOR_COPIES), "twice the rank by default"
+    dense = expand_arms(study({"full_finetune": {}}), methods(), "s")[0].recipe.adapter.dense_copies
+    assert asked["full_finetune"] == dense
 
 
 def test_a_forecast_counts_the_arm_s_own_rank_and_targets():
@@ -210,7 +222,7 @@ def test_an_adapter_is_not_tuned():
     ({"lora": {"adapter": {"targets": []}}}, "lora.adapter.targets", "at least 1"),
     ({"lora": {"adapter": {"targets": "q_proj"}}}, "lora.adapter.targets", "tuple"),
     ({"lora": {"adapter": {"targets": ["q_prj"]}}}, "lora.adapter.targets", "did you mean 'q_proj'"),
-    ({"lora": {"adapter": {"targets": ["lm_head"]}}}, "lora.adapter.targets", "not among the study's own targets"),
+    ({"lora": {"adapter": {"targets": ["lm_head"]}}}, "lora.adapter.targets", "neither among the study's own targets"),
     ({"lora": {"adapter": 8}}, "lora.adapter", "is a mapping with some of rank, alpha, targets"),
     ({"lora": {"adapter": {}}}, "lora.adapter", "leave the key out"),
     ({"lora": {"adapter": None}}, "lora.adapter", "leave the key out"),

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from harness import campaign, mitigation
 from harness.engine.adapters_file import export_peft, find_adapter
 from harness.executors.local import LocalExecutor
-from harness.report import write_report
+from harness.report import leaderboard, write_report
+from harness.report.study import gather
 from harness.store.results import read_base, read_trials
 from harness.study import forecast
 
@@ -116,6 +117,11 @@ def test_the_board_says_who_has_which_adapter(done):
     assert "The table of hyper-parameters has the adapter of each arm." in page
     assert "Arms adapt different matrices" in page
     assert "q_proj v_proj" in page
+    assert "| adapter.rank | adapter.alpha | adapter.targets | between_tasks |" in page
+    board = {row.arm.name: row.tested for row in leaderboard.rows(gather(read_trials(done[0].folder)))}
+    assert "intruder_distance" not in board["lora@rank2"], "of other matrices"
+    assert "forgetting" in board["lora@rank2"]
+    assert "intruder_distance" in board["lora@reinit"]
 
 
 def test_an_export_is_of_the_arm_s_own_rank_and_targets(done, tmp_path):

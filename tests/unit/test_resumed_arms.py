@@ -17,10 +17,13 @@ ARMS = [
     "lora", "lora_ema", "lora_ewc", "lora_replay", "single_task", "multitask", "o_lora", "pissa", "eva", "dora",
     "full_finetune", "lora_ema_product",
 ]  # fmt: skip
+#: An adapter of their own: packs of other shapes, and what these make of a rank or of targets.
+QV = {"adapter": {"targets": ["q_proj", "v_proj"]}}
+OWN = {"o_lora@qv": QV, "dora@qv": QV, "full_finetune@qv": QV, "eva@rank2": {"adapter": {"rank": 2}}}
 STUDY = {
     "model": "tiny-random-llama", "dtype": "float32", "threads": 1, "device": "cpu", "seeds": [0],
     "streams": {"order": ["toy_recall", "toy_digits"]}, "methods": {arm: {} for arm in ARMS} | {
-        "lora_ewc": {"fisher_examples": 4}, "lora_ema_product@cut": {"keep_rank": 2},
+        "lora_ewc": {"fisher_examples": 4}, "lora_ema_product@cut": {"keep_rank": 2}, **OWN,
     },
     "training": {"examples": 24, "batch": 8, "between_tasks": "reinit"}, "scoring": {"items": 4},
 }  # fmt: skip
@@ -52,7 +55,7 @@ def file(tmp_path, tmp_path_factory, monkeypatch) -> Path:
 
 def test_every_arm_goes_on_from_a_boundary(file, tmp_path, monkeypatch):
     wanted = run(file, tmp_path / "undisturbed")
-    assert len(wanted) == len(ARMS) + 1
+    assert len(wanted) == len(ARMS) + 1 + len(OWN)
     assert {record["status"] for record in wanted.values()} == {"ok"}
     lost = wanted["lora_ema_product@cut"]["lost_energy"]
     assert len(lost) == 2
