@@ -60,11 +60,15 @@ class Spectrum:
 def spectrum(weights: Tensor) -> Spectrum:
     """The SVDs of base matrices [S, m, n], in fp64; paid once a model (:mod:`harness.engine.spectra` caches them).
 
-    One matrix a thread, on a GPU one after another: batched SVDs are no faster.
+    One matrix a thread, on a GPU one after another: batched SVDs are no faster.  Wide ones are decomposed as their
+    transposes: LAPACK takes 320 ms for [576, 1536] and 176 for [1536, 576].
     """
+    wide = weights.shape[1] < weights.shape[2]
 
     def one(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return torch.linalg.svd(weight.double(), full_matrices=False)
 
-    u, d, v = (torch.stack(part) for part in zip(*side_by_side(one, weights.unbind(), weights.device), strict=True))
-    return Spectrum(u.mT.contiguous(), d, v)
+    tall = (weights.mT.contiguous() if wide else weights).unbind()
+    u, d, v = (torch.stack(part) for part in zip(*side_by_side(one, tall, weights.device), strict=True))
+    u = u.mT.contiguous()
+    return Spectrum(v, d, u) if wide else Spectrum(u, d, v)
