@@ -58,7 +58,7 @@ def by_epsilon(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[
             whisker(axes, x, value, look)
     axes.set_xlabel("threshold ε on the best |cosine|")
     axes.set_ylabel("intruder dimensions (all matrices)")
-    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    _from_zero(axes)
     legend(figure, lines, styles)
     return figure, POINT, rows
 
@@ -109,7 +109,15 @@ def _place(axes: Axes, arms: dict[str, dict[str, Estimate]], styles: dict[str, L
     turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if what == "type" else {}
     axes.set_xticks(range(0, len(names), step), [name.replace("$", r"\$") for name in names[::step]], **turned)
     axes.set_xlabel("type of projection" if what == "type" else "layer")
-    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    _from_zero(axes)
+
+
+def _from_zero(axes: Axes) -> None:
+    """Zero is on the axis; where there is nothing else, it is at the bottom of it and not in the middle."""
+    low, high = axes.get_ylim()
+    if not axes.dataLim.height:
+        low, high = -0.05, 1.0
+    axes.set_ylim(min(0, low), high)
 
 
 def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
@@ -142,7 +150,10 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
     axes = figure.axes[0]
     axes.set_ylabel("forgetting (points)")
     axes.set_ylim(limits([100 * value for value in lost], 2))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    for axes, metric in zip(figure.axes, LABELS, strict=True):
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=metric == "count"))
+    if not any(taken.count for *_, taken in points):
+        figure.axes[0].set_xlim(-0.05, 1)
     legend(figure, {name for name, *_ in points}, styles)
     return figure, columns, rows
 
