@@ -24,10 +24,11 @@ def _grid(axis: Sequence[float], scores: Sequence[float]) -> tuple[np.ndarray, n
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("a learning curve holds a value that is not finite")
     keep = x > 0
+    above = x[keep]
     # A method that trains nothing spends no tokens: all its points are at 0, and that is a valid, empty grid.
-    if (np.diff(x[keep]) <= 0).any() or (np.diff(x) < 0).any():
+    if (above[1:] <= above[:-1]).any() or (x[1:] < x[:-1]).any():
         raise ValueError("the grid of a learning curve must increase")
-    return x[keep], y[keep]
+    return above, y[keep]
 
 
 def best_gain(examples: Sequence[float], scores: Sequence[float], base: float) -> float | None:

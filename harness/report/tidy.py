@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -35,22 +36,30 @@ Number = tuple[int, int | None, str, str, float | None, int | None, float | None
 def write_tidy(path: Path, trials: Sequence[Trial], unfinished: Sequence[TrialRecord]) -> Path:
     """The tidy table: one row a number, columns ``TIDY``; a failed trial has the scores it got to, and no metrics."""
     metrics = {id(trial.record): trial.metrics for trial in trials}
-    text = cache(cell)  # few names in millions of rows
+    text = cache(_encoded)  # few names in millions of rows
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(TIDY)
+        file.write(",".join(TIDY) + "\n")
         for record in sorted([*(t.record for t in trials), *unfinished], key=_record_order):
             spec = record.spec
-            head = [cell(name) for name in (record.study, record.fingerprint, spec.method, spec.setting)]
-            head += [str(spec.seed), cell(spec.order)]
-            writer.writerows(
-                (*head, after, examples, text(metric), text(target), cell(value), items, cell(error), TABLE_SCHEMA)
+            head = [_encoded(name) for name in (record.study, record.fingerprint, spec.method, spec.setting)]
+            front = ",".join([*head, str(spec.seed), _encoded(spec.order)])
+            # A third faster than csv's writer, and the numbers need no quotes.
+            file.writelines(
+                f"{front},{after},{'' if examples is None else examples},{text(metric)},{text(target)},{cell(value)},"
+                f"{'' if items is None else items},{'' if error is None else cell(error)},{TABLE_SCHEMA}\n"
                 for after, examples, metric, target, value, items, error in _numbers(
                     record, metrics.get(id(record), {})
                 )
                 if value is not None
             )
     return path
+
+
+def _encoded(name: str) -> str:
+    """One cell as csv writes it: in quotes where it must be."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow([cell(name), ""])
+    return line.getvalue()[:-2]
 
 
 def _numbers(record: TrialRecord, metrics: Mapping[str, float | None] | None) -> Iterable[Number]:
