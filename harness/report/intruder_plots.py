@@ -152,7 +152,7 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
     axes.set_ylim(limits([100 * value for value in lost], 2))
     for axes, metric in zip(figure.axes, LABELS, strict=True):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=metric == "count"))
-    if not any(taken.count for *_, taken in points):
+    if not any(taken.count for *_, taken in points):  # as in _from_zero
         figure.axes[0].set_xlim(-0.05, 1)
     legend(figure, {name for name, *_ in points}, styles)
     return figure, columns, rows
