@@ -16,8 +16,13 @@ from torch import Tensor
 from harness.analysis.intruders import Measured, Spectrum, analyse, analyse_dense, spectrum, summaries
 from harness.engine.adapters import DenseLayout, Layout, Slot
 from harness.store.files import atomic_file
+from harness.store.spectra import VERSION
 
 Say = Callable[[str], None]
+
+#: Seconds of a CPU's thread for the SVD of a matrix [m, n], m > n, over m n^2: 4e-10 to 6e-10, from [576, 192] to
+#: [2048, 2048].
+SVD_SECONDS = 5e-10
 
 
 class Matrices(Protocol):
@@ -36,15 +41,18 @@ class Spectra:
     """W0 = U D V^T of every slot, matrices of one shape together, and the intruders of adapters against it."""
 
     def __init__(self, model: Matrices, cache: Path, say: Say = lambda text: None) -> None:
-        """From the file in ``cache`` that belongs to the model's weights, or made new, which ``say`` is told."""
+        """From the file in ``cache`` that belongs to the model's weights, or made new, which ``say`` is told.
+
+        Raises LorabenchError where the file can't be written.
+        """
         self.slots = model.slots
         self._weights = [weight for _, weight in model.weights()]
         self._groups = _groups(model.slots)
         digest = _weights_digest(model)
-        path = cache / f"{digest}.safetensors"
+        self.path = path = cache / f"{digest}.safetensors"
         self._spectra = _read(path, digest, model, self._groups, say)
         if self._spectra is None:
-            say("decomposing the base's matrices")
+            say(f"decomposing the base's {len(self.slots)} matrices, once a model: {_effort(model)}")
             self._spectra = [spectrum(torch.stack([self._weights[i] for i in own])) for own in self._groups.values()]
             _write(path, digest, self._groups, self._spectra)
             # As the next pack reads them: other strides and alignment change the last bits of what is made of them.
@@ -101,6 +109,16 @@ class Spectra:
         raise KeyError(slot.module)
 
 
+def _effort(model: Matrices) -> str:
+    """What the decompositions will take, for a person: time on a CPU, and disk."""
+    sizes = [sorted((slot.out_features, slot.in_features)) for slot in model.slots]
+    disk = f"{sum(8 * n * (n + m + 1) for n, m in sizes) / 1e9:.1f} GB on disk"  # U, D and V in fp64
+    if model.device.type != "cpu":
+        return disk
+    seconds = SVD_SECONDS * sum(m * n**2 for n, m in sizes) / torch.get_num_threads()
+    return f"about {seconds:.0f} s, {disk}" if seconds < 100 else f"about {seconds / 60:.0f} minutes, {disk}"
+
+
 def _groups(slots: Sequence[Slot]) -> dict[tuple[int, int], list[int]]:
     """Shape -> the places of its slots."""
     found: dict[tuple[int, int], list[int]] = {}
@@ -110,7 +128,7 @@ def _groups(slots: Sequence[Slot]) -> dict[tuple[int, int], list[int]]:
 
 
 def _weights_digest(model: Matrices) -> str:
-    sha = hashlib.sha256(b"thin svd fp64, v2")
+    sha = hashlib.sha256(VERSION.encode())
     for slot, weight in model.weights():
         sha.update(slot.module.encode() + str(weight.dtype).encode())
         sha.update(weight.detach().contiguous().cpu().view(torch.uint8).numpy().data)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers import packed_model
 from safetensors.torch import load_file, save_file
 
 from harness.engine import spectra as module
+from harness.engine.adapters import Slot
 from harness.engine.ledger import Ledger, Notes
 from harness.engine.spectra import Spectra
 from harness.store.records import Intruders
@@ -45,6 +48,26 @@ def test_a_model_is_decomposed_once(model, tmp_path, computed):
     for slot, weight in model.weights():
         for found in (first.of(slot), second.of(slot)):
             assert torch.allclose(found.weights()[0], weight.double(), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("device", "layers", "said"),
+    [
+        ("cpu", 30, "about 8 s, 0.6 GB on disk"),
+        ("cpu", 400, "about 2 minutes, 7.8 GB on disk"),
+        ("cuda", 30, "0.6 GB on disk"),
+    ],
+)
+def test_what_it_takes_is_said_before(monkeypatch, device, layers, said):
+    """Of matrices [1536, 576] and [576, 1536] in every layer."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    slots = [
+        Slot(f"{i}.{name}", *shape)
+        for i in range(layers)
+        for name, shape in (("up", (1536, 576)), ("down", (576, 1536)))
+    ]
+    model = SimpleNamespace(slots=slots, device=torch.device(device))
+    assert module._effort(model) == said
 
 
 def test_a_file_of_other_weights_is_made_again_and_said(model, tmp_path, computed):
