@@ -66,13 +66,16 @@ def plug_in(
 
 @app.command()
 def fetch(study: StudyName = "auto", model: ModelName = None) -> None:
-    """Download and verify the model and the data of a study; offline afterwards."""
+    """Download and verify a study's model and data, and decompose the model for runs on a CPU; offline afterwards."""
+    from harness import prepare
     from harness.data import models as model_files
     from harness.data import paths
     from harness.study.config import find_study, load_study
 
-    config = load_study(find_study(_resolve(study), paths.studies_dir()), overrides={"model": model} if model else None)
-    model_files.fetch((*config.tasks, *config.probes), config.model, typer.echo)
+    file = find_study(_resolve(study), paths.studies_dir())
+    config = load_study(file, overrides={"model": model} if model else None)
+    source = model_files.fetch((*config.tasks, *config.probes), config.model, typer.echo)
+    prepare.decompose(config, file, source, typer.echo)
 
 
 @app.command()

@@ -89,7 +89,7 @@ def task_ready(name: str) -> bool:
     return tasks.task_ready(name)
 
 
-def fetch(task_names: Iterable[str], model: str, report: Callable[[str], None]) -> None:
+def fetch(task_names: Iterable[str], model: str, report: Callable[[str], None]) -> ModelSource:
     """Make the model and the tasks ready to be used offline; ``report`` is called with one line a step."""
     if model_ready(model):
         source = resolve_model(model)
@@ -104,6 +104,7 @@ def fetch(task_names: Iterable[str], model: str, report: Callable[[str], None]) 
         prepared = tasks.prepare_task(name)
         sizes = ", ".join(f"{count} {split}" for split, count in prepared.task.splits.items() if count)
         report(f"task {name}: ready ({sizes})")
+    return source
 
 
 def check_folder(path: Path, name: str) -> None:

@@ -57,12 +57,13 @@ def own_training(given: Mapping[str, Any], study: Study, method: str, recipe: An
 
     ``recipe`` is as the ``method`` composes it, ``where`` is ``file:methods.key``.
     """
-    own = Own(_adapter(given, study, where), _between(given, study, where))
+    own = Own(own_adapter(given, study, where), _between(given, study, where))
     _refuse_what_has_no_effect(given, method, recipe, where)
     return own
 
 
-def _adapter(given: Mapping[str, Any], study: Study, where: str) -> AdapterSettings:
+def own_adapter(given: Mapping[str, Any], study: Study, where: str) -> AdapterSettings:
+    """The study's adapter with what an arm has ``given`` instead, whatever its method; ``where`` is as above."""
     if "adapter" not in given:
         return study.adapter
     own, where = given["adapter"], f"{where}.adapter"
