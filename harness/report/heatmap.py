@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from harness.report.drawing import Rows, drawn_arms, empty
 from harness.report.frame import Arm
 from harness.report.study import Study
-from harness.report.style import INK, PAPER, Look, new_figure
+from harness.report.style import INK, LINE_HEIGHT, PAPER, Look, new_figure
 
 
 def mean_matrix(arm: Arm, order: str | None = None) -> np.ndarray | None:
@@ -65,7 +65,8 @@ def heat_maps(arms: list[tuple[str, np.ndarray]], names: list[str], styles: dict
     across = math.ceil(len(arms) / down)
     width = min(11.5, 1.7 + across * max(1.5, 0.44 * tasks))
     labels = 0.075 * max(map(len, names)) + 0.25
-    figure = new_figure(width, down * (0.27 * (tasks + 1) + 0.45) + labels)
+    title = LINE_HEIGHT * max(styles[name].label.count("\n") for name, _ in arms)
+    figure = new_figure(width, down * (0.27 * (tasks + 1) + 0.45 + title) + labels)
     panels = figure.subplots(down, across, squeeze=False)
     low, high = _scale([matrix for _, matrix in arms])
     for axes, (name, matrix) in zip(panels.flat, arms, strict=False):

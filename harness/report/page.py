@@ -13,7 +13,7 @@ from harness.report.answer import answer, scope
 from harness.report.frame import Arm, certain
 from harness.report.heatmap import mean_matrix
 from harness.report.leaderboard import PRIMARY, Row, trial_count
-from harness.report.plots import DRAWN, FIGURES
+from harness.report.plots import DRAWN, FIGURES, drawn_looks
 from harness.report.render import Table, settings, write_pair
 from harness.report.study import Study
 from harness.report.style import color
@@ -39,6 +39,7 @@ def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
     scoring, _ = study.common(lambda record: record.spec.scoring)
     names = list(dict.fromkeys(record.study for record in study.records))
     drawn = sum(bool(row.arm.trials) for row in board)
+    colors = _colors(study, board)
     return {
         "study": study.name,
         "commands": [shlex.quote(name) for name in names],
@@ -48,7 +49,10 @@ def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
         "notes": words.notes(study, board),
         "mixtures": study.mixtures,
         "leaderboard": leaderboard_table(board),
-        "rows": [_board_row(row, bar) for row, bar in zip(board, _bars(board, study.reference), strict=True)],
+        "rows": [
+            _board_row(row) | {"bar": bar, "color": colors[row.arm.name]}
+            for row, bar in zip(board, _bars(board, study.reference), strict=True)
+        ],
         "left_out": f"Drawn: plain LoRA and the first of the board, {DRAWN} of {drawn} arms." if drawn > DRAWN else "",
         "tables": tables(study, board),
         "failures": _failures(study),
@@ -65,7 +69,7 @@ def leaderboard_table(board: Sequence[Row]) -> Table:
     metrics = [heading for heading, _ in METRICS.values()]
     table = Table("Leaderboard", ["Method", "Tie group", "Trials", *statistics, *metrics, "Settings tried", "Ranked"])
     for row in board:
-        cells = _board_row(row, None)
+        cells = _board_row(row)
         accuracy = joined(cells["accuracy"], cells["interval"])
         difference = joined(cells["difference"], cells["difference_interval"])
         table.rows.append(
@@ -75,12 +79,19 @@ def leaderboard_table(board: Sequence[Row]) -> Table:
     return table
 
 
-def _board_row(row: Row, bar: dict[str, Any] | None) -> dict[str, Any]:
+def _colors(study: Study, board: Sequence[Row]) -> dict[str, str]:
+    """Of every arm: those of the figures, and of arms that no figure draws their methods'."""
+    drawn = drawn_looks(study, board)
+    arms = (row.arm for row in board)
+    return {arm.name: drawn[arm.name].color if arm.name in drawn else color(arm.method) for arm in arms}
+
+
+def _board_row(row: Row) -> dict[str, Any]:
     arm, gap = row.arm, row.difference
     outcome, error = arm.estimate(PRIMARY), arm.estimate(f"{PRIMARY}_stderr")
     tried = {trial.record.spec.settings_tried for trial in arm.trials}
     return {
-        "name": arm.name, "color": color(arm.method), "trials": trial_count(arm), "why_not": row.why_not, "bar": bar,
+        "name": arm.name, "trials": trial_count(arm), "why_not": row.why_not,
         "group": NOTHING if row.group is None else str(row.group),
         "accuracy": with_error(percent(outcome.mean if outcome else None), error.mean if error else None),
         "interval": interval(outcome),
@@ -120,13 +131,13 @@ def _matrices(study: Study, board: Sequence[Row]) -> dict[str, Any]:
 
     ``pooled`` is the mean over orders by position in the stream, where they are of one length.
     """
-    arms = []
+    arms, colors = [], _colors(study, board)
     for row in (row for row in board if row.arm.trials):
         own = {order: _percents(row.arm, order) for order in study.streams}
         pooled = _percents(row.arm) if len(study.streams) > 1 else None
         found = {name: matrix for name, matrix in (own | {"": pooled}).items() if matrix}
         if found:
-            arms.append({"name": row.arm.name, "color": color(row.arm.method), "matrices": found})
+            arms.append({"name": row.arm.name, "color": colors[row.arm.name], "matrices": found})
     return {"orders": {name: list(stream) for name, stream in study.streams.items()}, "arms": arms}
 
 

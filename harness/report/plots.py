@@ -30,9 +30,7 @@ DRAWN = 12
 def draw_all(study: Study, board: Sequence[Row], folder: Path) -> list[Path]:
     """Draw every figure into ``folder``; returns the paths written, in a fixed order."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = prominent(study, board)
-    # Looks are of all arms, so that an arm looks the same however many are drawn.
-    styles = {name: look for name, look in looks((arm.name, arm.method) for arm in study.arms).items() if name in drawn}
+    styles = drawn_looks(study, board)
     written: list[Path] = []
     with context():
         for plot in FIGURES:
@@ -42,12 +40,12 @@ def draw_all(study: Study, board: Sequence[Row], folder: Path) -> list[Path]:
     return written
 
 
-def prominent(study: Study, board: Sequence[Row]) -> set[str]:
-    """The arms that figures draw: all of up to ``DRAWN``, else plain LoRA and the first of the board."""
-    names = [row.arm.name for row in board if row.arm.trials]
-    if study.reference and study.reference.name in names:
-        names.sort(key=study.reference.name.__ne__)
-    return set(names[:DRAWN])
+def drawn_looks(study: Study, board: Sequence[Row]) -> dict[str, Look]:
+    """Looks of the arms that figures draw: all of up to ``DRAWN``, else plain LoRA and the first of the board."""
+    arms = [row.arm for row in board if row.arm.trials]
+    if study.reference and study.reference in arms:
+        arms.sort(key=lambda arm: arm is not study.reference)
+    return looks((arm.name, arm.method) for arm in arms[:DRAWN])
 
 
 def accuracy_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
@@ -229,7 +227,7 @@ FIGURES: tuple[Plot, ...] = (
         "sample_efficiency",
         "Sample efficiency",
         "Score on the task being learnt, mean over tasks, against its examples and against all tokens spent on it "
-        "(student, teacher, sampled). Log2 axes; hollow: before the first example. Bands are 95 % CI.",
+        "(student, teacher, sampled). Log2 axes; hollow: before the first example. Bands, of up to six arms: 95 % CI.",
         sample_efficiency,
     ),
     Plot(

@@ -1,11 +1,13 @@
-"""How figures look and how they are saved: colour-blind-safe, one colour a method, the same bytes every time."""
+"""How figures look and how they are saved: colour-blind-safe, the same bytes every time."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,11 @@ FIXED = {
     "self_distill": "#CC79A7",
     "combined": "#E69F00",
 }
-#: For other methods, by hash of the name: Okabe-Ito's sky blue, then Paul Tol's muted wine, olive, teal and rose.
+#: For other arms: Okabe-Ito's sky blue, then Paul Tol's muted wine, olive, teal and rose.
 OTHERS = ("#56B4E9", "#882255", "#999933", "#44AA99", "#CC6677")
-LABEL = 32  #: letters of a name in a legend
+LABEL = 32  #: letters of a name on one line
+#: Inches that a line of a label and the gap between two labels take in a legend.
+LINE_HEIGHT, GAP = 0.142, 0.06
 INK, GRID, PAPER = "#24292F", "#B4BBC3", "#FFFFFF"
 MARKERS = "osD^v>P<X*ph"
 LINES = ("-", (0, (4, 1.6)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
@@ -52,19 +56,28 @@ class Look:
 
 
 def color(method: str) -> str:
-    """The method's colour: from the fixed list, else by a hash of its name."""
+    """A colour for the method wherever it comes up: from the fixed list, else by a hash of its name."""
     digest = hashlib.sha256(method.encode()).digest()
     return FIXED.get(method) or OTHERS[digest[0] % len(OTHERS)]
 
 
 def looks(arms: Iterable[tuple[str, str]]) -> dict[str, Look]:
-    """A look an arm, from (arm, method) pairs: arms of one colour differ in line and marker."""
-    found: dict[str, Look] = {}
-    lines: dict[str, int] = {}
+    """A look an arm, from (arm, method) pairs: arms of one colour differ in line and marker.
+
+    The first arm of a method of the fixed list has its colour, so that a method looks the same in every report; all
+    other arms take those that are left, since a board may be many settings of one method.
+    """
     known = list(FIXED)
-    for name, method in sorted(arms, key=lambda pair: (known.index(pair[1]) if pair[1] in known else 99, pair[0])):
-        nth = lines[color(method)] = lines.get(color(method), -1) + 1
-        found[name] = Look(_label(name), color(method), MARKERS[len(found) % len(MARKERS)], LINES[nth % len(LINES)])
+    pairs = sorted(arms, key=lambda pair: (known.index(pair[1]) if pair[1] in known else 99, pair[0]))
+    own = {method: name for name, method in reversed(pairs) if method in FIXED}
+    theirs = {FIXED[method] for method in own}
+    left = cycle(each for each in (*OTHERS, *list(FIXED.values())[1:]) if each not in theirs)
+    found: dict[str, Look] = {}
+    used: dict[str, int] = {}
+    for name, method in pairs:
+        taken = FIXED[method] if own.get(method) == name else next(left)
+        nth = used[taken] = used.get(taken, -1) + 1
+        found[name] = Look(_label(name), taken, MARKERS[len(found) % len(MARKERS)], LINES[nth % len(LINES)])
     return found
 
 
@@ -78,11 +91,15 @@ def looks_in_order(names: Iterable[str]) -> dict[str, Look]:
 
 
 def _label(name: str) -> str:
-    """A name as it fits a legend: on one line, its middle left out where it is long."""
-    text = " ".join(name.split())
-    if len(text) > LABEL:
-        text = f"{text[: LABEL - 11]}…{text[-10:]}"
-    return text.replace("$", r"\$")  # which would start a formula
+    """A name as it fits a legend: broken at commas and @ into lines; of a longer part the middle is left out."""
+    lines = [""]
+    for part in re.split(r"(?<=[,@])", " ".join(name.split())):
+        short = part if len(part) <= LABEL else f"{part[: LABEL - 11]}…{part[-10:]}"
+        if len(lines[-1] + short) <= LABEL:
+            lines[-1] += short
+        else:
+            lines.append(short)
+    return "\n".join(lines).strip("\n").replace("$", r"\$")  # which would start a formula
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -107,24 +124,24 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 
 def legend(figure: Figure, arms: Iterable[str], drawn: Mapping[str, Look]) -> None:
-    """One legend above all panels, outside the data, in the fixed order of the arms."""
+    """One legend above all panels, outside the data, in the fixed order of the arms; the figure grows by it."""
     names = [name for name in drawn if name in set(arms)]
+    if not names:
+        return
     handles = [
         Line2D([], [], color=drawn[n].color, marker=drawn[n].marker, linestyle=drawn[n].line, markersize=5)
         for n in names
     ]
+    labels = [drawn[name].label for name in names]
     # Matplotlib doesn't wrap legends: about 0.07 inch a letter, 0.6 for the line and the gaps.
-    widths = [0.07 * len(name) + 0.6 for name in names]
+    widths = [0.07 * max(map(len, label.split("\n"))) + 0.6 for label in labels]
     room = figure.get_figwidth()
     fitting = len(names) if sum(widths) <= room else max(1, int(room / max(widths)))
-    figure.legend(
-        handles,
-        [drawn[name].label for name in names],
-        loc="outside upper left",
-        ncols=max(1, fitting),
-        handlelength=2.2,
-        columnspacing=1.6,
-    )
+    down = math.ceil(len(names) / fitting)  # filled column by column
+    lines = [max(1 + label.count("\n") for label in labels[row::down]) for row in range(down)]
+    # One line is part of every figure's own height; what is beyond must not come off the panels.
+    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * (sum(lines) - 1) + GAP * (down - 1))
+    figure.legend(handles, labels, loc="outside upper left", ncols=fitting, handlelength=2.2, columnspacing=1.6)
 
 
 def inline(svg: Path, prefix: str, label: str) -> str:

@@ -18,6 +18,9 @@ from harness.report.style import INK, PAPER, Look, legend, new_figure
 
 Series = dict[str, list[tuple[int, Estimate]]]
 
+#: Curves that have a band each at most: more of them hide the lines.
+BANDS = 6
+
 
 def _over_stream(axes: Axes, series: Series, styles: dict[str, Look], scale: float = 1.0) -> None:
     """Lines with intervals, one an arm, moved aside a little so that intervals don't hide each other."""
@@ -162,7 +165,7 @@ def sample_efficiency(study: Study, styles: dict[str, Look]) -> tuple[Figure, Se
         grid = sorted({x for line in lines.values() for x, _ in line if x > 0})
         zero = math.log2(grid[0]) - max(0.8, 0.12 * math.log2(grid[-1] / grid[0])) if grid else 0.0
         for name, line in lines.items():
-            _learning_curve(axes, line, styles[name], zero)
+            _learning_curve(axes, line, styles[name], zero, band=len(curves) <= BANDS)
         _log_axis(axes, grid, zero, exact=exact)
         axes.set_xlabel(label)
     left.set_ylabel("score on the task being learnt (%)")
@@ -189,7 +192,7 @@ def _curve(arm: Arm) -> list[tuple[float, float, Estimate]]:
     return points
 
 
-def _learning_curve(axes: Axes, points: list[tuple[float, Estimate]], look: Look, zero: float) -> None:
+def _learning_curve(axes: Axes, points: list[tuple[float, Estimate]], look: Look, zero: float, *, band: bool) -> None:
     """A line with its band; the start at n = 0 is a hollow point, tied by dots because no scale leads there."""
     x = [math.log2(n) if n > 0 else zero for n, _ in points]
     y = [value.mean * 100 for _, value in points]
@@ -200,7 +203,7 @@ def _learning_curve(axes: Axes, points: list[tuple[float, Estimate]], look: Look
     axes.plot(x[: start + 1], y[: start + 1], color=look.color, linewidth=1, linestyle=(0, (1, 2)))
     axes.plot(x[start:], y[start:], color=look.color, linestyle=look.line, marker=look.marker, markersize=4)
     axes.plot(x[:start], y[:start], color=look.color, marker=look.marker, markersize=4, markerfacecolor=PAPER)
-    if all(drawable(value) for _, value in points):
+    if band and all(drawable(value) for _, value in points):
         low, high = ([getattr(value, side) * 100 for _, value in points] for side in ("low", "high"))
         axes.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic
+from hypothesis import given
+from hypothesis import strategies as st
 from synthetic import QUICK, STACK, Folder, failed, quick, trial
 
 from harness.errors import InputError
@@ -328,12 +330,43 @@ def test_nothing_finished_is_an_error(tmp_path):
     assert not everything(tmp_path)
 
 
-def test_settings_of_one_method_are_arms_of_one_colour():
-    readout = Folder([trial(arm, QUICK, seed=s) for arm in ("lora", "lora@rate-2", "other") for s in range(3)])
-    drawn = style.looks((arm.name, arm.method) for arm in gather(readout).arms)
-    assert drawn["lora"].color == drawn["lora@rate-2"].color == style.FIXED["lora"]
-    assert drawn["lora"].line != drawn["lora@rate-2"].line
-    assert drawn["other"].color in style.OTHERS
+def test_settings_of_one_method_have_colours_of_their_own():
+    drawn = style.looks([("lora@rate=2", "lora"), ("other", "other"), ("stable_lora", "stable_lora"), ("lora", "lora")])
+    assert drawn["lora"].color == style.FIXED["lora"]
+    assert drawn["stable_lora"].color == style.FIXED["stable_lora"]
+    assert len({look.color for look in drawn.values()}) == 4
+
+
+@given(st.lists(st.sampled_from([*style.FIXED, "dora", "eva"]), min_size=1, max_size=plots.DRAWN))
+def test_arms_of_one_colour_have_other_lines(methods):
+    drawn = style.looks((f"{method}@setting={i}", method) for i, method in enumerate(methods))
+    assert len({(look.color, look.line) for look in drawn.values()}) == len(methods)
+    assert len({look.marker for look in drawn.values()}) == len(methods)
+    for method in set(methods) & set(style.FIXED):
+        assert style.FIXED[method] in {drawn[name].color for name in drawn if name.startswith(f"{method}@")}
+
+
+def test_long_names_are_broken_into_lines_and_stay_apart():
+    names = [f"self_distill@teacher={t},demonstration={d},tokens=own" for t in ("ema", "snapshot") for d in (0, 1)]
+    labels = [look.label for look in style.looks((name, "self_distill") for name in names).values()]
+    assert [label.replace("\n", "") for label in labels] == names
+    assert all(len(line) <= style.LABEL for label in labels for line in label.split("\n"))
+    (cut,) = style.looks([(f"lora@{'x' * 40}", "lora")]).values()
+    assert cut.label == f"lora@\n{'x' * 21}…{'x' * 10}"
+
+
+def test_a_long_legend_takes_nothing_off_the_axes():
+    def height(arms: int) -> float:
+        names = [f"self_distill@teacher=snapshot,demonstration={i}" for i in range(arms)]
+        drawn = style.looks((name, "self_distill") for name in names)
+        with style.context():
+            figure = style.new_figure(6.4, 3.6)
+            figure.subplots().set_ylabel("points")
+            style.legend(figure, names, drawn)
+            figure.draw_without_rendering()
+            return figure.axes[0].get_position().height * figure.get_figheight()
+
+    assert height(12) == pytest.approx(height(1), abs=0.15)
 
 
 def test_lower_is_better_tasks_have_no_average(tmp_path):
