@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from harness.report.style import inline
 
@@ -82,7 +82,7 @@ def write_page(template: str, context: Mapping[str, Any], folder: Path, data: An
 
 def _environment(*, html: bool) -> jinja2.Environment:
     """Everything is escaped for where it goes; in Markdown by ``finalize``, which no expression can forget."""
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=html,
         undefined=jinja2.StrictUndefined,
@@ -91,6 +91,13 @@ def _environment(*, html: bool) -> jinja2.Environment:
         keep_trailing_newline=True,
         finalize=None if html else _markdown,
     )
+    environment.filters["breakable"] = _breakable
+    return environment
+
+
+def _breakable(name: str) -> Markup:
+    """An arm's name that is broken where its settings are apart, not within a word."""
+    return Markup(re.sub(r"([@,])", r"\1<wbr>", str(escape(name))))
 
 
 def _embedded(data: Any) -> Markup:

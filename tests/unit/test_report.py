@@ -300,6 +300,12 @@ def test_names_are_text_everywhere(tmp_path):
     assert "'=cmd|x" in methods
 
 
+def test_a_page_breaks_names_between_settings(tmp_path):
+    name = "lora@rank=2,alpha=<4>"
+    write_report(tmp_path, Folder([trial(name, QUICK, seed=seed) for seed in range(3)]))
+    assert "lora@<wbr>rank=2,<wbr>alpha=&lt;4&gt;</span>" in (tmp_path / "report.html").read_text()
+
+
 def test_mixed_stacks_are_refused_unless_allowed(tmp_path):
     other = STACK | {"digest": "other", "torch": "2.12.0"}
     records = [trial("lora", QUICK), trial("lora_ema", QUICK, stack=other)]
