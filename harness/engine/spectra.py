@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.analysis.intruders import Measured, Spectrum, analyse, analyse_dense, spectrum, summaries
+from harness.analysis.intruders.threads import side_by_side
 from harness.engine.adapters import DenseLayout, Layout, Slot
+from harness.engine.linear import Change
 from harness.store.files import atomic_file
 from harness.store.spectra import VERSION
 
@@ -79,7 +81,7 @@ class Spectra:
     def measure(self, layout: Layout | DenseLayout, values: Tensor, scaling: Tensor) -> Measured:
         """Of every slot, in their order, and every adapter.
 
-        Low rank takes the smaller problem, whatever the rank that has been stacked; other changes take full SVDs.
+        Low rank takes the smaller problem, whatever the rank that has been stacked; other changes take the whole one.
         """
         changes = layout.changes(values.detach().double(), scaling.double(), torch.float64)
         parts = []
@@ -89,9 +91,7 @@ class Spectra:
                 a, b = (torch.stack(part) for part in zip(*factors, strict=True))
                 parts.append(analyse(base, a, b))
                 continue
-            for place, i in enumerate(own):  # one by one: a dense change of every trial is large
-                tuned = self._weights[i].double() + changes[i].delta(self._weights[i])
-                parts.append(analyse_dense(base[place : place + 1], tuned[None]))
+            parts += _dense(base, [self._weights[i] for i in own], [changes[i] for i in own])
         order = np.argsort([i for own in self._groups.values() for i in own])
         return Measured.join(parts)[order]
 
@@ -107,6 +107,16 @@ class Spectra:
                 if self.slots[i] == slot:
                     return base[place : place + 1]
         raise KeyError(slot.module)
+
+
+def _dense(base: Spectrum, weights: Sequence[Tensor], changes: Sequence[Change]) -> list[Measured]:
+    """Of each matrix by itself, since a dense change of every trial is large; on a CPU one a thread."""
+
+    def one(place: int) -> Measured:
+        tuned = weights[place].double() + changes[place].delta(weights[place])
+        return analyse_dense(base[place : place + 1], tuned[None])
+
+    return side_by_side(one, range(len(weights)), base.d.device)
 
 
 def _effort(model: Matrices) -> str:

@@ -95,7 +95,7 @@ class Intruders(Frozen):
     undecided_by_epsilon: dict[str, int] = {}  #: the same for other thresholds, where there are any
     cosine_error: Score | None = None  #: largest proven bound on the error of a best |cosine|; 1 where undecided
     fallbacks: int = 0  #: matrices that the fast solver left open, so that a full fp64 SVD was taken
-    full_svds: int = 0  #: matrices whose dW has no low rank (dense or merged weights): full SVDs from the start
+    full_svds: int = 0  #: matrices whose dW has no low rank (dense or merged weights): decomposed whole from the start
     by_type: dict[str, Intruders] = {}
     by_layer: dict[str, Intruders] = {}
 

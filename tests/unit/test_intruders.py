@@ -286,9 +286,11 @@ def test_stacked_factors_are_the_sum(shape):
 
 
 @shaped
-def test_dense_weights_take_full_svds_and_say_so(shape):
+@pytest.mark.parametrize("norm", [1e-6, 0.02, 0.3, 1.5])
+def test_dense_weights_are_decomposed_whole_and_say_so(shape, norm):
     weights = torch.stack([base(shape, "flat"), base(shape, "steep", 1)])
-    deltas = 0.3 * random((2, 2, *shape), 5)
+    deltas = random((2, 2, *shape), 5)
+    deltas = norm * deltas * torch.linalg.matrix_norm(weights, 2)[:, None, None, None] / shape[1] ** 0.5
     deltas[1, 1] = 0
     found = analyse_dense(spectrum(weights), weights[:, None] + deltas)
     assert (found.solved == DENSE).all()
@@ -298,7 +300,27 @@ def test_dense_weights_take_full_svds_and_say_so(shape):
             assert found.best[s, t] == pytest.approx(cosines, abs=1e-6)
             assert found.sigmas[s, t] == pytest.approx(sigmas)
             assert found.delta_norm[s, t] == pytest.approx(float(deltas[s, t].norm()), abs=1e-9)
+            spread = np.linalg.svd(deltas[s, t].numpy(), compute_uv=False)
+            spread = spread / max(spread.sum(), 1e-300)
+            rank = np.exp(-(spread * np.log(np.maximum(spread, 1e-300))).sum()) if deltas[s, t].any() else 0
+            assert found.effective_rank[s, t] == pytest.approx(rank, rel=1e-5)
+            assert (found.low[s, t] <= cosines + 1e-12).all()
+            assert (cosines <= found.high[s, t] + 1e-12).all()
+    assert (found.best[1, 1] == 1).all()
     assert summaries(found, [("q", "0"), ("q", "1")])[0]["full_svds"] == 2
+
+
+@pytest.mark.parametrize("shape", SHAPES[2:], ids=str)
+@pytest.mark.parametrize("kind", ["clustered", "repeated", "singular"])
+def test_dense_weights_near_degenerate_ones_keep_their_bounds(shape, kind):
+    """What the eigenvectors leave open goes to a full SVD, and what that leaves open stays between bounds."""
+    weight, delta = base(shape, kind), 1e-9 * random(shape, 5)
+    found = analyse_dense(spectrum(weight[None]), (weight + delta)[None, None])[0, 0]
+    cosines, _ = by_svd(weight, delta)
+    for epsilon in EPSILONS:
+        low, high = found.bounds(epsilon)
+        assert low <= found.count(epsilon) <= high
+        assert low <= (cosines < epsilon).sum() <= high
 
 
 def test_a_merge_in_bfloat16_is_no_longer_its_adapter():

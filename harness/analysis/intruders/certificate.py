@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.analysis.intruders.problem import Eigenproblems
+from harness.analysis.intruders.problem import Eigenproblems, WholeProblems
 from harness.analysis.intruders.solver import BASIS, Ritz
 from harness.analysis.intruders.spectrum import ROUNDING, Spectrum
 
@@ -25,7 +25,7 @@ CUTS = (0.5, 0.35, 0.65, 0.2, 0.8)
 SIGN = 1e-11
 
 
-def angles(problems: Eigenproblems, ritz: Ritz, norm: Tensor, *, count: bool) -> Tensor:
+def angles(problems: Eigenproblems | WholeProblems, ritz: Ritz, norm: Tensor, *, count: bool) -> Tensor:
     """[N, k]: bounds on the length of the error of every unit vector of ``ritz``; inf where nothing is known.
 
     ``norm`` [N] is ||W0||_2 + ||dW||_2: rounding is a share of that, however small the sum is.  Without ``count`` the
@@ -41,6 +41,7 @@ def angles(problems: Eigenproblems, ritz: Ritz, norm: Tensor, *, count: bool) ->
     if values.shape[1] > k:
         last = values[:, -1:] + floor
         if count:
+            assert isinstance(problems, Eigenproblems)
             cut = _cut(problems.d2, low[:, -1], torch.minimum(values[:, -1], low[:, -1]))
             last = torch.where((count_above(problems, cut) == k) & (low[:, -1] > cut), cut, torch.inf)[:, None]
             below = torch.where(last < torch.inf, below, 0.0)  # one that was missed may be anywhere

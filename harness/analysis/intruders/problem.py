@@ -51,6 +51,33 @@ class Eigenproblems:
 
 
 @dataclass(frozen=True)
+class WholeProblems:
+    """The same matrices G of N weights W that differ from W0 by no low rank, formed whole."""
+
+    matrix: Tensor  #: [N, p, p]
+    image: Tensor  #: U^T W V [N, p, p]; where m <= n U^T W [N, p, n], whose Gram matrix is G
+    wide: bool
+
+    @classmethod
+    def of(cls, base: Spectrum, weights: Tensor) -> WholeProblems:
+        """Of W [S, T, m, n], in fp64, beside S base matrices; N = S T."""
+        if base.wide:
+            image = (base.u[:, None] @ weights).flatten(0, 1)
+            return cls(image @ image.mT, image, wide=True)
+        image = (weights @ base.v.mT[:, None]).flatten(0, 1)
+        u = base.u.repeat_interleave(weights.shape[1], dim=0)
+        return cls(image.mT @ image, u @ image, wide=False)
+
+    def times(self, vectors: Tensor) -> Tensor:
+        """G v of every row of ``vectors`` [N, b, p]."""
+        return vectors @ self.matrix
+
+    def coordinates(self, vectors: Tensor, sigmas: Tensor) -> Tensor:
+        """As of :class:`Update`."""
+        return vectors if self.wide else (vectors @ self.image.mT) / _positive(sigmas)
+
+
+@dataclass(frozen=True)
 class Update:
     """What N updates B A do to their base matrices, in the base's own coordinates."""
 
@@ -98,7 +125,12 @@ class Update:
         if self.wide:
             return vectors
         left = torch.baddbmm(self.d[:, None, :] * vectors, vectors @ self.y.mT, self.x)
-        return left / sigmas[..., None].clamp(min=torch.finfo(torch.float64).tiny)
+        return left / _positive(sigmas)
+
+
+def _positive(sigmas: Tensor) -> Tensor:
+    """[..., 1], to divide by."""
+    return sigmas[..., None].clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def _core(a_gram: Tensor, b_gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,6 +141,10 @@ def _core(a_gram: Tensor, b_gram: Tensor) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(a_gram)
     root = vectors * values.clamp(min=0).sqrt()[:, None, :]
     values, inner = torch.linalg.eigh(root.mT @ b_gram @ root)
+    return roots(values), (root @ inner).mT.flip(1)
+
+
+def roots(values: Tensor) -> Tensor:
+    """Singular values [N, r], falling, from the rising eigenvalues of a Gram matrix; those of rounding become 0."""
     values = values.flip(-1)
-    sigmas = torch.where(values > 8 * values.shape[-1] * EPS * values[:, :1], values, 0.0).sqrt()
-    return sigmas, (root @ inner).mT.flip(1)
+    return torch.where(values > 8 * values.shape[-1] * EPS * values[:, :1], values, 0.0).sqrt()
