@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, names, numbers, resolve, shares, shots
 from harness.errors import InputError, LorabenchError
 
 if TYPE_CHECKING:
@@ -32,20 +33,9 @@ app.add_typer(perf, name="perf")
 new = typer.Typer(help="Start a method or a task of one's own.", no_args_is_help=True)
 app.add_typer(new, name="new")
 
-StudyName = Annotated[
-    str,
-    typer.Argument(
-        metavar="STUDY", help="A name of `lorabench studies`, a YAML file, or auto: core with a GPU, else quick."
-    ),
-]
-ModelName = Annotated[
-    str | None, typer.Option("--model", help="Another model: a catalogue name, a folder, or a hub id.")
-]
-OutFolder = Annotated[Path | None, typer.Option("--out", help="Where results go, instead of results/<study>.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or local: in this process, without importing ray.")]
 PerfFolder = Annotated[Path, typer.Option("--out", help="Folder of the JSON file.")]
 Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Put different stacks on one board, with a banner.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
@@ -72,7 +62,7 @@ def fetch(study: StudyName = "auto", model: ModelName = None) -> None:
     from harness.data import paths
     from harness.study.config import find_study, load_study
 
-    file = find_study(_resolve(study), paths.studies_dir())
+    file = find_study(resolve(study), paths.studies_dir())
     config = load_study(file, overrides={"model": model} if model else None)
     source = model_files.fetch((*config.tasks, *config.probes), config.model, typer.echo)
     prepare.decompose(config, file, source, typer.echo)
@@ -84,7 +74,7 @@ def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = No
     from harness import campaign, console
     from harness.executors.local import LocalExecutor
 
-    name = _resolve(study)
+    name = resolve(study)
     found = campaign.load_campaign(name, model=model, out=out, device=LocalExecutor().device)
     console.show_plan(found, campaign.read_state(found), LocalExecutor().device(found.study.device))
 
@@ -98,7 +88,7 @@ def run(
     report: Annotated[bool, typer.Option(help="Write tables, figures and the page at the end.")] = True,
 ) -> None:
     """Run what is missing of a study, then write its report.  Finished trials are kept."""
-    found, state = _carry_out(_resolve(study), executor, model, out)
+    found, state = _carry_out(resolve(study), executor, model, out)
     if report and "ok" in state.statuses.values():
         _write_report(found.folder, allow_mixed=False)
     if state.finished < len(state.statuses):
@@ -112,7 +102,7 @@ def tune(
     """Try equally many settings for every method of a study, on seeds and items of their own; `run` takes the best."""
     from harness import campaign, console
 
-    found, state = _carry_out(_resolve(study), executor, model, out, tune=True)
+    found, state = _carry_out(resolve(study), executor, model, out, tune=True)
     if state.finished < len(state.statuses):
         raise typer.Exit(1)
     console.show_choices(found, campaign.choose(found))
@@ -152,7 +142,7 @@ def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = 
     """Say which trials of a study are done, diverged, failed or missing (reads result files only)."""
     from harness import campaign, console
 
-    folder = campaign.results_folder(_resolve(study), model, out)
+    folder = campaign.results_folder(resolve(study), model, out)
     console.show_status(folder, as_json)
 
 
@@ -173,7 +163,7 @@ def report(
 
         typer.echo(f"index: {build_index((out or Path('results')).resolve())}")
         return
-    _write_report(campaign.results_folder(_resolve(study), model, out), allow_mixed=allow_mixed, latex=latex)
+    _write_report(campaign.results_folder(resolve(study), model, out), allow_mixed=allow_mixed, latex=latex)
 
 
 @app.command()
@@ -191,11 +181,11 @@ def compare(
     from harness import campaign, console
     from harness.report import compare_studies
 
-    folder = _existing(campaign.results_folder(_resolve(study), model, out))
+    folder = _existing(campaign.results_folder(resolve(study), model, out))
     partner = folder
     if other is not None:
         own = (Path(other) / "trials").is_dir()
-        partner = Path(other).resolve() if own else _existing(campaign.results_folder(_resolve(other), model, None))
+        partner = Path(other).resolve() if own else _existing(campaign.results_folder(resolve(other), model, None))
     console.show_comparison(compare_studies(folder, first, partner, second, allow_mixed=allow_mixed), as_json)
 
 
@@ -212,7 +202,7 @@ def export(
     from harness.engine.adapters_file import export_peft, find_adapter
     from harness.store import read_trials
 
-    folder = campaign.results_folder(_resolve(study), model, out)
+    folder = campaign.results_folder(resolve(study), model, out)
     matches = [record for record in read_trials(folder).records if record.fingerprint.startswith(trial)]
     if len(matches) != 1:
         raise InputError(
@@ -262,8 +252,8 @@ def audit(
 
     scoring = {"split": split, "items": items, "probe_items": probe_items, "max_length": max_length,
                "batch_tokens": batch_tokens, "chat_template": chat_template,
-               "num_fewshot": _shots(num_fewshot)}  # fmt: skip
-    values = {"model": model, "dtype": dtype, "tasks": _names(tasks), "probes": _names(probes), "threads": threads,
+               "num_fewshot": shots(num_fewshot)}  # fmt: skip
+    values = {"model": model, "dtype": dtype, "tasks": names(tasks), "probes": names(probes), "threads": threads,
               "independent": independent, "another_base": another_base, "scoring": _given(scoring)}  # fmt: skip
     with console.preparing("preparing the audit"):
         found = audits.load_audit(adapters, _given(values), out)
@@ -271,21 +261,6 @@ def audit(
         record = audits.run(found, LocalExecutor().device("any"), watcher)
     write_audit(record, found.folder)
     typer.echo(f"report: {found.folder / 'audit.html'}")
-
-
-def _names(text: str) -> list[str]:
-    """The parts of a comma-separated list."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _shots(text: str | None) -> int | dict[str, int] | None:
-    """``5``, or ``a=5,b=0`` by task."""
-    if text is None or text.isdecimal():
-        return None if text is None else int(text)
-    pairs = [part.partition("=") for part in _names(text)]
-    if not all(name and count.isdecimal() for name, _, count in pairs):
-        raise InputError(f"'{text}' is not a number of examples", where="--num-fewshot", remedy="for example 5 or a=5")
-    return {name: int(count) for name, _, count in pairs}
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -311,11 +286,11 @@ def mitigate(
     from harness.executors.local import LocalExecutor
     from harness.report import write_mitigation
 
-    keeps = _shares(keep)
+    keeps = shares(keep)
     whole = target == "auto" or target.endswith((".yaml", ".yml")) or (paths.studies_dir() / f"{target}.yaml").exists()
     with console.preparing("preparing the mitigation"):
         device = LocalExecutor().device
-        found = campaign.load_campaign(_resolve(target if whole else study), model=model, out=out, device=device)
+        found = campaign.load_campaign(resolve(target if whole else study), model=model, out=out, device=device)
         trials = mitigation.find_trials(found, None if whole else target)
         adapters, left_out = mitigation.read_adapters(found, trials)
     for reason in left_out:
@@ -329,17 +304,6 @@ def mitigate(
     write_mitigation(rows, mitigation.COLUMNS, folder)
     touched = len({row["trial"] for row in rows})
     typer.echo(f"{touched} of {len(adapters)} trial(s) have intruder dimensions; results: {folder}")
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    """``0,0.5``: parts from 0 to below 1, each once."""
-    try:
-        found = tuple(dict.fromkeys(float(part) for part in text.split(",")))
-    except ValueError:
-        found = ()
-    if not found or not all(0 <= part < 1 for part in found):
-        raise InputError(f"'{text}' is not a list of parts to keep, 0 to below 1", where="--keep", remedy="0,0.5")
-    return found
 
 
 @app.command()
@@ -362,7 +326,7 @@ def train(
     """The training engine alone, in tokens a second."""
     from harness.perf.train import main as train
 
-    train(model, list(_numbers(packs, "--packs", "1,16,32")), out)
+    train(model, list(numbers(packs, "--packs", "1,16,32")), out)
 
 
 @perf.command()
@@ -423,14 +387,7 @@ def intruders(
     """Intruder dimensions of a checkpoint, against two full SVDs a matrix: agreement first, then seconds."""
     from harness.perf.intruders import Settings, main
 
-    main(model, Settings(trials, _numbers(ranks, "--ranks", "8,16"), repeats), out)
-
-
-def _numbers(text: str, where: str, example: str) -> tuple[int, ...]:
-    """Positive whole numbers, comma-separated."""
-    if not all(part.isdecimal() and int(part) for part in text.split(",")):
-        raise InputError(f"'{text}' is not a list of numbers from 1 up", where=where, remedy=f"for example {example}")
-    return tuple(int(part) for part in text.split(","))
+    main(model, Settings(trials, numbers(ranks, "--ranks", "8,16"), repeats), out)
 
 
 @app.command()
@@ -491,19 +448,6 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for line in shown:
         typer.echo("  ".join(map(str.ljust, line, widths)).rstrip())
-
-
-def _resolve(study: str) -> str:
-    """``auto`` is the study that suits this machine."""
-    if study != "auto":
-        return study
-    import shutil
-    import subprocess
-
-    if shutil.which("nvidia-smi") is None:
-        return "quick"
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return "core" if "GPU 0" in listed.stdout else "quick"
 
 
 def _existing(folder: Path) -> Path:
