@@ -1,0 +1,125 @@
+"""Verbs that take trained adapters: export one, audit those made elsewhere, mitigate their intruder dimensions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.cli.options import ModelName, OutFolder, names, resolve, shares, shots
+from harness.errors import InputError
+
+
+def export(
+    trial: Annotated[str, typer.Argument(help="A trial's fingerprint, or the beginning of it.")],
+    to: Annotated[Path, typer.Argument(help="The folder to write, in PEFT's format.")],
+    study: Annotated[str, typer.Option("--study", help="The study it belongs to.")] = "auto",
+    model: ModelName = None,
+    out: OutFolder = None,
+) -> None:
+    """Export a trial's scored adapter; `PeftModel.from_pretrained` loads it."""
+    from harness import campaign
+    from harness.engine.adapters_file import export_peft, find_adapter
+    from harness.store import read_trials
+
+    folder = campaign.results_folder(resolve(study), model, out)
+    matches = [record for record in read_trials(folder).records if record.fingerprint.startswith(trial)]
+    if len(matches) != 1:
+        raise InputError(
+            f"{len(matches)} trials begin with '{trial}'",
+            where=str(folder / "trials"),
+            remedy="give more of the fingerprint",
+        )
+    if not matches[0].costs.trained_parameters:
+        raise InputError(f"'{matches[0].spec.arm}' trains nothing, so there is no adapter", where=trial)
+    source, place = find_adapter(folder, matches[0].fingerprint)
+    export_peft(source, place, to)
+    typer.echo(f"{matches[0].spec.arm}, order {matches[0].spec.order}, seed {matches[0].spec.seed} -> {to}")
+
+
+def audit(
+    adapters: Annotated[
+        list[Path], typer.Argument(metavar="ADAPTER...", help="Folders that PEFT wrote; of one run, in training order.")
+    ],
+    model: Annotated[str, typer.Option("--model", help="The base: a catalogue name, a folder, or a hub id.")],
+    tasks: Annotated[str, typer.Option("--tasks", help="What it was trained on, comma-separated, in that order.")] = "",
+    probes: Annotated[str, typer.Option("--probes", help="What it was not trained on, comma-separated.")] = "",
+    out: Annotated[Path | None, typer.Option("--out", help="Instead of results/audit-<first adapter>.")] = None,
+    independent: Annotated[
+        bool, typer.Option("--independent", help="Not one training run, though there is an adapter for each task.")
+    ] = False,
+    another_base: Annotated[
+        bool, typer.Option("--another-base", help="Take adapters that name another base, if they fit this one.")
+    ] = False,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")] = "float32",
+    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    items: Annotated[int | None, typer.Option("--items", help="At most this many items a task.")] = None,
+    probe_items: Annotated[int | None, typer.Option("--probe-items", help="The same for probes.")] = None,
+    num_fewshot: Annotated[
+        str | None, typer.Option("--num-fewshot", help="Examples before each question: 5, or by name: a=5,b=0.")
+    ] = None,
+    chat_template: Annotated[bool, typer.Option("--chat-template", help="Use the model's chat template.")] = False,
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", help="Token budget of one pass.")] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens; longer items are cut.")] = None,
+) -> None:
+    """Score adapters made elsewhere: tasks, probes, what the base lost, intruder dimensions, on one page."""
+    from harness import audit as audits
+    from harness import console
+    from harness.executors.local import LocalExecutor
+    from harness.report import write_audit
+
+    scoring = {"split": split, "items": items, "probe_items": probe_items, "max_length": max_length,
+               "batch_tokens": batch_tokens, "chat_template": chat_template,
+               "num_fewshot": shots(num_fewshot)}  # fmt: skip
+    values = {"model": model, "dtype": dtype, "tasks": names(tasks), "probes": names(probes), "threads": threads,
+              "independent": independent, "another_base": another_base, "scoring": _given(scoring)}  # fmt: skip
+    with console.preparing("preparing the audit"):
+        found = audits.load_audit(adapters, _given(values), out)
+    with console.progress(found.folder.name) as watcher:
+        record = audits.run(found, LocalExecutor().device("any"), watcher)
+    write_audit(record, found.folder)
+    typer.echo(f"report: {found.folder / 'audit.html'}")
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what was left to its default."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def mitigate(
+    target: Annotated[
+        str, typer.Argument(metavar="TRIAL|STUDY", help="A trial's fingerprint, or a study: all of its.")
+    ],
+    keep: Annotated[str, typer.Option("--keep", help="Parts of the intruders that are kept, comma-separated.")] = (
+        "0,0.25,0.5,0.75"
+    ),
+    study: Annotated[str, typer.Option("--study", help="The study that a TRIAL belongs to.")] = "auto",
+    model: ModelName = None,
+    out: OutFolder = None,
+) -> None:
+    """Scale the intruder dimensions of trained adapters and score them again, beside a shrink of the same size."""
+    from harness import campaign, console, mitigation
+    from harness.data import paths
+    from harness.executors.local import LocalExecutor
+    from harness.report import write_mitigation
+
+    keeps = shares(keep)
+    whole = target == "auto" or target.endswith((".yaml", ".yml")) or (paths.studies_dir() / f"{target}.yaml").exists()
+    with console.preparing("preparing the mitigation"):
+        device = LocalExecutor().device
+        found = campaign.load_campaign(resolve(target if whole else study), model=model, out=out, device=device)
+        trials = mitigation.find_trials(found, None if whole else target)
+        adapters, left_out = mitigation.read_adapters(found, trials)
+    for reason in left_out:
+        typer.echo(f"left out: {reason}", err=True)
+    with console.progress(found.study.name) as watcher:
+        rows = mitigation.mitigate(found, adapters, keeps, device(found.study.device), watcher)
+    folder = found.folder / "mitigation"
+    if not rows:
+        typer.echo(f"no intruder dimensions in {len(adapters)} trial(s): nothing to mitigate")
+        return
+    write_mitigation(rows, mitigation.COLUMNS, folder)
+    touched = len({row["trial"] for row in rows})
+    typer.echo(f"{touched} of {len(adapters)} trial(s) have intruder dimensions; results: {folder}")

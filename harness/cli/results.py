@@ -1,0 +1,69 @@
+"""Verbs that read the results of studies: report, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, resolve
+from harness.errors import InputError
+
+Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Put different stacks on one board, with a banner.")]
+
+
+def report(
+    study: StudyName = "auto",
+    model: ModelName = None,
+    out: OutFolder = None,
+    allow_mixed: Mixed = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Also write the tables as report.tex.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Write an index page over everything under results/.")] = False,
+) -> None:
+    """Write the tables, figures and page of a study's results."""
+    from harness import campaign
+
+    if every:
+        from harness.report import build_index
+
+        typer.echo(f"index: {build_index((out or Path('results')).resolve())}")
+        return
+    write_report(campaign.results_folder(resolve(study), model, out), allow_mixed=allow_mixed, latex=latex)
+
+
+def compare(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study of both arms, or of A.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="An arm, as the board names it.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The arm that A is compared with.")],
+    other: Annotated[str | None, typer.Option("--with", help="The study of B, or its folder, if another.")] = None,
+    model: ModelName = None,
+    out: OutFolder = None,
+    allow_mixed: Mixed = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say by how much arm A differs from arm B, in pairs of the same order and seed, and how sure that is."""
+    from harness import campaign, console
+    from harness.report import compare_studies
+
+    folder = _existing(campaign.results_folder(resolve(study), model, out))
+    partner = folder
+    if other is not None:
+        own = (Path(other) / "trials").is_dir()
+        partner = Path(other).resolve() if own else _existing(campaign.results_folder(resolve(other), model, None))
+    console.show_comparison(compare_studies(folder, first, partner, second, allow_mixed=allow_mixed), as_json)
+
+
+def write_report(folder: Path, *, allow_mixed: bool, latex: bool = False) -> None:
+    from harness.report import build_report
+
+    build_report(_existing(folder), allow_mixed=allow_mixed, latex=latex)
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise InputError(
+            "there are no results here", where=str(folder), remedy="run the study first: lorabench run STUDY"
+        )
+    return folder
