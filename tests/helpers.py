@@ -73,13 +73,6 @@ def random_examples(count: int, seed: int, *, shortest: int = 5, longest: int = 
     return found
 
 
-def learnable_examples(count: int, seed: int) -> list[Example]:
-    """The answer is decided by the token before it: something that a LoRA learns in a few steps."""
-    rng = np.random.default_rng(seed)
-    questions = rng.integers(3, 7, size=count)
-    return [Example(np.array([1, *rng.integers(10, 20, size=3), q, 90 - q, 2]), 5) for q in questions]
-
-
 def with_demonstrations(examples: Sequence[Example]) -> list[Example]:
     """The same, for a teacher that reads prompt, answer and prompt again."""
     return [

@@ -87,6 +87,17 @@ def test_forgetting_is_drawn_for_every_trained_trial():
     assert figure.axes[0].get_title(loc="left").startswith(f"Spearman's ρ {wanted:.2f} [")
 
 
+def test_rho_is_over_the_trials_of_arms_that_are_not_drawn_as_well():
+    study = gather(large())
+    some = looks([("lora", "lora"), ("stable_lora", "stable_lora")])
+    with context():
+        figure, _, rows = against_forgetting(study, some)
+    _, wanted = drawn(against_forgetting, large())
+    assert {row["arm"] for row in rows} == {row["arm"] for row in wanted} > set(some)
+    assert rows[0]["rho_distance"] == pytest.approx(wanted[0]["rho_distance"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["lora", "stable_lora"]
+
+
 def test_constant_counts_have_no_correlation():
     folder = Folder([trial("frozen", QUICK, seed=seed) for seed in range(4)])
     figure, rows = drawn(against_forgetting, folder)

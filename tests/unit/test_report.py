@@ -300,6 +300,14 @@ def test_names_are_text_everywhere(tmp_path):
     assert "'=cmd|x" in methods
 
 
+def test_arms_that_are_not_sequential_have_no_curves_but_an_end(tmp_path):
+    arms = ("lora", "multitask")
+    write_report(tmp_path, Folder([trial(arm, QUICK, seed=s, intruders="all") for arm in arms for s in range(3)]))
+    assert {row["arm"] for row in read(tmp_path / "figures" / "sample_efficiency.csv")} == {"lora"}
+    ends = [row["x"] for row in read(tmp_path / "figures" / "intruders.csv") if row["arm"] == "multitask"]
+    assert set(ends) == {"3"}
+
+
 def test_a_page_breaks_names_between_settings(tmp_path):
     name = "lora@rank=2,alpha=<4>"
     write_report(tmp_path, Folder([trial(name, QUICK, seed=seed) for seed in range(3)]))
