@@ -13,9 +13,11 @@ from harness.analysis.statistics import Estimate
 from harness.report.drawing import POINT, Rows, drawn_arms, empty, limits, point_row, whisker
 from harness.report.frame import Trial, estimate
 from harness.report.study import Study
-from harness.report.style import Look, legend, new_figure
+from harness.report.style import GRID, Look, legend, new_figure
 from harness.store.records import Intruders
 
+#: A trial of an arm that the figures don't draw.
+OTHER = Look("", GRID, "o", "-")
 LABELS = {"count": "intruder dimensions", "distance": "intruder distance (1 − best |cos|)"}
 
 
@@ -121,11 +123,14 @@ def _from_zero(axes: Axes) -> None:
 
 
 def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
-    """Forgetting of every trained trial against its intruders; Spearman's rho is over all of them."""
+    """Forgetting of every trained trial against its intruders; Spearman's rho is over all of them.
+
+    Those of arms without a look are grey: which arms are drawn goes by accuracy, and must not choose the trials.
+    """
     columns = ("arm", "order", "seed", "count", "distance", "forgetting", "rho_count", "rho_distance")
     points = [
         (arm.name, trial, taken)
-        for arm in drawn_arms(study, styles)
+        for arm in (*drawn_arms(study, styles), *(arm for arm in study.arms if arm.name not in styles))
         for trial in arm.trials
         if (taken := _last(trial)) and trial.metrics.get("forgetting") is not None
     ]
@@ -141,10 +146,9 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
     figure = new_figure(8.4, 3.8)
     for axes, (metric, label) in zip(figure.subplots(1, 2, sharey=True), LABELS.items(), strict=True):
         for (name, _, taken), value in zip(points, lost, strict=True):
-            look = styles[name]
-            axes.plot(
-                getattr(taken, metric), 100 * value, color=look.color, marker=look.marker, markersize=5, alpha=0.8
-            )
+            look = styles.get(name, OTHER)
+            axes.plot(getattr(taken, metric), 100 * value, color=look.color, marker=look.marker, markersize=5,
+                      alpha=0.8, zorder=2 + (name in styles))  # fmt: skip
         axes.set_title(correlation_words(found[metric], len(points)))
         axes.set_xlabel(label)
     axes = figure.axes[0]

@@ -252,8 +252,8 @@ FIGURES: tuple[Plot, ...] = (
     Plot(
         "intruders_forgetting",
         "Forgetting against intruder dimensions",
-        "A point a trained trial. Spearman's rho is over all of them, with its 95 % CI (Bonett and Wright 2000); it is "
-        "not defined where one side is constant.",
+        "A point a trained trial, grey those of arms that are not drawn. Spearman's rho is over all of them, with its "
+        "95 % CI (Bonett and Wright 2000); it is not defined where one side is constant.",
         against_forgetting,
     ),
 )

@@ -81,7 +81,8 @@ def intruders(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[s
     rows: Rows = []
     for metric in panels:
         for arm in drawn_arms(study, styles):
-            for t in range(1, max(len(trial.record.intruders) for trial in arm.trials) + 1):
+            last = max(len(trial.record.intruders) for trial in arm.trials)
+            for t in range(last if arm.method in NOT_SEQUENTIAL else 1, last + 1):
                 values = {trial.key: _taken(trial, t, metric) for trial in arm.trials}
                 taken = {key: value for key, value in values.items() if value is not None}
                 if len(taken) < len(values):
@@ -176,6 +177,8 @@ def sample_efficiency(study: Study, styles: dict[str, Look]) -> tuple[Figure, Se
 
 def _curve(arm: Arm) -> list[tuple[float, float, Estimate]]:
     """(examples, mean tokens, score) at the grid points every curve of the arm has; tasks averaged within a trial."""
+    if arm.method in NOT_SEQUENTIAL:
+        return []
     curves = {trial.key: trial.record.curves for trial in arm.trials}
     if not all(curves.values()):
         return []
