@@ -54,6 +54,32 @@ def greedy(logits: Tensor, places: list[int], said: int) -> Tensor:
     return logits.argmax(-1)
 
 
+class Penalised:
+    """The likeliest token after those of the prompt and the answer so far have become less likely (arXiv 1909.05858).
+
+    Logits of theirs are divided by ``penalty`` where they are positive, else multiplied, as transformers does.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[Sequence[int]]], penalty: float) -> None:
+        self.prompts, self.penalty = prompts, penalty
+        self.seen: Tensor | None = None  #: [K, R, V], once V is known
+
+    def __call__(self, logits: Tensor, places: list[int], said: int) -> Tensor:
+        trials = len(self.prompts)
+        if self.seen is None:
+            seen = np.zeros((trials, len(self.prompts[0]), logits.shape[-1]), dtype=bool)
+            for k, own in enumerate(self.prompts):
+                for i, prompt in enumerate(own):
+                    seen[k, i, list(prompt)] = True
+            self.seen = torch.from_numpy(seen).to(logits.device)
+        logits = logits.float()
+        lower = torch.where(logits < 0, logits * self.penalty, logits / self.penalty)
+        token = torch.where(self.seen[:, places].flatten(0, 1), lower, logits).argmax(-1)
+        rows = torch.arange(trials, device=token.device)[:, None], torch.tensor(places, device=token.device)
+        self.seen[(*rows, token.view(trials, -1))] = True
+        return token
+
+
 @dataclass(frozen=True)
 class Draws:
     """Tokens drawn at this temperature from ``uniform`` [K, R, T] in [0, 1), one number a token of each row.

@@ -12,16 +12,12 @@ from jinja2 import TemplateError
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import (
-    handle_stop_sequences,
-    has_bos_prefix,
-    normalize_gen_kwargs,
-    postprocess_generated_text,
-)
+from lm_eval.models.utils import has_bos_prefix, postprocess_generated_text
 
-from harness.engine.generate import generate
+from harness.engine.generate import Penalised, generate, greedy
 from harness.engine.model import PackedModel
 from harness.errors import InputError
+from harness.scoring.decoding import Decoding, decoding
 from harness.scoring.forward import Batch, collate, score_batches
 from harness.scoring.trees import Row, TokenRequest, batch_rows, build_rows
 
@@ -113,7 +109,7 @@ class PackedLM(TemplateLM):
     def token_count(self, instances: Sequence[Instance]) -> int:
         """Tokens of one trial's forward pass over these requests, shared prefixes counted once."""
         scored, generated = _by_kind(instances)
-        prompts = sum(len(self._prompt(i)) + self._limits(i)[1] for i in generated)
+        prompts = sum(len(self._prompt(i)) + self._decoding(i).most for i in generated)
         return sum(len(row.ids) for row in self._layout(scored).rows) + prompts
 
     def truncated(self, instances: Sequence[Instance]) -> int:
@@ -122,7 +118,7 @@ class PackedLM(TemplateLM):
 
     def _too_long(self, instance: Instance) -> bool:
         if instance.request_type == "generate_until":
-            return len(self._prompt(instance)) > self.max_length - self._limits(instance)[1]
+            return len(self._prompt(instance)) > self.max_length - self._decoding(instance).most
         if instance.request_type == "loglikelihood_rolling":
             return False  # read in windows, to the last token
         (request,) = self._tokens(instance)
@@ -229,38 +225,28 @@ class PackedLM(TemplateLM):
 
     # -- generation -----------------------------------------------------------------------------------------------
 
-    def _limits(self, instance: Instance) -> tuple[list[str], int]:
-        """(stop strings, most tokens) of a generation request; only greedy decoding is taken."""
-        settings = normalize_gen_kwargs(dict(instance.args[1]), 256)
-        if settings.get("do_sample"):
-            raise InputError(
-                "the task asks for sampling, and scores here are of greedy decoding",
-                where=f"{instance.task_name}:generation_kwargs.do_sample",
-                remedy="set do_sample: false",
-            )
-        until = handle_stop_sequences(settings.get("until"), eos=self.tokenizer.decode(self.eot_token_id))
-        most = int(settings["max_gen_toks"])
-        if most >= self.max_length:
-            raise InputError(
-                f"max_gen_toks ({most}) must be less than max_length ({self.max_length})",
-                where=f"{instance.task_name}:generation_kwargs.max_gen_toks",
-            )
-        return list(until), most
+    def _decoding(self, instance: Instance) -> Decoding:
+        end = self.tokenizer.decode(self.eot_token_id)
+        return decoding(instance, self._settings, end, self.max_length)
+
+    @property
+    def _settings(self) -> Any:
+        """The model's own settings of generation, if it has any."""
+        return getattr(self.model.module, "generation_config", None)
 
     def _answer_generated(self, instances: Sequence[Instance], trials: int, progress: Callable[[int], None]) -> None:
         prompts = [self._prompt(instance) for instance in instances]
-        limits = [self._limits(instance) for instance in instances]
-        # Longest first, and never two different limits in one batch.
-        order = sorted(range(len(instances)), key=lambda i: (limits[i], -len(prompts[i]), i))
+        how = [self._decoding(instance) for instance in instances]
+        # Longest first, and never two ways of decoding in one batch.
+        order = sorted(range(len(instances)), key=lambda i: (how[i], -len(prompts[i]), i))
         start = 0
         while start < len(order):
-            until, most = limits[order[start]]
-            width = min(len(prompts[order[start]]), self.max_length - most) + most
+            way = how[order[start]]
+            room = self.max_length - way.most
+            width = min(len(prompts[order[start]]), room) + way.most
             size = max(1, self.batch_tokens // (width * trials))
-            chosen = [i for i in order[start : start + size] if limits[i] == (until, most)]
-            texts = self._generate(
-                [prompts[i][-(self.max_length - most) :] for i in chosen], trials, until, most, progress
-            )
+            chosen = [i for i in order[start : start + size] if how[i] == way]
+            texts = self._generate([prompts[i][-room:] for i in chosen], trials, way, progress)
             for place, i in enumerate(chosen):
                 self._answers[request_key(instances[i])] = [texts[k][place] for k in range(trials)]
             start += len(chosen)
@@ -274,14 +260,13 @@ class PackedLM(TemplateLM):
     @property
     def _ends(self) -> set[int]:
         """Tokens that end a text: the tokenizer's, and all that the model's generation settings name."""
-        settings = getattr(self.model.module, "generation_config", None)
-        named = getattr(settings, "eos_token_id", None)
+        named = getattr(self._settings, "eos_token_id", None)
         return {self.eot_token_id, *(named if isinstance(named, list) else [] if named is None else [named])}
 
     def _generate(
-        self, prompts: list[list[int]], trials: int, until: list[str], most: int, progress: Callable[[int], None]
+        self, prompts: list[list[int]], trials: int, way: Decoding, progress: Callable[[int], None]
     ) -> list[list[str]]:
-        ends = self._ends
+        ends, until = self._ends, list(way.until)
         reach = max((len(stop.encode()) for stop in until), default=0) + 4  # no token is shorter than a byte
 
         def finished(_: list[tuple[int, int]], rows: list[list[int]]) -> list[bool]:
@@ -298,6 +283,8 @@ class PackedLM(TemplateLM):
                 self.tokenizer.decode(kept, skip_special_tokens=True), stop=until, think_end_token=None
             )
 
-        tokens, finite = generate(self.model, [prompts] * trials, most, finished, progress)
+        asked = [prompts] * trials
+        pick = greedy if way.penalty == 1 else Penalised(asked, way.penalty)
+        tokens, finite = generate(self.model, asked, way.most, finished, progress, pick)
         self._note_broken(finite)
         return [[text(row) for row in trial] for trial in tokens]

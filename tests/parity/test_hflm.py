@@ -200,6 +200,26 @@ def test_a_model_may_name_several_ends(world, tokenizer, monkeypatch):
     assert any(len(tokens) < 24 and said[i][len(tokens)] == ends[1] for i, tokens in enumerate(cut))
 
 
+@pytest.mark.parametrize("by_request", [False, True], ids=["of the model", "of the request"])
+def test_a_repetition_penalty(world, hflm, tokenizer, monkeypatch, by_request):
+    """Instruction-tuned models may bring one along, as Qwen2.5's do; transformers counts the prompt's tokens as well."""
+    limits = {"until": ["zz"], "max_gen_toks": 20, "do_sample": False}
+    own = limits | ({"repetition_penalty": 1.3} if by_request else {})
+    texts = [sentence(d, 1 + 2 * d) for d in range(6)]
+    plain = packed(world, tokenizer, requests("generate_until", [[(text, limits)] for text in texts]), length=200)
+    instances = requests("generate_until", [[(text, own)] for text in texts])
+    if not by_request:
+        monkeypatch.setattr(world.model.module.generation_config, "repetition_penalty", 1.3)
+    for budget in (100_000, 300):
+        ours = packed(world, tokenizer, instances, length=200, budget=budget)
+        assert ours != plain
+        for trial in range(TRIALS):
+            reference = hflm(tokenizer, trial, max_length=200)
+            if not by_request:
+                monkeypatch.setattr(reference.model.generation_config, "repetition_penalty", 1.3)
+            assert ours[trial] == reference.generate_until(instances, disable_tqdm=True)
+
+
 def test_documents_share_a_row(world, hflm, tokenizer):
     """Questions behind the same examples, in one row of several documents."""
     examples = sentence(5, 10) + "\n\n"
@@ -234,6 +254,18 @@ def test_generation_that_is_not_greedy_is_refused(world, tokenizer):
         instances = requests("generate_until", [[("a", {"until": ["x"], **settings})]])
         with pytest.raises(InputError, match=r"sampling|max_gen_toks"):
             packed(world, tokenizer, instances)
+
+
+def test_decoding_that_is_not_plain_is_refused(world, tokenizer, monkeypatch):
+    limits = {"until": ["x"], "max_gen_toks": 4}
+    with pytest.raises(InputError) as error:
+        packed(world, tokenizer, requests("generate_until", [[("a", limits | {"num_beams": 3})]], task="g"))
+    assert error.value.where == "g:generation_kwargs.num_beams"
+    packed(world, tokenizer, requests("generate_until", [[("a", limits | {"num_beams": 1})]]))
+    monkeypatch.setattr(world.model.module.generation_config, "no_repeat_ngram_size", 2)
+    with pytest.raises(InputError) as error:
+        packed(world, tokenizer, requests("generate_until", [[("a", limits)]]))
+    assert error.value.where == "generation_config.json:no_repeat_ngram_size"
 
 
 def test_an_answer_longer_than_the_context_is_refused(world, tokenizer):
