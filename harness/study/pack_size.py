@@ -24,6 +24,8 @@ FACTOR_COPIES = 8
 #: The same of what each earlier task has left under them: held, joined, stacked to be scored, cast.  Likewise: 4.5 with
 #: two below, 4.8 with four.
 FROZEN_COPIES = 5
+#: The same of every average beyond the first.
+AVERAGE_COPIES = 1.3
 
 
 def pack_size(study: Study, model: Path, device: str) -> int:
@@ -36,13 +38,16 @@ def pack_size(study: Study, model: Path, device: str) -> int:
     return next((int(row[wanted]) for row in rows if size <= row["parameters"]), 1)
 
 
-def factor_copies(share: float, rank: int, below: int) -> float:
+def factor_copies(share: float, rank: int, below: int, averages: int = 0) -> float:
     """fp32 copies of the model that a row's factors take beyond those of the table's rank.
 
     ``share`` is one adapter's numbers over the model's (``adapter_share``), ``rank`` its rank, 0 of dense changes;
-    ``below`` as many adapters stay frozen under it at the end.
+    ``below`` as many adapters stay frozen under it at the end, and ``averages`` of its factors are kept.
     """
-    return share * (max(0, 1 - TABLE_RANK / rank) * FACTOR_COPIES + FROZEN_COPIES * below) if rank else 0.0
+    if not rank:
+        return 0.0
+    more = AVERAGE_COPIES * max(0, averages - 1)
+    return share * (max(0, 1 - TABLE_RANK / rank) * FACTOR_COPIES + FROZEN_COPIES * below + more)
 
 
 def adapter_share(model: Path) -> Callable[[AdapterSettings], float]:

@@ -88,6 +88,10 @@ class Row:
     def stream(self) -> tuple[str, ...]:
         return self.trials[0].spec.stream
 
+    @property
+    def averages(self) -> set[Any]:
+        return {trial.recipe.average for trial in self.trials} - {None}
+
 
 @dataclass(frozen=True)
 class Pack:
@@ -166,8 +170,9 @@ def build_plan(
         # EVA's layout has more than the rank that is asked for, and a dense one (whose tasks add up) has none.
         rank = getattr(first.recipe.adapter.layout((), first.adapter.rank), "rank", 0)
         below = len(first.spec.stream) - 1 if first.recipe.between == "reinit" else 0
+        below += first.recipe.adapter.taken_off  # what it starts with lies below it, once more
         numbers = share(first.adapter) * rank / first.adapter.rank
-        copies = max(_dense_copies(row) for row in group) + factor_copies(numbers, rank, below)
+        copies = max(_dense_copies(row) + factor_copies(numbers, rank, below, _averages(row)) for row in group)
         size = dense_rows(copies) if dense_rows else pack_size
         packs += [_pack(part, numbers) for part in _chunks(_by_stream_and_seed(study, group), size)]
     return Plan(study, tuple(packs), tuple(untrained))
@@ -175,8 +180,12 @@ def build_plan(
 
 def _dense_copies(row: Row) -> int:
     """Tensors of the model's size that a row holds: its adapter's, and those of every average that is kept of it."""
-    averages = {trial.recipe.average for trial in row.trials} - {None}
-    return row.trials[0].recipe.adapter.dense_copies + sum(average.dense_copies for average in averages)
+    return row.trials[0].recipe.adapter.dense_copies + sum(average.dense_copies for average in row.averages)
+
+
+def _averages(row: Row) -> int:
+    """How many averages of its factors a row keeps."""
+    return sum(not average.dense_copies for average in row.averages)
 
 
 def expand_arms(

@@ -202,7 +202,7 @@ def test_a_model_may_name_several_ends(world, tokenizer, monkeypatch):
 
 @pytest.mark.parametrize("by_request", [False, True], ids=["of the model", "of the request"])
 def test_a_repetition_penalty(world, hflm, tokenizer, monkeypatch, by_request):
-    """Instruction-tuned models may bring one along, as Qwen2.5's do; transformers counts the prompt's tokens as well."""
+    """Instruction-tuned models may bring one along, as Qwen2.5's do; the prompt's tokens count as well."""
     limits = {"until": ["zz"], "max_gen_toks": 20, "do_sample": False}
     own = limits | ({"repetition_penalty": 1.3} if by_request else {})
     texts = [sentence(d, 1 + 2 * d) for d in range(6)]

@@ -159,16 +159,19 @@ def test_large_adapters_have_smaller_packs():
     assert asked[3] == pytest.approx(pack_size.FACTOR_COPIES * beyond + pack_size.FROZEN_COPIES * 64 * 7 / 3000)
 
 
-def test_memory_counts_the_rank_that_a_method_makes_of_it():
+def test_memory_counts_what_a_method_makes_of_its_adapter():
     inputs = Inputs("model", {t: t for t in TASKS}, {name: name for name in methods()})
     asked = {}
-    for arm in ("lora", "eva", "full_finetune"):
-        build_plan(study({arm: {}}, adapter={"rank": 16}), methods(), inputs, 4, "s",
+    averaged = {"ema_decay": [0.9, 0.99, 0.999]}
+    for arm, own in {"lora": {}, "eva": {}, "full_finetune": {}, "pissa": {}, "lora_ema": averaged}.items():
+        build_plan(study({arm: own}, adapter={"rank": 16}), methods(), inputs, 4, "s",
                    lambda copies, arm=arm: (asked.setdefault(arm, copies) and 1) or 1, lambda adapter: 0.1)  # fmt: skip
     assert asked["lora"] == pytest.approx(0.1 * 8 / 16 * pack_size.FACTOR_COPIES)
     assert asked["eva"] == pytest.approx(0.2 * 24 / 32 * pack_size.FACTOR_COPIES), "twice the rank by default"
     dense = expand_arms(study({"full_finetune": {}}), methods(), "s")[0].recipe.adapter.dense_copies
     assert asked["full_finetune"] == dense
+    assert asked["pissa"] == pytest.approx(asked["lora"] + 0.1 * pack_size.FROZEN_COPIES), "its start lies below it"
+    assert asked["lora_ema"] == pytest.approx(asked["lora"] + 0.1 * 2 * pack_size.AVERAGE_COPIES), "one is in the rest"
 
 
 def test_a_forecast_counts_the_arm_s_own_rank_and_targets():
