@@ -170,7 +170,8 @@ def build_plan(
         # EVA's layout has more than the rank that is asked for, and a dense one (whose tasks add up) has none.
         rank = getattr(first.recipe.adapter.layout((), first.adapter.rank), "rank", 0)
         below = len(first.spec.stream) - 1 if first.recipe.between == "reinit" else 0
-        below += first.recipe.adapter.taken_off  # what it starts with lies below it, once more
+        if first.recipe.adapter.taken_off:
+            below = 2 * below + 1  # what each task starts with lies below it as well
         numbers = share(first.adapter) * rank / first.adapter.rank
         copies = max(_dense_copies(row) + factor_copies(numbers, rank, below, _averages(row)) for row in group)
         size = dense_rows(copies) if dense_rows else pack_size

@@ -163,7 +163,8 @@ def test_memory_counts_what_a_method_makes_of_its_adapter():
     inputs = Inputs("model", {t: t for t in TASKS}, {name: name for name in methods()})
     asked = {}
     averaged = {"ema_decay": [0.9, 0.99, 0.999]}
-    for arm, own in {"lora": {}, "eva": {}, "full_finetune": {}, "pissa": {}, "lora_ema": averaged}.items():
+    for arm, own in {"lora": {}, "eva": {}, "full_finetune": {}, "pissa": {}, "lora_ema": averaged,
+                     "pissa@reinit": {"between_tasks": "reinit"}}.items():  # fmt: skip
         build_plan(study({arm: own}, adapter={"rank": 16}), methods(), inputs, 4, "s",
                    lambda copies, arm=arm: (asked.setdefault(arm, copies) and 1) or 1, lambda adapter: 0.1)  # fmt: skip
     assert asked["lora"] == pytest.approx(0.1 * 8 / 16 * pack_size.FACTOR_COPIES)
@@ -171,6 +172,8 @@ def test_memory_counts_what_a_method_makes_of_its_adapter():
     dense = expand_arms(study({"full_finetune": {}}), methods(), "s")[0].recipe.adapter.dense_copies
     assert asked["full_finetune"] == dense
     assert asked["pissa"] == pytest.approx(asked["lora"] + 0.1 * pack_size.FROZEN_COPIES), "its start lies below it"
+    starts = asked["lora"] + 0.1 * 3 * pack_size.FROZEN_COPIES
+    assert asked["pissa@reinit"] == pytest.approx(starts), "two tasks: a start each, and the adapter of the first"
     assert asked["lora_ema"] == pytest.approx(asked["lora"] + 0.1 * 2 * pack_size.AVERAGE_COPIES), "one is in the rest"
 
 
