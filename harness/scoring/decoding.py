@@ -12,8 +12,10 @@ from harness.errors import InputError
 #: What transformers would do to greedy decoding beside a repetition penalty: setting -> its value that does nothing.
 PLAIN = {
     "num_beams": 1, "no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0, "guidance_scale": 1,
-    "bad_words_ids": None, "suppress_tokens": None, "begin_suppress_tokens": None, "sequence_bias": None,
-    "forced_bos_token_id": None, "forced_eos_token_id": None, "exponential_decay_length_penalty": None,
+    "encoder_repetition_penalty": 1, "encoder_no_repeat_ngram_size": 0, "penalty_alpha": 0, "bad_words_ids": None,
+    "suppress_tokens": None, "begin_suppress_tokens": None, "sequence_bias": None, "forced_bos_token_id": None,
+    "forced_eos_token_id": None, "exponential_decay_length_penalty": None, "watermarking_config": None,
+    "dola_layers": None, "constraints": None, "force_words_ids": None,
 }  # fmt: skip
 
 
@@ -42,7 +44,7 @@ def decoding(instance: Instance, own: Any, end: str, max_length: int) -> Decodin
     for key, plain in PLAIN.items():
         models = key not in settings
         value = getattr(own, key, None) if models else settings[key]
-        if value not in (None, plain):
+        if value not in (None, plain, []):
             raise InputError(
                 f"scores here are of plain greedy decoding, and {key} is {value!r}",
                 where=f"generation_config.json:{key}" if models else f"{asked}.{key}",

@@ -203,9 +203,9 @@ def test_a_model_may_name_several_ends(world, tokenizer, monkeypatch):
 @pytest.mark.parametrize("by_request", [False, True], ids=["of the model", "of the request"])
 def test_a_repetition_penalty(world, hflm, tokenizer, monkeypatch, by_request):
     """Instruction-tuned models may bring one along, as Qwen2.5's do; the prompt's tokens count as well."""
-    limits = {"until": ["zz"], "max_gen_toks": 20, "do_sample": False}
+    limits = {"until": ["e"], "max_gen_toks": 20, "do_sample": False}
     own = limits | ({"repetition_penalty": 1.3} if by_request else {})
-    texts = [sentence(d, 1 + 2 * d) for d in range(6)]
+    texts = [sentence(d, 1 + d) for d in range(12)]
     plain = packed(world, tokenizer, requests("generate_until", [[(text, limits)] for text in texts]), length=200)
     instances = requests("generate_until", [[(text, own)] for text in texts])
     if not by_request:
@@ -213,6 +213,7 @@ def test_a_repetition_penalty(world, hflm, tokenizer, monkeypatch, by_request):
     for budget in (100_000, 300):
         ours = packed(world, tokenizer, instances, length=200, budget=budget)
         assert ours != plain
+        assert len({len(text) for trial in ours for text in trial}) > 4, "all rows end at once: leaving is not tested"
         for trial in range(TRIALS):
             reference = hflm(tokenizer, trial, max_length=200)
             if not by_request:
