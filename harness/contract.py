@@ -218,6 +218,8 @@ def _resumes(method: Method, kept: Recipe) -> None:
         raise BrokenRuleError(
             "losses differ after loading: state() leaves out something that a later step depends on", part
         )
+    if not all(torch.equal(fresh.scored(k, kept).values, engine.scored(k, kept).values) for k in range(3)):
+        raise BrokenRuleError("what is scored differs after loading: state() leaves out a part of it", part)
 
 
 def _alone_is_packed(method: Method, kept: Recipe) -> None:

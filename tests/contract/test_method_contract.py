@@ -50,7 +50,11 @@ def test_the_registry_is_complete():
     assert "frozen" not in TRAINED
 
 
-@every_method
+def test_each_has_the_name_that_it_is_found_by():
+    assert all(method.name == name for name, method in methods().items())
+
+
+@every_trained  # one that trains nothing keeps most of them by doing nothing: tests/unit/test_contract_rules.py
 @pytest.mark.parametrize("rule", list(RULES))
 def test_it_keeps_the_rule(name, rule):
     """Those that `lorabench methods --check` goes through for methods of one's own."""

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 
-from harness.engine.method import BoundUpdate, LowRank, Method, MethodSettings, NoSettings, Recipe, UpdateRule
+from harness.engine.method import (
+    Average,
+    BoundAverage,
+    BoundUpdate,
+    LowRank,
+    Method,
+    MethodSettings,
+    NoSettings,
+    Recipe,
+    UpdateRule,
+)
 
 
 def method(name: str, kept: Recipe | None = None, settings: type[NoSettings] = MethodSettings, **more) -> Method:
@@ -88,6 +98,21 @@ class Shrink(UpdateRule):
         return Zeroes(bank)
 
 
+class BoundHalves(BoundAverage):
+    def __init__(self, bank) -> None:
+        self.values = bank.values.clone()
+
+    def after_step(self, bank) -> None:
+        self.values.lerp_(bank.values, 0.5)
+
+
+@dataclass(frozen=True)
+class Halves(Average):
+    @classmethod
+    def bind(cls, averages, rows, bank):
+        return BoundHalves(bank)
+
+
 class Unset(MethodSettings):
     warmth: float | None = None
 
@@ -118,6 +143,7 @@ BROKEN = [
     (updating(Zeroes), "it learns a toy", "def compose"),
     (method("writes", Recipe(adapter=Writes())), "the base stays as it is", "class Writes"),
     (updating(Forgets), "a checkpoint goes on bit for bit", "@dataclass"),
+    (method("halves", Recipe(average=Halves(), scored="average")), "a checkpoint goes on bit for bit", "@dataclass"),
     (updating(Mixes), "alone is as packed", "@dataclass"),
     (updating(Reads), "a step reads nothing back", ".item()"),
     (updating(Lists), "a step reads nothing back", ".tolist()"),
