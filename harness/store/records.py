@@ -94,8 +94,8 @@ class Intruders(Frozen):
     undecided: int = 0  #: matrices whose count is not: singular values, or a cosine and 0.5, equal to the last bits
     undecided_by_epsilon: dict[str, int] = {}  #: the same for other thresholds, where there are any
     cosine_error: Score | None = None  #: largest proven bound on the error of a best |cosine|; 1 where undecided
-    fallbacks: int = 0  #: matrices that the fast solver left open, so that a full fp64 SVD was taken
-    full_svds: int = 0  #: matrices whose dW has no low rank (dense or merged weights): decomposed whole from the start
+    fallbacks: int = 0  #: matrices that the bounds left open, so that a full fp64 SVD was taken
+    full_svds: int = 0  #: others whose dW has no low rank (dense, merged weights): decomposed whole from the start
     by_type: dict[str, Intruders] = {}
     by_layer: dict[str, Intruders] = {}
 

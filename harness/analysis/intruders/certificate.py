@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from harness.analysis.intruders.problem import Eigenproblems, WholeProblems
 from harness.analysis.intruders.solver import BASIS, Ritz
-from harness.analysis.intruders.spectrum import ROUNDING, Spectrum
+from harness.analysis.intruders.spectrum import Spectrum, rounding
 
 #: Where the cut may lie between the k-th value and the next: where it is farthest from all of D^2.
 CUTS = (0.5, 0.35, 0.65, 0.2, 0.8)
@@ -33,7 +33,7 @@ def angles(problems: Eigenproblems | WholeProblems, ritz: Ritz, norm: Tensor, *,
     """
     values, vectors = ritz.values, ritz.vectors
     k = vectors.shape[1]
-    theta, floor = values[:, :k], ROUNDING * norm[:, None] ** 2
+    theta, floor = values[:, :k], rounding(vectors.shape[-1]) * norm[:, None] ** 2
     residual = (problems.times(vectors) - theta[..., None] * vectors).norm(dim=-1) + floor
     low, high = theta - residual, theta + residual
     above = F.pad(low[:, :-1] - theta[:, 1:], (1, 0), value=torch.inf)

@@ -12,7 +12,7 @@ from harness.analysis.intruders.certificate import angles, cosines
 from harness.analysis.intruders.problem import Update, WholeProblems, roots
 from harness.analysis.intruders.results import DENSE, EPSILONS, FALLBACK, SOLVER, TOP_K, Measured
 from harness.analysis.intruders.solver import DIRECTIONS, MOST, Ritz, solve
-from harness.analysis.intruders.spectrum import ROUNDING, Spectrum
+from harness.analysis.intruders.spectrum import Spectrum, rounding
 from harness.analysis.intruders.threads import side_by_side, threads_of
 
 #: Accuracy of eigenvectors that is asked for first, and where that leaves a count open.
@@ -57,17 +57,18 @@ def analyse_dense(base: Spectrum, weights: Tensor, top_k: int = TOP_K) -> Measur
     weights = torch.where(finite[..., None, None], weights.double(), original)
     owner = torch.arange(len(base.d), device=weights.device).repeat_interleave(weights.shape[1])
     deltas = _singular_values((weights - original).flatten(0, 1))
-    deltas = torch.where(deltas[:, :1] > ROUNDING * base.d[owner, :1], deltas, 0.0)
+    deltas = torch.where(deltas[:, :1] > rounding(base.d.shape[1]) * base.d[owner, :1], deltas, 0.0)
     problems, k = WholeProblems.of(base, weights), min(top_k, base.d.shape[1])
     ritz = _by_eigh(problems.matrix, k)
     error = angles(problems, ritz, base.d[owner, 0] + deltas[:, 0], count=False)
     found = _in_base(base, owner, problems, ritz, error)
     found.settle(deltas[:, 0] == 0)
     solved = torch.full_like(owner, DENSE, dtype=torch.int8)
-    for n in found.open().tolist():
-        s, t = divmod(n, weights.shape[1])
-        found.put(torch.tensor([n], device=owner.device), _full_svd(base[s : s + 1], weights[s, t], deltas[n, 0], k))
-        solved[n] = FALLBACK
+    if len(again := found.open()):
+        places = [(n, *divmod(n, weights.shape[1])) for n in again.tolist()]
+        parts = [_full_svd(base[s : s + 1], weights[s, t], deltas[n, 0], k) for n, s, t in places]
+        found.put(again, _Found.join(parts))
+        solved[again] = FALLBACK
     return found.measured(base, deltas, solved.view(finite.shape), finite)
 
 
@@ -180,6 +181,6 @@ def _full_svd(base: Spectrum, weight: Tensor, delta: Tensor, top_k: int) -> _Fou
     u, sigmas, _ = torch.linalg.svd(weight, full_matrices=False)
     k = min(top_k, len(sigmas))
     gaps = torch.nn.functional.pad(sigmas[:-1] - sigmas[1:], (1, 1), value=torch.inf)
-    error = 2**0.5 * ROUNDING * (base.d[0, 0] + delta) / torch.minimum(gaps[:-1], gaps[1:])[:k]
+    error = 2**0.5 * rounding(len(sigmas)) * (base.d[0, 0] + delta) / torch.minimum(gaps[:-1], gaps[1:])[:k]
     owner = torch.zeros(1, dtype=torch.long, device=weight.device)
     return _Found(*cosines(base, owner, (base.u[0] @ u[:, :k]).mT[None], error[None]), sigmas[None, :k])

@@ -1,4 +1,4 @@
-"""The eigenproblem behind the singular vectors of W0 + B A: diagonal plus low rank, in the basis of W0's own vectors.
+"""The eigenproblem behind the singular vectors of W0 + dW, in the basis of W0's own vectors: diagonal plus low rank.
 
 With W0 = U D V^T, p = min(m, n), X = U^T B and Y = V^T A^T (scaling is part of B):
 
@@ -7,8 +7,8 @@ With W0 = U D V^T, p = min(m, n), X = U^T B and Y = V^T A^T (scaling is part of 
 * m > n: in the basis V, W^T W is D^2 + Q Y^T + Y Q^T with Q = D X + Y (B^T B) / 2; the left singular vector of an
   eigenvector v has the coordinates (D v + X (Y^T v)) / sigma in U.
 
-Nothing of size p x p is formed.  In fp64 squaring costs the top k no accuracy that matters, and what it costs is part
-of every bound (:mod:`harness.analysis.intruders.certificate`).  All vectors are rows.
+Of an update of low rank nothing of size p x p is formed; for any other G is formed whole.  In fp64 squaring costs the
+top k no accuracy that matters, and what it costs is part of every bound (:mod:`.certificate`).  All vectors are rows.
 """
 
 from __future__ import annotations

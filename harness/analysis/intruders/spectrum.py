@@ -11,10 +11,16 @@ from torch import Tensor
 from harness.analysis.intruders.threads import side_by_side
 
 EPS = torch.finfo(torch.float64).eps
-#: Backward error of a decomposition in fp64, in units of its largest value: LAPACK's is a few eps.
-ROUNDING = 64 * EPS
 #: Singular values nearer than this share of the largest one have no singular vectors of their own.
 SAME = 1e-12
+
+
+def rounding(p: int) -> float:
+    """Backward error of a decomposition of size p in fp64, in units of its largest value.
+
+    LAPACK's grows as the root of the size: vectors are orthogonal up to 13 to 20 eps at 64 and up to 65 at 2,048.
+    """
+    return max(64, 2 * p**0.5) * EPS
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Spectrum:
         """[S, p]: how far rounding may have turned each singular vector of W0 towards others."""
         gaps = torch.where(self._gaps > SAME * self.d[:, :1], self._gaps, torch.inf)
         gaps = torch.nn.functional.pad(gaps, (1, 1), value=torch.inf)
-        return 8 * EPS * self.d[:, :1] / torch.minimum(gaps[:, :-1], gaps[:, 1:])
+        return rounding(self.d.shape[1]) * self.d[:, :1] / torch.minimum(gaps[:, :-1], gaps[:, 1:])
 
     @property
     def _gaps(self) -> Tensor:
