@@ -122,11 +122,12 @@ def _dense(base: Spectrum, weights: Sequence[Tensor], changes: Sequence[Change])
 def _effort(model: Matrices) -> str:
     """What the decompositions will take, for a person: time on a CPU, and disk."""
     sizes = [sorted((slot.out_features, slot.in_features)) for slot in model.slots]
-    disk = f"{sum(8 * n * (n + m + 1) for n, m in sizes) / 1e9:.1f} GB on disk"  # U, D and V in fp64
+    gigabytes = sum(8 * n * (n + m + 1) for n, m in sizes) / 1e9  # U, D and V in fp64
+    disk = f"{gigabytes:.1f} GB on disk" if gigabytes >= 0.1 else f"{max(1, 1000 * gigabytes):.0f} MB on disk"
     if model.device.type != "cpu":
         return disk
     seconds = SVD_SECONDS * sum(m * n**2 for n, m in sizes) / torch.get_num_threads()
-    return f"about {seconds:.0f} s, {disk}" if seconds < 100 else f"about {seconds / 60:.0f} minutes, {disk}"
+    return f"about {max(1, seconds):.0f} s, {disk}" if seconds < 100 else f"about {seconds / 60:.0f} minutes, {disk}"
 
 
 def _groups(slots: Sequence[Slot]) -> dict[tuple[int, int], list[int]]:

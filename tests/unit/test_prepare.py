@@ -91,7 +91,7 @@ def test_a_run_decomposes_nothing_after_it(fetch, folder, tmp_path, monkeypatch)
 def test_it_is_said_once_with_what_it_takes(fetch, folder):
     made, *_, ready = fetch()
     assert made == (
-        "model tiny-random-llama: decomposing the base's 14 matrices, once a model: about 0 s, 0.0 GB on disk"
+        "model tiny-random-llama: decomposing the base's 14 matrices, once a model: about 1 s, 1 MB on disk"
     )
     assert ready == f"model tiny-random-llama: decomposed for intruder dimensions in {folder}"
     assert fetch() == [ready]
