@@ -16,7 +16,7 @@ from harness.report.leaderboard import PRIMARY, Row, trial_count
 from harness.report.plots import DRAWN, FIGURES, drawn_looks
 from harness.report.render import Table, settings, write_pair
 from harness.report.study import Study
-from harness.report.style import color
+from harness.report.style import GRID
 from harness.report.tables import METRICS, joined, parameters, tables
 from harness.report.tuning import tuning_table
 from harness.report.words import NOTHING, interval, number, percent, points, with_error
@@ -80,10 +80,9 @@ def leaderboard_table(board: Sequence[Row]) -> Table:
 
 
 def _colors(study: Study, board: Sequence[Row]) -> dict[str, str]:
-    """Of every arm: those of the figures, and of arms that no figure draws their methods'."""
+    """Of every arm: those of the figures, and grey of arms that no figure draws."""
     drawn = drawn_looks(study, board)
-    arms = (row.arm for row in board)
-    return {arm.name: drawn[arm.name].color if arm.name in drawn else color(arm.method) for arm in arms}
+    return {row.arm.name: drawn[row.arm.name].color if row.arm.name in drawn else GRID for row in board}
 
 
 def _board_row(row: Row) -> dict[str, Any]:

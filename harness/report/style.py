@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -53,12 +52,6 @@ class Look:
     color: str
     marker: str
     line: Any
-
-
-def color(method: str) -> str:
-    """A colour for the method wherever it comes up: from the fixed list, else by a hash of its name."""
-    digest = hashlib.sha256(method.encode()).digest()
-    return FIXED.get(method) or OTHERS[digest[0] % len(OTHERS)]
 
 
 def looks(arms: Iterable[tuple[str, str]]) -> dict[str, Look]:
@@ -137,10 +130,10 @@ def legend(figure: Figure, arms: Iterable[str], drawn: Mapping[str, Look]) -> No
     widths = [0.07 * max(map(len, label.split("\n"))) + 0.6 for label in labels]
     room = figure.get_figwidth()
     fitting = len(names) if sum(widths) <= room else max(1, int(room / max(widths)))
-    down = math.ceil(len(names) / fitting)  # filled column by column
-    lines = [max(1 + label.count("\n") for label in labels[row::down]) for row in range(down)]
+    columns = np.array_split([1 + label.count("\n") for label in labels], fitting)  # as matplotlib fills them
+    lines, rows = max(int(column.sum()) for column in columns), len(columns[0])
     # One line is part of every figure's own height; what is beyond must not come off the panels.
-    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * (sum(lines) - 1) + GAP * (down - 1))
+    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * (lines - 1) + GAP * (rows - 1))
     figure.legend(handles, labels, loc="outside upper left", ncols=fitting, handlelength=2.2, columnspacing=1.6)
 
 

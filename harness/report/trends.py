@@ -82,7 +82,7 @@ def intruders(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[s
     for metric in panels:
         for arm in drawn_arms(study, styles):
             last = max(len(trial.record.intruders) for trial in arm.trials)
-            for t in range(last if arm.method in NOT_SEQUENTIAL else 1, last + 1):
+            for t in range(max(1, last) if arm.method in NOT_SEQUENTIAL else 1, last + 1):
                 values = {trial.key: _taken(trial, t, metric) for trial in arm.trials}
                 taken = {key: value for key, value in values.items() if value is not None}
                 if len(taken) < len(values):
