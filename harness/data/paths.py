@@ -7,17 +7,23 @@ at most a stray ``.tmp-*`` and two processes that fetch the same thing don't dis
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
 import platformdirs
 
+from harness.errors import LorabenchError
+
 _PACKAGE = Path(__file__).resolve().parents[1]  # harness/
+#: Of errors in writing: no space, no quota left, read-only.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def cache_dir() -> Path:
@@ -75,19 +81,44 @@ def shown(path: Path) -> str:
 
 
 def temporary_dir(beside: Path) -> Path:
-    """A new, uniquely named folder on the same file system as ``beside``, for building what will be moved there."""
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f".tmp-{beside.name}-", dir=beside.parent))
+    """A new, uniquely named folder on the same file system as ``beside``, for building what will be moved there.
+
+    Raises LorabenchError where there can be none.
+    """
+    try:
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".tmp-{beside.name}-", dir=beside.parent))
+    except OSError as error:
+        raise _not_written(beside, error) from error
+
+
+def _not_written(target: Path, error: OSError) -> LorabenchError:
+    return LorabenchError(
+        f"cannot be written: {error.strerror or error}",
+        where=str(target),
+        remedy="free disk space, or name another folder for the cache in LORABENCH_CACHE",
+    )
+
+
+@contextmanager
+def _filled(target: Path) -> Iterator[Path]:
+    """A temporary folder for what becomes ``target``; gone at the end.  A full disk is an error of ours."""
+    workspace = temporary_dir(target)
+    try:
+        yield workspace
+    except OSError as error:
+        if error.errno in FULL:
+            raise _not_written(target, error) from error
+        raise
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
 
 
 def publish_file(write: Callable[[Path], object], target: Path) -> Path:
     """Let ``write`` make a file under a temporary name, then move it to ``target``; nothing is left on an error."""
-    workspace = temporary_dir(target)
-    try:
+    with _filled(target) as workspace:
         write(workspace / target.name)
         (workspace / target.name).replace(target)
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
     return target
 
 
@@ -97,8 +128,7 @@ def publish_dir(build: Callable[[Path], object], target: Path) -> Path:
     A folder can't be replaced in one step, so the first process to finish wins: a ``target`` that appeared
     meanwhile holds the same content (its name is made of its sources) and is kept.
     """
-    workspace = temporary_dir(target)
-    try:
+    with _filled(target) as workspace:
         build(workspace)
         workspace.chmod(0o755)  # mkdtemp makes it private; a shared cache must be readable
         try:
@@ -106,6 +136,4 @@ def publish_dir(build: Callable[[Path], object], target: Path) -> Path:
         except OSError:
             if not target.is_dir():
                 raise
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
     return target

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
 import subprocess
 import threading
 import zipfile
@@ -174,3 +176,24 @@ def test_publish_dir_leaves_nothing_when_the_build_fails(cache):
     with pytest.raises(RuntimeError):
         paths.publish_dir(build, cache / "models" / "m")
     assert files(cache) == []
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_with_its_place(tmp_path):
+    (tmp_path / "file").write_text("")
+    target = tmp_path / "file" / "models" / "m"
+    with pytest.raises(LorabenchError, match="cannot be written") as error:
+        paths.publish_dir(lambda workspace: None, target)
+    assert error.value.where == str(target)
+    assert "LORABENCH_CACHE" in error.value.remedy
+
+
+@pytest.mark.parametrize(("number", "ours"), [(errno.ENOSPC, True), (errno.EROFS, True), (errno.ECONNRESET, False)])
+def test_a_full_disk_is_told_from_other_failures(cache, number, ours):
+    def build(workspace):
+        raise OSError(number, os.strerror(number))
+
+    for publish in (paths.publish_dir, paths.publish_file):
+        with pytest.raises(LorabenchError if ours else OSError) as error:
+            publish(build, cache / "models" / "m")
+        assert isinstance(error.value, LorabenchError) == ours
+    assert list((cache / "models").iterdir()) == []
