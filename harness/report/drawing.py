@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from harness.analysis.statistics import Estimate
 from harness.report.frame import Arm
 from harness.report.study import Study
-from harness.report.style import INK, PAPER, Look, new_figure
+from harness.report.style import GRID, INK, PAPER, Look, new_figure
 
 #: Rows of the table behind a figure, and its columns where x is a stage of the stream.
 Rows = list[dict[str, Any]]
+Points = Sequence[tuple[float, Estimate]]
 POINT = ("arm", "x", "mean", "ci_low", "ci_high", "trials")
 
 
@@ -22,6 +24,11 @@ def drawn_arms(study: Study, styles: dict[str, Look]) -> list[Arm]:
     """Arms with a finished trial, in the fixed order of the looks."""
     by_name = {arm.name: arm for arm in study.arms if arm.trials}
     return [by_name[name] for name in styles if name in by_name]
+
+
+def other_arms(study: Study, styles: dict[str, Look]) -> list[Arm]:
+    """Arms with a finished trial that have no look."""
+    return [arm for arm in study.arms if arm.trials and arm.name not in styles]
 
 
 def empty(message: str) -> Figure:
@@ -87,3 +94,22 @@ def spans(values: Iterable[Estimate], scale: float = 1.0) -> list[float]:
     """What an axis must hold: means, and the ends of the intervals that are drawn."""
     ends = [x for v in values for x in ((v.mean, v.low, v.high) if drawable(v) else (v.mean,))]
     return [x * scale for x in ends if x is not None]
+
+
+def from_zero(series: Mapping[str, Points], counts: bool) -> tuple[float, float]:
+    """Limits of an axis of counts or distances: neither is below 0, whatever an interval says."""
+    held = spans(value for points in series.values() for _, value in points)
+    top = max([*held, 1.0 if counts else 1e-4])
+    return -0.04 * top, 1.07 * top
+
+
+def grey_lines(axes: Axes, series: Mapping[str, Points]) -> None:
+    """Means of arms that have no look, with their names; the axis grows by them."""
+    for name, points in series.items():
+        xs, means = [x for x, _ in points], [value.mean for _, value in points]
+        axes.plot(xs, means, ".-", color=GRID, linewidth=1.2, zorder=1)
+        end = (xs[-1], means[-1])
+        words = axes.annotate(name, end, (-5, 3), textcoords="offset points", fontsize=7, ha="right", color=INK)
+        words.set_path_effects([withStroke(linewidth=2, foreground=PAPER)])
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(min(bottom, -0.04 * max(means)), max(top, 1.07 * max(means)))

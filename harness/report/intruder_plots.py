@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from harness.analysis.correlation import Correlation, spearman
 from harness.analysis.statistics import Estimate
-from harness.report.drawing import POINT, Rows, drawn_arms, empty, limits, point_row, whisker
-from harness.report.frame import Trial, estimate
+from harness.report.drawing import (
+    POINT,
+    Rows,
+    drawn_arms,
+    empty,
+    from_zero,
+    grey_lines,
+    limits,
+    other_arms,
+    point_row,
+    whisker,
+)
+from harness.report.frame import Arm, Trial, estimate
 from harness.report.study import Study
 from harness.report.style import GRID, Look, legend, new_figure
 from harness.store.records import Intruders
 
 #: A trial of an arm that the figures don't draw.
 OTHER = Look("", GRID, "o", "-")
+#: From so many counts on the axis is logarithmic, and linear up to 1: arms lie decades apart.
+FAR = 50
 LABELS = {"count": "intruder dimensions", "distance": "intruder distance (1 − best |cos|)"}
 
 
@@ -27,10 +40,10 @@ def _last(trial: Trial) -> Intruders | None:
     return taken if taken and taken.matrices else None
 
 
-def _of_arms(study: Study, styles: dict[str, Look]) -> dict[str, dict[tuple[str, int], Intruders]]:
+def _of_arms(arms: Iterable[Arm]) -> dict[str, dict[tuple[str, int], Intruders]]:
     """Arm -> (order, seed) -> the intruders after the last task, of arms where every trial has them."""
     found = {}
-    for arm in drawn_arms(study, styles):
+    for arm in arms:
         taken = {trial.key: _last(trial) for trial in arm.trials}
         if all(taken.values()):
             found[arm.name] = {key: value for key, value in taken.items() if value}
@@ -38,11 +51,16 @@ def _of_arms(study: Study, styles: dict[str, Look]) -> dict[str, dict[tuple[str,
 
 
 def by_epsilon(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
-    """Count after the last task over the threshold below which a best |cosine| makes an intruder."""
-    arms, by_name = _of_arms(study, styles), {arm.name: arm for arm in study.arms}
+    """Count after the last task over the threshold below which a best |cosine| makes an intruder.
+
+    Arms without a look that have intruders are grey lines, as in the figure along the stream.
+    """
+    by_name = {arm.name: arm for arm in study.arms}
     lines: dict[str, list[tuple[float, Estimate]]] = {}
     rows: Rows = []
-    for name, taken in arms.items():
+    for name, taken in _of_arms((*drawn_arms(study, styles), *other_arms(study, styles))).items():
+        if name not in styles and not any(found.count for found in taken.values()):
+            continue
         for epsilon in next(iter(taken.values())).by_epsilon:
             counts = {key: found.by_epsilon.get(epsilon) for key, found in taken.items()}
             if all(count is not None for count in counts.values()):
@@ -53,22 +71,28 @@ def by_epsilon(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[
         return empty("No intruder dimensions were counted."), POINT, rows
     figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
-    for name, points in lines.items():
+    own = {name: points for name, points in lines.items() if name in styles}
+    for name, points in own.items():
         look = styles[name]
         axes.plot([x for x, _ in points], [v.mean for _, v in points], color=look.color, linestyle=look.line)
         for x, value in points:
             whisker(axes, x, value, look)
     axes.set_xlabel("threshold ε on the best |cosine|")
     axes.set_ylabel("intruder dimensions (all matrices)")
-    _from_zero(axes)
-    legend(figure, lines, styles)
+    axes.set_ylim(from_zero(own, counts=True))
+    grey_lines(axes, {name: points for name, points in lines.items() if name not in styles})
+    if axes.get_ylim()[1] > FAR:
+        axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.set_ylim(-0.2, 2 * axes.get_ylim()[1])
+    legend(figure, own, styles)
     return figure, POINT, rows
 
 
 def by_place(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Count and distance after the last task by type of projection and by layer."""
     columns = ("metric", "place", *POINT)
-    arms, by_name = _of_arms(study, styles), {arm.name: arm for arm in study.arms}
+    arms, by_name = _of_arms(drawn_arms(study, styles)), {arm.name: arm for arm in study.arms}
     rows: Rows = []
     series: dict[tuple[str, str], dict[str, dict[str, Estimate]]] = {}
     for metric in LABELS:
@@ -130,7 +154,7 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
     columns = ("arm", "order", "seed", "count", "distance", "forgetting", "rho_count", "rho_distance")
     points = [
         (arm.name, trial, taken)
-        for arm in (*drawn_arms(study, styles), *(arm for arm in study.arms if arm.name not in styles))
+        for arm in (*drawn_arms(study, styles), *other_arms(study, styles))
         for trial in arm.trials
         if (taken := _last(trial)) and trial.metrics.get("forgetting") is not None
     ]
@@ -154,10 +178,12 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
     axes = figure.axes[0]
     axes.set_ylabel("forgetting (points)")
     axes.set_ylim(limits([100 * value for value in lost], 2))
-    for axes, metric in zip(figure.axes, LABELS, strict=True):
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=metric == "count"))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     if not any(taken.count for *_, taken in points):  # as in _from_zero
-        figure.axes[0].set_xlim(-0.05, 1)
+        axes.set_xlim(-0.05, 1)
+    distances = [taken.distance for *_, taken in points]
+    if max(distances) > 10 * min(distances) > 0:  # methods may lie decades apart
+        figure.axes[1].set_xscale("log")
     legend(figure, {name for name, *_ in points}, styles)
     return figure, columns, rows
 

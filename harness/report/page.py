@@ -53,7 +53,7 @@ def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
             _board_row(row) | {"bar": bar, "color": colors[row.arm.name]}
             for row, bar in zip(board, _bars(board, study.reference), strict=True)
         ],
-        "left_out": f"Drawn: plain LoRA and the first of the board, {DRAWN} of {drawn} arms." if drawn > DRAWN else "",
+        "left_out": f"Drawn: main methods and the best others, {DRAWN} of {drawn} arms." if drawn > DRAWN else "",
         "tables": tables(study, board),
         "failures": _failures(study),
         "streams": {name: " → ".join(stream) for name, stream in study.streams.items()},

@@ -14,13 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis.statistics import Estimate
-from harness.report.drawing import Rows, bars, drawn_arms, empty, limits, spans
+from harness.report.drawing import Rows, bars, drawn_arms, empty, limits, other_arms, spans
 from harness.report.frame import Arm, write_csv
 from harness.report.heatmap import accuracy_matrix
 from harness.report.intruder_plots import against_forgetting, by_epsilon, by_place
 from harness.report.leaderboard import Row
 from harness.report.study import Study
-from harness.report.style import GRID, INK, PAPER, Look, context, legend, looks, new_figure, save
+from harness.report.style import FIXED, GRID, INK, PAPER, Look, context, legend, looks, new_figure, save
 from harness.report.trends import forgetting, intruders, sample_efficiency
 
 #: At most so many arms are drawn: more lines and panels can't be told apart.
@@ -41,10 +41,15 @@ def draw_all(study: Study, board: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def drawn_looks(study: Study, board: Sequence[Row]) -> dict[str, Look]:
-    """Looks of the arms that figures draw: all of up to ``DRAWN``, else plain LoRA and the first of the board."""
+    """Looks of the arms that figures draw: all of up to ``DRAWN``, else the main ones and the first of the board.
+
+    Main are plain LoRA and the best arm of each of the remedies that have a colour of their own: they are what a
+    reader looks for, wherever they come out.
+    """
     arms = [row.arm for row in board if row.arm.trials]
-    if study.reference and study.reference in arms:
-        arms.sort(key=lambda arm: arm is not study.reference)
+    best = {arm.method: arm for arm in reversed(arms) if arm.method in FIXED and arm.method != "frozen"}
+    main = {arm.name for arm in (study.reference, *best.values()) if arm}
+    arms.sort(key=lambda arm: arm.name not in main)
     return looks((arm.name, arm.method) for arm in arms[:DRAWN])
 
 
@@ -68,8 +73,7 @@ def accuracy_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, 
         "on_front",
     )
     points = {}
-    arms = [*drawn_arms(study, styles), *(arm for arm in study.arms if arm.trials and arm.name not in styles)]
-    for arm in arms:
+    for arm in (*drawn_arms(study, styles), *other_arms(study, styles)):
         across, up = arm.estimate("forgetting"), arm.estimate("average_accuracy")
         if across and up:
             points[arm.name] = (arm, across, up)
@@ -116,6 +120,9 @@ def _scatter(points: dict[str, tuple[Arm, Estimate, Estimate]], front: list[str]
     others = [(x.mean * 100, y.mean * 100) for name, (_, x, y) in points.items() if name not in styles]
     if others:
         axes.plot(*zip(*others, strict=True), ".", color=GRID, markersize=5, zorder=1)
+        for name in (name for name in front if name not in styles):
+            at = points[name][1].mean * 100, points[name][2].mean * 100
+            axes.annotate(name, at, (4, -3), textcoords="offset points", fontsize=7, alpha=0.8)
         for side, own in zip(held, zip(*others, strict=True), strict=True):
             side += own
     for name, (arm, x, y) in points.items():
@@ -234,13 +241,15 @@ FIGURES: tuple[Plot, ...] = (
         "intruders",
         "Intruder dimensions",
         "Left singular vectors of the scored weights that resemble none of the original ones (best |cosine| below "
-        "0.5), and how far the top ten are from the nearest original one on average. 95 % CI.",
+        "0.5), and how far the top ten are from the nearest original one on average. 95 % CI; grey: counts of other "
+        "arms, where they have any.",
         intruders,
     ),
     Plot(
         "intruders_by_epsilon",
         "Intruder dimensions over the threshold",
-        "The count after the last task for other thresholds than 0.5, mean over trials, 95 % CI.",
+        "The count after the last task for other thresholds than 0.5, mean over trials, 95 % CI; grey: other arms that "
+        "have any at 0.5.",
         by_epsilon,
     ),
     Plot(

@@ -11,7 +11,21 @@ from matplotlib.figure import Figure
 
 from harness.analysis.continual import forgetting_over_stream
 from harness.analysis.statistics import Estimate
-from harness.report.drawing import POINT, Rows, bars, drawable, drawn_arms, empty, limits, point_row, spans, whisker
+from harness.report.drawing import (
+    POINT,
+    Rows,
+    bars,
+    drawable,
+    drawn_arms,
+    empty,
+    from_zero,
+    grey_lines,
+    limits,
+    other_arms,
+    point_row,
+    spans,
+    whisker,
+)
 from harness.report.frame import NOT_SEQUENTIAL, Arm, Trial, certain, estimate
 from harness.report.study import Study
 from harness.report.style import INK, PAPER, Look, legend, new_figure
@@ -74,22 +88,22 @@ def forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[
 
 
 def intruders(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
-    """Count of intruder dimensions and their distance, after each task; a bar an arm if only taken once."""
+    """Count of intruder dimensions and their distance, after each task; a bar an arm if only taken once.
+
+    Arms without a look that have intruders are grey lines among the counts: which arms are drawn goes by accuracy, and
+    those with the most intruders may be none of them.
+    """
     columns = ("metric", *POINT)
     panels = {"count": "intruder dimensions (all matrices)", "distance": "intruder distance (1 − best |cos|)"}
-    series: dict[str, Series] = {metric: {} for metric in panels}
+    drawn = drawn_arms(study, styles)
+    others = other_arms(study, styles)
+    series = {metric: {arm.name: each for arm in drawn if (each := _measured(arm, metric))} for metric in panels}
+    counted = {arm.name: _measured(arm, "count") for arm in others}
+    behind = {name: points for name, points in counted.items() if any(value.mean for _, value in points)}
     rows: Rows = []
-    for metric in panels:
-        for arm in drawn_arms(study, styles):
-            last = max(len(trial.record.intruders) for trial in arm.trials)
-            for t in range(max(1, last) if arm.method in NOT_SEQUENTIAL else 1, last + 1):
-                values = {trial.key: _taken(trial, t, metric) for trial in arm.trials}
-                taken = {key: value for key, value in values.items() if value is not None}
-                if len(taken) < len(values):
-                    continue
-                value = estimate(taken)
-                series[metric].setdefault(arm.name, []).append((t, value))
-                rows.append(point_row(arm, t, value, metric=metric))
+    for metric, lines in (("count", series["count"] | behind), ("distance", series["distance"])):
+        for arm in (*drawn, *others):
+            rows += [point_row(arm, t, value, metric=metric) for t, value in lines.get(arm.name, ())]
     if not series["count"]:
         return empty("No intruder dimensions were measured."), columns, rows
     stages = sorted({x for points in series["count"].values() for x, _ in points})
@@ -97,9 +111,23 @@ def intruders(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[s
     for nth, (axes, (metric, label)) in enumerate(zip(figure.subplots(1, 2), panels.items(), strict=True)):
         draw = _intruder_lines if len(stages) > 1 else _intruder_points
         draw(axes, study, series[metric], styles, label, stages, nth == 0)
+        if nth == 0 and len(stages) > 1:
+            grey_lines(axes, behind)
     if len(stages) > 1:
         legend(figure, series["count"], styles)
     return figure, columns, rows
+
+
+def _measured(arm: Arm, metric: str) -> list[tuple[int, Estimate]]:
+    """What an arm has of it, after each task after which it was taken of all trials."""
+    last = max(len(trial.record.intruders) for trial in arm.trials)
+    found = []
+    for t in range(max(1, last) if arm.method in NOT_SEQUENTIAL else 1, last + 1):
+        values = {trial.key: _taken(trial, t, metric) for trial in arm.trials}
+        taken = {key: value for key, value in values.items() if value is not None}
+        if len(taken) == len(values):
+            found.append((t, estimate(taken)))
+    return found
 
 
 def _taken(trial: Trial, t: int, metric: str) -> float | None:
@@ -113,14 +141,7 @@ def _intruder_lines(
     _over_stream(axes, series, styles)
     _task_ticks(axes, study, stages)
     axes.set_ylabel(label)
-    axes.set_ylim(_from_zero(series, first))
-
-
-def _from_zero(series: Series, counts: bool) -> tuple[float, float]:
-    """Limits of an axis of counts or distances: neither is below 0, whatever an interval says."""
-    held = spans(value for points in series.values() for _, value in points)
-    top = max([*held, 1.0 if counts else 1e-4])
-    return -0.04 * top, 1.07 * top
+    axes.set_ylim(from_zero(series, first))
 
 
 def _intruder_points(
@@ -136,7 +157,7 @@ def _intruder_points(
     axes.axvline(0, color=INK, linewidth=0.7)
     axes.set_yticks(range(len(series)), [styles[name].label for name in series] if first else [""] * len(series))
     axes.set_ylim(len(series) - 0.5, -0.5)
-    axes.set_xlim(_from_zero(series, first))
+    axes.set_xlim(from_zero(series, first))
     axes.set_xlabel(f"{label}\nafter task {stages[0]}")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -300,6 +300,29 @@ def test_names_are_text_everywhere(tmp_path):
     assert "'=cmd|x" in methods
 
 
+def test_a_long_board_is_drawn_in_part(tmp_path):
+    """Plain LoRA and the remedies are drawn wherever they come out, then the best; what intruders others have, too."""
+    low, others = ("lora", "stable_lora", "combined", "worst", "clean"), [f"other{i:02}" for i in range(12)]
+    records = [trial(arm, QUICK, seed=seed, intruders="all") for arm in (*low, *others) for seed in range(3)]
+    records = [_halved(record) if record.spec.method in low else record for record in records]
+    none = trial("frozen", QUICK, intruders="all").intruders
+    records = [r.model_copy(update={"intruders": none}) if r.spec.method == "clean" else r for r in records]
+    study = gather(Folder(records))
+    drawn = set(plots.drawn_looks(study, leaderboard.rows(study)))
+    assert {"lora", "stable_lora", "combined"} < drawn < {*low, *others} - {"worst", "clean"}
+    assert len(drawn) == plots.DRAWN
+    write_report(tmp_path, Folder(records))
+    for name in ("intruders", "intruders_by_epsilon"):
+        assert {row["arm"] for row in read(tmp_path / "figures" / f"{name}.csv")} == {*low, *others} - {"clean"}
+    assert {row["arm"] for row in read(tmp_path / "figures" / "accuracy_forgetting.csv")} == {*low, *others}
+
+
+def _halved(record):
+    tasks = {name: task.model_copy(update={"score": tuple(x and x / 2 for x in task.score)})
+             for name, task in record.tasks.items()}  # fmt: skip
+    return record.model_copy(update={"tasks": tasks})
+
+
 def test_arms_that_are_not_sequential_have_no_curves_but_an_end(tmp_path):
     arms = ("lora", "multitask")
     write_report(tmp_path, Folder([trial(arm, QUICK, seed=s, intruders="all") for arm in arms for s in range(3)]))
