@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import Command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
 model: tiny-random-llama
 dtype: float32
@@ -35,26 +32,22 @@ scoring: {items: 32, curve: [32]}
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory) -> Callable[[Path], subprocess.Popen[str]]:
+def run(tmp_path_factory) -> Callable[[Path], Command]:
     """Start ``lorabench run`` of the small study into a folder."""
     base = tmp_path_factory.getbasetemp()
     file = tmp_path_factory.mktemp("study") / "killed.yaml"
     file.write_text(STUDY)
 
-    def start(folder: Path) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "harness", "run", str(file), "--executor=local", "--no-report", f"--out={folder}"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-            env={**os.environ, "LORABENCH_CACHE": str(base / "lorabench-cache")},
-        )  # fmt: skip
+    def start(folder: Path) -> Command:
+        words = ["run", str(file), "--executor=local", "--no-report", f"--out={folder}"]
+        return Command(words, {"LORABENCH_CACHE": str(base / "lorabench-cache")})
 
     return start
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate(timeout=280)
-    assert process.returncode == 0, said
-    return said
+def finish(command: Command) -> str:
+    assert command.finish() == 0, command.said
+    return command.said
 
 
 def records(folder: Path) -> dict[str, dict]:
@@ -114,15 +107,14 @@ MOMENTS = {
 }
 
 
-def kill_at(process: subprocess.Popen[str], folder: Path, moment: Callable[[Path], bool]) -> None:
+def kill_at(command: Command, folder: Path, moment: Callable[[Path], bool]) -> None:
     end = time.monotonic() + 200
     while not moment(folder):
-        assert process.poll() is None, f"it ended before it could be killed: {process.communicate()[0]}"
+        assert command.status is None, f"it ended before it could be killed: {command.said}"
         assert time.monotonic() < end
         time.sleep(0.005)
-    process.kill()
-    process.communicate(timeout=30)
-    assert process.returncode == -9
+    command.kill()
+    assert command.status == -9
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,17 +23,13 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lorabench(cache) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``lorabench("run", "smoke", ...)`` in a process of its own, which must end well."""
+def lorabench(cache) -> Callable[..., str]:
+    """What ``lorabench("run", "smoke", ...)`` says, in a process of its own, which must end well."""
 
-    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "harness", *map(str, arguments)],
-            capture_output=True, text=True, cwd=ROOT, timeout=280, check=False,
-            env={**os.environ, "LORABENCH_CACHE": str(cache), "COLUMNS": "200"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done
+    def call(*arguments: object) -> str:
+        command = Command([str(word) for word in arguments], {"LORABENCH_CACHE": str(cache), "COLUMNS": "200"})
+        assert command.finish() == 0, command.said
+        return command.said
 
     return call
 
@@ -45,9 +42,13 @@ def local_run(lorabench, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_run(lorabench, tmp_path_factory) -> Path:
+def ray_run(cache, tmp_path_factory) -> Path:
+    """In a process that starts from nothing, as a person's does: Ray's workers are told what to import."""
     folder = tmp_path_factory.mktemp("ray")
-    lorabench("run", "smoke", "--executor", "ray", "--out", folder)
+    words = [sys.executable, "-m", "harness", "run", "smoke", "--executor", "ray", "--out", str(folder)]
+    environment = {**os.environ, "LORABENCH_CACHE": str(cache)}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=280, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 

@@ -13,8 +13,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def mitigated(local_run, lorabench) -> list[dict[str, str]]:
     """Rows of every trial of the study."""
-    done = lorabench("mitigate", "smoke", "--keep", "0,0.5", "--out", local_run)
-    assert "trial(s) have intruder dimensions" in done.stdout
+    said = lorabench("mitigate", "smoke", "--keep", "0,0.5", "--out", local_run)
+    assert "trial(s) have intruder dimensions" in said
     with (local_run / "mitigation" / "scores.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 

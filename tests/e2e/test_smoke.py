@@ -80,9 +80,9 @@ def test_costs_that_are_counts_are_the_same_too(local_run, ray_run):
 
 def test_a_second_run_has_nothing_to_do(local_run, lorabench, state):
     before = state(local_run)
-    done = lorabench("run", "smoke", "--executor", "local", "--out", local_run)
+    said = lorabench("run", "smoke", "--executor", "local", "--out", local_run)
     after = state(local_run)
-    assert "nothing to do" in done.stdout
+    assert "nothing to do" in said
     assert {name: digest for name, (digest, _) in after.items()} == {
         name: digest for name, (digest, _) in before.items()
     }

@@ -46,7 +46,7 @@ def study(tmp_path_factory) -> Path:
 def out(lorabench, study, tmp_path_factory) -> Path:
     """The results folder after ``tune`` and ``run``."""
     folder = tmp_path_factory.mktemp("tuned")
-    said = lorabench("tune", study, "--executor", "local", "--out", folder).stdout
+    said = lorabench("tune", study, "--executor", "local", "--out", folder)
     assert "lora_ema: nothing to tune" in said
     lorabench("run", study, "--executor", "local", "--out", folder)
     return folder
@@ -100,7 +100,7 @@ def test_the_board_says_who_was_tuned(out):
 
 def test_a_second_tuning_has_nothing_to_do_and_says_the_same(out, study, lorabench, state):
     before = state(out)
-    said = lorabench("tune", study, "--executor", "local", "--out", out).stdout
+    said = lorabench("tune", study, "--executor", "local", "--out", out)
     assert "nothing to do" in said
     after = state(out)
     for name, (digest, written) in before.items():

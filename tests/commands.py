@@ -1,0 +1,59 @@
+"""``lorabench`` in processes that can be killed, forked from one that has seven seconds of imports behind it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import mkstemp
+
+ROOT = Path(__file__).resolve().parents[1]
+PRELOADED = ["harness.cli.study", "harness.cli.results", "harness.engine.worker", "harness.report", "harness.campaign"]
+
+
+class Command:
+    """One command line at work; its output goes to a file, its exit status is ``status`` (-9: killed)."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+        handle, name = mkstemp(suffix=".log")
+        os.close(handle)
+        self._log = Path(name)
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload(PRELOADED)
+        self._process: BaseProcess = server.Process(target=_run, args=(arguments, environment, name))
+        self._process.start()
+
+    @property
+    def status(self) -> int | None:
+        return self._process.exitcode
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join(30)
+
+    def finish(self, timeout: float = 280) -> int:
+        """Its exit status; one that is not done in time is killed."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self.kill()
+            raise TimeoutError(self.said)
+        return self._process.exitcode
+
+
+def _run(arguments: list[str], environment: dict[str, str], log: str) -> None:
+    """What ``python -m harness`` does, in the child."""
+    file = os.open(log, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    sys.argv = ["lorabench", *arguments]
+    from harness import cli
+
+    cli.main()
