@@ -117,13 +117,13 @@ def load_campaign(
         task_digests={task: found.digest for task, found in prepared.items()},
         method_digests={method: method_digest(registry[method]) for method in used},
     )
-    notes = remarks(study, registry)
+    tuned: tuple[str, ...] = ()
     if not tune:
         study, inputs, tuned = _take_tuned(study, registry, inputs, file, folder)
-        notes += tuned
     there = device(study.device)
     size, dense = pack_size(study, source.path, there), dense_rows(study, source.path, there)
     plan = build_plan(study, registry, inputs, size, str(file), dense, adapter_share(source.path))
+    notes = (*remarks(study, registry), *tuned)
     return Campaign(study, file, folder, source, inputs.task_digests, plan, published, notes, searches)
 
 

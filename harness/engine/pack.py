@@ -67,6 +67,7 @@ class PackRun:
         self.stages = len(pack.rows[0].stream)
         self._spectra: Spectra | None = None
         self._report, self.units = report, forecast.START_UNITS
+        self._advance(0, "making the adapters")
         self.trainer = self._trainer()
         self.ledger = Ledger.fresh(pack, self.study, base)
         self.owner = [(index, trial) for index, row in enumerate(pack.rows) for trial in row.trials]
@@ -105,6 +106,7 @@ class PackRun:
 
     def _train(self, stage: int) -> None:
         """One pass over the examples of each row's task, in steps of all rows, with the curve's inner scores."""
+        self._advance(0, self._training(stage))  # what fails in the first step has this as its place
         order = [self._choose(row, stage) for row in self.pack.rows]
         losses: list[torch.Tensor] = []
         with self._clock("train"):
@@ -119,6 +121,9 @@ class PackRun:
             self.trainer.end_task()
         self.ledger.take_losses(torch.stack(losses, dim=1).tolist())
 
+    def _training(self, stage: int) -> str:
+        return f"task {stage + 1}/{self.stages}: training"
+
     def _step(self, stage: int, order: Sequence[Sequence[Example]], seen: int) -> torch.Tensor:
         """The optimizer step of every row on its next examples; ``seen`` have been seen before it."""
         training = self.study.training
@@ -132,7 +137,7 @@ class PackRun:
         taught = any(spent.teacher)
         work = [forecast.token_units(row.trials[0].recipe.loss, taught) for row in self.pack.rows]
         units = sum(tokens * each for tokens, each in zip(step.tokens, work, strict=True))
-        self._advance(forecast.adapter_weight(self.pack, stage) * units, f"task {stage + 1}/{self.stages}: training")
+        self._advance(forecast.adapter_weight(self.pack, stage) * units, self._training(stage))
         return losses
 
     def _choose(self, row: Row, stage: int) -> list[Example]:
@@ -238,10 +243,11 @@ class PackRun:
     def finish(self) -> list[str]:
         """Check that the base is untouched, write the missing records, and drop the checkpoint."""
         if self.bench.model.digest() != self.digest_before:
+            names = sorted({trial.spec.method for trial in self.pack.trials})
             raise LorabenchError(
                 "the frozen base model changed while a pack trained; its results are void",
-                where=f"pack {self.pack.name}",
-                remedy="report this as a bug",
+                where=f"pack {self.pack.name} ({', '.join(names)})",
+                remedy=f"`lorabench methods --check {names[0]}` and so on says which part does it, if any does",
             )
         if self.study.keep_adapters == "last":
             self._save_adapters(self.pack.name)

@@ -49,7 +49,15 @@ def execute(job: Job, report: Report) -> Outcome:
     except Exception as error:
         if job.pack is None:
             raise
-        return failed(job, "error", phase, f"{type(error).__name__}: {error}", traceback.format_exc())
+        message = f"{type(error).__name__}: {error} ({_raised_at(error)})"
+        return failed(job, "error", phase, message, traceback.format_exc())
+
+
+def _raised_at(error: BaseException) -> str:
+    """``file:line`` of the last call that is not a library's: of a method of one's own, say."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((frame for frame in reversed(frames) if "site-packages" not in frame.filename), frames[-1])
+    return f"{frame.filename}:{frame.lineno}"
 
 
 def failed(job: Job, status: Status, phase: str, message: str, trace: str) -> Outcome:

@@ -45,7 +45,7 @@ def test_the_registry_is_complete():
     assert set(methods()) >= {
         "frozen", "lora", "stable_lora", "lora_small_a", "lora_ema", "lora_ema_product", "self_distill", "combined",
         "full_finetune", "multitask", "single_task", "lora_replay", "lora_ewc", "o_lora", "lora_plus", "rslora", "dora",
-        "pissa", "eva",
+        "pissa", "eva", "sdft", "combined_on_policy",
     }  # fmt: skip
     assert "frozen" not in TRAINED
 
@@ -90,11 +90,10 @@ def test_an_unknown_setting_names_file_and_key(name):
     assert error.value.where == f"s.yaml:methods.{name}.learning_rat"
 
 
-@every_trained
-@pytest.mark.parametrize("between", ["continue", "reinit"])
-def test_a_second_task_goes_on_from_a_checkpoint_and_alone(name, between, tmp_path):
+@every_trained  # where the adapter goes on: the contract's rules
+def test_a_second_task_under_reinit_goes_on_from_a_checkpoint_and_alone(name, tmp_path):
     """What happens between tasks, whoever decides it: the same after a resume, and the same without neighbours."""
-    model, method = packed_model(), recipe(methods()[name]).under(between)
+    model, method = packed_model(), recipe(methods()[name]).under("reinit")
     first = random_data(method, 3)
     second = demonstrated(method, [random_examples(80, 7 + seed) for seed in range(3)])
 
@@ -129,10 +128,15 @@ def changes_of(layout, values, scaling):
     return [change.delta(weight)[0] for change, weight in found]
 
 
+#: All others score the student that trains.
+SCORED_BY_AVERAGE = {"lora_ema", "lora_ema_product", "combined", "combined_on_policy"}
+
+
 @every_trained
 def test_what_it_says_it_scores_is_what_is_scored(name):
     """The student that trains, or the mean of its own path with the decay of its setting; by hand, from every step."""
     method = recipe(methods()[name])
+    assert method.scored == ("average" if name in SCORED_BY_AVERAGE else "student")
     engine = trainer(packed_model(), [method], [1e-2])
     layout, scaling, path = engine.bank.layout, engine.bank.scaling[0], [engine.bank.values[0].clone()]
     for step in batches(random_data(method, 1), SIZE, 6):

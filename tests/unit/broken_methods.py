@@ -66,14 +66,38 @@ class Reads(Bound):
         bank.values *= 1 - 1e-9 * bank.values.norm().item()
 
 
-class Lists(Bound):
-    def before_step(self, bank, active) -> None:
-        bank.values *= 1 - 1e-9 * sum(bank.values[:, 0].tolist())
-
-
 class Masks(Bound):
     def before_step(self, bank, active) -> None:
         bank.values[active] *= 1.0
+
+
+class Anchors(Bound):
+    """Pulls towards the end of the task before, which its state leaves out."""
+
+    anchor = None
+
+    def end_task(self, bank, task) -> None:
+        self.anchor = bank.values.clone()
+
+    def before_step(self, bank, active) -> None:
+        if self.anchor is not None:
+            bank.values.lerp_(self.anchor, 0.1)
+
+
+class ReadsLater(Bound):
+    late = False
+
+    def begin_task(self, bank, task) -> None:
+        self.late = task.number > 0
+
+    def before_step(self, bank, active) -> None:
+        if self.late:
+            bank.values *= 0.999 + 0 * bank.values.sum().item()
+
+
+class Idles(Bound):
+    def before_step(self, bank, active) -> None:
+        bank.values *= 1.0
 
 
 class Raises(Bound):
@@ -113,6 +137,24 @@ class Halves(Average):
         return BoundHalves(bank)
 
 
+class BoundCopies(BoundAverage):
+    def __init__(self, bank) -> None:
+        self.values = bank.values.clone()
+
+    def state(self):
+        return {"values": self.values}
+
+    def after_step(self, bank) -> None:
+        self.values.copy_(bank.values)
+
+
+@dataclass(frozen=True)
+class Copies(Average):
+    @classmethod
+    def bind(cls, averages, rows, bank):
+        return BoundCopies(bank)
+
+
 class Unset(MethodSettings):
     warmth: float | None = None
 
@@ -146,7 +188,10 @@ BROKEN = [
     (method("halves", Recipe(average=Halves(), scored="average")), "a checkpoint goes on bit for bit", "@dataclass"),
     (updating(Mixes), "alone is as packed", "@dataclass"),
     (updating(Reads), "a step reads nothing back", ".item()"),
-    (updating(Lists), "a step reads nothing back", ".tolist()"),
     (updating(Masks), "a step reads nothing back", "[active]"),
+    (updating(Anchors), "a checkpoint goes on bit for bit", "@dataclass"),
+    (updating(ReadsLater), "a step reads nothing back", ".item()"),
+    (updating(Idles), "its parts do something", "@dataclass"),
+    (method("copies", Recipe(average=Copies(), scored="average")), "its parts do something", "@dataclass"),
     (updating(Raises), "it learns a toy", "raise ZeroDivisionError"),
 ]

@@ -223,6 +223,7 @@ def test_an_unknown_name_is_bad_usage_and_the_nearest_is_named(lorabench, argume
     ("changes", "place", "near"),
     [
         ({"methods": {"lora_emma": {}}}, "methods.lora_emma", "did you mean 'lora_ema'"),
+        ({"methods": {"lorra": {}}, "streams": {"one": ["toy_recall"]}}, "methods.lorra", "did you mean 'lora'"),
         ({"methods": {"lora": {"learning_rat": 1.0}}}, "methods.lora", "did you mean 'learning_rate'"),
         ({"streams": {"order": ["toy_recal"]}}, "", "did you mean 'toy_recall'"),
         ({"probes": ["toy_txt"]}, "", "did you mean 'toy_text'"),
