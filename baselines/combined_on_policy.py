@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from baselines import lora_ema, sdft, stable_lora
+from baselines import sdft, self_distill, stable_lora
 from harness.engine.method import Method, MethodSettings, Recipe
 
 
@@ -24,7 +24,7 @@ class Settings(sdft.Settings):
 def compose(settings: Settings) -> Recipe:
     return Recipe(
         updates=(stable_lora.Shrink(settings.shrink),),
-        average=lora_ema.FactorEma(settings.ema_decay),
+        average=self_distill.average(settings),
         loss=sdft.loss(settings),
         scored="average",
     )

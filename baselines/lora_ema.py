@@ -30,19 +30,21 @@ from harness.engine.method import Average, BoundAverage, Method, MethodSettings,
 
 @dataclass(frozen=True)
 class FactorEma(Average):
-    """EMA of A and B with this decay a step."""
+    """EMA of A and B with this decay a step; ``warm``: it starts lower, so that the start is soon forgotten."""
 
     decay: float
+    warm: bool = True
 
     @classmethod
     def bind(cls, averages: Sequence[Average], rows: Sequence[int], bank: AdapterBank) -> BoundAverage:
-        return _BoundFactorEma([average.decay for average in averages], rows, bank)
+        return _BoundFactorEma(averages, rows, bank)
 
 
 class _BoundFactorEma(BoundAverage):
-    def __init__(self, decays: list[float], rows: Sequence[int], bank: AdapterBank) -> None:
+    def __init__(self, averages: Sequence[FactorEma], rows: Sequence[int], bank: AdapterBank) -> None:
         device = bank.values.device
-        self.decay = torch.tensor(decays, device=device)
+        self.decay = torch.tensor([average.decay for average in averages], device=device)
+        self.least = torch.tensor([0.0 if average.warm else 1.0 for average in averages], device=device)
         self.rows = torch.tensor(rows, device=device)
         self.values = bank.values[self.rows].clone()
         self.updates = torch.zeros((), device=device)
@@ -50,7 +52,7 @@ class _BoundFactorEma(BoundAverage):
     @torch.no_grad()
     def after_step(self, bank: AdapterBank) -> None:
         warm = (1 + self.updates) / (10 + self.updates)
-        decay = torch.minimum(self.decay, warm)
+        decay = torch.minimum(self.decay, torch.maximum(warm, self.least))
         self.values.lerp_(bank.values[self.rows], (1 - decay)[:, None])
         self.updates += 1
 

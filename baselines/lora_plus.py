@@ -3,7 +3,8 @@
     A <- AdamW(A, rate),  B <- AdamW(B, ratio * rate)
 
 The clip is of the whole gradient and comes before.  As in PEFT (``create_loraplus_optimizer``, which has no default for
-the ratio); the paper and its code use 16.  ``learning_rate`` is A's, so its grid should reach lower than that of LoRA.
+the ratio); the paper and its code use 16.  ``learning_rate`` is A's, so it and its grid are lower than those of LoRA:
+at LoRA's 5e-4 SmolLM2-135M loses twice as much plain text as with LoRA, and has intruders; at 1e-4 neither.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from harness.engine.method import Method, MethodSettings, Recipe
 
 
 class Settings(MethodSettings):
+    learning_rate: float = Field(1e-4, gt=0, description="rate of AdamW for A after warm-up")
     ratio: float = Field(16.0, gt=0, description="learning rate of B over that of A")
 
     @classmethod

@@ -8,14 +8,17 @@ As in PEFT (``init_lora_weights="pissa"``), but W0 is not written to: the residu
 -s B0 A0, so that the base is shared by every arm, and forgetting and intruders are those of W against the true W0.  The
 start is W0 up to rounding: two large terms cancel.  An export is plain LoRA of rank 2 r.
 
-Under ``reinit`` every task starts from the principal part of W0 again.
+Under ``reinit`` every task starts from the principal part of W0 again.  A step moves the largest directions of W0, so
+its rates are lower than those of LoRA (the paper's is 2e-5): at 5e-4 SmolLM2-135M loses 1.8 bits a byte of plain text.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from pydantic import Field
 from torch import Tensor
 
 from harness.engine.method import LowRank, Method, MethodSettings, Recipe, Start
@@ -37,7 +40,15 @@ class Principal(LowRank):
         return drawn
 
 
-def compose(settings: MethodSettings) -> Recipe:
+class Settings(MethodSettings):
+    learning_rate: float = Field(1e-4, gt=0, description="rate of AdamW after warm-up")
+
+    @classmethod
+    def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
+        return {"learning_rate": (2e-5, 5e-5, 1e-4, 2e-4, 5e-4)}
+
+
+def compose(settings: Settings) -> Recipe:
     return Recipe(adapter=Principal())
 
 
@@ -45,5 +56,6 @@ METHOD = Method(
     name="pissa",
     summary="PiSSA: starts as the principal part of each matrix",
     source="arXiv 2404.02948; PEFT's definition",
+    settings=Settings,
     compose=compose,
 )

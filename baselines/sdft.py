@@ -10,9 +10,13 @@ in the source.  Loss, teachers and prompts are those of :mod:`baselines.self_dis
 The paper writes KL(p_S || p_T); its authors have said since that every published number is of KL(p_T || p_S), the
 default here (``kl_teacher_student``).
 
+The decay is the same from the first step on, as in the source: a teacher that follows its student at first
+(``ema_warmup``, as in :mod:`baselines.lora_ema`) unlearns with it to read the demonstration, and both agree on nothing.
+
 What deviates: LoRA, not full fine-tuning, so the teacher is the average of the factors (started from a copy of the
-student, with the decay of :mod:`baselines.lora_ema`; the paper's rates, 0.01-0.05, are ``ema_decay`` 0.95-0.99); the
-prompt says nothing of a thinking process, and asks again, for answers of a few tokens; ``skip_tokens`` is 0 where the
+student; the default decay is that of :mod:`baselines.lora_ema`; the paper's rates, 0.01-0.05, are 0.95-0.99); the
+teacher's prompt is of few-shot form and not in the paper's words, which small models don't follow (``teacher_prompt``
+takes them; numbers in :mod:`baselines.self_distill`); ``skip_tokens`` is 0 where the
 published code has 3, and skipped tokens count as zeros; answers of multiple-choice tasks, which have no end token, are
 as long as the given ones; student and sampler are the same weights at the same precision, so there is no importance
 weight.
@@ -24,11 +28,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from baselines import lora_ema, self_distill
+from baselines import self_distill
 from harness.engine.method import Method, Recipe
 
 
 class Settings(self_distill.TeacherSettings):
+    ema_warmup: bool = Field(False, description="whether the EMA's decay is at most (1 + t) / (10 + t) after t steps")
     demonstration: bool = Field(True, description="whether the teacher's prompt shows the given answer")
     tokens: Literal["given", "own"] = Field("own", description="whose answers the divergence is on")
 
@@ -38,7 +43,7 @@ def loss(settings: Settings) -> self_distill.SelfDistillation:
 
 
 def compose(settings: Settings) -> Recipe:
-    return Recipe(average=lora_ema.FactorEma(settings.ema_decay), loss=loss(settings))
+    return Recipe(average=self_distill.average(settings), loss=loss(settings))
 
 
 METHOD = Method(

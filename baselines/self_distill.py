@@ -33,12 +33,11 @@ from harness.engine.batches import check_teacher_prompt
 from harness.engine.losses import cross_entropy
 from harness.engine.method import BoundLoss, Loss, Method, MethodSettings, Recipe, Sampling, Teacher
 
-#: SDFT's wording without its thinking process, and with the question again, so that the answer follows what it follows
-#: in the student's prompt.
-TEACHER_PROMPT = (
-    "{prompt}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
-    "Now answer with a response of your own:\n\n{prompt}"
-)
+#: The question with the answer, then the question: few-shot form, which any language model reads.  In SDFT's words for
+#: chat models ("This is an example for a response to the question: ... Now answer with a response of your own")
+#: SmolLM2-135M gives the shown answer to 0 to 2 of 20 examples of each of six tasks, with this to 2 to 20; on-policy
+#: distillation then takes bbc_topics from 55 % to 34, with this to 91 (256 examples).
+TEACHER_PROMPT = "{prompt} {demonstration}\n\n{prompt}"
 
 
 def _known(name: str) -> str:
@@ -98,6 +97,7 @@ class TeacherSettings(lora_ema.Settings):
     """Who teaches, on which tokens, and how far the student is from it."""
 
     teacher: Teacher = Field("ema", description="whose logits: the base, the task's start, the EMA, the student's own")
+    ema_warmup: bool = Field(True, description="whether the EMA's decay is at most (1 + t) / (10 + t) after t steps")
     demonstration: bool = Field(False, description="whether the teacher's prompt shows the given answer")
     teacher_prompt: Annotated[str, AfterValidator(check_teacher_prompt)] = Field(
         TEACHER_PROMPT, description="how it is shown; ends as the student's prompt does"
@@ -134,13 +134,17 @@ def distillation(settings: TeacherSettings, *, weight: float, warmup: float, imi
     )
 
 
+def average(settings: TeacherSettings) -> lora_ema.FactorEma:
+    """The EMA that teaches where ``teacher`` is that, and that may be scored."""
+    return lora_ema.FactorEma(settings.ema_decay, settings.ema_warmup)
+
+
 def loss(settings: Settings) -> SelfDistillation:
     return distillation(settings, weight=settings.distill_weight, warmup=settings.distill_warmup, imitates=True)
 
 
 def compose(settings: Settings) -> Recipe:
-    average = lora_ema.FactorEma(settings.ema_decay)
-    return Recipe(average=average, loss=loss(settings))
+    return Recipe(average=average(settings), loss=loss(settings))
 
 
 METHOD = Method(

@@ -18,8 +18,8 @@ from harness.study.plan import Pack
 TRAIN_UNITS = 4.3
 #: The same for a teacher's pass over it.
 TEACHER_UNITS = 2.0
-#: A teacher's prompt that shows the answer, in lengths of the student's: the question twice and the template's words.
-DEMONSTRATED = 2.4
+#: A teacher's prompt that shows the answer, in lengths of the student's: the question twice, and the answer.
+DEMONSTRATED = 2.1
 #: Cost of a token read or drawn while students sample: a pass over the prompts, and as much again for answers of 1 to 5
 #: tokens, each a pass of its own of hardly more than overhead.  An estimate, not a measurement.
 SAMPLING_UNITS = 4.0

@@ -150,7 +150,8 @@ def test_what_it_says_it_scores_is_what_is_scored(name):
         product = "product" in (method.average.shape or ())
         mean = changes_of(layout, path[0], scaling) if product else path[0]
         for t, values in enumerate(path[1:]):
-            decay = min(method.average.decay, (1 + t) / (10 + t))
+            warm = (1 + t) / (10 + t) if getattr(method.average, "warm", True) else 1.0
+            decay = min(method.average.decay, warm)
             now = changes_of(layout, values, scaling) if product else values
             pairs = zip(mean, now, strict=True) if product else None
             mean = [decay * m + (1 - decay) * n for m, n in pairs] if product else decay * mean + (1 - decay) * now

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 
+from baselines import sdft
 from harness.engine.method import (
     Average,
     BoundAverage,
@@ -72,9 +73,7 @@ class Masks(Bound):
 
 
 class Anchors(Bound):
-    """Pulls towards the end of the task before, which its state leaves out."""
-
-    anchor = None
+    anchor = None  # which its state leaves out
 
     def end_task(self, bank, task) -> None:
         self.anchor = bank.values.clone()
@@ -137,10 +136,7 @@ class Halves(Average):
         return BoundHalves(bank)
 
 
-class BoundCopies(BoundAverage):
-    def __init__(self, bank) -> None:
-        self.values = bank.values.clone()
-
+class BoundCopies(BoundHalves):
     def state(self):
         return {"values": self.values}
 
@@ -183,6 +179,11 @@ BROKEN = [
     (method("twin", Recipe(updates=(Shrink(),))), "its parts have names of their own", "class Shrink"),
     (method("shifted", Recipe(adapter=Shifted())), "it starts as the base model", "class Shifted"),
     (updating(Zeroes), "it learns a toy", "def compose"),
+    (
+        method("agrees", sdft.compose(sdft.Settings(demonstration=False, ema_decay=0.9))),
+        "it learns a toy",
+        "def compose",
+    ),
     (method("writes", Recipe(adapter=Writes())), "the base stays as it is", "class Writes"),
     (updating(Forgets), "a checkpoint goes on bit for bit", "@dataclass"),
     (method("halves", Recipe(average=Halves(), scored="average")), "a checkpoint goes on bit for bit", "@dataclass"),

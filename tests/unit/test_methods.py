@@ -188,16 +188,17 @@ def test_the_average_starts_as_a_copy():
     assert average.values.data_ptr() != engine.bank.values.data_ptr()
 
 
-def test_the_average_is_the_formula_with_the_warm_decay():
-    decays, steps = (0.5, 0.98, 0.15), 25
-    engine = trainer(packed_model(), [lora_ema.compose(lora_ema.Settings(ema_decay=d)) for d in decays], [1e-2] * 3)
+def test_the_average_is_the_formula_with_its_decay():
+    averages, steps = [FactorEma(0.5), FactorEma(0.98), FactorEma(0.15), FactorEma(0.9, warm=False)], 25
+    recipes = [Recipe(average=average, scored="average") for average in averages]
+    engine = trainer(packed_model(), recipes, [1e-2] * 4)
     wanted = engine.bank.values.double().clone()
-    for t, batch in enumerate(batches(data(3), SIZE, steps)):
+    for t, batch in enumerate(batches(data(4), SIZE, steps)):
         engine.step(batch, 1.0, 0.5)
-        for row, limit in enumerate(decays):
-            decay = min(limit, (1 + t) / (10 + t))
+        for row, average in enumerate(averages):
+            decay = min(average.decay, (1 + t) / (10 + t)) if average.warm else average.decay
             wanted[row] = decay * wanted[row] + (1 - decay) * engine.bank.values[row].double()
-    for row in range(3):
+    for row in range(4):
         found = engine.weights(row, engine.rows[row].recipe)
         assert relative(found.double(), wanted[row]) < 1e-6
         assert relative(found, engine.bank.values[row]) > 1e-4, "the average must lag behind"

@@ -48,10 +48,7 @@ def test_the_demonstration_stands_in_the_teacher_s_prompt_alone(config, labels):
         assert taught.ids.tolist() == student.ids.tolist()
         assert (student.shown, taught.answer_start) == (None, student.answer_start)
         asked, answer = text(student.prompt), text(student.answer).strip()
-        assert text(taught.shown) == (
-            f"{asked}\n\nThis is an example for a response to the question:\n{answer}\n\n"
-            f"Now answer with a response of your own:\n\n{asked}"
-        )
+        assert text(taught.shown) == f"{asked} {answer}\n\n{asked}"
         assert taught.teacher_ids.tolist()[len(taught.shown) :] == student.answer.tolist()
 
 

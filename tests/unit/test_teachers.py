@@ -276,7 +276,7 @@ def test_combined_on_policy_is_the_parts_of_the_others():
     alike = sdft.compose(sdft.Settings(**settings.model_dump(include=set(sdft.Settings.model_fields))))
     assert recipe.updates == stable_lora.compose(stable_lora.Settings(shrink=0.01)).updates
     assert recipe.loss == alike.loss
-    assert recipe.average == alike.average == lora_ema.FactorEma(0.7)
+    assert recipe.average == alike.average == lora_ema.FactorEma(0.7, warm=False)
     assert (recipe.scored, alike.scored, alike.updates) == ("average", "student", ())
     for other in (stable_lora, sdft):
         for name, field in other.Settings.model_fields.items():
