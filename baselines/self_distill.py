@@ -36,7 +36,7 @@ from harness.engine.method import BoundLoss, Loss, Method, MethodSettings, Recip
 #: The question with the answer, then the question: few-shot form, which any language model reads.  In SDFT's words for
 #: chat models ("This is an example for a response to the question: ... Now answer with a response of your own")
 #: SmolLM2-135M gives the shown answer to 0 to 2 of 20 examples of each of six tasks, with this to 2 to 20; on-policy
-#: distillation then takes bbc_topics from 55 % to 34, with this to 91 (256 examples).
+#: distillation then takes bbc_topics from 55 % to 34, with this to 82 and 91 (256 examples, two orders).
 TEACHER_PROMPT = "{prompt} {demonstration}\n\n{prompt}"
 
 

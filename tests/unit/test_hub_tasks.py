@@ -185,6 +185,29 @@ def test_the_studies_fit_their_tasks(study, number):
     assert found.training.examples <= smallest
 
 
+#: The published orders (cmnfriend/O-LoRA: 1 to 3 of four tasks, 4 to 6 of fifteen; TRACE, arXiv 2310.06762).
+PUBLISHED = """
+1 dbpedia amazon yahoo ag_news
+2 dbpedia amazon ag_news yahoo
+3 yahoo amazon ag_news dbpedia
+4 mnli cb wic copa qqp boolq rte imdb yelp amazon sst2 dbpedia ag_news multirc yahoo
+5 multirc boolq wic mnli cb copa qqp rte imdb sst2 dbpedia ag_news yelp amazon yahoo
+6 yelp amazon mnli cb copa qqp rte imdb sst2 dbpedia ag_news yahoo multirc boolq wic
+"""
+
+
+def test_the_orders_are_the_published_ones():
+    found = [load_study(paths.studies_dir() / f"{study}.yaml").streams for study in ("standard_cl", "standard_cl_long")]
+    wanted = {}
+    for line in PUBLISHED.strip().splitlines():
+        number, *names = line.split()
+        wanted[f"order{number}"] = tuple(f"scl_{name}" for name in names)
+    assert found[0] | found[1] == wanted
+    (trace,) = load_study(paths.studies_dir() / "trace.yaml").streams.values()
+    names = ["c_stance", "fomc", "meetingbank", "py150", "scienceqa", "numglue_cm", "numglue_ds", "20minuten"]
+    assert trace == tuple(f"trace_{name}" for name in names)
+
+
 def test_their_probes_are_tasks_of_lm_evals(tmp_path, monkeypatch):
     monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path))
     lm_eval_index.write_index(("hellaswag", "arc", "winogrande", "piqa"))

@@ -264,3 +264,19 @@ def test_a_package_brings_tasks_by_an_entry_point(own, monkeypatch):
     entry = EntryPoint("some", "somebodys_tasks", "lorabench.tasks")
     monkeypatch.setattr("harness.data.paths.entry_points", lambda group: [entry] if group == "lorabench.tasks" else [])
     assert tasks.load_task("mine").folder == package / "mine"
+
+
+def test_a_package_brings_a_method_by_an_entry_point(own, monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    package = own.parent / "somebodys_methods"
+    package.mkdir()
+    (package / "__init__.py").write_text("from baselines.lora import METHOD as LORA\nfrom dataclasses import replace\n"
+                                         "METHOD = replace(LORA, name='theirs')\n")  # fmt: skip
+    monkeypatch.syspath_prepend(str(own.parent))
+    entries = [EntryPoint("some", "somebodys_methods:METHOD", "lorabench.methods")]
+    monkeypatch.setattr("harness.methods.entry_points", lambda group: entries if group == "lorabench.methods" else [])
+    found = all_methods()
+    assert found["theirs"].compose is found["lora"].compose
+    entries.append(EntryPoint("broken", "somebodys_methods:MISSING", "lorabench.methods"))
+    assert refused(all_methods).where == "entry point broken"
