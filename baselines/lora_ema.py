@@ -2,8 +2,11 @@
 
 After every optimizer step, in fp32, from a copy of the student (never from zeros):
 
-    decay_t = min(decay, (1 + t) / (10 + t)),  t = updates done, from 0
+    decay_t = min(decay, (1 + t) / (10 + t)),  t = updates done, from 0;  or decay at once, without ``ema_warmup``
     theta_ema <- decay_t theta_ema + (1 - decay_t) theta
+
+The warm-up keeps the start, which is the base model, out of the average: its window is about 10 % of the steps so far,
+over all tasks, until that is longer than 1 / (1 - decay).  In a stream of 384 steps all decays from 0.977 on are one.
 
 The average is of A and of B, not of their product: EMA(B) EMA(A) differs from EMA(BA) by the EMA covariance of the
 factors.  The default window 1 / (1 - decay) is max(50 steps, 10 % of a task's steps); 0.999, the value usually quoted,
@@ -30,7 +33,7 @@ from harness.engine.method import Average, BoundAverage, Method, MethodSettings,
 
 @dataclass(frozen=True)
 class FactorEma(Average):
-    """EMA of A and B with this decay a step; ``warm``: it starts lower, so that the start is soon forgotten."""
+    """EMA of A and B with this decay a step, which starts lower where it is ``warm``."""
 
     decay: float
     warm: bool = True
@@ -40,20 +43,28 @@ class FactorEma(Average):
         return _BoundFactorEma(averages, rows, bank)
 
 
+class Decay:
+    """The decay of each average, [K], after so many updates."""
+
+    def __init__(self, averages: Sequence[Any], device: torch.device) -> None:
+        self.limit = torch.tensor([average.decay for average in averages], device=device)
+        self.least = torch.tensor([0.0 if average.warm else 1.0 for average in averages], device=device)
+
+    def __call__(self, updates: Tensor) -> Tensor:
+        return torch.minimum(self.limit, torch.maximum((1 + updates) / (10 + updates), self.least))
+
+
 class _BoundFactorEma(BoundAverage):
     def __init__(self, averages: Sequence[FactorEma], rows: Sequence[int], bank: AdapterBank) -> None:
         device = bank.values.device
-        self.decay = torch.tensor([average.decay for average in averages], device=device)
-        self.least = torch.tensor([0.0 if average.warm else 1.0 for average in averages], device=device)
+        self.decay = Decay(averages, device)
         self.rows = torch.tensor(rows, device=device)
         self.values = bank.values[self.rows].clone()
         self.updates = torch.zeros((), device=device)
 
     @torch.no_grad()
     def after_step(self, bank: AdapterBank) -> None:
-        warm = (1 + self.updates) / (10 + self.updates)
-        decay = torch.minimum(self.decay, torch.maximum(warm, self.least))
-        self.values.lerp_(bank.values[self.rows], (1 - decay)[:, None])
+        self.values.lerp_(bank.values[self.rows], (1 - self.decay(self.updates))[:, None])
         self.updates += 1
 
     def state(self) -> dict[str, Tensor]:
@@ -64,6 +75,7 @@ class Settings(MethodSettings):
     ema_decay: float | None = Field(
         None, ge=0, lt=1, description="decay a step; default: a window of max(50 steps, 10 % of a task's steps)"
     )
+    ema_warmup: bool = Field(True, description="whether the decay is at most (1 + t) / (10 + t) after t steps")
 
     def resolved(self, steps_per_task: int) -> Self:
         decay = 1 - 1 / max(50, 0.1 * steps_per_task) if self.ema_decay is None else self.ema_decay
@@ -77,7 +89,7 @@ class Settings(MethodSettings):
 
 
 def compose(settings: Settings) -> Recipe:
-    return Recipe(average=FactorEma(settings.ema_decay), scored="average")
+    return Recipe(average=FactorEma(settings.ema_decay, settings.ema_warmup), scored="average")
 
 
 METHOD = Method(

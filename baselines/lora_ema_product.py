@@ -32,6 +32,7 @@ class ProductEma(Average):
 
     decay: float
     rank: int = 0
+    warm: bool = True
 
     dense_copies: ClassVar[int] = 3  #: the average, and two copies while it is scored
 
@@ -47,13 +48,13 @@ class ProductEma(Average):
 class _BoundProductEma(BoundAverage):
     def __init__(self, averages: Sequence[ProductEma], rows: Sequence[int], bank: AdapterBank) -> None:
         device = bank.values.device
-        self.decay = torch.tensor([average.decay for average in averages], device=device)
+        self.decay = lora_ema.Decay(averages, device)
         self.ranks = [average.rank for average in averages]
         self.rows = torch.tensor(rows, device=device)
         self.layout = DenseLayout(bank.layout.slots)
         self.values = torch.zeros(len(rows), self.layout.size, device=device)
         self.updates = torch.zeros((), device=device)
-        self._take(bank, torch.zeros_like(self.decay))
+        self._take(bank, torch.zeros(len(rows), device=device))
 
     def _take(self, bank: AdapterBank, decay: Tensor) -> None:
         """M <- decay M + (1 - decay) B A."""
@@ -64,7 +65,7 @@ class _BoundProductEma(BoundAverage):
 
     @torch.no_grad()
     def after_step(self, bank: AdapterBank) -> None:
-        self._take(bank, torch.minimum(self.decay, (1 + self.updates) / (10 + self.updates)))
+        self._take(bank, self.decay(self.updates))
         self.updates += 1
 
     def result(self, place: int, bank: AdapterBank) -> tuple[Layout | DenseLayout, Tensor]:
@@ -104,7 +105,7 @@ class Settings(lora_ema.Settings):
 
 
 def compose(settings: Settings) -> Recipe:
-    return Recipe(average=ProductEma(settings.ema_decay, settings.keep_rank), scored="average")
+    return Recipe(average=ProductEma(settings.ema_decay, settings.keep_rank, settings.ema_warmup), scored="average")
 
 
 METHOD = Method(

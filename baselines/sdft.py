@@ -33,7 +33,7 @@ from harness.engine.method import Method, Recipe
 
 
 class Settings(self_distill.TeacherSettings):
-    ema_warmup: bool = Field(False, description="whether the EMA's decay is at most (1 + t) / (10 + t) after t steps")
+    ema_warmup: bool = Field(False, description="whether the decay is at most (1 + t) / (10 + t) after t steps")
     demonstration: bool = Field(True, description="whether the teacher's prompt shows the given answer")
     tokens: Literal["given", "own"] = Field("own", description="whose answers the divergence is on")
 

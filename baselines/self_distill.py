@@ -97,7 +97,6 @@ class TeacherSettings(lora_ema.Settings):
     """Who teaches, on which tokens, and how far the student is from it."""
 
     teacher: Teacher = Field("ema", description="whose logits: the base, the task's start, the EMA, the student's own")
-    ema_warmup: bool = Field(True, description="whether the EMA's decay is at most (1 + t) / (10 + t) after t steps")
     demonstration: bool = Field(False, description="whether the teacher's prompt shows the given answer")
     teacher_prompt: Annotated[str, AfterValidator(check_teacher_prompt)] = Field(
         TEACHER_PROMPT, description="how it is shown; ends as the student's prompt does"

@@ -86,12 +86,12 @@ def averaged(*recipes: Recipe, steps: int = 12):
     return engine, seen
 
 
-def weights(decay: float, steps: int) -> torch.Tensor:
+def weights(decay: float, steps: int, warm: bool = True) -> torch.Tensor:
     """What the average gives to the start and to every step, from its recursion."""
     found = torch.zeros(steps + 1, dtype=torch.float64)
     found[0] = 1
     for t in range(steps):
-        own = min(decay, (1 + t) / (10 + t))
+        own = min(decay, (1 + t) / (10 + t)) if warm else decay
         found *= own
         found[t + 1] = 1 - own
     return found
@@ -102,11 +102,12 @@ def deltas(scored) -> list[torch.Tensor]:
     return [(c.dense if c.dense is not None else c.b @ c.a)[0] for c in changes]
 
 
-def test_product_minus_factors_is_the_covariance():
-    product = lora_ema_product.compose(lora_ema_product.Settings(ema_decay=0.8))
-    factors = lora_ema.compose(lora_ema.Settings(ema_decay=0.8))
+@pytest.mark.parametrize("warm", [True, False])
+def test_product_minus_factors_is_the_covariance(warm):
+    product = lora_ema_product.compose(lora_ema_product.Settings(ema_decay=0.8, ema_warmup=warm))
+    factors = lora_ema.compose(lora_ema.Settings(ema_decay=0.8, ema_warmup=warm))
     engine, seen = averaged(product, factors)
-    share = weights(0.8, len(seen) - 1)
+    share = weights(0.8, len(seen) - 1, warm)
     assert float(share.sum()) == pytest.approx(1)
     gaps = []
     pairs = zip(deltas(engine.scored(0, product)), deltas(engine.scored(0, factors)), strict=True)
