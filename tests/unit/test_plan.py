@@ -191,7 +191,7 @@ def test_a_resolved_default_stands_in_the_record():
     (arm,) = expand_arms(study({"lora_ema": {}}), methods(), "s.yaml")
     assert arm.settings.ema_decay == 0.98
     trial = plan({"lora_ema": {}}).trials[0]
-    assert trial.spec.parameters == {"learning_rate": 5e-4, "ema_decay": 0.98}
+    assert trial.spec.parameters == {"learning_rate": 5e-4, "ema_decay": 0.98, "ema_warmup": True}
 
 
 def test_how_many_were_tried_does_not_change_what_a_trial_is():
