@@ -90,10 +90,11 @@ def test_an_unknown_setting_names_file_and_key(name):
     assert error.value.where == f"s.yaml:methods.{name}.learning_rat"
 
 
-@every_trained  # where the adapter goes on: the contract's rules
-def test_a_second_task_under_reinit_goes_on_from_a_checkpoint_and_alone(name, tmp_path):
+@every_trained
+@pytest.mark.parametrize("between", ["continue", "reinit"])
+def test_a_second_task_goes_on_from_a_checkpoint_and_alone(name, between, tmp_path):
     """What happens between tasks, whoever decides it: the same after a resume, and the same without neighbours."""
-    model, method = packed_model(), recipe(methods()[name]).under("reinit")
+    model, method = packed_model(), recipe(methods()[name]).under(between)
     first = random_data(method, 3)
     second = demonstrated(method, [random_examples(80, 7 + seed) for seed in range(3)])
 

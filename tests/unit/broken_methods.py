@@ -28,17 +28,17 @@ def method(name: str, kept: Recipe | None = None, settings: type[NoSettings] = M
     return Method(**{"name": name, "summary": "s", "source": "s", "compose": compose, "settings": settings} | more)
 
 
-def rule(kind: type[BoundUpdate]) -> type[UpdateRule]:
-    """An update rule that binds to this, named after it."""
+def part(base: type, kind: type) -> type:
+    """An update rule or an average that binds to this, named after it."""
 
     @dataclass(frozen=True)
-    class Rule(UpdateRule):
+    class Part(base):
         @classmethod
-        def bind(cls, rules, bank):
-            return kind(bank)
+        def bind(cls, *arguments):
+            return kind(arguments[-1])  # the bank
 
-    Rule.__name__ = f"{kind.__name__}Rule"
-    return Rule
+    Part.__name__ = f"{kind.__name__}Part"
+    return Part
 
 
 class Bound(BoundUpdate):
@@ -65,6 +65,11 @@ class Mixes(Bound):
 class Reads(Bound):
     def before_step(self, bank, active) -> None:
         bank.values *= 1 - 1e-9 * bank.values.norm().item()
+
+
+class Lists(Bound):
+    def before_step(self, bank, active) -> None:
+        bank.values *= 1 - 1e-9 * sum(bank.values[:, 0].tolist())
 
 
 class Masks(Bound):
@@ -121,7 +126,7 @@ class Shrink(UpdateRule):
         return Zeroes(bank)
 
 
-class BoundHalves(BoundAverage):
+class Halves(BoundAverage):
     def __init__(self, bank) -> None:
         self.values = bank.values.clone()
 
@@ -129,26 +134,12 @@ class BoundHalves(BoundAverage):
         self.values.lerp_(bank.values, 0.5)
 
 
-@dataclass(frozen=True)
-class Halves(Average):
-    @classmethod
-    def bind(cls, averages, rows, bank):
-        return BoundHalves(bank)
-
-
-class BoundCopies(BoundHalves):
+class Copies(Halves):
     def state(self):
         return {"values": self.values}
 
     def after_step(self, bank) -> None:
         self.values.copy_(bank.values)
-
-
-@dataclass(frozen=True)
-class Copies(Average):
-    @classmethod
-    def bind(cls, averages, rows, bank):
-        return BoundCopies(bank)
 
 
 class Unset(MethodSettings):
@@ -168,7 +159,7 @@ class Stray(MethodSettings):
 
 
 def updating(kind: type[BoundUpdate]) -> Method:
-    return method(kind.__name__.lower(), Recipe(updates=(rule(kind)(),)))
+    return method(kind.__name__.lower(), Recipe(updates=(part(UpdateRule, kind)(),)))
 
 
 BROKEN = [
@@ -186,13 +177,22 @@ BROKEN = [
     ),
     (method("writes", Recipe(adapter=Writes())), "the base stays as it is", "class Writes"),
     (updating(Forgets), "a checkpoint goes on bit for bit", "@dataclass"),
-    (method("halves", Recipe(average=Halves(), scored="average")), "a checkpoint goes on bit for bit", "@dataclass"),
+    (
+        method("halves", Recipe(average=part(Average, Halves)(), scored="average")),
+        "a checkpoint goes on bit for bit",
+        "@dataclass",
+    ),
     (updating(Mixes), "alone is as packed", "@dataclass"),
     (updating(Reads), "a step reads nothing back", ".item()"),
+    (updating(Lists), "a step reads nothing back", ".tolist()"),
     (updating(Masks), "a step reads nothing back", "[active]"),
     (updating(Anchors), "a checkpoint goes on bit for bit", "@dataclass"),
     (updating(ReadsLater), "a step reads nothing back", ".item()"),
     (updating(Idles), "its parts do something", "@dataclass"),
-    (method("copies", Recipe(average=Copies(), scored="average")), "its parts do something", "@dataclass"),
+    (
+        method("copies", Recipe(average=part(Average, Copies)(), scored="average")),
+        "its parts do something",
+        "@dataclass",
+    ),
     (updating(Raises), "it learns a toy", "raise ZeroDivisionError"),
 ]
