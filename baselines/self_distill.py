@@ -65,7 +65,7 @@ class SelfDistillation(Loss):
 
     @property
     def pack_key(self) -> tuple:
-        shape = (self.teacher, self.sampling, self.imitates, self.divergence, self.temperature)
+        shape = (self.sampling, self.imitates, self.divergence, self.temperature)
         return (type(self).__name__, *shape, self.warmup, self.skip_tokens)
 
     @classmethod
@@ -75,7 +75,7 @@ class SelfDistillation(Loss):
 
 class _BoundSelfDistillation(BoundLoss):
     def __init__(self, rows: Sequence[SelfDistillation], device: torch.device) -> None:
-        self.settings = rows[0]  # all but the weight is in pack_key, so it is the same for every row
+        self.settings = rows[0]  # what is read of it below is in pack_key, so it is the same for every row
         self.divergence = losses.divergence(self.settings.divergence)
         self.weight = torch.tensor([loss.weight for loss in rows], device=device)
 

@@ -216,7 +216,8 @@ class Sampling:
 class Loss(ABC):
     """Per-token loss on answer tokens.  Rows of a pack share ``pack_key``; the rest may differ by row.
 
-    Fields, or properties, of a subclass say what it needs.  All but ``demonstration`` must be in its ``pack_key``.
+    Fields, or properties, of a subclass say what it needs.  All but ``teacher`` and ``demonstration``, which may differ
+    by row where every row has a teacher or none has, must be in its ``pack_key``.
     """
 
     given: bool = True  #: whether the given answers are in the loss
@@ -322,8 +323,11 @@ class Recipe:
     def pack_key(self) -> tuple:
         """Rows of one pack agree on this: same adapter shape, same kind of loss."""
         shape = self.adapter.shape if self.adapter else None
-        frozen = self.average.shape if self.between == "reinit" and self.scored == "average" and self.average else None
-        return (shape, self.loss.pack_key, self.between, frozen)
+        stacks = self.between == "reinit"
+        frozen = self.average.shape if stacks and self.scored == "average" and self.average else None
+        # Where something is frozen on the base, no values of an adapter are the base: such teachers go without any.
+        bare = self.loss.teacher == "base" and (stacks or (self.adapter is not None and self.adapter.taken_off))
+        return (shape, self.loss.pack_key, self.loss.teacher is not None, bare, self.between, frozen)
 
 
 @dataclass(frozen=True)

@@ -83,11 +83,13 @@ class Trainer:
         ratios = [[1.0, row.recipe.b_rate_ratio][: len(sections)] for row in rows]
         self.ratios = torch.tensor(ratios, device=model.device)
         self.alive = torch.ones(len(rows), dtype=torch.bool, device=model.device)
-        self.needs = rows[0].recipe.loss  # what a loss needs is in its pack_key, so it is the same for every row
+        self.needs = rows[0].recipe.loss  # all but whom it learns from is in its pack_key: the same for every row
         self.loss = type(self.needs).bind([row.recipe.loss for row in rows], model.device)
         self.waits = any(row.adapter.needs_examples for row in rows)
+        self.teachers = [row.recipe.loss.teacher for row in rows]
+        #: [K, P]: where the stream began, which is the base, and in rows with a snapshot where the task did.
+        self.starts = torch.empty_like(self.bank.values) if {"base", "snapshot"} & set(self.teachers) else None
         self._start(0, [()] * len(rows))
-        self.snapshot = self.bank.values.clone() if self.needs.teacher == "snapshot" else None
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
@@ -103,6 +105,8 @@ class Trainer:
                 bank.values[index] = row.adapter.start(bank.values[index].clone(), at)
         if self.rows[0].adapter.taken_off:
             self._put_below(joined(bank.layout.frozen, bank.layout, bank.layout.scaled(bank.values, -bank.scaling)))
+        if self.starts is not None:
+            self.starts.copy_(bank.values)
         self.optimizer = PackedAdamW(bank.values, self.settings, bank.layout.sections)
         self.updates = self._bind_updates()
         self._bind_averages()
@@ -173,15 +177,19 @@ class Trainer:
         return self.averages[kind].lost_energy(place, self.bank)
 
     def _teacher(self) -> Tensor | None:
-        """[K, P]: every row's own teacher; none for the base, which has no adapter in place."""
-        match self.needs.teacher:
+        """[K, P]: every row's own teacher; none where all are the base, for which no adapter is in place."""
+        if set(self.teachers) == {"base"}:
+            return None
+        return torch.stack([self._teacher_of(index, row.recipe) for index, row in enumerate(self.rows)])
+
+    def _teacher_of(self, row: int, recipe: Recipe) -> Tensor:
+        match recipe.loss.teacher:
             case "ema":
-                return torch.stack([self._averaged(i, row.recipe.average) for i, row in enumerate(self.rows)])
-            case "snapshot":
-                return self.snapshot
+                return self._averaged(row, recipe.average)
             case "live":
-                return self.bank.values
-        return None
+                return self.bank.values[row]
+        assert self.starts is not None, "kept where a row learns from its base or from a snapshot"
+        return self.starts[row]
 
     # -- the ends of a task ---------------------------------------------------------------------------------------
 
@@ -190,8 +198,9 @@ class Trainer:
         if (number and self.between in ("reinit", "fresh")) or self.waits:
             self._put_below(self._all_scored() if number and self.between == "reinit" else None)
             self._start(number, examples)
-        if self.snapshot is not None:
-            self.snapshot.copy_(self.bank.values)
+        if "snapshot" in self.teachers:
+            rows = [index for index, teacher in enumerate(self.teachers) if teacher == "snapshot"]
+            self.starts[rows] = self.bank.values[rows]
         self.task = Task(number, examples, self._likelihood_gradient)
         for part in self._parts().values():
             part.begin_task(self.bank, self.task)
@@ -320,8 +329,8 @@ class Trainer:
         if frozen is not None:
             rank = frozen.layout.rank if isinstance(frozen.layout, Layout) else 0  # 0: dense
             tensors |= {"frozen.values": frozen.values, "frozen.rank": torch.tensor(rank)}
-        if self.snapshot is not None:
-            tensors["snapshot"] = self.snapshot
+        if self.starts is not None:
+            tensors["starts"] = self.starts
         tensors |= {f"adamw.{name}": tensor for name, tensor in self.optimizer.state().items()}
         for prefix, part in self._parts().items():
             tensors |= {f"{prefix}.{name}": tensor for name, tensor in part.state().items()}
@@ -335,8 +344,8 @@ class Trainer:
             rank, slots = int(state["frozen.rank"]), self.model.slots
             below = replace(self.bank.layout, rank=rank) if rank else DenseLayout(slots)
             self._put_below(joined(None, below, state["frozen.values"].to(self.model.device)))
-        if self.snapshot is not None:
-            self.snapshot.copy_(state["snapshot"])
+        if self.starts is not None:
+            self.starts.copy_(state["starts"])
         for prefix, part in self._parts().items():
             part.load({name: state[f"{prefix}.{name}"] for name in part.state()})
         self.optimizer.load({name: state[f"adamw.{name}"] for name in self.optimizer.state()})

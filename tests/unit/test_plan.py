@@ -154,6 +154,13 @@ def test_rows_of_a_pack_agree():
     assert len(kinds) == len(set(kinds)) == 2 * (2 + 1), "cross-entropy, and distillation with and without the skip"
 
 
+@pytest.mark.parametrize(("between", "packs"), [("continue", [4]), ("reinit", [1, 3])])
+def test_teachers_share_a_pack_but_for_a_base_that_lies_under_earlier_tasks(between, packs):
+    teachers = {"self_distill": {"teacher": ["base", "snapshot", "ema", "live"]}}
+    found = plan(teachers, seeds=[0], streams={"o": ["a", "b"]}, training={"between_tasks": between})
+    assert [len(pack.rows) for pack in found.packs] == packs
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 12))
 def test_packs_are_small_enough_and_even(rows, size):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from baselines import combined_on_policy, lora_ema, sdft, self_distill, stable_lora
+from baselines import combined_on_policy, lora_ema, pissa, sdft, self_distill, stable_lora
 from harness.engine import losses
 from harness.engine.batches import Example, fill_teacher_prompt, make_step
 from harness.engine.method import BoundLoss, Loss, Recipe, Sampling
@@ -107,20 +108,25 @@ class Plain:
         return total
 
 
-def settle(settings, teacher_steps: int = 6):
-    """An engine with two rows that has trained for a while, with a task's start on the way, and its next step."""
-    method = sdft if isinstance(settings, sdft.Settings) else self_distill
-    recipe = method.compose(settings)
-    data = [with_demonstrations(mixed(40, seed)) for seed in (0, 1)]
-    if not settings.demonstration:
-        data = [[Example(e.ids, e.answer_start) for e in examples] for examples in data]
-    *first, last = batches(data, SIZE, teacher_steps + 1, budget=90)
-    engine = trainer(packed_model(), [recipe] * 2, [3e-2, 1e-2])
+def settle(*rows, teacher_steps: int = 6):
+    """An engine with a row for each of these settings (twice the one given) that has trained for a while, with a
+    task's start on the way, and its next step."""
+    rows = rows if len(rows) > 1 else rows * 2
+    data = [with_demonstrations(mixed(40, seed)) for seed in range(len(rows))]
+    for row, settings in enumerate(rows):
+        if not settings.demonstration:
+            data[row] = [Example(e.ids, e.answer_start) for e in data[row]]
+    *first, last = batches(data, SIZE, teacher_steps + 1, budget=45 * len(rows))
+    engine = trainer(packed_model(), [recipe(settings) for settings in rows], [3e-2, 1e-2] * (len(rows) // 2))
     train(engine, first[:3])
     engine.begin_task(1, data)
     start = engine.bank.values.clone()
     train(engine, first[3:])
     return engine, last, start
+
+
+def recipe(settings) -> Recipe:
+    return (sdft if isinstance(settings, sdft.Settings) else self_distill).compose(settings)
 
 
 def mixed(count: int, seed: int) -> list[Example]:
@@ -129,16 +135,14 @@ def mixed(count: int, seed: int) -> list[Example]:
     return [Example(np.append(e.ids, END), e.answer_start) if i % 2 else e for i, e in enumerate(examples)]
 
 
-def check(settings) -> None:
-    engine, step, start = settle(settings)
-    kinds = {"base": None, "snapshot": start, "ema": engine.averages["FactorEma"].values, "live": engine.bank.values}
-    chosen = kinds[settings.teacher]
-    teacher = None if chosen is None else chosen.clone()
-    plain = [Plain(engine, row) for row in range(2)]
-    wanted = [
-        one.loss(list(step.rows[row]), settings, None if teacher is None else teacher[row])
-        for row, one in enumerate(plain)
-    ]
+def check(*rows) -> None:
+    engine, step, start = settle(*rows)
+    rows = rows if len(rows) > 1 else rows * 2
+    kinds = {"snapshot": start, "ema": engine.averages["FactorEma"].values, "live": engine.bank.values}
+    teachers = [kinds[s.teacher][k].clone() if s.teacher in kinds else None for k, s in enumerate(rows)]
+    plain = [Plain(engine, row) for row in range(len(rows))]
+    each = zip(plain, step.rows, rows, teachers, strict=True)
+    wanted = [one.loss(list(examples), settings, teacher) for one, examples, settings, teacher in each]
     before = engine.optimizer.mean.clone()
     found, spent = engine.step(step, 1.0, 0.5)
     for row, (one, loss) in enumerate(zip(plain, wanted, strict=True)):
@@ -148,7 +152,7 @@ def check(settings) -> None:
         ours = (engine.optimizer.mean[row] - 0.9 * before[row]) / 0.1
         assert (ours - clipped).norm() <= 2e-4 * clipped.norm() + 1e-6
     assert min(spent.teacher) > 0
-    assert (min(spent.sampled) > 0) == (min(spent.prompt) > 0) == (settings.tokens == "own")
+    assert (min(spent.sampled) > 0) == (min(spent.prompt) > 0) == (rows[0].tokens == "own")
 
 
 @pytest.mark.parametrize("tokens", ["given", "own"])
@@ -165,6 +169,18 @@ def test_self_distillation_is_plain_pytorch_s(teacher, demonstration, tokens):
 @pytest.mark.parametrize("teacher", KINDS)
 def test_sdft_is_plain_pytorch_s(teacher, tokens):
     check(sdft.Settings(teacher=teacher, tokens=tokens, sample_temperature=0, sample_tokens=5, ema_decay=0.9))
+
+
+@pytest.mark.parametrize("tokens", ["given", "own"])
+def test_rows_of_a_pack_have_teachers_of_their_own(tokens):
+    shared = {"tokens": tokens, "sample_temperature": 0, "sample_tokens": 5, "ema_decay": 0.9, "distill_warmup": 0}
+    rows = [
+        self_distill.Settings(teacher=teacher, demonstration=demonstration, **shared)
+        for teacher in KINDS
+        for demonstration in (False, True)
+    ]
+    assert len({recipe(settings).pack_key for settings in rows}) == 1
+    check(*rows)
 
 
 @pytest.mark.parametrize("divergence", ["kl_student_teacher", "jsd(0.3)"])
@@ -191,7 +207,7 @@ def test_answers_are_drawn_where_the_temperature_is_not_zero():
 def test_the_snapshot_is_taken_at_the_start_of_a_task_and_survives_a_checkpoint():
     settings = self_distill.Settings(teacher="snapshot", ema_decay=0.9, distill_warmup=0)
     engine, step, start = settle(settings)
-    assert torch.equal(engine.snapshot, start)
+    assert torch.equal(engine.starts, start)
     assert relative(engine.bank.values, start) > 1e-3
     state = {name: tensor.clone() for name, tensor in engine.state().items()}
     wanted, _ = engine.step(step, 1.0, 0.5)
@@ -213,14 +229,21 @@ def test_a_live_teacher_that_sees_the_same_teaches_nothing(tokens):
     assert relative(engine.optimizer.mean, plain.optimizer.mean) < 1e-4
 
 
-def test_teachers_of_one_kind_share_a_pack_and_others_do_not():
+def test_teachers_share_a_pack_where_the_answers_are_of_one_kind():
     keys = {
-        (kind, tokens): self_distill.compose(self_distill.Settings(teacher=kind, tokens=tokens, ema_decay=0.9)).pack_key
+        (kind, tokens): recipe(self_distill.Settings(teacher=kind, tokens=tokens, ema_decay=0.9)).pack_key
         for kind, tokens in itertools.product(KINDS, ("given", "own"))
     }
-    assert len(set(keys.values())) == 8
+    assert len(set(keys.values())) == len({keys["base", "given"], keys["base", "own"]}) == 2
     with_it = self_distill.Settings(teacher="ema", tokens="own", demonstration=True, ema_decay=0.5)
-    assert self_distill.compose(with_it).pack_key == keys["ema", "own"]
+    assert recipe(with_it).pack_key == keys["ema", "own"]
+
+
+@pytest.mark.parametrize("changes", [{"between": "reinit"}, {"adapter": pissa.Principal()}])
+def test_a_base_with_something_frozen_on_it_shares_a_pack_with_no_other_teacher(changes):
+    base, snapshot = (recipe(self_distill.Settings(teacher=kind, ema_decay=0.9)) for kind in ("base", "snapshot"))
+    assert base.pack_key == snapshot.pack_key
+    assert replace(base, **changes).pack_key != replace(snapshot, **changes).pack_key
 
 
 def test_rows_with_and_without_a_demonstration_stand_side_by_side():
