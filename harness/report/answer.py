@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from harness.analysis.statistics import LEVEL, Paired, smallest_p
-from harness.report.frame import certain
+from harness.report.frame import Arm, certain
 from harness.report.leaderboard import PRIMARY, Row
 from harness.report.study import Study
 from harness.report.words import interval, listed, number, p_text, percent, plural, points
@@ -20,6 +20,8 @@ OUTCOMES = {
     "sample_efficiency_auc": ("learning speed (sample-efficiency AUC)", points, "points"),
     "intruder_distance": ("intruder distance", lambda value: number(value, 5, sign=True), ""),
 }
+#: What training sends through the model.
+TOKENS = ("train_tokens", "teacher_tokens", "prompt_tokens", "sampled_tokens")
 #: Names in a sentence before the rest is counted.
 NAMES = 4
 
@@ -143,23 +145,22 @@ def _certainty(study: Study, board: Sequence[Row]) -> str:
 
 
 def _cost(study: Study, board: Sequence[Row]) -> str:
-    """Training seconds against plain LoRA's; a clause."""
-    own = study.reference.estimate("train_seconds") if study.reference else None
-    times = {
-        row.arm.name: value.mean / own.mean
-        for row in board
-        if own and own.mean > 0 and row.arm is not study.reference and (value := row.arm.estimate("train_seconds"))
-    }
+    """Tokens of training against plain LoRA's; a clause.  Seconds would tell of packs: a larger one shares more."""
+    own = _tokens(study.reference) if study.reference else 0.0
+    times = {row.arm.name: _tokens(row.arm) / own for row in board if own and row.arm is not study.reference}
     times = {name: factor for name, factor in times.items() if factor > 0}
     if not times:
         return "what training costs against plain LoRA was not measured"
     least, most = min(times, key=lambda n: (times[n], n)), max(times, key=lambda n: (times[n], n))
-    if least == most:
-        return f"training takes {number(times[most], 2)} times plain LoRA's seconds for {most}"
-    return (
-        f"training takes {number(times[least], 2)} ({least}) to {number(times[most], 2)} ({most}) times "
-        "plain LoRA's seconds"
-    )
+    low, high = (number(times[name], 2) for name in (least, most))
+    if low == high:
+        return f"training takes {low} times plain LoRA's tokens for {most if least == most else 'every arm'}"
+    return f"training takes {low} ({least}) to {high} ({most}) times plain LoRA's tokens, with teachers' and sampled"
+
+
+def _tokens(arm: Arm) -> float:
+    """All tokens that went through the model in training, mean over trials."""
+    return sum(value.mean for name in TOKENS if (value := arm.estimate(name)))
 
 
 def _some(names: Sequence[str]) -> str:

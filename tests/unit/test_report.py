@@ -68,6 +68,23 @@ def test_a_results_folder_gives_the_same_report(quick_folder, tmp_path):
     }
 
 
+def test_what_training_costs_is_told_in_tokens_not_in_shares_of_packs():
+    def clause(**costs):
+        records = [trial(arm, QUICK, seed=seed) for arm in ("lora", "sdft") for seed in range(3)]
+        spent = {"train_tokens": 1000, "teacher_tokens": 0, "prompt_tokens": 0, "sampled_tokens": 0}
+        each = {"lora": spent, "sdft": spent | costs}
+        records = [
+            r.model_copy(update={"costs": r.costs.model_copy(update=each[r.spec.method] | {"train_seconds": 9.0 * n})})
+            for n, r in enumerate(records, 1)
+        ]
+        study = gather(Folder(records))
+        return answer.answer(study, leaderboard.rows(study))[2].rpartition("; ")[2]
+
+    assert clause() == "training takes 1.00 times plain LoRA's tokens for sdft."
+    dear = clause(teacher_tokens=1500, prompt_tokens=700, sampled_tokens=50)
+    assert dear == "training takes 3.25 times plain LoRA's tokens for sdft."
+
+
 def test_leaderboard_columns_and_values(quick_folder):
     assert (quick_folder / "leaderboard.csv").read_text().startswith(FIRST + ",difference_to_lora,")
     rows = {row["method"]: row for row in read(quick_folder / "leaderboard.csv")}
@@ -315,6 +332,17 @@ def test_a_long_board_is_drawn_in_part(tmp_path):
     for name in ("intruders", "intruders_by_epsilon"):
         assert {row["arm"] for row in read(tmp_path / "figures" / f"{name}.csv")} == {*low, *others} - {"clean"}
     assert {row["arm"] for row in read(tmp_path / "figures" / "accuracy_forgetting.csv")} == {*low, *others}
+
+
+def test_one_method_s_grid_leaves_room_for_the_best_of_the_others():
+    low, grid = ("lora", "sdft@tokens=own", "sdft@tokens=given"), [f"self_distill@weight={i}" for i in range(14)]
+    records = [trial(arm, QUICK, seed=seed) for arm in (*low, *grid) for seed in range(3)]
+    study = gather(Folder([_halved(r) if r.spec.method in ("lora", "sdft") else r for r in records]))
+    board = leaderboard.rows(study)
+    drawn = list(plots.drawn_looks(study, board))
+    (best, _) = [row.arm.name for row in board if row.arm.method == "sdft"]
+    assert [name for name in drawn if name in low] == ["lora", best]
+    assert len(drawn) == plots.DRAWN
 
 
 def _halved(record):
