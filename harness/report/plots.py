@@ -44,13 +44,17 @@ def drawn_looks(study: Study, board: Sequence[Row]) -> dict[str, Look]:
     """Looks of the arms that figures draw: all of up to ``DRAWN``, else the main ones and the first of the board.
 
     Main are plain LoRA and the best arm of each of the remedies that have a colour of their own: they are what a
-    reader looks for, wherever they come out.
+    reader looks for, wherever they come out.  After them comes the best arm of every other method, then the rest.
     """
     arms = [row.arm for row in board if row.arm.trials]
-    best = {arm.method: arm for arm in reversed(arms) if arm.method in FIXED and arm.method != "frozen"}
-    main = {arm.name for arm in (study.reference, *best.values()) if arm}
-    arms.sort(key=lambda arm: arm.name not in main)
-    return looks((arm.name, arm.method) for arm in arms[:DRAWN])
+    best = {arm.method: arm.name for arm in reversed(arms) if arm.method != "frozen"}
+
+    def place(arm: Arm) -> int:
+        if arm is study.reference or (arm.name == best.get(arm.method) and arm.method in FIXED):
+            return 0
+        return 1 if arm.name == best.get(arm.method) else 2
+
+    return looks((arm.name, arm.method) for arm in sorted(arms, key=place)[:DRAWN])
 
 
 def accuracy_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
