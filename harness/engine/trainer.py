@@ -87,8 +87,10 @@ class Trainer:
         self.loss = type(self.needs).bind([row.recipe.loss for row in rows], model.device)
         self.waits = any(row.adapter.needs_examples for row in rows)
         self.teachers = [row.recipe.loss.teacher for row in rows]
+        self.bare = set(self.teachers) == {"base"}
         #: [K, P]: where the stream began, which is the base, and in rows with a snapshot where the task did.
-        self.starts = torch.empty_like(self.bank.values) if {"base", "snapshot"} & set(self.teachers) else None
+        kept = not self.bare and {"base", "snapshot"} & set(self.teachers)
+        self.starts = torch.empty_like(self.bank.values) if kept else None
         self._start(0, [()] * len(rows))
 
     # -- parts ----------------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ class Trainer:
 
     def _teacher(self) -> Tensor | None:
         """[K, P]: every row's own teacher; none where all are the base, for which no adapter is in place."""
-        if set(self.teachers) == {"base"}:
+        if self.bare:
             return None
         return torch.stack([self._teacher_of(index, row.recipe) for index, row in enumerate(self.rows)])
 
