@@ -221,6 +221,12 @@ def show_choices(campaign: Campaign, found: Tuning) -> None:
             console.print(
                 f"{search.arm}: its grid has only {choice.tried} of the {found.settings} settings", markup=False
             )
+        if choice and choice.ends:
+            console.print(
+                f"{search.arm}: {', '.join(choice.ends)} is at an end of what was tried; a wider grid (tuning.grids in "
+                "the study) may have a better one",
+                markup=False,
+            )
     console.print(f"rule: {found.rule}")
     console.print(f"{campaign.folder.parent / FILE}: `lorabench run` takes these settings from now on")
 

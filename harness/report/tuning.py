@@ -23,21 +23,31 @@ def tuning_table(folder: Path) -> Table | None:
     if not path.exists():
         return None
     try:
-        tries = json.loads(path.read_text(encoding="utf-8"))["tries"]
-        rows = [settings({str(key): _shown(value) for key, value in row.items()}) for row in tries]
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = [settings({str(key): _shown(value) for key, value in row.items()}) for row in found["tries"]]
+        ends = {arm: choice.get("ends") for arm, choice in found.get("arms", {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise InputError(
             f"not readable as the tries of a tuning: {problem}",
             where=str(path),
             remedy="run lorabench tune again, or remove this file",
         ) from problem
+    note = f"Every setting that was tried, on tuning seeds and validation items; all of it is in {TUNING_FILE}."
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return Table(
         "Tuning tries",
         columns,
         [[row.get(name, NOTHING) for name in columns] for row in rows],
-        f"Every setting that was tried, on tuning seeds and validation items; all of it is in {TUNING_FILE}.",
+        note + _at(ends),
     )
+
+
+def _at(ends: dict[str, Any]) -> str:
+    """A sentence on arms whose best was the least or the largest that was tried."""
+    arms = [f"{arm} ({', '.join(values)})" for arm, values in ends.items() if values]
+    if not arms:
+        return ""
+    return f" Chosen at an end of what was tried: {', '.join(arms)}; a wider grid may have a better one."
 
 
 def _shown(value: Any) -> Any:

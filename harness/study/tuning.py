@@ -39,6 +39,8 @@ RULE = (
 )
 #: Means closer than this are equal: they differ by the rounding of a sum, not by an item.
 SAME = 1e-9
+#: Of two values one is always at an end, which says nothing.
+ENOUGH = 3
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Choice(Frozen):
     grid: int  #: points of the whole grid
     metric: str
     digest: str  #: of the trials that the choice was made from; another one means that the study has changed
+    ends: tuple[str, ...] = ()  #: ``setting=value`` that is the least or largest tried: better ones may lie beyond
 
 
 class Tuning(Frozen):
@@ -215,10 +218,24 @@ def judge(study: str, plan: Plan, searches: Iterable[Search], records: Iterable[
         settings = dict(chosen.values) if chosen else None
         arms[search.arm] = Choice(
             settings=settings, tried=len(search.tries), grid=search.grid, metric=search.metric,
-            digest=trials_digest(plan, search),
+            digest=trials_digest(plan, search), ends=_ends(search.tries, chosen) if chosen else (),
         )  # fmt: skip
     return Tuning(
         study=study, seeds=plan.study.seeds, settings=plan.study.tuning.settings, arms=arms, tries=tuple(rows)
+    )
+
+
+def _ends(tries: Iterable[Try], chosen: Try) -> tuple[str, ...]:
+    """Numbers of the chosen setting that are the least or the largest of the three or more that were tried."""
+    tried = {name: {entry.values[name] for entry in tries} for name in chosen.values}
+    numbers = {
+        name: values for name, values in tried.items()
+        if len(values) >= ENOUGH and all(isinstance(value, int | float) for value in values)
+    }  # fmt: skip
+    return tuple(
+        _label({name: chosen.values[name]})
+        for name, values in numbers.items()
+        if chosen.values[name] in (min(values), max(values))
     )
 
 

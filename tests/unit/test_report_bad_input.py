@@ -189,6 +189,13 @@ def test_tuning_tries_are_a_table_where_there_is_a_file(tmp_path):
     assert "| &lt;x&gt; | – | – |" in files["report.md"]
 
 
+def test_a_choice_at_an_end_of_its_grid_is_told(tmp_path):
+    arms = {"lora": {"ends": ["learning_rate=0.002"]}, "combined": {"ends": []}, "older": {}}
+    (tmp_path / "tuning.json").write_text(json.dumps({"tries": [{"arm": "lora"}], "arms": arms}))
+    page = written(tmp_path, Folder([trial("lora", QUICK)]))["report.html"]
+    assert "Chosen at an end of what was tried: lora (learning_rate=0.002); a wider grid may" in page
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"tries": 3}', '{"tries": ["x"]}'])
 def test_a_damaged_tuning_file_is_an_error(tmp_path, text):
     (tmp_path / "tuning.json").write_text(text)

@@ -227,6 +227,16 @@ def test_the_highest_mean_is_chosen():
     assert found.tries[1]["standard_error"] == pytest.approx(0.1)
 
 
+def test_a_choice_at_an_end_of_what_was_tried_is_marked():
+    best, rest = [[0.9, 0.9]] * 2, [[0.5, 0.5]] * 2
+    ends = [judged(three(), outcome(*rows)).arms["lora"].ends for rows in
+            ((best, rest, rest), (rest, best, rest), (rest, rest, best))]  # fmt: skip
+    assert ends == [("learning_rate=0.1",), (), ("learning_rate=0.3",)]
+    of_two = three(tuning=GRID | {"grids": {"lora": {"learning_rate": [0.1, 0.2]}}})
+    both = {f"lora@learning_rate={rate}": rows for rate, rows in ((0.1, rest), (0.2, best))}
+    assert judged(of_two, both).arms["lora"].ends == (), "of two values one is always at an end"
+
+
 def test_of_equal_ones_the_first_that_changes_least():
     row = [[0.5, 0.5], [0.5, 0.5]]
     found = judged(three(), outcome(row, row, row))
