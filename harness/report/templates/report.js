@@ -96,7 +96,7 @@
     const caption = element("caption", {}, element("span", { className: "dot" }), arm.name,
       element("span", { className: "small" }, ` learnt so far: ${mean} %`));
     caption.firstChild.style.background = arm.color;
-    const head = element("tr", {}, element("td", {}), ...tasks.map((t) => element("th", { scope: "col" }, t)));
+    const head = element("tr", {}, element("td", {}), ...tasks.map((t) => element("th", { scope: "col" }, ...broken(t))));
     const body = matrix.map((line, i) => {
       const row = element("tr", {}, element("th", { scope: "row" }, i ? `after ${i}` : "base"));
       line.forEach((value, j) => {
@@ -113,6 +113,10 @@
       return row;
     });
     return element("table", {}, caption, element("thead", {}, head), element("tbody", {}, ...body));
+  }
+
+  function broken(name) { // a line may end behind an underscore
+    return name.split(/(?<=_)/).flatMap((part, i) => (i ? [element("wbr", {}), part] : [part]));
   }
 
   function draw() {
