@@ -153,9 +153,10 @@ def _cost(study: Study, board: Sequence[Row]) -> str:
         return "what training costs against plain LoRA was not measured"
     least, most = min(times, key=lambda n: (times[n], n)), max(times, key=lambda n: (times[n], n))
     low, high = (number(times[name], 2) for name in (least, most))
+    as_many = "times as many tokens as that of plain LoRA"
     if low == high:
-        return f"training takes {low} times plain LoRA's tokens for {most if least == most else 'every arm'}"
-    return f"training takes {low} ({least}) to {high} ({most}) times plain LoRA's tokens, with teachers' and sampled"
+        return f"training takes {low} {as_many} for {most if least == most else 'every arm'}"
+    return f"training takes {low} ({least}) to {high} ({most}) {as_many}, those of teachers and samples included"
 
 
 def _tokens(arm: Arm) -> float:

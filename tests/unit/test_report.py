@@ -80,9 +80,9 @@ def test_what_training_costs_is_told_in_tokens_not_in_shares_of_packs():
         study = gather(Folder(records))
         return answer.answer(study, leaderboard.rows(study))[2].rpartition("; ")[2]
 
-    assert clause() == "training takes 1.00 times plain LoRA's tokens for sdft."
+    assert clause() == "training takes 1.00 times as many tokens as that of plain LoRA for sdft."
     dear = clause(teacher_tokens=1500, prompt_tokens=700, sampled_tokens=50)
-    assert dear == "training takes 3.25 times plain LoRA's tokens for sdft."
+    assert dear == "training takes 3.25 times as many tokens as that of plain LoRA for sdft."
 
 
 def test_leaderboard_columns_and_values(quick_folder):
