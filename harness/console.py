@@ -223,8 +223,8 @@ def show_choices(campaign: Campaign, found: Tuning) -> None:
             )
         if choice and choice.ends:
             console.print(
-                f"{search.arm}: {', '.join(choice.ends)} is at an end of what was tried; a wider grid (tuning.grids in "
-                "the study) may have a better one",
+                f"{search.arm}: chosen at an end of what was tried: {', '.join(choice.ends)}; a wider grid "
+                "(tuning.grids in the study) may have a better one",
                 markup=False,
             )
     console.print(f"rule: {found.rule}")

@@ -50,9 +50,8 @@ def drawn_looks(study: Study, board: Sequence[Row]) -> dict[str, Look]:
     best = {arm.method: arm.name for arm in reversed(arms) if arm.method != "frozen"}
 
     def place(arm: Arm) -> int:
-        if arm is study.reference or (arm.name == best.get(arm.method) and arm.method in FIXED):
-            return 0
-        return 1 if arm.name == best.get(arm.method) else 2
+        first = best.get(arm.method) == arm.name
+        return 0 if arm is study.reference or (first and arm.method in FIXED) else 1 if first else 2
 
     return looks((arm.name, arm.method) for arm in sorted(arms, key=place)[:DRAWN])
 
