@@ -195,7 +195,7 @@ def _state(row: Row) -> dict[str, Any]:
         "ranked": row.ranked,
         "why_not_ranked": row.why_not,
         "tuned": all(record.spec.tuned for record in records) if records else None,
-        "settings_tried": max((record.spec.settings_tried for record in records), default=None),
+        "settings_tried": row.arm.settings_tried,
         **row.arm.failures(),
         "seeds": row.arm.seeds,
         "orders": len({trial.record.spec.order for trial in row.arm.trials}),

@@ -88,7 +88,6 @@ def _colors(study: Study, board: Sequence[Row]) -> dict[str, str]:
 def _board_row(row: Row) -> dict[str, Any]:
     arm, gap = row.arm, row.difference
     outcome, error = arm.estimate(PRIMARY), arm.estimate(f"{PRIMARY}_stderr")
-    tried = {trial.record.spec.settings_tried for trial in arm.trials}
     return {
         "name": arm.name, "trials": trial_count(arm), "why_not": row.why_not,
         "group": NOTHING if row.group is None else str(row.group),
@@ -99,7 +98,7 @@ def _board_row(row: Row) -> dict[str, Any]:
         "p": words.p_text(row.p), "p_holm": words.p_text(row.p_holm), "detectable": number(row.detectable, 1, 100),
         "metrics": [write(value.mean) if (value := arm.estimate(name)) else NOTHING
                     for name, (_, write) in METRICS.items()],
-        "settings_tried": str(max(tried)) if tried else NOTHING,
+        "settings_tried": str(arm.settings_tried),
     }  # fmt: skip
 
 

@@ -134,8 +134,12 @@ def _arms(records: Sequence[TrialRecord], expected: Mapping[str, int] | None) ->
             arm.trials.append(trial_metrics(record, gains, limits[record.spec.order, record.spec.seed]))
         else:
             arm.unfinished.append(record)
+    of_method: dict[str, int] = defaultdict(int)
     for arm in by_name.values():
         arm.expected = max((expected or {}).get(arm.name, 0), len(arm.trials) + len(arm.unfinished))
+        of_method[arm.method] += max((r.spec.settings_tried for r in arm.records if r.spec.tuned), default=1)
+    for arm in by_name.values():
+        arm.settings_tried = of_method[arm.method]
     return [by_name[name] for name in sorted(by_name)]
 
 

@@ -207,6 +207,7 @@ def _probes(study: Study, board: Sequence[Row]) -> list[Table]:
 def parameters(study: Study) -> Table:
     """Hyper-parameters of every arm, as its first record has them; with its adapter where that is not everyone's."""
     specs = {arm.name: arm.records[0].spec for arm in study.arms if arm.records}
+    tried = {arm.name: arm.settings_tried for arm in study.arms}
     adapters = {arm: adapter_of(spec) for arm, spec in specs.items()}
     own = {key if key == "between_tasks" else f"adapter.{key}": key for key in ADAPTER}
     if not adapters_differ(study.arms):
@@ -218,5 +219,5 @@ def parameters(study: Study) -> Table:
             spec.parameters | {name: adapters[arm][key] for name, key in own.items() if key in adapters[arm]}
         )
         values = [found.get(name, NOTHING) for name in names]
-        table.rows.append([arm, *values, "yes" if spec.tuned else "no", str(spec.settings_tried)])
+        table.rows.append([arm, *values, "yes" if spec.tuned else "no", str(tried[arm])])
     return table

@@ -157,8 +157,8 @@ def _standing(study: Study, board: Sequence[Row]) -> list[str]:
         found.append("No arm was tuned: each ran with one fixed setting, and another setting may change the order.")
     elif left := [name for name in trained if name in untuned]:
         found.append(f"Not tuned, while others were: {', '.join(left)}. The comparison favours the tuned arms.")
-    tried = {name: max(spec.settings_tried for spec in specs[name]) for name in trained}
+    tried = {arm.method: arm.settings_tried for arm in study.arms if arm.name in trained}
     if len(set(tried.values())) > 1:
-        each = ", ".join(f"{name} {count}" for name, count in sorted(tried.items()))
-        found.append(f"The tuning budgets differ (settings tried: {each}).")
+        each = ", ".join(f"{method} {count}" for method, count in sorted(tried.items()))
+        found.append(f"More settings were tried of one method than of another ({each}): the best of many flatters it.")
     return found

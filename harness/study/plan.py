@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
@@ -50,7 +50,6 @@ class Arm:
     setting: str
     settings: Any
     recipe: Any
-    settings_tried: int
     own: Own
 
     @property
@@ -151,7 +150,7 @@ def build_plan(
     ``dense_rows`` says how many rows that hold so many tensors of the model's size may be a pack; none: as many.
     ``share`` is an adapter's numbers over the model's.
     """
-    arms = expand_arms(study, methods, where, inputs.tuned)
+    arms = expand_arms(study, methods, where)
     untrained, rows = [], {}
     for arm, (order, stream), seed in itertools.product(arms, study.streams.items(), study.seeds):
         trial = _trial(study, arm, order, stream, seed, inputs)
@@ -189,13 +188,8 @@ def _averages(row: Row) -> int:
     return sum(not average.dense_copies for average in row.averages)
 
 
-def expand_arms(
-    study: Study, methods: Mapping[str, MethodLike], where: str, tuned: Mapping[str, int] | None = None
-) -> list[Arm]:
-    """Every (method, setting) of the study; a list of values for a setting is a grid.
-
-    ``tuned`` has the settings that were tried before for an arm; the count of a method is over all its arms.
-    """
+def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> list[Arm]:
+    """Every (method, setting) of the study; a list of values for a setting is a grid."""
     arms: list[Arm] = []
     for key, given in study.methods.items():
         name, _, label = key.partition("@")
@@ -215,14 +209,12 @@ def expand_arms(
             settings = settings.resolved(study.steps_per_task)  # type: ignore[attr-defined]
             recipe = methods[name].compose(settings)
             own = own_training(instead, study, name, recipe, place)
-            arms.append(Arm(name, setting, settings, recipe.under(own.between_tasks), 1, own))
+            arms.append(Arm(name, setting, settings, recipe.under(own.between_tasks), own))
     if twice := [arm.name for arm in arms if sum(other.name == arm.name for other in arms) > 1]:
         raise InputError(
             f"the row '{twice[0]}' stands here twice", where=f"{where}:methods", remedy="name each setting"
         )
-    before = tuned or {}
-    tried = {arm.method: sum(before.get(a.name, 1) for a in arms if a.method == arm.method) for arm in arms}
-    return [replace(arm, settings_tried=tried[arm.method]) for arm in arms]
+    return arms
 
 
 def remarks(study: Study, methods: Mapping[str, MethodLike]) -> tuple[str, ...]:
@@ -289,7 +281,7 @@ def _trial(study: Study, arm: Arm, order: str, stream: Sequence[str], seed: int,
         },
         scoring=study.scoring.model_dump(mode="json"),
         tuned=arm.name in inputs.tuned,
-        settings_tried=arm.settings_tried,
+        settings_tried=inputs.tuned.get(arm.name, 1),
     )
     return PlannedTrial(spec, fingerprint(spec), arm.recipe)
 

@@ -52,9 +52,7 @@ def records(folder: Path) -> dict[str, dict]:
     """By arm, without what two runs, or two studies with the same arm, may differ in."""
     found = {}
     for record in read_trials(folder / "out").records:
-        data = record.model_dump(mode="json", exclude={"costs", "host"})
-        data["spec"]["settings_tried"] = 1
-        found[record.spec.arm] = data
+        found[record.spec.arm] = record.model_dump(mode="json", exclude={"costs", "host"})
     return found
 
 

@@ -189,7 +189,6 @@ def test_a_grid_becomes_rows():
         "stable_lora@shrink=0.2,learning_rate=0.1", "stable_lora@shrink=0.2,learning_rate=0.2",
         "lora_ema@x,ema_decay=0.5",
     ]  # fmt: skip
-    assert [arm.settings_tried for arm in arms] == [3, 3, 3, 4, 4, 4, 4, 1]
     assert (arms[5].settings.shrink, arms[5].settings.learning_rate) == (0.2, 0.1)
     assert arms[5].recipe.updates[0].rate == 0.2
 

@@ -193,6 +193,28 @@ def test_the_words_are_no_stronger_than_the_tests(quick_folder):
         assert "lorabench run quick" in text
 
 
+def test_the_settings_of_a_method_are_those_on_the_board_and_those_that_tune_tried():
+    def records(arm, **changes):
+        for made in (trial(arm, QUICK, seed=seed) for seed in range(3)):
+            yield made.model_copy(update={"spec": made.spec.model_copy(update=changes)})
+
+    made = [
+        *records("lora"),
+        *records("lora_ema", tuned=True, settings_tried=5),
+        *records("lora_ema@ema_decay=0.9"),
+        *records("lora_ema@ema_decay=0.99", settings_tried=3),  # as an earlier version counted: its study's cells
+    ]
+    study = gather(Folder(made, expected={"lora_ema@ema_decay=0.999": 3}))
+    board = leaderboard.rows(study)
+    found = {line["method"]: line["settings_tried"] for line in leaderboard.table(study, board)}
+    assert found == {arm.name: 1 if arm.name == "lora" else 8 for arm in study.arms}
+    assert len(found) == 5
+    said = [note for note in words.notes(study, board) if note.startswith("More settings")]
+    assert said == [
+        "More settings were tried of one method than of another (lora 1, lora_ema 8): the best of many flatters it."
+    ]
+
+
 def test_a_clear_difference_is_reported_with_its_direction():
     records = [trial(arm, synthetic.SIX, seed=seed) for arm in ("lora", "combined", "frozen") for seed in range(8)]
     study = gather(Folder(records))
