@@ -141,7 +141,7 @@ def _matrices(study: Study, board: Sequence[Row]) -> dict[str, Any]:
 
 def _percents(arm: Arm, order: str | None = None) -> list[list[float]] | None:
     matrix = mean_matrix(arm, order)
-    return None if matrix is None else [[round(100 * float(value), 1) for value in line] for line in matrix]
+    return None if matrix is None else [[round(100 * float(value), 4) for value in line] for line in matrix]
 
 
 def _failures(study: Study) -> list[dict[str, Any]]:
