@@ -96,9 +96,8 @@ def spans(values: Iterable[Estimate], scale: float = 1.0) -> list[float]:
     return [x * scale for x in ends if x is not None]
 
 
-def from_zero(series: Mapping[str, Points], counts: bool) -> tuple[float, float]:
+def from_zero(held: Sequence[float], counts: bool) -> tuple[float, float]:
     """Limits of an axis of counts or distances: neither is below 0, whatever an interval says."""
-    held = spans(value for points in series.values() for _, value in points)
     top = max([*held, 1.0 if counts else 1e-4])
     return -0.04 * top, 1.07 * top
 

@@ -20,6 +20,7 @@ from harness.report.drawing import (
     limits,
     other_arms,
     point_row,
+    spans,
     whisker,
 )
 from harness.report.frame import Arm, Trial, estimate
@@ -79,7 +80,7 @@ def by_epsilon(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[
             whisker(axes, x, value, look)
     axes.set_xlabel("threshold ε on the best |cosine|")
     axes.set_ylabel("intruder dimensions (all matrices)")
-    axes.set_ylim(from_zero(own, counts=True))
+    axes.set_ylim(from_zero(spans(value for points in own.values() for _, value in points), counts=True))
     grey_lines(axes, {name: points for name, points in lines.items() if name not in styles})
     if axes.get_ylim()[1] > FAR:
         axes.set_yscale("symlog", linthresh=1)
@@ -110,7 +111,11 @@ def by_place(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[st
     panels = figure.subplots(2, 2, squeeze=False, width_ratios=(1, 1.4))
     for line, metric in zip(panels, LABELS, strict=True):
         for axes, place in zip(line, ("by_type", "by_layer"), strict=True):
-            _place(axes, series.get((metric, place), {}), styles, "type" if place == "by_type" else "layer")
+            own = series.get((metric, place), {})
+            _place(axes, own, styles, "type" if place == "by_type" else "layer")
+            values = [value for points in own.values() for value in points.values()]
+            held = spans(values) if place == "by_type" else [value.mean for value in values]
+            axes.set_ylim(from_zero(held, metric == "count"))
         line[0].set_ylabel(LABELS[metric])
     legend(figure, arms, styles)
     return figure, columns, rows
@@ -135,15 +140,6 @@ def _place(axes: Axes, arms: dict[str, dict[str, Estimate]], styles: dict[str, L
     turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if what == "type" else {}
     axes.set_xticks(range(0, len(names), step), [name.replace("$", r"\$") for name in names[::step]], **turned)
     axes.set_xlabel("type of projection" if what == "type" else "layer")
-    _from_zero(axes)
-
-
-def _from_zero(axes: Axes) -> None:
-    """Zero is on the axis; where there is nothing else, it is at the bottom of it and not in the middle."""
-    low, high = axes.get_ylim()
-    if not axes.dataLim.height:
-        low, high = -0.05, 1.0
-    axes.set_ylim(min(0, low), high)
 
 
 def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
@@ -179,8 +175,8 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
     axes.set_ylabel("forgetting (points)")
     axes.set_ylim(limits([100 * value for value in lost], 2))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-    if not any(taken.count for *_, taken in points):  # as in _from_zero
-        axes.set_xlim(-0.05, 1)
+    if not any(taken.count for *_, taken in points):
+        axes.set_xlim(from_zero([], counts=True))
     distances = [taken.distance for *_, taken in points]
     if max(distances) > 10 * min(distances) > 0:  # methods may lie decades apart
         figure.axes[1].set_xscale("log")

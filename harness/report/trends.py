@@ -141,7 +141,7 @@ def _intruder_lines(
     _over_stream(axes, series, styles)
     _task_ticks(axes, study, stages)
     axes.set_ylabel(label)
-    axes.set_ylim(from_zero(series, first))
+    axes.set_ylim(from_zero(spans(value for points in series.values() for _, value in points), first))
 
 
 def _intruder_points(
@@ -157,7 +157,7 @@ def _intruder_points(
     axes.axvline(0, color=INK, linewidth=0.7)
     axes.set_yticks(range(len(series)), [styles[name].label for name in series] if first else [""] * len(series))
     axes.set_ylim(len(series) - 0.5, -0.5)
-    axes.set_xlim(from_zero(series, first))
+    axes.set_xlim(from_zero(spans(value for points in series.values() for _, value in points), first))
     axes.set_xlabel(f"{label}\nafter task {stages[0]}")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

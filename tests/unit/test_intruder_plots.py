@@ -119,6 +119,17 @@ def test_epsilon_and_place_have_the_means_over_trials():
     assert row["mean"] == pytest.approx(np.mean(own))
 
 
+def test_axes_of_counts_and_distances_begin_at_zero_whatever_an_interval_says():
+    """A t interval of 0, 0, 1 reaches below zero, where no count is."""
+    figure, _ = drawn(
+        by_place, Folder([trial(arm, QUICK, seed=seed) for arm in ("lora", "combined") for seed in (0, 1)])
+    )
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        assert -0.05 * high < low <= 0
+        assert max(line.get_ydata().max() for line in axes.get_lines()) <= high
+
+
 @pytest.mark.parametrize("draw", [by_epsilon, by_place, against_forgetting])
 def test_without_intruders_a_figure_says_so(draw):
     folder = Folder([trial("lora", QUICK, seed=seed) for seed in range(3)])
