@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from harness.engine.batches import Example, Step, make_step
 from harness.engine.method import Recipe
@@ -120,6 +123,21 @@ def relative(found: Tensor, wanted: Tensor) -> float:
     """Relative Frobenius distance; 0 for two zeros."""
     distance, size = (found - wanted).norm(), wanted.norm()
     return float(distance / size) if size else float(distance)
+
+
+class Operations(TorchDispatchMode):
+    """How often each (operation, shape of a result that has memory of its size) is computed, whoever asks for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[tuple[str, tuple[int, ...]]] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = function(*args, **(kwargs or {}))
+        tensors = [result for result in tree_leaves(results) if isinstance(result, Tensor)]
+        whole = [tuple(t.shape) for t in tensors if t.untyped_storage().nbytes() >= t.numel() * t.element_size()]
+        self.found.update((function.overloadpacket.__name__, shape) for shape in (whole if tensors else [()]))
+        return results
 
 
 class PeftRun:

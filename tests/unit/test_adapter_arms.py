@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import ALPHA, RANK, packed_model, trainer
+from helpers import ALPHA, RANK, Operations, batches, packed_model, random_examples, trainer
 
-from baselines import lora, lora_plus, lora_small_a, rslora, stable_lora
+from baselines import dora, full_finetune, lora, lora_plus, lora_small_a, rslora, stable_lora
 from harness.engine.method import MethodSettings, Recipe
 
 LORA = lora.compose(MethodSettings())
@@ -26,6 +26,22 @@ def test_a_small_a_is_a_times_the_shrink_of_the_first_task():
 def test_scalings_by_row():
     rows = [rslora.compose(MethodSettings()), LORA]
     assert trainer(packed_model(), rows, [1e-3] * 2).bank.scaling.tolist() == pytest.approx([ALPHA / RANK**0.5, 2.0])
+
+
+def test_dora_builds_no_merged_weights():
+    """Nothing in a step, its gradient included, has the size of a matrix a row; of a dense change everything has."""
+
+    def merged(arm: Recipe) -> set[tuple[int, ...]]:
+        model = packed_model()
+        engine = trainer(model, [arm] * 3, [1e-3] * 3)
+        [step] = batches([random_examples(5, seed) for seed in range(3)], 5, 1)
+        with Operations() as seen:
+            engine.step(step, 1.0, 0.5)
+        sizes = {(3, *shape) for _, weight in model.weights() for shape in (weight.shape, weight.T.shape)}
+        return sizes & {shape for _, shape in seen.found}
+
+    assert merged(full_finetune.compose(full_finetune.Settings()))
+    assert merged(LORA) == merged(dora.compose(MethodSettings())) == set()
 
 
 def test_arms_of_one_adapter_shape_share_packs_and_never_rows():

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from harness import campaign, mitigation
 from harness.engine.adapters_file import export_peft, find_adapter
 from harness.executors.local import LocalExecutor
+from harness.methods import methods
 from harness.report import leaderboard, write_report
 from harness.report.study import gather
 from harness.store.results import read_base, read_trials
@@ -89,6 +90,19 @@ def test_an_arm_s_own_adapter_trains_as_a_study_s_does_bit_for_bit(done, tmp_pat
     run(load(tmp_path, **everyone))
     ours, theirs = records(done[2]), records(tmp_path)
     assert theirs == {arm: ours[arm] for arm in theirs}
+
+
+def test_on_one_task_what_says_that_it_is_plain_lora_is(tmp_path):
+    alone = [name for name, method in methods().items() if method.alone == "plain LoRA"]
+    assert {"lora_ewc", "lora_replay", "o_lora", "single_task"} <= set(alone)
+    run(load(tmp_path, streams={"one": ["toy_recall"]}, methods={name: {} for name in ("lora", *alone)}))
+    found = records(tmp_path)
+    plain = found.pop("lora")
+    for name, record in found.items():
+        assert record["status"] == "ok"
+        assert record["train_loss"][0] == pytest.approx(plain["train_loss"][0], rel=1e-5), name
+        assert record["tasks"] == plain["tasks"], name
+        assert record["intruders"][-1]["delta_norm"] == pytest.approx(plain["intruders"][-1]["delta_norm"], rel=1e-4)
 
 
 def test_the_forecast_is_the_work_that_is_done(done):
