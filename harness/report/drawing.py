@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -94,6 +94,11 @@ def spans(values: Iterable[Estimate], scale: float = 1.0) -> list[float]:
     """What an axis must hold: means, and the ends of the intervals that are drawn."""
     ends = [x for v in values for x in ((v.mean, v.low, v.high) if drawable(v) else (v.mean,))]
     return [x * scale for x in ends if x is not None]
+
+
+def values_of(series: Mapping[str, Points]) -> Iterator[Estimate]:
+    """Of every line, without its positions."""
+    return (value for points in series.values() for _, value in points)
 
 
 def from_zero(held: Sequence[float], counts: bool) -> tuple[float, float]:

@@ -91,7 +91,7 @@ class Arm:
     method: str
     setting: str
     expected: int
-    settings_tried: int = 1  #: of the method: those that stand on the board, and those that `tune` tried for them
+    settings_tried: int = 1  #: of the method: each of its arms is one, or as many as `tune` tried to choose it
     trials: list[Trial] = field(default_factory=list)
     unfinished: list[TrialRecord] = field(default_factory=list)
     _known: dict[str, dict[tuple[str, int], float]] = field(default_factory=dict, repr=False, compare=False)

@@ -21,6 +21,7 @@ from harness.report.drawing import (
     other_arms,
     point_row,
     spans,
+    values_of,
     whisker,
 )
 from harness.report.frame import Arm, Trial, estimate
@@ -80,7 +81,7 @@ def by_epsilon(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[
             whisker(axes, x, value, look)
     axes.set_xlabel("threshold ε on the best |cosine|")
     axes.set_ylabel("intruder dimensions (all matrices)")
-    axes.set_ylim(from_zero(spans(value for points in own.values() for _, value in points), counts=True))
+    axes.set_ylim(from_zero(spans(values_of(own)), counts=True))
     grey_lines(axes, {name: points for name, points in lines.items() if name not in styles})
     if axes.get_ylim()[1] > FAR:
         axes.set_yscale("symlog", linthresh=1)

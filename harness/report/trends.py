@@ -24,6 +24,7 @@ from harness.report.drawing import (
     other_arms,
     point_row,
     spans,
+    values_of,
     whisker,
 )
 from harness.report.frame import NOT_SEQUENTIAL, Arm, Trial, certain, estimate
@@ -81,7 +82,7 @@ def forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[
     _over_stream(axes, series, styles, 100)
     stages = sorted({x for points in series.values() for x, _ in points})
     _task_ticks(axes, study, stages)
-    axes.set_ylim(limits([*spans((v for points in series.values() for _, v in points), 100), 0], 2))
+    axes.set_ylim(limits([*spans(values_of(series), 100), 0], 2))
     axes.set_ylabel("forgetting of tasks learnt so far (points)")
     legend(figure, series, styles)
     return figure, POINT, rows
@@ -141,7 +142,7 @@ def _intruder_lines(
     _over_stream(axes, series, styles)
     _task_ticks(axes, study, stages)
     axes.set_ylabel(label)
-    axes.set_ylim(from_zero(spans(value for points in series.values() for _, value in points), first))
+    axes.set_ylim(from_zero(spans(values_of(series)), first))
 
 
 def _intruder_points(
@@ -157,7 +158,7 @@ def _intruder_points(
     axes.axvline(0, color=INK, linewidth=0.7)
     axes.set_yticks(range(len(series)), [styles[name].label for name in series] if first else [""] * len(series))
     axes.set_ylim(len(series) - 0.5, -0.5)
-    axes.set_xlim(from_zero(spans(value for points in series.values() for _, value in points), first))
+    axes.set_xlim(from_zero(spans(values_of(series)), first))
     axes.set_xlabel(f"{label}\nafter task {stages[0]}")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -44,7 +44,7 @@ class TrialSpec(Frozen):
     training: dict[str, Any]  #: adapter, batch, steps, dtype, ... as the study says
     scoring: dict[str, Any]  #: splits, item counts, curve grid, ... as the study says
     tuned: bool = False  #: chosen by ``tune`` on validation, or one fixed setting
-    settings_tried: int = 1  #: by ``tune``, to choose this one; 1 is one fixed setting
+    settings_tried: int = 1  #: by ``tune``, to choose this one; means nothing in a record that is not tuned
 
     @property
     def arm(self) -> str:
