@@ -20,7 +20,7 @@ bench: setup
 	$(BIN)/lorabench run $(STUDY) $(MODEL_OPTION) --executor $(EXECUTOR)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
