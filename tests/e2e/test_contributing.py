@@ -20,7 +20,7 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def section(title: str) -> str:
-    return re.search(rf"^## {title}\n(.*?)(?=^## )", TEXT, re.M | re.S)[1]
+    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S)[1]
 
 
 def steps(title: str) -> list[str]:
@@ -43,16 +43,18 @@ def place(request, cache, tmp_path):
     root, inside = ROOT, request.param == "in a clone"
     if inside:
         root = tmp_path / "clone"
-        for name in ("harness", "baselines", "tasks"):
+        for name in ("harness", "baselines", "tasks", "tests"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", root)
 
-    def do(command: str) -> str:
-        words = [sys.executable, "-m", "harness", *shlex.split(command)[1:]]
-        if inside:
+    def do(command: str, cwd: Path = tmp_path) -> str:
+        program, *words = shlex.split(command)
+        words = [sys.executable, "-m", {"lorabench": "harness"}.get(program, program), *words]
+        if inside and "--plugins" in words:
             at = words.index("--plugins")
             del words[at : at + 2]
         done = subprocess.run(
-            words, capture_output=True, text=True, cwd=tmp_path, timeout=280, check=False,
+            words, capture_output=True, text=True, cwd=cwd, timeout=280, check=False,
             env={**os.environ, "LORABENCH_CACHE": str(cache), "PYTHONPATH": str(root), "COLUMNS": "200"},
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
@@ -78,6 +80,9 @@ def test_a_method_in_three_steps(place, tmp_path):
     assert "my_method keeps the contract" in do(check)
     do(run)
     assert set(scores(tmp_path / "results" / "my_method")) == {"lora", "my_method"}
+    if methods.name == "baselines":  # in the clone there is one step more
+        [tests] = re.findall(r"run `(pytest .*?)`", section("Where they go"))
+        assert re.search(r"^\d\d passed", do(f"{tests} -p no:cacheprovider", cwd=methods.parent), re.M)
 
 
 def test_a_task_in_three_steps(place, tmp_path):
