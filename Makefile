@@ -19,6 +19,7 @@ bench: setup
 	$(BIN)/lorabench fetch $(STUDY) $(MODEL_OPTION)
 	$(BIN)/lorabench run $(STUDY) $(MODEL_OPTION) --executor $(EXECUTOR)
 
+# A file stays in one worker: what its tests share is made once.
 test: setup
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
