@@ -19,6 +19,7 @@ class LorabenchError(Exception):
     exit_status = 1
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        what, where, remedy = _clipped(what), _clipped(where), _clipped(remedy)
         self.what, self.where, self.remedy = what, where, remedy
         message = f"{where}: {what}" if where else what
         super().__init__(f"{message}\n  -> {remedy}" if remedy else message)
@@ -32,6 +33,22 @@ class InputError(LorabenchError):
     """Bad usage or bad input: a name, a file, a value (exit status 2)."""
 
     exit_status = 2
+
+
+#: Characters of one part of a message: a value from a file can have 50 MB, and a person reads a screen.
+LONGEST = 2000
+
+
+def clipped(text: str, longest: int = LONGEST) -> str:
+    """The text, without its middle where it is longer than a person would read."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} [... {len(text) - 2 * half} characters ...] {text[-half:]}"
+
+
+def _clipped(text: str | None) -> str | None:
+    return None if text is None else clipped(str(text))
 
 
 def _rebuild(kind: type[LorabenchError], what: str, where: str | None, remedy: str | None) -> LorabenchError:
