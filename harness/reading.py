@@ -1,7 +1,8 @@
 """JSON and YAML that others wrote: read strictly, and every problem said as ``file:line: what``.
 
 Used wherever a file may have been made, edited or damaged by somebody else.  Neither format is read by anything that
-could run code.  What plain readers let pass is refused: a YAML key that stands twice (the last one would win), nesting that exhausts the interpreter's stack, YAML aliases that unfold into more than a file of this size may hold.
+could run code.  What plain readers let pass is refused: a YAML key that stands twice (the last one would win), nesting
+that exhausts the interpreter's stack, YAML aliases that unfold into more than a file of this size may hold.
 """
 
 from __future__ import annotations
