@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from harness.errors import InputError
-from harness.study.fingerprint import source_digest
+from harness.store.fingerprint import source_digest
 
 if TYPE_CHECKING:
     from harness.engine.method import Method

@@ -89,11 +89,12 @@ def trial(
     seen = spec(method.split("@")[0], stream, order=order, seed=seed,
                 **({"setting": method.split("@")[1]} if "@" in method else {}))  # fmt: skip
     record = {
-        "fingerprint": f"{method.replace('@', '-')}-{order}-{seed}", "study": study, "status": "ok", "spec": seen,
+        "study": study, "status": "ok", "spec": seen,
         "stack": STACK,
         "tasks": tasks, "probes": probes, "curves": curves, "intruders": tuple(taken), "costs": costs,
     }  # fmt: skip
-    return TrialRecord(**(record | changes))
+    made = record | changes
+    return TrialRecord(**({"fingerprint": made["spec"].fingerprint} | made))
 
 
 STACK = {
@@ -134,9 +135,9 @@ def failed(
     method: str, stream: tuple[str, ...], *, status: str = "diverged", seed: int = 0, order: str = "a"
 ) -> TrialRecord:
     """A trial without scores."""
+    seen = spec(method, stream, seed=seed, order=order)
     return TrialRecord(
-        fingerprint=f"{method}-{order}-{seed}", study="quick", status=status,
-        spec=spec(method, stream, seed=seed, order=order), stack=STACK,
+        fingerprint=seen.fingerprint, study="quick", status=status, spec=seen, stack=STACK,
         failure=Failure(phase=f"train task 1 ({stream[0]}), step 17", message="loss is not finite",
                         traceback='Traceback (most recent call last):\n  "pack.py", line 3\nFloatingPointError: <nan>'),
     )  # fmt: skip

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from harness.store.fingerprint import digest
 from harness.study.config import Scored, Study
-from harness.study.fingerprint import digest
 
 LIBRARIES = ("lorabench", "torch", "transformers", "peft", "lm_eval", "datasets", "numpy", "scipy")
 

@@ -26,7 +26,8 @@ from harness.scoring.suite import ScoredTask, Suite
 class Score:
     """One trial's result on one task: lm-eval's aggregate, its standard error, and which items were right.
 
-    ``stderr`` is over the test items, none for a single one; ``correct`` is none for what is not right or wrong.
+    ``stderr`` is over the test items, none for a single one; ``correct``, whose mean is ``value``, is none for what is
+    not right or wrong.
     """
 
     value: float
@@ -84,7 +85,8 @@ def _score(scored: ScoredTask, results: Mapping[str, Any]) -> Score:
     # lm-eval has a closed form for means alone, and a bootstrap of minutes for the rest.
     error = mean_stderr(values) if aggregate is mean and len(values) > 1 else jackknife_error(values, aggregate)
     stderr = None if error is None else float(error)
-    return Score(float(results[key]), stderr, _correctness(values), tuple(values))
+    correct = _correctness(values) if aggregate is mean else None  # of another aggregate they do not make the score
+    return Score(float(results[key]), stderr, correct, tuple(values))
 
 
 def _correctness(values: list) -> tuple[bool, ...] | None:

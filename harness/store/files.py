@@ -8,14 +8,20 @@ kill) the old file is intact; readers ignore ``*.tmp``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harness.errors import LorabenchError
+
+#: What file systems without hard links say.
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
@@ -26,12 +32,55 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 def atomic_file(path: Path, write: Callable[[Path], Any]) -> None:
     """The same for a file that ``write(temporary_path)`` makes."""
+    _publish(path, write, Path.replace)
+
+
+def create_json(path: Path, value: Any) -> bool:
+    """Write JSON where there is no file of this name yet; of several writers one wins.  False: there is one."""
+    content = _json(value).encode()
+    try:
+        _publish(path, lambda temporary: temporary.write_bytes(content), _link)
+    except _TakenError:
+        return False
+    return True
+
+
+class _TakenError(Exception):
+    """There is a file of this name."""
+
+
+def rename_new(source: Path, target: Path) -> bool:
+    """Give a file a name that nothing has; False, and nothing is changed, where something has it."""
+    try:
+        _link(source, target)
+    except _TakenError:
+        return False
+    return True
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give the file its name, which must be free."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _TakenError from None
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if path.exists():  # all that can be done where names can't be linked (exFAT, some mounts of a cloud)
+            raise _TakenError from None
+        temporary.replace(path)
+    else:
+        temporary.unlink()
+
+
+def _publish(path: Path, write: Callable[[Path], Any], name: Callable[[Path, Path], Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         _sync(temporary)
-        temporary.replace(path)
+        name(temporary, path)
         _sync(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -48,7 +97,40 @@ def atomic_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Indented JSON with a final newline; NaN and infinities are refused, since they are not JSON."""
-    atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write(path, _json(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+#: How a temporary file is called, with the process that makes it.
+_TEMPORARY = re.compile(r"\..*\.(\d+)\.\w+\.tmp")
+#: Seconds after which nobody is still writing a temporary file, whoever it was.
+ABANDONED = 3600.0
+
+
+def sweep_temporary(folder: Path) -> None:
+    """Remove the temporary files of processes that are gone, in ``folder`` and below; a report may be writing its own.
+
+    A number says nothing of a process on another machine, so a file that is younger than :data:`ABANDONED` stays while
+    there is a process of its number here.
+    """
+    for path in folder.rglob(".*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        with contextlib.suppress(OSError):
+            if found and (not _living(int(found[1])) or time.time() - path.stat().st_mtime > ABANDONED):
+                path.unlink()
+
+
+def _living(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -26,10 +26,15 @@ def _standard_errors(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, **groups, "schema_version": 2}
 
 
+def _timeouts(record: dict[str, Any]) -> dict[str, Any]:
+    """2 -> 3: a trial may have the status ``timeout``; nothing that was written before changes."""
+    return {**record, "schema_version": 3}
+
+
 def _of_bits(bits: str | None, items: int) -> float | None:
     """lm-eval's ``mean_stderr`` of zeros and ones."""
     return float(unpack_bits(bits, items).std(ddof=1) / items**0.5) if bits is not None and items > 1 else None
 
 
 _GROUPS = ("tasks", "probes")
-_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _standard_errors}
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _standard_errors, 2: _timeouts}

@@ -14,10 +14,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 2  # with every change of a field; harness/store/migrations.py reads the older ones
+from harness.store.fingerprint import digest
+
+SCHEMA_VERSION = 3  # with every change of a field; harness/store/migrations.py reads the older ones
 
 Score = Annotated[float, Field(allow_inf_nan=False)]
-Status = Literal["ok", "diverged", "oom", "error"]
+Status = Literal["ok", "diverged", "oom", "error", "timeout"]
+#: A record with one of these is an answer, and is written once; anything else is tried again by the next run.
+FINAL = ("ok", "diverged")
 Scalar = str | int | float | bool | None
 
 
@@ -28,7 +32,7 @@ class Frozen(BaseModel):
 
 
 class TrialSpec(Frozen):
-    """What a trial is.  The fingerprint is a digest of this and nothing else."""
+    """What a trial is.  Its fingerprint is a digest of this and nothing else."""
 
     model: str  #: name in the catalogue, folder or hub id
     model_digest: str  #: of the weights and the tokenizer
@@ -50,6 +54,11 @@ class TrialSpec(Frozen):
     def arm(self) -> str:
         """The row of the board: ``method``, or ``method@setting`` where it is not the default."""
         return self.method if self.setting == "default" else f"{self.method}@{self.setting}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Names a trial by what it is.  How many settings were tried beside it does not change what it is."""
+        return digest(self.model_dump(mode="json", exclude={"settings_tried", "tuned"}))[:32]
 
 
 class Curve(Frozen):
@@ -131,7 +140,7 @@ class Failure(Frozen):
 class TrialRecord(Frozen):
     """One trial: one method with one setting, through one stream, with one seed."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     fingerprint: str
     study: str
     status: Status
@@ -195,7 +204,7 @@ class BaseScore(Frozen):
 class BaseRecord(Frozen):
     """The base model on every task and probe of a study: row 0 of every trial's matrix, scored once."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[2, 3] = SCHEMA_VERSION  #: 3 has changed nothing here
     key: str  #: digest of everything the scores depend on, stack included
     scores: dict[str, BaseScore]
     train_tokens: dict[str, float]  #: mean tokens of a training example, by task; for forecasts

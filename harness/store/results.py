@@ -1,81 +1,169 @@
 """The folder of one study's results: ``trials/<fingerprint>.json`` and what says whose folder it is.
 
-A trial is done when its file validates.  A file that does not is moved to ``quarantine/`` by name, never counted, and
-its trial runs again; a folder of another study or of a newer schema is refused, so that nothing of it is lost.
+A trial is done when its file validates and is of one piece (:mod:`harness.store.consistency`).  A file that is not is
+moved to ``quarantine/`` by name, never counted, and its trial runs again.  A finished trial, its record and its
+adapter, is written once: nothing here replaces it.  A folder of another study or of a newer schema is refused, so that
+nothing of it is lost; one that has lost its ``study.json`` is known by its records.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from harness.errors import InputError
-from harness.store.files import write_json
+from harness.errors import InputError, LorabenchError, clipped
+from harness.store.consistency import misfit
+from harness.store.files import create_json, rename_new, write_json
 from harness.store.migrations import migrate
 from harness.store.published import PublishedRow, check_published, plain
-from harness.store.records import SCHEMA_VERSION, BaseRecord, TrialRecord
+from harness.store.records import FINAL, SCHEMA_VERSION, BaseRecord, TrialRecord
 
 MANIFEST = "study.json"
+SUPERSEDED = "superseded"
 
 
 @dataclass(frozen=True)
 class Readout:
-    """What a results folder holds: valid records, names of damaged files, and what its plan expects."""
+    """What a results folder holds: valid records, damaged files, and what its plan expects."""
 
     records: list[TrialRecord]
-    quarantined: list[str] = field(default_factory=list)
+    quarantined: Mapping[str, str] = field(default_factory=dict)  #: name of a damaged file -> what is wrong with it
     expected: dict[str, int] | None = None  #: arm -> trials of the plan; none where no plan was written
     published: tuple[PublishedRow, ...] = ()  #: others' numbers that the study names
 
 
+# -- whose folder it is -----------------------------------------------------------------------------------------------
+
+
 def open_results(folder: Path, study: str, expected: Mapping[str, int], published: Sequence[PublishedRow] = ()) -> None:
-    """Make the folder this study's, or check that it is; raises :class:`InputError` for another's."""
+    """Make the folder this study's, or check that it is; for whoever holds its claim.
+
+    Where ``study.json`` is lost, damaged or another's, the records decide: a folder whose finished trials are all of
+    this study is this study's.  Raises :class:`InputError` for another's folder, and for one of a newer schema.
+    """
     manifest = folder / MANIFEST
-    if manifest.exists():
-        found = _read_manifest(manifest)
-        if found.get("study") != study:
-            raise InputError(
-                f"this folder holds results of the study '{found.get('study')}', not '{study}'",
-                where=str(folder),
-                remedy="choose another folder with --out",
-            )
-    elif folder.exists() and any(folder.glob("trials/*.json")):
-        raise InputError(
-            f"there are trials here, but no {MANIFEST} that says whose they are",
-            where=str(folder),
-            remedy="choose another folder with --out",
-        )
+    if problem := _not_ours(folder, study):
+        owners = {record.study for record in read_records(folder)[0]}
+        if owners != {study}:
+            raise problem
     content = {"schema_version": SCHEMA_VERSION, "study": study, "expected": dict(expected)}
     write_json(manifest, content | ({"published": plain(published)} if published else {}))
 
 
+def _not_ours(folder: Path, study: str) -> InputError | None:
+    """Why ``study.json`` does not say that the folder is this study's; none where it does, or nothing is there yet."""
+    manifest = folder / MANIFEST
+    try:
+        found = _read_manifest(manifest)
+    except FileNotFoundError:
+        if not any(folder.glob("trials/*.json")):
+            return None
+        what = f"there are trials here, but no {MANIFEST} that says whose they are"
+        return InputError(what, where=str(folder), remedy="choose another folder with --out")
+    except _DamagedError as error:
+        return error
+    if found.get("study") == study:
+        return None
+    what = f"this folder holds results of the study '{found.get('study')}', not '{study}'"
+    return InputError(what, where=str(folder), remedy="choose another folder with --out")
+
+
+class _DamagedError(InputError):
+    """``study.json`` can't be read; that of a newer schema can, and is refused as what it is."""
+
+
 def _read_manifest(path: Path) -> dict:
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise _DamagedError(
             f"not readable as JSON: {error}", where=str(path), remedy="restore or remove this file"
         ) from error
     version = found.get("schema_version") if isinstance(found, dict) else None
     if not _readable(version):
-        raise InputError(
-            f"this folder was written with schema {version}; this version reads up to schema {SCHEMA_VERSION}",
-            where=str(path),
-            remedy="use the version of lorabench that wrote it, or choose another folder with --out",
-        )
+        raise _of_schema("this folder was written with", version, path)
     return found
+
+
+def _of_schema(what: str, version: object, path: Path) -> InputError:
+    return InputError(
+        f"{what} schema {version}; this version reads up to schema {SCHEMA_VERSION}",
+        where=str(path),
+        remedy="use the version of lorabench that wrote it, or choose another folder with --out",
+    )
+
+
+def check_schema(folder: Path) -> None:
+    """Refuse a folder that a newer version has written; one whose ``study.json`` is lost or damaged is not refused."""
+    with contextlib.suppress(FileNotFoundError, _DamagedError):
+        _read_manifest(folder / MANIFEST)
+
+
+# -- records ----------------------------------------------------------------------------------------------------------
 
 
 def trial_path(folder: Path, fingerprint: str) -> Path:
     return folder / "trials" / f"{fingerprint}.json"
 
 
-def write_trial(folder: Path, record: TrialRecord) -> None:
-    write_json(trial_path(folder, record.fingerprint), record.model_dump(mode="json"))
+def finished(folder: Path, fingerprint: str) -> bool:
+    """Whether the trial has a valid record that is an answer."""
+    record, _ = _read_trial(trial_path(folder, fingerprint))
+    return record is not None and record.status in FINAL
+
+
+def write_trial(folder: Path, record: TrialRecord, keep: Callable[[], None] = lambda: None) -> bool:
+    """Write a trial's record, unless it is finished: then nothing is changed, and False comes back.
+
+    ``keep`` writes what belongs to it, its adapter; that comes first, so that a finished trial has both.  Of two
+    processes that have run the same trial the first to write wins (a worker that is thought dead, and the retry of its
+    pack).  A record of a failure gives way; a damaged file is moved to ``quarantine/``.
+    """
+    path = trial_path(folder, record.fingerprint)
+    if finished(folder, record.fingerprint):
+        return False
+    keep()
+    for _ in range(3):
+        if create_json(path, record.model_dump(mode="json")):
+            return True
+        if _set_aside(folder, path):
+            return False
+    what = "other processes keep writing this record"
+    raise LorabenchError(what, where=str(path), remedy="run the study in one place at a time")
+
+
+def _set_aside(folder: Path, path: Path) -> bool:
+    """Make room for a record; True where the one that is there is an answer, and stays.
+
+    What gives way is looked at again after it has been moved: another may have replaced it.  That is right for two
+    processes, a worker that is thought dead and the retry of its pack; of three that replace one failure, an answer
+    may find its place taken when it is moved back, and goes to ``quarantine/``.
+    """
+    if finished(folder, path.stem):
+        return True
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside.tmp")
+    try:
+        path.rename(aside)  # so that nobody can finish it between a look and its removal
+    except FileNotFoundError:
+        return False
+    record, _ = _read_trial(aside, path.stem)
+    if record is not None and record.status in FINAL:
+        if not rename_new(aside, path):
+            _move(aside, folder / "quarantine" / path.name)
+        return True
+    if record is None:
+        _move(aside, folder / "quarantine" / path.name)
+    else:
+        aside.unlink()
+    return False
 
 
 def read_trials(folder: Path, *, quarantine: bool = False) -> Readout:
@@ -85,54 +173,109 @@ def read_trials(folder: Path, *, quarantine: bool = False) -> Readout:
         manifest = _read_manifest(folder / MANIFEST)
         expected = {str(arm): int(n) for arm, n in manifest.get("expected", {}).items()}
         published = check_published(manifest.get("published", ()), f"{folder / MANIFEST}:published")
-    records, damaged = [], []
+    records, damaged = read_records(folder, quarantine=quarantine)
+    return Readout(records, damaged, expected, published)
+
+
+def read_records(folder: Path, *, quarantine: bool = False) -> tuple[list[TrialRecord], dict[str, str]]:
+    """(valid records, what is wrong with each other file by its name), whatever ``study.json`` says."""
+    records, damaged = [], {}
     for path in sorted((folder / "trials").glob("*.json")):
-        record = _read_trial(path)
+        record, problem = _read_trial(path)
         if record is not None:
             records.append(record)
             continue
-        damaged.append(path.name)
+        damaged[path.name] = problem
         if quarantine:
-            target = folder / "quarantine" / path.name
-            target.parent.mkdir(exist_ok=True)
-            path.replace(target)
-    return Readout(records, damaged, expected, published)
+            _move(path, folder / "quarantine" / path.name)
+    return records, damaged
+
+
+def _read_trial(path: Path, name: str | None = None) -> tuple[TrialRecord | None, str]:
+    """(the record, or none where the file is damaged; what is wrong with it), under the ``name`` it should have.
+
+    A record of an older schema is migrated, a newer one is refused.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        version = data["schema_version"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        return None, f"not a record: {clipped(str(error), 200)}"
+    if not _readable(version):
+        raise _of_schema("this record has", version, path)
+    try:
+        record = TrialRecord.model_validate(migrate(data))
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        return None, f"not a record of ours: {_first(error)}"
+    if record.fingerprint != (name or path.stem):
+        return None, f"it is the record of trial {record.fingerprint}"
+    problem = misfit(record)
+    return (None, problem) if problem else (record, "")
+
+
+def _first(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        return clipped(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}", 200)
+    return clipped(f"{type(error).__name__}: {error}", 200)
+
+
+def _move(path: Path, target: Path) -> None:
+    """Move a file, under a further number where there is one of its name: what is put aside is never replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 10_000):
+        place = target if number == 1 else target.with_name(f"{target.stem}.{number}{target.suffix}")
+        if not place.exists():
+            path.rename(place)
+            return
+    raise LorabenchError("too many files of one name", where=str(target), remedy="clear this folder")
+
+
+# -- records that the study does not ask for --------------------------------------------------------------------------
 
 
 def supersede(folder: Path, planned: Collection[str]) -> list[str]:
     """Move records that the study no longer asks for to ``superseded/``: it was edited, and a board shows one study."""
-    moved = []
-    for path in sorted((folder / "trials").glob("*.json")):
-        if path.stem not in planned:
-            target = folder / "superseded" / path.name
-            target.parent.mkdir(exist_ok=True)
-            path.replace(target)
-            moved.append(path.name)
-    return moved
+    moved = [path for path in sorted((folder / "trials").glob("*.json")) if path.stem not in planned]
+    for path in moved:
+        _move(path, folder / SUPERSEDED / path.name)
+    return [path.name for path in moved]
 
 
-def _read_trial(path: Path) -> TrialRecord | None:
-    """The record, or none where the file is damaged; of an older schema it is migrated, a newer one is refused."""
-    try:
-        data = json.loads(path.read_text())
-        version = data["schema_version"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    if not _readable(version):
-        raise InputError(
-            f"this record has schema {version}; this version reads up to schema {SCHEMA_VERSION}",
-            where=str(path),
-            remedy="use the version of lorabench that wrote it, or choose another folder with --out",
-        )
-    try:
-        record = TrialRecord.model_validate(migrate(data))
-    except (ValueError, TypeError, KeyError, AttributeError):  # ValidationError is a ValueError
-        return None
-    return record if record.fingerprint == path.stem else None
+def take_back(folder: Path, planned: Iterable[str]) -> list[str]:
+    """Move records out of ``superseded/`` that the study asks for again; returns their fingerprints."""
+    found = returning(folder, planned)
+    for fingerprint in found:
+        path = trial_path(folder, fingerprint)
+        path.parent.mkdir(exist_ok=True)
+        _set_aside(folder, path)
+        (folder / SUPERSEDED / path.name).rename(path)
+    return found
+
+
+def returning(folder: Path, planned: Iterable[str]) -> list[str]:
+    """Trials that the study asks for, that have no finished record, and have one in ``superseded/``."""
+    there = {path.stem: path for path in (folder / SUPERSEDED).glob("*.json")}
+    found = []
+    for fingerprint in planned:
+        if fingerprint in there and not finished(folder, fingerprint):
+            record, _ = _read_trial(there[fingerprint])
+            if record is not None and record.status in FINAL:
+                found.append(fingerprint)
+    return found
 
 
 def _readable(version: object) -> bool:
     return isinstance(version, int) and 1 <= version <= SCHEMA_VERSION
+
+
+# -- the base model ---------------------------------------------------------------------------------------------------
 
 
 def base_path(folder: Path) -> Path:

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import InputError, unknown_name
+from harness.store.fingerprint import digest
 from harness.store.records import TrialSpec
 from harness.study.config import AdapterSettings, Study, first_problem
-from harness.study.fingerprint import digest
 from harness.study.overrides import OWN, Own, own_training, refuse_adapter_grids, taken_apart
 from harness.study.pack_size import factor_copies
 from harness.study.seeds import derive
@@ -174,7 +174,7 @@ def build_plan(
         numbers = share(first.adapter) * rank / first.adapter.rank
         copies = max(_dense_copies(row) + factor_copies(numbers, rank, below, _averages(row)) for row in group)
         size = dense_rows(copies) if dense_rows else pack_size
-        packs += [_pack(part, numbers) for part in _chunks(_by_stream_and_seed(study, group), size)]
+        packs += [pack_of(part, numbers) for part in _chunks(_by_stream_and_seed(study, group), size)]
     return Plan(study, tuple(packs), tuple(untrained))
 
 
@@ -283,12 +283,7 @@ def _trial(study: Study, arm: Arm, order: str, stream: Sequence[str], seed: int,
         tuned=arm.name in inputs.tuned,
         settings_tried=inputs.tuned.get(arm.name, 1),
     )
-    return PlannedTrial(spec, fingerprint(spec), arm.recipe)
-
-
-def fingerprint(spec: TrialSpec) -> str:
-    """Names a trial by what it is.  How many settings were tried beside it does not change what it is."""
-    return digest(spec.model_dump(mode="json", exclude={"settings_tried", "tuned"}))[:32]
+    return PlannedTrial(spec, spec.fingerprint, arm.recipe)
 
 
 def _row(study: Study, trials: list[PlannedTrial]) -> Row:
@@ -311,5 +306,6 @@ def _chunks(rows: list[Row], size: int) -> list[tuple[Row, ...]]:
     return [tuple(rows[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
-def _pack(rows: tuple[Row, ...], share: float) -> Pack:
+def pack_of(rows: tuple[Row, ...], share: float) -> Pack:
+    """A pack of these rows, named after its trials; ``share`` is that of one row's adapter."""
     return Pack(digest([trial.fingerprint for row in rows for trial in row.trials])[:16], rows, share)

@@ -23,9 +23,9 @@ from pydantic import ValidationError
 from harness.analysis import continual
 from harness.errors import InputError
 from harness.store.files import write_json
+from harness.store.fingerprint import digest
 from harness.store.records import Frozen, Scalar, TrialRecord
 from harness.study.config import Study
-from harness.study.fingerprint import digest
 from harness.study.overrides import taken_apart
 from harness.study.plan import MethodLike, Plan, checked, expand_arms, grid_points
 from harness.study.seeds import derive

@@ -9,9 +9,9 @@ import pytest
 
 from harness.errors import InputError
 from harness.methods import methods
+from harness.store.fingerprint import digest
 from harness.study import forecast, pack_size, tuning
 from harness.study.config import AdapterSettings, Study, build_study
-from harness.study.fingerprint import digest
 from harness.study.overrides import differences
 from harness.study.plan import Inputs, Plan, build_plan, expand_arms
 from harness.study.tuning import lay_out, tuning_study

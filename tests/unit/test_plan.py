@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from harness.errors import InputError
 from harness.methods import methods
+from harness.store.fingerprint import canonical, digest, source_digest
 from harness.store.records import Costs, TaskScores, TrialRecord, TrialSpec
 from harness.study.config import build_study
-from harness.study.fingerprint import canonical, digest, source_digest
-from harness.study.plan import Inputs, build_plan, expand_arms, fingerprint
+from harness.study.plan import Inputs, build_plan, expand_arms
 from harness.study.seeds import derive
 
 TASKS = ("a", "b", "c", "probe")
@@ -236,8 +236,8 @@ def test_the_fingerprint_is_the_same_from_the_plan_and_from_the_record():
         text = json.dumps(record.model_dump(mode="json"), allow_nan=False)
         again = TrialRecord.model_validate(json.loads(text))
         assert again == record
-        assert fingerprint(again.spec) == trial.fingerprint
-        assert fingerprint(TrialSpec.model_validate_json(trial.spec.model_dump_json())) == trial.fingerprint
+        assert again.spec.fingerprint == trial.fingerprint
+        assert TrialSpec.model_validate_json(trial.spec.model_dump_json()).fingerprint == trial.fingerprint
 
 
 # -- digests and seeds ------------------------------------------------------------------------------------------------

@@ -118,8 +118,8 @@ def test_trials_csv_is_tidy(quick_folder):
     rows = read(quick_folder / "trials.csv")
     assert tuple(rows[0]) == ("study", "trial", "method", "setting", "seed", "order", "after_task", "examples",
                               "metric", "target", "value", "items", "stderr", "schema_version")  # fmt: skip
-    own = [row for row in rows if row["trial"] == "lora-a-0"]
-    record = next(record for record in quick().records if record.fingerprint == "lora-a-0")
+    record = next(r for r in quick().records if (r.spec.arm, r.spec.seed) == ("lora", 0))
+    own = [row for row in rows if row["trial"] == record.fingerprint]
 
     def values(metric, target=""):
         return [float(row["value"]) for row in own if (row["metric"], row["target"]) == (metric, target)]
@@ -230,9 +230,9 @@ def test_a_clear_difference_is_reported_with_its_direction():
 
 def test_an_arm_with_a_failure_is_shown_and_not_ranked(tmp_path):
     readout = quick()
-    readout.records = [r for r in readout.records if r.fingerprint != "lora_ema-a-1"]
+    readout.records = [r for r in readout.records if (r.spec.arm, r.spec.seed) != ("lora_ema", 1)]
     readout.records.append(failed("lora_ema", QUICK, seed=1))
-    readout.records = [r for r in readout.records if r.fingerprint != "stable_lora-a-2"]
+    readout.records = [r for r in readout.records if (r.spec.arm, r.spec.seed) != ("stable_lora", 2)]
     readout.expected["combined"] = 3
     readout.quarantined.append("damaged.json")
     write_report(tmp_path, readout)

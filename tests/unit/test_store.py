@@ -159,20 +159,21 @@ def scores(*values, **changes) -> TaskScores:
     return TaskScores(**(made | changes))
 
 
-def record(fingerprint="f" * 32, **changes) -> TrialRecord:
-    values = {"fingerprint": fingerprint, "study": "s", "status": "ok", "spec": spec(), "stack": {"digest": "x"},
+def record(seed: int = 0, **changes) -> TrialRecord:
+    seen = changes.get("spec", spec(seed=seed))
+    values = {"fingerprint": seen.fingerprint, "study": "s", "status": "ok", "spec": seen, "stack": {"digest": "x"},
               "tasks": {"a": scores(0.1, 0.5, 0.4), "b": scores(0.2, 0.3, 0.9)},
               "probes": {"p": scores(0.3, None, 0.3)}}  # fmt: skip
     return TrialRecord(**(values | changes))
 
 
 def test_a_record_goes_to_disk_and_back(tmp_path):
-    one, two = record("1" * 32), record("2" * 32, status="diverged", failure=Failure(phase="p", message="m"), tasks={})
+    one, two = record(1), record(2, status="diverged", failure=Failure(phase="p", message="m"), tasks={})
     for each in (one, two):
         write_trial(tmp_path, each)
     found = read_trials(tmp_path)
-    assert found.records == [one, two]
-    assert (found.quarantined, found.expected) == ([], None)
+    assert sorted(found.records, key=lambda r: r.spec.seed) == [one, two]
+    assert (found.quarantined, found.expected) == ({}, None)
     assert one.matrix() == [[0.1, 0.2], [0.5, 0.3], [0.4, 0.9]]
 
 
@@ -231,31 +232,32 @@ def test_the_first_item_is_the_highest_bit():
     "", "{", "[]", "5", "{}", '{"schema_version": 1}', "\x00\x00", "half",
 ])  # fmt: skip
 def test_a_damaged_record_is_named_and_not_counted(tmp_path, damage):
-    write_trial(tmp_path, record("1" * 32))
-    write_trial(tmp_path, record("2" * 32))
-    bad = trial_path(tmp_path, "2" * 32)
+    write_trial(tmp_path, record(1))
+    write_trial(tmp_path, record(2))
+    bad = trial_path(tmp_path, record(2).fingerprint)
     bad.write_text(bad.read_text()[:200] if damage == "half" else damage)
     found = read_trials(tmp_path)
-    assert [r.fingerprint for r in found.records] == ["1" * 32]
-    assert found.quarantined == [bad.name]
+    assert [r.spec.seed for r in found.records] == [1]
+    assert list(found.quarantined) == [bad.name]
     assert bad.exists(), "reading alone moves nothing"
-    assert read_trials(tmp_path, quarantine=True).quarantined == [bad.name]
+    assert list(read_trials(tmp_path, quarantine=True).quarantined) == [bad.name]
     assert not bad.exists()
     assert (tmp_path / "quarantine" / bad.name).exists()
-    assert read_trials(tmp_path, quarantine=True).quarantined == []
+    assert read_trials(tmp_path, quarantine=True).quarantined == {}
 
 
 def test_bytes_that_are_no_text_are_damage(tmp_path):
     write_trial(tmp_path, record())
-    trial_path(tmp_path, "f" * 32).write_bytes(b"\xff\xfe")
-    assert read_trials(tmp_path).quarantined == [f"{'f' * 32}.json"]
+    path = trial_path(tmp_path, record().fingerprint)
+    path.write_bytes(b"\xff\xfe")
+    assert list(read_trials(tmp_path).quarantined) == [path.name]
 
 
 def test_a_record_under_another_name_does_not_count(tmp_path):
     write_trial(tmp_path, record())
-    trial_path(tmp_path, "f" * 32).rename(trial_path(tmp_path, "0" * 32))
+    trial_path(tmp_path, record().fingerprint).rename(trial_path(tmp_path, "0" * 32))
     found = read_trials(tmp_path)
-    assert (found.records, found.quarantined) == ([], [f"{'0' * 32}.json"])
+    assert (found.records, list(found.quarantined)) == ([], [f"{'0' * 32}.json"])
 
 
 def test_temporary_files_are_nobody_s_records(tmp_path):
@@ -263,12 +265,12 @@ def test_temporary_files_are_nobody_s_records(tmp_path):
     (tmp_path / "trials" / f".{'0' * 32}.json.1.ab.tmp").write_text("{")
     found = read_trials(tmp_path, quarantine=True)
     assert len(found.records) == 1
-    assert found.quarantined == []
+    assert found.quarantined == {}
 
 
 def test_a_newer_record_is_refused_and_kept(tmp_path):
     write_trial(tmp_path, record())
-    path = trial_path(tmp_path, "f" * 32)
+    path = trial_path(tmp_path, record().fingerprint)
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": SCHEMA_VERSION + 1}))
     with pytest.raises(InputError, match=f"has schema {SCHEMA_VERSION + 1}") as error:
         read_trials(tmp_path, quarantine=True)
@@ -325,7 +327,7 @@ def test_records_of_schema_1_are_read(tmp_path):
     """Files as version 1 wrote them: the same scores, and standard errors from the items' correctness."""
     shutil.copytree(GOLDEN / "schema1", tmp_path / "study")
     found = read_trials(tmp_path / "study")
-    assert found.quarantined == []
+    assert found.quarantined == {}
     assert {record.status for record in found.records} == {"ok"}
     for record in found.records:
         assert record.schema_version == SCHEMA_VERSION

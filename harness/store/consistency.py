@@ -1,0 +1,107 @@
+"""Whether a record says one thing: what a person or a script has edited does not fit the rest of it.
+
+A record holds the same fact more than once: its spec makes its fingerprint, the items' correctness makes a score and
+its standard error, the ends of a curve are entries of the matrix, intruders of the types of projection add up.  So an
+edited number shows without a checksum, and a record that was written before there was a check can be checked.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator
+
+from harness.store.records import Intruders, TaskScores, TrialRecord, unpack_bits
+
+#: A score is a mean of zeros and ones in fp64, whose sum may have been taken in another order.
+ROUNDING = 1e-9
+
+
+def misfit(record: TrialRecord) -> str | None:
+    """What of a record does not fit the rest of it, in words; none where it is of one piece."""
+    return next(_misfits(record), None)
+
+
+def _misfits(record: TrialRecord) -> Iterator[str]:
+    if record.spec.fingerprint != record.fingerprint:
+        yield "its spec is that of another trial: it gives another fingerprint"
+    for name, scores in (record.tasks | record.probes).items():
+        yield from (f"{name}: {problem}" for problem in _scores(scores))
+    if record.status == "ok":
+        yield from _names(record)
+        yield from _curves(record)
+    for stage, found in enumerate(record.intruders, start=1):
+        if found is not None:
+            yield from (f"intruders after task {stage}: {problem}" for problem in _intruders(found))
+
+
+def _names(record: TrialRecord) -> Iterator[str]:
+    for what, have, wanted in (
+        ("tasks", record.tasks, record.spec.stream),
+        ("probes", record.probes, record.spec.probes),
+    ):
+        if set(have) != set(wanted):
+            yield f"its {what} are {', '.join(sorted(have)) or 'none'}; its spec asks for {', '.join(wanted) or 'none'}"
+
+
+def _scores(scores: TaskScores) -> Iterator[str]:
+    """Scores against the items that were right, where these are known."""
+    if scores.items < 1:
+        yield f"{scores.items} items"
+        return
+    if scores.correct and len(scores.correct) != len(scores.score):
+        yield f"{len(scores.score)} scores, and the items of {len(scores.correct)}"
+        return
+    bits = scores.correct or (None,) * len(scores.score)
+    for stage, (score, error, right) in enumerate(zip(scores.score, scores.stderr, bits, strict=True)):
+        if right is None:
+            continue
+        if not _bits_of(right, scores.items):
+            yield f"the items after task {stage} are not {scores.items} bits"
+            continue
+        mean = float(unpack_bits(right, scores.items).mean())
+        if score is None or abs(score - mean) > ROUNDING:
+            yield f"the score after task {stage} is {score}, and {mean:.6g} of its items are right"
+        if error is not None and scores.items > 1:
+            wanted = math.sqrt(mean * (1 - mean) / (scores.items - 1))
+            if abs(error - wanted) > ROUNDING:
+                yield f"the standard error after task {stage} is {error}, of its items {wanted:.6g}"
+
+
+def _bits_of(text: str, items: int) -> bool:
+    """Whether this is what ``pack_bits`` makes of so many items."""
+    try:
+        return len(base64.b64decode(text, validate=True)) == -(-items // 8)
+    except ValueError:
+        return False
+
+
+def _curves(record: TrialRecord) -> Iterator[str]:
+    """Both ends of a curve are entries of the matrix, and the points between them shares of the items."""
+    for stage, curve in enumerate(record.curves):
+        scores = record.tasks.get(curve.task)
+        if stage >= len(record.spec.stream) or scores is None or curve.task != record.spec.stream[stage]:
+            yield f"curve number {stage + 1} is of {curve.task}"
+            continue
+        ends = (scores.score[stage], scores.score[stage + 1])
+        if not len(curve.examples) == len(curve.score) == len(curve.tokens) >= 2:
+            yield f"the curve of {curve.task} has points without a score, examples or tokens"
+        elif any(end is None or abs(end - have) > ROUNDING for end, have in zip(ends, _ends(curve.score), strict=True)):
+            yield f"the curve of {curve.task} ends at {_ends(curve.score)}, the matrix has {ends}"
+        elif any(scores.correct) and (odd := next((s for s in curve.score if not _share(s, scores.items)), None)):
+            yield f"the curve of {curve.task} has a score of {odd}, which is no share of {scores.items} items"
+
+
+def _ends(values: tuple[float, ...]) -> tuple[float, float]:
+    return values[0], values[-1]
+
+
+def _share(score: float, items: int) -> bool:
+    return 0 <= score <= 1 and abs(score * items - round(score * items)) < items * ROUNDING
+
+
+def _intruders(found: Intruders) -> Iterator[str]:
+    if found.by_epsilon.get("0.5", found.count) != found.count:
+        yield f"{found.count}, and {found.by_epsilon['0.5']} at 0.5"
+    if found.by_type and sum(part.count for part in found.by_type.values()) != found.count:
+        yield f"{found.count}, and {sum(part.count for part in found.by_type.values())} by type of projection"
