@@ -1,6 +1,7 @@
-"""Adapters on disk: one stacked safetensors file a pack, and PEFT's format for one trial.
+"""Adapters on disk: a safetensors file a trial, and PEFT's format.
 
-What is stored is what was scored: the student's factors or their average.
+What is stored is what was scored: the student's factors or their average.  The files of earlier versions hold the
+trials of a pack, stacked; both are read.
 """
 
 from __future__ import annotations
@@ -63,11 +64,18 @@ def _peft_name(name: str) -> str:
     return f"base_model.model.{name}" if name.endswith(MAGNITUDE) else f"base_model.model.{name}.weight"
 
 
+def adapter_path(folder: Path, name: str) -> Path:
+    """Of a trial's fingerprint, or of one with a task's number: ``<fingerprint>-task2``."""
+    return folder / "adapters" / f"{name}.safetensors"
+
+
 def find_adapter(folder: Path, trial: str) -> tuple[Path, int]:
     """(file, place in its stacks) of a trial's adapter; of the last task where several were kept."""
-    for path in sorted(
-        (folder / "adapters").glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True
-    ):
+    own = [*(folder / "adapters").glob(f"{trial}-task*.safetensors"), *folder.glob(f"adapters/{trial}.safetensors")]
+    # A later task's name is longer or greater; a pack's file may be named like nothing of these.
+    last = sorted(own, key=lambda path: (path.stem == trial, len(path.name), path.name), reverse=True)
+    packs = sorted(set((folder / "adapters").glob("*.safetensors")) - set(own), key=_written, reverse=True)
+    for path in (*last, *packs):
         try:
             with safe_open(path, framework="pt") as file:
                 trials = json.loads((file.metadata() or {}).get("trials", "[]"))
@@ -81,6 +89,10 @@ def find_adapter(folder: Path, trial: str) -> tuple[Path, int]:
         remedy="set keep_adapters: last in the study, remove the trial's record and run again; what has no low rank "
         "(full_finetune, the dense lora_ema_product) is never kept, since PEFT's format has no place for it",
     )
+
+
+def _written(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ import itertools
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
 from harness.engine.adapters import DenseLayout, Layout
-from harness.engine.adapters_file import save_adapters
+from harness.engine.adapters_file import adapter_path, save_adapters
 from harness.engine.batches import Example, draw, make_step
 from harness.engine.job import Bench, Job, Report, set_up
 from harness.engine.ledger import Ledger
@@ -33,14 +34,21 @@ from harness.errors import LorabenchError
 from harness.scoring.scorer import Score
 from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
 from harness.store.records import BaseRecord, TrialRecord
-from harness.store.results import read_base, write_trial
+from harness.store.results import finished, read_base, write_trial
 from harness.study import forecast
 from harness.study.plan import Pack, PlannedTrial, Row
 from harness.study.seeds import derive
 
 
-def run_pack(job: Job, report: Report) -> list[str]:
-    """Train and score a pack and write its missing records; returns their statuses, in the order of its trials."""
+class BaseChangedError(LorabenchError):
+    """A method wrote to the frozen base model, so that the results of its whole pack are void."""
+
+
+def run_pack(job: Job, report: Report) -> None:
+    """Train and score a pack and write its missing records.
+
+    Raises :class:`BaseChangedError`; the next job loads the base anew.
+    """
     assert job.pack is not None, "a job without a pack is the base model's (harness.engine.base)"
     base = read_base(job.folder, job.base_key)
     if base is None:
@@ -52,7 +60,7 @@ def run_pack(job: Job, report: Report) -> list[str]:
     report(0, "loading the model and the tasks")
     run = PackRun(job, job.pack, base, report)
     run.train_all()
-    return run.finish()
+    run.finish()
 
 
 class PackRun:
@@ -101,7 +109,7 @@ class PackRun:
             self._score(stage)
             self._count_intruders(stage)
             if self.study.keep_adapters == "all":
-                self._save_adapters(f"{self.pack.name}-task{stage + 1}")
+                self._save_adapters(stage)
             self._checkpoint(stage)
 
     def _train(self, stage: int) -> None:
@@ -231,6 +239,7 @@ class PackRun:
         return data["stage"] + 1
 
     def _checkpoint(self, stage: int) -> None:
+        self._check_base()  # or a run that goes on from here, on a fresh base, would take what is void for good
         self.ledger.memory(peak_memory_gib(self.device))
         data = {"stage": stage, "units": self.units, "ledger": self.ledger.model_dump(mode="json")}
         path = checkpoint_path(self.job.folder, self.pack.name)
@@ -240,39 +249,45 @@ class PackRun:
         """A checkpoint goes on only where the same pack runs on the same stack."""
         return f"{self.pack.name} {self.job.base_key}"
 
-    def finish(self) -> list[str]:
+    def finish(self) -> None:
         """Check that the base is untouched, write the missing records, and drop the checkpoint."""
+        self._check_base()
+        self.ledger.memory(peak_memory_gib(self.device))
+        for row, trial in self.owner:
+            if trial.fingerprint in self.job.write:
+                write_trial(self.job.folder, self._record(row, trial), partial(self._keep_adapter, row, trial))
+        checkpoint_path(self.job.folder, self.pack.name).unlink(missing_ok=True)
+
+    def _check_base(self) -> None:
         if self.bench.model.digest() != self.digest_before:
             names = sorted({trial.spec.method for trial in self.pack.trials})
-            raise LorabenchError(
+            raise BaseChangedError(
                 "the frozen base model changed while a pack trained; its results are void",
                 where=f"pack {self.pack.name} ({', '.join(names)})",
                 remedy=f"`lorabench methods --check {names[0]}` and so on says which part does it, if any does",
             )
-        if self.study.keep_adapters == "last":
-            self._save_adapters(self.pack.name)
-        self.ledger.memory(peak_memory_gib(self.device))
-        records = [self._record(row, trial) for row, trial in self.owner]
-        for record in records:
-            if record.fingerprint in self.job.write:
-                write_trial(self.job.folder, record)
-        checkpoint_path(self.job.folder, self.pack.name).unlink(missing_ok=True)
-        return [record.status for record in records]
 
     def _record(self, row: int, trial: PlannedTrial) -> TrialRecord:
         bank, scored = self.trainer.bank, self.trainer.scored(row, trial.recipe)
         trained = bank.layout.live(bank.values[row])
         return self.ledger.record(trial, self.job, self.base, trained, scored.layout.live(scored.values))
 
-    def _save_adapters(self, name: str) -> None:
-        # Only those whose record this run writes: another's adapter is the one that was scored then.
-        for number, ((written, layout), trials, values, scaling) in enumerate(
-            self._alike(lambda trial: trial.fingerprint in self.job.write)
-        ):
-            if written:
-                path = self.job.folder / "adapters" / f"{name}{f'-{number}' if number else ''}.safetensors"
-                entries = [(trial.fingerprint, own) for trial, own in zip(trials, values, strict=True)]
-                save_adapters(path, layout, entries, self.study.model, self.pack.adapter, scaling.tolist())
+    def _keep_adapter(self, row: int, trial: PlannedTrial) -> None:
+        if self.study.keep_adapters == "last":
+            self._save_adapter(row, trial, trial.fingerprint)
+
+    def _save_adapters(self, stage: int) -> None:
+        """The adapters after a task, of trials that are not finished: another's is the one that was scored then."""
+        for row, trial in self.owner:
+            if trial.fingerprint in self.job.write and not finished(self.job.folder, trial.fingerprint):
+                self._save_adapter(row, trial, f"{trial.fingerprint}-task{stage + 1}")
+
+    def _save_adapter(self, row: int, trial: PlannedTrial, name: str) -> None:
+        if self.ledger.alive(trial.fingerprint):
+            scored = self.trainer.scored(row, trial.recipe)
+            path = adapter_path(self.job.folder, name)
+            entries = [(trial.fingerprint, scored.values)]
+            save_adapters(path, scored.layout, entries, self.study.model, self.pack.adapter, [float(scored.scaling)])
 
     # -- bookkeeping ----------------------------------------------------------------------------------------------
 

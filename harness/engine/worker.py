@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import traceback
 from dataclasses import dataclass
 
@@ -9,24 +10,30 @@ import torch
 
 from harness.engine.base import run_base
 from harness.engine.job import Job, Report
-from harness.engine.pack import run_pack
+from harness.engine.pack import BaseChangedError, run_pack
 from harness.engine.stack import host, stack
 from harness.errors import LorabenchError
+from harness.store.checkpoints import checkpoint_path
 from harness.store.records import Failure, Status, TrialRecord
 from harness.store.results import write_trial
+from harness.study.halving import halves
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: the status of every trial of its pack, in order (none for the base)."""
+    """What became of a job.  One that ``failed`` has a record where a trial stood alone; else its halves are to run."""
 
     job: str
-    statuses: tuple[str, ...]
+    failed: Status | None = None
     message: str = ""
 
 
+class StalledError(BaseException):
+    """A job has given no sign of life for too long.  No ``except Exception`` of a method may catch it."""
+
+
 def execute(job: Job, report: Report) -> Outcome:
-    """Do the job.  Out of memory and unexpected errors become records; :class:`LorabenchError` is the caller's."""
+    """Do the job.  Whatever a method may have done becomes an outcome; :class:`LorabenchError` is the caller's."""
     phase = "loading"
 
     def watched(units: float, what: str) -> None:
@@ -37,20 +44,44 @@ def execute(job: Job, report: Report) -> Outcome:
     try:
         if job.pack is None:
             run_base(job, watched)
-            return Outcome(job.name, ())
-        return Outcome(job.name, tuple(run_pack(job, watched)))
+        else:
+            run_pack(job, watched)
+        return Outcome(job.name)
+    except BaseChangedError as error:
+        return failed(job, "error", phase, str(error), "")
     except LorabenchError:
         raise
-    except torch.cuda.OutOfMemoryError as error:
-        advice = "lower training.pass_tokens, scoring.batch_tokens or pack: in the study"
-        if job.pack is None:
-            raise LorabenchError(f"the device ran out of memory: {error}", where=phase, remedy=advice) from error
-        return failed(job, "oom", phase, f"{error}\n{advice} (this pack had {len(job.pack.rows)} rows)", "")
-    except Exception as error:
-        if job.pack is None:
+    except StalledError:
+        return failed(job, "timeout", phase, stalled(job), traceback.format_exc())
+    except (Exception, SystemExit) as error:
+        if job.pack is None and not _out_of_memory(error):
             raise
-        message = f"{type(error).__name__}: {error} ({_raised_at(error)})"
-        return failed(job, "error", phase, message, traceback.format_exc())
+        status, message = _described(job, error)
+        outcome = failed(job, status, phase, message, traceback.format_exc())
+    gc.collect()  # the traceback held the model that ran out of memory
+    torch.cuda.empty_cache()
+    return outcome
+
+
+def stalled(job: Job) -> str:
+    """What is said of a job without a sign of life."""
+    return f"no sign of life for {job.study.stall_minutes:g} minutes (stall_minutes in the study)"
+
+
+def _described(job: Job, error: BaseException) -> tuple[Status, str]:
+    if _out_of_memory(error):
+        rows = f" (this pack had {len(job.pack.rows)} rows)" if job.pack else ""
+        return "oom", f"{error}\nlower training.pass_tokens, scoring.batch_tokens or pack: in the study{rows}"
+    if isinstance(error, SystemExit):
+        return "error", f"a method or a library called sys.exit({error.code!r}) ({_raised_at(error)})"
+    return "error", f"{type(error).__name__}: {error} ({_raised_at(error)})"
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """On a GPU torch has a class for it; on a CPU its allocator says so in a RuntimeError."""
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def _raised_at(error: BaseException) -> str:
@@ -61,8 +92,16 @@ def _raised_at(error: BaseException) -> str:
 
 
 def failed(job: Job, status: Status, phase: str, message: str, trace: str) -> Outcome:
-    """Write a record that says why, for every trial of the pack that has none."""
-    assert job.pack is not None
+    """The outcome of a job that failed; a trial that stood alone gets a record that says why.
+
+    Raises :class:`LorabenchError` where the job was the base model's, without which there is nothing to run.
+    """
+    if job.pack is None:
+        remedy = "free memory or another device, then run again: finished trials are kept"
+        raise LorabenchError(f"the base model could not be scored: {message}", where=phase, remedy=remedy)
+    checkpoint_path(job.folder, job.pack.name).unlink(missing_ok=True)
+    if halves(job.pack):
+        return Outcome(job.name, status, message)
     for trial in job.pack.trials:
         if trial.fingerprint in job.write:
             record = TrialRecord(
@@ -75,4 +114,4 @@ def failed(job: Job, status: Status, phase: str, message: str, trace: str) -> Ou
                 failure=Failure(phase=phase, message=message, traceback=trace),
             )
             write_trial(job.folder, record)
-    return Outcome(job.name, (status,) * len(job.pack.trials), message)
+    return Outcome(job.name, status, message)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from harness.engine.job import Job
-from harness.engine.worker import Outcome, execute
+from harness.engine.worker import Outcome, StalledError, execute
 from harness.errors import InputError
 from harness.executors import Watch
+
+#: Seconds until a job that has swallowed the first alarm gets the next one.
+AGAIN = 5.0
 
 
 class LocalExecutor:
@@ -24,7 +30,43 @@ class LocalExecutor:
         return "cuda" if there and wanted != "cpu" else "cpu"
 
     def run(self, jobs: Sequence[Job], watch: Watch) -> list[Outcome]:
-        return [execute(job, lambda units, what, job=job: watch(job.name, units, what)) for job in jobs]
+        return [_run(job, watch) for job in jobs]
 
     def close(self) -> None:
         pass
+
+
+def _run(job: Job, watch: Watch) -> Outcome:
+    with _watched(60 * job.study.stall_minutes) as alive:
+
+        def report(units: float, what: str) -> None:
+            alive()
+            watch(job.name, units, what)
+
+        return execute(job, report)
+
+
+@contextmanager
+def _watched(seconds: float) -> Iterator[Callable[[], None]]:
+    """Raise :class:`StalledError` in the job where the function that this gives has not been called for so long.
+
+    By a signal, which reaches whatever Python does, a loop or a sleep, but no call into a library that never returns;
+    and only in the main thread: elsewhere nothing is watched.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield lambda: None
+        return
+
+    def stalled(*_: object) -> None:
+        raise StalledError
+
+    def alive() -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+
+    before = signal.signal(signal.SIGALRM, stalled)
+    alive()
+    try:
+        yield alive
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
