@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,23 @@ from harness.data import paths, tasks
 from harness.errors import InputError
 from harness.store.checkpoints import sweep
 from harness.store.claims import claim
+from harness.store.files import sweep_temporary
 from harness.store.published import PublishedRow, read_published
-from harness.store.records import BaseRecord
-from harness.store.results import open_results, read_base, read_trials, supersede
+from harness.store.records import FINAL, BaseRecord
+from harness.store.results import (
+    check_schema,
+    open_results,
+    read_base,
+    read_records,
+    read_trials,
+    returning,
+    supersede,
+    take_back,
+)
 from harness.study import forecast, tuning
+from harness.study.changes import Changes, changes
 from harness.study.config import RESERVED, Study, check_name, find_study, load_study
+from harness.study.halving import halves, unfinished
 from harness.study.pack_size import adapter_share, dense_rows, pack_size
 from harness.study.plan import Inputs, Pack, Plan, build_plan, remarks
 
@@ -25,9 +37,6 @@ if TYPE_CHECKING:
 
 #: The folder of the tuning study, inside that of the study it tunes.
 TUNING = "tuning"
-
-#: A record with one of these is an answer; anything else is tried again by the next run.
-FINAL = ("ok", "diverged")
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,13 @@ class Campaign:
 
 @dataclass(frozen=True)
 class State:
-    """How far a campaign is: statuses by fingerprint, damaged files, and the packs that still have work."""
+    """How far a campaign is: statuses by fingerprint, damaged files, packs that still have work, and what changed."""
 
     statuses: Mapping[str, str]
-    damaged: Sequence[str]
+    damaged: Mapping[str, str]  #: name of a file -> what is wrong with it
     todo: tuple[Pack, ...]
     untrained_todo: int
+    changes: Changes = field(default_factory=lambda: Changes({}))
 
     @property
     def finished(self) -> int:
@@ -219,14 +229,14 @@ def _check_directions(prepared: Mapping[str, tasks.PreparedTask], file: Path) ->
 
 def read_state(campaign: Campaign, *, quarantine: bool = False) -> State:
     """What is done, and which packs have a record missing."""
-    found = read_trials(campaign.folder, quarantine=quarantine)
-    statuses = {record.fingerprint: record.status for record in found.records}
+    check_schema(campaign.folder)
+    records, damaged = read_records(campaign.folder, quarantine=quarantine)
+    statuses = {record.fingerprint: record.status for record in records}
     planned = {trial.fingerprint: statuses.get(trial.fingerprint, "missing") for trial in campaign.plan.trials}
-    todo = tuple(
-        pack for pack in campaign.plan.packs if any(planned[trial.fingerprint] not in FINAL for trial in pack.trials)
-    )
+    todo = tuple(part for pack in campaign.plan.packs for part in unfinished(pack, planned))
     untrained = sum(planned[trial.fingerprint] not in FINAL for trial in campaign.plan.untrained)
-    return State(planned, found.quarantined, todo, untrained)
+    since = changes(campaign.plan, records, returning(campaign.folder, planned))
+    return State(planned, damaged, todo, untrained, since)
 
 
 @dataclass(frozen=True)
@@ -244,11 +254,15 @@ def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, e
     from harness.engine.untrained import write_untrained
 
     study, folder = campaign.study, campaign.folder
-    open_results(folder, study.name, campaign.plan.expected, campaign.published)
     with claim(folder):
+        open_results(folder, study.name, campaign.plan.expected, campaign.published)
+        planned = {trial.fingerprint for trial in campaign.plan.trials}
+        take_back(folder, planned)
         state = read_state(campaign, quarantine=True)
-        supersede(folder, set(state.statuses))
+        supersede(folder, planned)
         sweep(folder, {pack.name for pack in state.todo})
+        sweep_temporary(folder)
+        paths.sweep()
         if state.complete:
             return state
         key = base_key(study, device, campaign.model.digest, campaign.task_digests)
@@ -264,7 +278,13 @@ def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, e
             assert base is not None, "the base job writes base.json or raises"
         watcher.total(total_units(campaign, state, base))
         write_untrained(job(None), base, campaign.plan.untrained)
-        executor.run([job(pack) for pack in state.todo], watcher.progress)
+        todo = state.todo
+        while todo:
+            outcomes = executor.run([job(pack) for pack in todo], watcher.progress)
+            # One bad trial fails its whole pack: its halves are tried until what fails stands alone.
+            todo = tuple(
+                half for pack, done in zip(todo, outcomes, strict=True) if done.failed for half in halves(pack)
+            )
         return read_state(campaign)
 
 

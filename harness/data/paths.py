@@ -11,8 +11,9 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -98,6 +99,18 @@ def _not_written(target: Path, error: OSError) -> LorabenchError:
         where=str(target),
         remedy="free disk space, or name another folder for the cache in LORABENCH_CACHE",
     )
+
+
+#: Seconds after which a temporary folder of the cache is nobody's: the longest download is given half an hour.
+ABANDONED = 86_400.0
+
+
+def sweep() -> None:
+    """Remove what processes that were killed have left half made in the cache, a day after they last touched it."""
+    for folder in cache_dir().glob("**/.tmp-*"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > ABANDONED:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

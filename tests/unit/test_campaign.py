@@ -159,9 +159,9 @@ def test_a_damaged_record_is_only_moved_by_a_run(load, tmp_path):
     path = tmp_path / "out" / "trials" / "abc.json"
     path.parent.mkdir()
     path.write_text("{")
-    assert campaign.read_state(load()).damaged == ["abc.json"]
+    assert list(campaign.read_state(load()).damaged) == ["abc.json"]
     assert path.exists()
-    assert campaign.read_state(load(), quarantine=True).damaged == ["abc.json"]
+    assert list(campaign.read_state(load(), quarantine=True).damaged) == ["abc.json"]
     assert not path.exists()
     assert (tmp_path / "out" / "quarantine" / "abc.json").read_text() == "{"
     assert read_trials(tmp_path / "out").records == []

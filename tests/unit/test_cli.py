@@ -171,7 +171,7 @@ def test_lm_evals_names_are_listed(lorabench):
 def test_status_as_json(lorabench, tmp_path):
     status, out, _ = lorabench("status", "smoke", "--json")
     assert status == 0
-    assert json.loads(out) == {"folder": str(tmp_path / "results" / "smoke"), "methods": [], "damaged": []}
+    assert json.loads(out) == {"folder": str(tmp_path / "results" / "smoke"), "methods": [], "damaged": {}}
 
 
 # -- plug-ins ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,84 @@
+"""What has changed since a study's records were written: which no longer belong to it, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.store.records import TrialRecord, TrialSpec
+from harness.study.plan import Plan
+
+#: Fields of a spec that are digests, and what it means that one differs.
+_DIGESTS = {
+    "model_digest": "the files of the model have changed",
+    "method_digest": "the source of the method has changed",
+}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Records that the plan does not ask for: arm -> (how many, why); and trials that fit again, by fingerprint."""
+
+    aside: Mapping[tuple[str, str], int]
+    back: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """A line for each arm and reason, and one for what comes back."""
+        found = [
+            f"{count} record{'s' if count > 1 else ''} of '{arm}' would be set aside: {why}"
+            for (arm, why), count in self.aside.items()
+        ]
+        if found:
+            found.insert(0, "the study has changed since; the next run moves what no longer fits to superseded/")
+        if self.back:
+            found.append(f"{len(self.back)} records in superseded/ fit again and will be taken back")
+        return tuple(found)
+
+
+def changes(plan: Plan, records: Iterable[TrialRecord], back: Iterable[str] = ()) -> Changes:
+    """Compare the records of a results folder with a plan; ``back`` are trials whose records fit again."""
+    planned = {trial.fingerprint for trial in plan.trials}
+    named = {(trial.spec.arm, trial.spec.order, trial.spec.seed): trial.spec for trial in plan.trials}
+    aside = Counter(
+        (record.spec.arm, _why(record.spec, named)) for record in records if record.fingerprint not in planned
+    )
+    return Changes(dict(aside), tuple(back))
+
+
+def _why(spec: TrialSpec, named: Mapping[tuple[str, str, int], TrialSpec]) -> str:
+    """In words what a record's spec has otherwise than the trial that stands in its place."""
+    now = named.get((spec.arm, spec.order, spec.seed))
+    if now is None:
+        for what, value, known in (
+            ("arm", spec.arm, {arm for arm, _, _ in named}),
+            ("order", spec.order, {order for _, order, _ in named}),
+            ("seed", spec.seed, {seed for _, _, seed in named}),
+        ):
+            if value not in known:
+                return f"there is no {what} '{value}' any more"
+        return f"there is no such trial in order '{spec.order}' any more"
+    return "; ".join(_differences(spec.model_dump(mode="json"), now.model_dump(mode="json"))) or "it is another trial"
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in dict.fromkeys((*old, *new)):
+        before, after = old.get(key), new.get(key)
+        if before == after or key in ("tuned", "settings_tried"):
+            continue
+        if key in _DIGESTS:
+            yield _DIGESTS[key]
+        elif key == "task_digests":
+            tasks = [name for name in dict.fromkeys((*before, *after)) if before.get(name) != after.get(name)]
+            yield f"{', '.join(tasks)}: prompt or items have changed"
+        elif isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key} was {_shown(before)}, is {_shown(after)}"
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
