@@ -21,9 +21,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from harness.errors import InputError, LorabenchError
-from harness.store import claims
 from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
-from harness.store.claims import claim
 from harness.store.files import atomic_write, write_json
 from harness.store.published import PublishedRow, read_published
 from harness.store.records import (
@@ -430,80 +428,6 @@ def test_a_disk_that_is_full_in_the_middle_of_the_tensors(tmp_path):
     found = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True)
     assert "in words:" in found.stdout, found.stderr[-600:]
     assert "{'stage': 0} ['c.safetensors']" in found.stdout
-
-
-# -- claims -----------------------------------------------------------------------------------------------------------
-
-
-def dead_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def claim_file(folder: Path, text: str) -> Path:
-    path = folder / "running" / "claim.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
-
-def test_a_second_living_claim_is_refused(tmp_path):
-    with claim(tmp_path):
-        before = (tmp_path / "running" / "claim.json").read_text()
-        with pytest.raises(LorabenchError, match=f"process {os.getpid()}") as error, claim(tmp_path):
-            pytest.fail("two runs at once")
-        assert error.value.where.endswith("claim.json")
-        assert (tmp_path / "running" / "claim.json").read_text() == before, "the refused run leaves it alone"
-    assert not (tmp_path / "running" / "claim.json").exists()
-    with claim(tmp_path):
-        pass
-
-
-def test_a_claim_is_given_back_after_an_error(tmp_path):
-    with pytest.raises(RuntimeError), claim(tmp_path):
-        raise RuntimeError
-    with claim(tmp_path):
-        pass
-
-
-def test_a_claim_of_a_dead_process_is_taken_over(tmp_path):
-    here = json.dumps({"host": claims.socket.gethostname(), "pid": dead_process()})
-    path = claim_file(tmp_path, here)
-    with claim(tmp_path):
-        assert json.loads(path.read_text())["pid"] == os.getpid()
-
-
-def test_a_claim_of_another_host_is_respected(tmp_path):
-    path = claim_file(tmp_path, json.dumps({"host": "elsewhere", "pid": dead_process()}))
-    with pytest.raises(LorabenchError, match="on elsewhere"), claim(tmp_path):
-        pytest.fail("taken from a living run")
-    assert path.exists()
-
-
-def test_nobody_goes_on_without_a_claim(tmp_path, monkeypatch):
-    """A dead claim that keeps coming back (others race for it) must not end in a run that holds nothing."""
-    path = claim_file(tmp_path, json.dumps({"host": claims.socket.gethostname(), "pid": dead_process()}))
-
-    def taken(*_):
-        raise FileExistsError
-
-    monkeypatch.setattr(claims.os, "link", taken)
-    with pytest.raises(LorabenchError), claim(tmp_path):
-        pytest.fail(f"goes on without {path.name}")
-
-
-def test_a_claim_is_whole_before_it_has_its_name(tmp_path, monkeypatch):
-    """Another run never reads a part of a claim, which it would take for one of a dead process."""
-    real, seen = claims.os.link, []
-
-    def look(source, target):
-        seen.append(json.loads(Path(source).read_text())["pid"])
-        real(source, target)
-
-    monkeypatch.setattr(claims.os, "link", look)
-    with claim(tmp_path):
-        assert seen == [os.getpid()]
 
 
 def test_a_sweep_leaves_only_checkpoints_that_still_have_work(tmp_path):
