@@ -130,6 +130,20 @@ def test_a_killed_run_goes_on_to_the_same_records(run, undisturbed, tmp_path, mo
     assert not list((folder / "running").iterdir())
 
 
+def test_of_several_that_come_after_a_kill_one_goes_on(run, undisturbed, tmp_path):
+    folder = tmp_path / "killed"
+    kill_at(run(folder), folder, is_there("running/[!.]*.safetensors"))
+    before = times(folder)
+    commands = [run(folder) for _ in range(3)]
+    ended = [command.finish() for command in commands]
+    assert 0 in ended, commands[0].said
+    for command, status in zip(commands, ended, strict=True):
+        assert status == 0 or (status == 1 and "is at work in this folder" in command.said), command.said
+    assert records(folder) == records(undisturbed)
+    assert before.items() <= times(folder).items(), "a finished record was written again"
+    assert not list((folder / "running").iterdir())
+
+
 def test_killed_again_and_again(run, undisturbed, tmp_path):
     """Once a checkpoint has been written, the next start goes on from it, and may die too."""
     folder = tmp_path / "killed"
