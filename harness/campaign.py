@@ -254,7 +254,12 @@ def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, e
     from harness.engine.untrained import write_untrained
 
     study, folder = campaign.study, campaign.folder
-    with claim(folder):
+    with claim(folder) as held:
+
+        def progress(name: str, units: float, what: str) -> None:
+            held.check()  # another run may have taken the folder from one that had stood still
+            watcher.progress(name, units, what)
+
         open_results(folder, study.name, campaign.plan.expected, campaign.published)
         planned = {trial.fingerprint for trial in campaign.plan.trials}
         take_back(folder, planned)
@@ -273,14 +278,14 @@ def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, e
 
         base = read_base(folder, key)
         if base is None:
-            executor.run([job(None)], watcher.progress)
+            executor.run([job(None)], progress)
             base = read_base(folder, key)
             assert base is not None, "the base job writes base.json or raises"
         watcher.total(total_units(campaign, state, base))
         write_untrained(job(None), base, campaign.plan.untrained)
         todo = state.todo
         while todo:
-            outcomes = executor.run([job(pack) for pack in todo], watcher.progress)
+            outcomes = executor.run([job(pack) for pack in todo], progress)
             # One bad trial fails its whole pack: its halves are tried until what fails stands alone.
             todo = tuple(
                 half for pack, done in zip(todo, outcomes, strict=True) if done.failed for half in halves(pack)
