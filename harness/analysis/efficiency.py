@@ -78,9 +78,10 @@ class Restricted:
 
 
 def restricted_mean(times: Sequence[float | None], limits: Sequence[float]) -> Restricted | None:
-    """Share reached and restricted mean over tasks; one limit a time, which every curve of that task must cover.
+    """Share reached and restricted mean over tasks; one limit a time, the same for every method.
 
-    A mean over those that were reached would favour a method that reaches only easy tasks.  None for no times.
+    A mean over those that were reached would favour a method that reaches only easy tasks.  A curve that ends below
+    the limit counts with the limit where it never got there: it had the whole task.  None for no times.
     """
     if len(times) != len(limits):
         raise ValueError(f"{len(times)} times need as many limits, not {len(limits)}")

@@ -69,6 +69,10 @@ COSTS = (
 )
 
 
+#: What trials spend on one task: (order, seed) -> (examples, tokens).
+Budgets = dict[tuple[str, int], tuple[float, float]]
+
+
 @dataclass(frozen=True)
 class Trial:
     """A finished trial: its record, its (T+1) x T matrix (None where a task has no "higher is better") and metrics."""
@@ -186,8 +190,12 @@ def certain(value: T | None) -> T:
     return value
 
 
-def trial_metrics(record: TrialRecord, gains: dict[str, list[float]], limits: dict[str, tuple[float, float]]) -> Trial:
-    """All metrics of one finished trial.  ``gains``: see :func:`reference_gains`; ``limits``: see :func:`horizons`."""
+def trial_metrics(record: TrialRecord, gains: dict[str, list[float]], budgets: dict[str, Budgets]) -> Trial:
+    """All metrics of one finished trial, from its record, and from plain LoRA's ``gains`` and ``budgets``.
+
+    See :func:`reference_gains` and :func:`reference_budgets`.  Nothing of any other arm comes in: the numbers of an arm
+    don't depend on who else is on the board.
+    """
     spec = record.spec
     ordinary = all(record.tasks[task].higher_is_better for task in spec.stream)
     matrix = continual.as_matrix(record.matrix()) if ordinary else None
@@ -197,7 +205,7 @@ def trial_metrics(record: TrialRecord, gains: dict[str, list[float]], limits: di
         metrics["average_accuracy_stderr"] = _error_of_mean([record.tasks[task].stderr[-1] for task in spec.stream])
         if spec.method not in NOT_SEQUENTIAL:
             metrics |= {name: function(matrix) for name, function in CONTINUAL.items()}
-            metrics |= curve_metrics(record, gains, limits)
+            metrics |= curve_metrics(record, gains, budgets)
     probes = record.probes
     metrics["general_delta"] = continual.general_delta(p.score for p in probes.values() if p.higher_is_better)
     texts = [p.score for p in probes.values() if p.metric == "bits_per_byte"]
@@ -216,7 +224,7 @@ def _error_of_mean(errors: Sequence[float | None]) -> float | None:
 
 
 def curve_metrics(
-    record: TrialRecord, gains: dict[str, list[float]], limits: dict[str, tuple[float, float]]
+    record: TrialRecord, gains: dict[str, list[float]], budgets: dict[str, Budgets]
 ) -> dict[str, float | None]:
     """Sample efficiency of one trial: means over the stream's tasks; None unless every task has a curve."""
     curves = {curve.task: curve for curve in record.curves}
@@ -231,9 +239,11 @@ def curve_metrics(
     levels = {task: efficiency.threshold(base[task], gains.get(task, ())) for task in curves}
     reachable = {task: level for task, level in levels.items() if level is not None}
     if len(reachable) == len(levels):
-        for name, axis, limit in (("examples_to_90", "examples", 0), ("tokens_to_90", "tokens", 1)):
+        limits = [_horizon(budgets[task], (record.spec.order, record.spec.seed)) for task in curves]
+        for nth, axis in enumerate(("examples", "tokens")):
+            name = f"{axis}_to_90"
             times = [efficiency.first_reached(getattr(c, axis), c.score, reachable[t]) for t, c in curves.items()]
-            reached = efficiency.restricted_mean(times, [limits[task][limit] for task in curves])
+            reached = efficiency.restricted_mean(times, [limit[nth] for limit in limits])
             if reached:
                 metrics |= {name: reached.mean, f"{name}_share": reached.share}
     return metrics
@@ -250,19 +260,27 @@ def reference_gains(records: Iterable[TrialRecord]) -> dict[str, list[float]]:
     return gains
 
 
-def horizons(records: Iterable[TrialRecord]) -> dict[str, tuple[float, float]]:
-    """By task, the examples and the tokens that the curves of all ``records`` cover.
+def reference_budgets(records: Iterable[TrialRecord]) -> dict[str, Budgets]:
+    """By task, the examples and tokens that each trial of plain LoRA spends on it."""
+    budgets: dict[str, Budgets] = {}
+    for record in records:
+        for curve in (curve for curve in record.curves if curve.examples):
+            own = budgets.setdefault(curve.task, {})
+            own[record.spec.order, record.spec.seed] = curve.examples[-1], curve.tokens[-1]
+    return budgets
 
-    The records are the arms' trials of one order and seed, which learn from the same data.  Restricted means need one
-    horizon for all arms: a method that spends more tokens is not followed for longer.
+
+def _horizon(budgets: Budgets, key: tuple[str, int]) -> tuple[float, float]:
+    """How far a trial is followed on a task, in examples and tokens: as far as plain LoRA goes on the same data.
+
+    Restricted means need one horizon for all arms: a method that spends more tokens is not followed for longer.  It is
+    plain LoRA's, as the level to reach is, and not the least of all arms': what another arm spends on a task, or counts
+    on a curve of mixed tasks, says nothing of this one.  Where plain LoRA lacks the trial, the mean of its others.
     """
-    limits: dict[str, tuple[float, float]] = {}
-    for curve in (curve for record in records for curve in record.curves if curve.examples):
-        examples, tokens = limits.get(curve.task, (math.inf, math.inf))
-        # An arm that spends nothing (frozen) sets no horizon: it reaches the level nowhere.
-        spent = curve.tokens[-1] or math.inf
-        limits[curve.task] = (min(examples, curve.examples[-1]), min(tokens, spent))
-    return {task: (n, 0.0 if math.isinf(spent) else spent) for task, (n, spent) in limits.items()}
+    if key in budgets:
+        return budgets[key]
+    examples, tokens = np.mean(list(budgets.values()), axis=0)
+    return float(examples), float(tokens)
 
 
 def cell(value: Any) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from harness.errors import InputError
-from harness.report.frame import REFERENCE, Arm, Trial, horizons, reference_gains, trial_metrics
+from harness.report.frame import REFERENCE, Arm, Trial, reference_budgets, reference_gains, trial_metrics
 from harness.store.published import PublishedRow
 from harness.store.records import TrialRecord
 
@@ -123,15 +123,12 @@ def _arms(records: Sequence[TrialRecord], expected: Mapping[str, int] | None) ->
         method, _, setting = name.partition("@")
         by_name.setdefault(name, Arm(name, method, setting or "default", 0))
     reference = reference_arm(by_name.values())
-    gains = reference_gains(record for record in finished if reference and record.spec.arm == reference.name)
-    together: dict[tuple[str, int], list[TrialRecord]] = defaultdict(list)
-    for record in finished:
-        together[record.spec.order, record.spec.seed].append(record)
-    limits = {key: horizons(group) for key, group in together.items()}
+    plain = [record for record in finished if reference and record.spec.arm == reference.name]
+    gains, budgets = reference_gains(plain), reference_budgets(plain)
     for record in records:
         arm = by_name[record.spec.arm]
         if record.status == "ok":
-            arm.trials.append(trial_metrics(record, gains, limits[record.spec.order, record.spec.seed]))
+            arm.trials.append(trial_metrics(record, gains, budgets))
         else:
             arm.unfinished.append(record)
     of_method: dict[str, int] = defaultdict(int)
