@@ -61,9 +61,12 @@ def build_index(root: Path) -> Path:
 
 
 def compare_studies(folder: Path, first: str, other: Path, second: str, *, allow_mixed: bool = False) -> Comparison:
-    """Arm ``first`` of the results in ``folder`` minus arm ``second`` of those in ``other``."""
+    """Arm ``first`` of the results in ``folder`` minus arm ``second`` of those in ``other``.
+
+    Raises ``InputError`` where the trials of these two are mixed; those of other arms don't matter.
+    """
     from harness.store import read_trials
 
-    one = gather(read_trials(folder), allow_mixed=allow_mixed, where=str(folder))
-    two = one if other == folder else gather(read_trials(other), allow_mixed=allow_mixed, where=str(other))
+    one = gather(read_trials(folder), allow_mixed=True, where=str(folder))
+    two = one if other == folder else gather(read_trials(other), allow_mixed=True, where=str(other))
     return compare(one, two, first, second, allow_mixed=allow_mixed)

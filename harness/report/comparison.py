@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from harness.analysis.statistics import (
 from harness.errors import InputError, unknown_name
 from harness.report.frame import Arm, same_matrices
 from harness.report.leaderboard import OF_MATRICES, PRIMARY, trial_count
-from harness.report.study import Study, find_mixtures
+from harness.report.study import KINDS, Study, find_mixtures
 from harness.report.tables import COSTS, METRICS
 from harness.report.words import NOTHING, interval, number, p_text, percent, plural, points
 
@@ -53,18 +53,16 @@ class Comparison:
 def compare(one: Study, other: Study, first: str, second: str, *, allow_mixed: bool = False) -> Comparison:
     """Arm ``first`` of ``one`` minus arm ``second`` of ``other`` (which may be the same study).
 
-    Raises ``InputError`` for an arm that is not there or has no finished trial, for nothing to pair, and for records
-    that may not be compared unless ``allow_mixed``.
+    Raises ``InputError`` for an arm that is not there or has no finished trial, for nothing to pair, and for trials of
+    these two that may not be compared unless ``allow_mixed``; what else is in the studies has no say.
     """
     arms = _arm(one, first), _arm(other, second)
-    records = [[trial.record for trial in arm.trials] for arm in arms]
-    across = [] if one is other else find_mixtures([*records[0], *records[1]], ("task", "order"))
-    if one is not other:
-        across += _seeds_and_items(arms)
-    if across and not allow_mixed:
+    where = ", ".join(dict.fromkeys((one.name, other.name)))
+    mixed = _mixtures(arms) if one is other else [*_mixtures_across(arms), *_seeds_and_items(arms)]
+    if mixed and not allow_mixed:
         raise InputError(
-            "these arms may not be compared: " + "; ".join(across),
-            where=f"{one.name}, {other.name}",
+            "these arms may not be compared: " + "; ".join(mixed),
+            where=where,
             remedy="run both studies on one stack and on the same items, or ask for it (--allow-mixed)",
         )
     fair = [name for name in COMPARED if name not in OF_MATRICES or same_matrices(*arms)]
@@ -72,11 +70,10 @@ def compare(one: Study, other: Study, first: str, second: str, *, allow_mixed: b
     if PRIMARY not in gaps:
         raise InputError(
             f"'{first}' and '{second}' share no order and seed with an average accuracy",
-            where=f"{one.name}, {other.name}",
+            where=where,
             remedy="compare arms that ran the same orders and seeds: lorabench status STUDY",
         )
     reasons = [f"{arm.name} is not ranked ({why})" for arm in arms if (why := arm.why_not_ranked())]
-    mixed = list(dict.fromkeys([*one.mixtures, *other.mixtures, *across]))
     return Comparison(*arms, gaps, "; ".join(reasons), mixed)
 
 
@@ -87,6 +84,15 @@ def _arm(study: Study, name: str) -> Arm:
     if not found[name].trials:
         raise InputError(f"'{name}' has no finished trial", where=study.name, remedy="lorabench status says why")
     return found[name]
+
+
+def _mixtures(arms: Sequence[Arm], kinds: Collection[str] = KINDS) -> list[str]:
+    return find_mixtures([trial.record for arm in arms for trial in arm.trials], kinds)
+
+
+def _mixtures_across(arms: Sequence[Arm]) -> list[str]:
+    """Within either arm, and between them: arms of two studies may have one name and other settings."""
+    return list(dict.fromkeys([*_mixtures(arms[:1]), *_mixtures(arms[1:]), *_mixtures(arms, ("task", "order"))]))
 
 
 def _seeds_and_items(arms: Sequence[Arm]) -> list[str]:

@@ -14,6 +14,9 @@ from harness.report.frame import REFERENCE, Arm, Trial, reference_budgets, refer
 from harness.store.published import PublishedRow
 from harness.store.records import TrialRecord
 
+#: What must be of one version each, beside stack and base model.
+KINDS = ("task", "order", "arm")
+
 
 class Readout(Protocol):
     """What ``harness.store.read_trials`` gives."""
@@ -155,7 +158,7 @@ def _refuse_duplicates(records: Iterable[TrialRecord], where: str | None) -> Non
         seen[key] = record.fingerprint
 
 
-def find_mixtures(records: Sequence[TrialRecord], kinds: Collection[str] = ("task", "order", "arm")) -> list[str]:
+def find_mixtures(records: Sequence[TrialRecord], kinds: Collection[str] = KINDS) -> list[str]:
     """Differences that make scores incomparable: stack, base model, task contents, streams, settings within an arm."""
     found = []
     stacks = {record.stack.get("digest"): record.stack for record in records}

@@ -118,6 +118,22 @@ def test_what_may_not_be_compared_is_refused_unless_asked_for(tmp_path, change, 
     assert comparison.sentences(found)[0].startswith("MIXED: ")
 
 
+def test_an_arm_of_another_stack_has_no_say_in_a_comparison_of_two_others(tmp_path):
+    """It is refused, or called mixed, only where it is one of the two."""
+    alone = compare_studies(stored(tmp_path / "two", eight()), "combined", tmp_path / "two", "lora")
+    newer = STACK | {"digest": "x", "torch": "3"}
+    beside = [trial("lora_ema", QUICK, seed=seed, stack=newer) for seed in range(8)]
+    folder = stored(tmp_path / "three", [*eight(), *beside])
+    for allowed in (False, True):
+        found = compare_studies(folder, "combined", folder, "lora", allow_mixed=allowed)
+        assert found.gaps == alone.gaps
+        assert comparison.sentences(found) == comparison.sentences(alone)
+    with pytest.raises(InputError, match="2 stacks, which differ in torch"):
+        compare_studies(folder, "lora_ema", folder, "lora")
+    mixed = compare_studies(folder, "lora_ema", folder, "lora", allow_mixed=True)
+    assert comparison.sentences(mixed)[0].startswith("MIXED: 2 stacks")
+
+
 def test_compare_refuses_names_that_are_not_there_and_arms_that_share_nothing(tmp_path):
     folder = stored(tmp_path, [*eight(), trial("lora_ema", QUICK, seed=99), failed("self_distill", QUICK)])
     with pytest.raises(InputError, match="did you mean 'combined'"):
