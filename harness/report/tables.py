@@ -60,9 +60,9 @@ def tables(study: Study, board: Sequence[Row]) -> list[Table]:
             "More metrics",
             board,
             MORE,
-            "90 %: base model plus 0.9 of plain LoRA's mean best gain on the task; tasks that never get there count "
-            "with the full budget that all arms had. Interquartile mean: of all final scores of all trials, from 3 "
-            "tasks and 5 seeds up.",
+            "90 %: base model plus 0.9 of plain LoRA's mean best gain on the task; tasks that don't get there within "
+            "what plain LoRA spends on them count with that. Interquartile mean: of all final scores of all trials, "
+            "from 3 tasks and 5 seeds up.",
         ),
         _metric_table("Costs of a trial", board, COSTS, "Means over finished trials; –: nothing was measured."),
     ]
