@@ -240,7 +240,7 @@ def write_peft(folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], **con
     written = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None, "r": rank, "lora_alpha": 16,
         "bias": "none", "use_dora": False, "use_rslora": False, "init_lora_weights": True, "rank_pattern": {},
-        "alpha_pattern": {}, "modules_to_save": None, "layers_to_transform": None, "target_modules": ["q_proj"],
+        "alpha_pattern": {}, "modules_to_save": None, "layers_to_transform": None, "target_modules": sorted(factors),
         "lora_dropout": 0.1, "loftq_config": {}, "megatron_core": "megatron.core", "qalora_group_size": 16,
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(written | config))

@@ -8,59 +8,28 @@ model than the one a person ships.
 from __future__ import annotations
 
 import difflib
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from harness.data.wheels import sha256_of
 from harness.engine.adapters import Layout
 from harness.engine.model import PackedModel
+from harness.engine.peft_config import CONFIG, PeftConfig, read_config
 from harness.errors import InputError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<name>[AB])\.weight")
-#: Ways to start A and B that leave W0 as it was.
-PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
-#: Keys that don't change what the saved factors compute: they say how it was trained, or which matrices have factors.
-HARMLESS = {
-    "task_type", "auto_mapping", "peft_version", "revision", "inference_mode", "target_modules", "exclude_modules",
-    "layers_to_transform", "layers_pattern", "lora_dropout", "megatron_core", "qalora_group_size", "loftq_config",
-    "eva_config", "corda_config", "lora_ga_config", "runtime_config", "ensure_weight_tying",
-}  # fmt: skip
-
-
-class PeftConfig(BaseModel):
-    """What of ``adapter_config.json`` decides the numbers; every other key is in ``model_extra``."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-
-    peft_type: str
-    base_model_name_or_path: str | None = None
-    r: int = Field(8, ge=1)
-    lora_alpha: float = 8
-    rank_pattern: dict[str, int] = {}
-    alpha_pattern: dict[str, float] = {}
-    use_rslora: bool = False
-    init_lora_weights: bool | str = True
-
-    def rank(self, module: str) -> int:
-        return self.rank_pattern.get(_key(self.rank_pattern, module), self.r)
-
-    def scaling(self, module: str) -> float:
-        """The factor of B A in W0 + s B A."""
-        alpha = self.alpha_pattern.get(_key(self.alpha_pattern, module), self.lora_alpha)
-        rank = self.rank(module)
-        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+NAMED = re.compile(r".+\.lora_(?P<name>[AB])\.(?P<adapter>[^.]+)\.weight")  #: as in a model that is being trained
+OTHERS = re.compile(r"\.lora_(a|b|A|B|down|up)(\.weight)?$")  #: MLX's, kohya's, and PEFT's without their beginning
+#: Types of tensors whose values stand for themselves.
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 @dataclass(frozen=True)
@@ -70,6 +39,7 @@ class PeftAdapter:
     folder: Path
     config: PeftConfig
     factors: Mapping[str, tuple[Tensor, Tensor]]
+    scaling: Mapping[str, float]  #: the factor of B A in W0 + s B A, by module
     sha256: str  #: of the weights file
     bytes: int
 
@@ -81,7 +51,7 @@ class PeftAdapter:
     @cached_property
     def scalings(self) -> tuple[float, ...]:
         """The factors s that occur, rising."""
-        return tuple(sorted({self.config.scaling(module) for module in self.factors}))
+        return tuple(sorted(set(self.scaling.values())))
 
     @cached_property
     def targets(self) -> tuple[str, ...]:
@@ -96,24 +66,58 @@ class PeftAdapter:
 def read_peft(folder: Path) -> PeftAdapter:
     """Read a folder that ``PeftModel.save_pretrained`` wrote.
 
-    Raises :class:`InputError` where it is not plain LoRA on linear projections in safetensors.
+    Raises :class:`InputError` where it is not plain LoRA on linear projections in safetensors, or where PEFT would not
+    load all of its factors.
     """
-    if not folder.is_dir():
-        raise InputError("there is no such folder", where=str(folder), remedy="give a folder that PEFT wrote")
-    config = _read_config(folder / CONFIG)
+    _check_folder(folder)
+    config = read_config(folder / CONFIG)
     weights = folder / WEIGHTS
     if not weights.is_file():
         pickles = sorted(path.name for path in folder.glob("adapter_model.*") if path.suffix in (".bin", ".pt", ".pth"))
-        what = f"only {pickles[0]}: pickles run code when read and are not loaded" if pickles else "no weights"
-        remedy = "save the adapter with safe_serialization=True, PEFT's default"
-        raise InputError(f"no {WEIGHTS}, {what}", where=str(folder), remedy=remedy)
-    return PeftAdapter(folder, config, _read_factors(weights, config), sha256_of(weights), weights.stat().st_size)
+        others = sorted(path.name for path in folder.glob("*.safetensors"))
+        found = f"only {pickles[0]}: pickles run code when read and are not loaded" if pickles else "no weights"
+        found = f"but {', '.join(others[:3])}, which PEFT does not read" if others else found
+        remedy = "save the adapter with PEFT's save_pretrained, in safetensors"
+        raise InputError(f"no {WEIGHTS}, {found}", where=str(folder), remedy=remedy)
+    factors = _read_factors(weights)
+    ranks = config.ranks(list(factors))
+    for module, (a, b) in factors.items():
+        _check_ranks((a.shape[0], b.shape[1]), ranks[module], f"{weights}:{module}")
+    scaling = config.scalings(ranks)
+    _check_reach(config, factors, scaling, weights)
+    return PeftAdapter(folder, config, factors, scaling, sha256_of(weights), weights.stat().st_size)
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise InputError(f"can't be read: {error.strerror}", where=str(folder), remedy="give another folder") from error
+    if folder.is_file():
+        raise InputError("this is a file", where=str(folder), remedy=f"give its folder: {folder.parent}")
+    if not folder.is_dir():
+        remedy = "give a folder that PEFT wrote; one on the hub is fetched first (hf download NAME --local-dir FOLDER)"
+        raise InputError("there is no such folder", where=str(folder), remedy=remedy)
+    if (folder / CONFIG).is_file():
+        return
+    inside = sorted(path.parent for way in ("*", "snapshots/*") for path in folder.glob(f"{way}/{CONFIG}"))
+    if inside:
+        names = ", ".join(str(path.relative_to(folder)) for path in inside[:5])
+        raise InputError(
+            f"the folder has no {CONFIG}, but its subfolders have: {names}{' ...' if len(inside) > 5 else ''}",
+            where=str(folder),
+            remedy=f"give the folder of one adapter: {inside[0]}",
+        )
+    raise InputError(f"the folder has no {CONFIG}", where=str(folder), remedy="give a folder that PEFT wrote")
 
 
 def names_base(adapter: PeftAdapter, model: str) -> bool | None:
     """Whether the adapter says that it was made for ``model``, by the last parts of the two names; none if it doesn't.
 
-    A hub id, a folder and a name of the catalogue mean the same model where ``org/`` and the path are left out.
+    A hub id, its folder in the hub's cache, another folder and a name of the catalogue mean the same model where
+    ``org/`` and the path are left out.
     """
     named = adapter.config.base_model_name_or_path
     return _last(named) == _last(model) if named else None
@@ -123,17 +127,20 @@ def check_base_name(adapter: PeftAdapter, model: str) -> None:
     """Refuse an adapter that names another base than ``model``."""
     named = adapter.config.base_model_name_or_path
     if names_base(adapter, model) is False:
+        base = _hub_id(named)
+        path = "" if base == named else f", by its folder in the hub's cache ({named})"
         raise InputError(
-            f"the adapter was made for '{named}', and --model is '{model}'",
-            where=f"{adapter.folder / CONFIG}:base_model_name_or_path",
-            remedy=f"give --model {named}, or --another-base if the two are the same weights",
+            f"the adapter was made for '{base}'{path}, and --model is '{model}'",
+            where=f"{adapter.config.path}:base_model_name_or_path",
+            remedy=f"give --model {base}, or --another-base if the two are the same weights",
         )
 
 
-def check_fits(adapter: PeftAdapter, base: PackedModel) -> None:
+def check_fits(adapter: PeftAdapter, base: PackedModel) -> list[str]:
     """Refuse factors of modules that the base lacks, that are no linear projections, or that have other shapes.
 
-    ``base`` is loaded without targets: nothing of it is wrapped yet.
+    ``base`` is loaded without targets: nothing of it is wrapped yet.  Returns the projections that the adapter's
+    target_modules names and that it has no factors for; PEFT leaves them as they are in the base, too.
     """
     modules = dict(base.module.named_modules())
     linear = [name for name, module in modules.items() if type(module) is nn.Linear]
@@ -142,7 +149,7 @@ def check_fits(adapter: PeftAdapter, base: PackedModel) -> None:
         where = f"{adapter.folder / WEIGHTS}:{name}"
         module = modules.get(name)
         if module is None:
-            near = difflib.get_close_matches(name, linear, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(name[-200:], linear, n=1, cutoff=0.5)
             remedy = f"its nearest is {near[0]}; " if near else ""
             raise InputError(
                 f"the base ({family}) has no such module",
@@ -163,6 +170,8 @@ def check_fits(adapter: PeftAdapter, base: PackedModel) -> None:
                 where=where,
                 remedy="give the base that the adapter was made for (--model)",
             )
+    named = adapter.config.adapted([name for name in linear if modules[name] is not base.head])
+    return [name for name in named if name not in adapter.factors]
 
 
 def stack_adapters(adapters: Sequence[PeftAdapter], model: PackedModel) -> tuple[Layout, Tensor, Tensor]:
@@ -179,71 +188,28 @@ def stack_adapters(adapters: Sequence[PeftAdapter], model: PackedModel) -> tuple
                 own_a, own_b = adapter.factors[slot.module]
                 rank = own_a.shape[0]
                 a[k, :rank] = own_a
-                b[k, :, :rank] = own_b * adapter.config.scaling(slot.module)
+                b[k, :, :rank] = own_b * adapter.scaling[slot.module]
     return layout, values.to(model.device), torch.ones(len(adapters), device=model.device)
 
 
-def _key(pattern: Mapping[str, Any], module: str) -> str:
-    """The entry of a pattern that a module falls under, by PEFT's own rule."""
-    from peft.utils.other import get_pattern_key
-
-    return get_pattern_key(list(pattern), module)
-
-
 def _last(name: str) -> str:
-    return name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
+    return _hub_id(name).replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
 
 
-# -- adapter_config.json ----------------------------------------------------------------------------------------------
-
-
-def _read_config(path: Path) -> PeftConfig:
-    if not path.is_file():
-        raise InputError(f"the folder has no {CONFIG}", where=str(path.parent), remedy="give a folder that PEFT wrote")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not readable as JSON: {error}", where=str(path), remedy="save the adapter again") from error
-    if not isinstance(data, dict):
-        raise InputError("must be a JSON object", where=str(path), remedy="save the adapter again")
-    try:
-        config = PeftConfig.model_validate({key: value for key, value in data.items() if value is not None})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise InputError(problem["msg"], where=f"{path}:{key}", remedy="save the adapter again") from error
-    _refuse_more_than_lora(config, path)
-    return config
-
-
-def _refuse_more_than_lora(config: PeftConfig, path: Path) -> None:
-    """Only LoRA, only A and B, and only on top of the base as it was."""
-    if config.peft_type.upper() != "LORA":
-        raise InputError(
-            f"this is an adapter of type {config.peft_type}, and only LORA is scored",
-            where=f"{path}:peft_type",
-            remedy="audit a LoRA adapter",
-        )
-    if config.init_lora_weights not in PLAIN_STARTS:
-        raise InputError(
-            f"'{config.init_lora_weights}' changed the base's weights when training began, so A and B alone don't say "
-            "what was trained",
-            where=f"{path}:init_lora_weights",
-            remedy="save it again with PEFT's path_initial_model_for_weight_conversion, which makes it plain LoRA",
-        )
-    for key, value in (config.model_extra or {}).items():
-        if value and key not in HARMLESS and not (key == "bias" and value == "none"):
-            raise InputError(
-                f"{key} is {json.dumps(value)[:60]}; only plain LoRA is scored, W0 + s B A on linear projections",
-                where=f"{path}:{key}",
-                remedy=f"train or save the adapter without {key}",
-            )
+def _hub_id(name: str) -> str:
+    """``org/name`` of a folder in the hub's cache, ``.../models--org--name/snapshots/<revision>``; others as given."""
+    parts = name.replace("\\", "/").rstrip("/").split("/")
+    for place, part in enumerate(parts):
+        kind, *named = part.split("--")
+        if kind == "models" and named and parts[place + 1 : place + 2] in ([], ["snapshots"]):
+            return "/".join(named)
+    return name
 
 
 # -- adapter_model.safetensors ----------------------------------------------------------------------------------------
 
 
-def _read_factors(path: Path, config: PeftConfig) -> dict[str, tuple[Tensor, Tensor]]:
+def _read_factors(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """(A, B) in fp32 by module, in the order of the names."""
     found: dict[str, dict[str, Tensor]] = {}
     try:
@@ -251,11 +217,7 @@ def _read_factors(path: Path, config: PeftConfig) -> dict[str, tuple[Tensor, Ten
             for name in sorted(file.keys()):
                 match = FACTOR.fullmatch(name)
                 if match is None:
-                    raise InputError(
-                        "the tensor is not A or B of a linear projection",
-                        where=f"{path}:{name}",
-                        remedy="audit plain LoRA: no embeddings, biases, magnitudes or whole layers beside it",
-                    )
+                    raise _no_factor(name, f"{path}:{name}")
                 found.setdefault(match["module"], {})[match["name"]] = _factor(file.get_tensor(name), f"{path}:{name}")
     except (SafetensorError, OSError) as error:
         raise InputError(
@@ -264,8 +226,33 @@ def _read_factors(path: Path, config: PeftConfig) -> dict[str, tuple[Tensor, Ten
     if not found:
         raise InputError("the file has no tensors", where=str(path), remedy="save the adapter again")
     for module, pair in found.items():
-        _check_pair(pair, config.rank(module), f"{path}:{module}")
+        if absent := {"A", "B"} - set(pair):
+            raise InputError(
+                f"lora_{absent.pop()} is missing", where=f"{path}:{module}", remedy="copy or save the adapter again"
+            )
     return {module: (pair["A"], pair["B"]) for module, pair in found.items()}
+
+
+def _no_factor(name: str, where: str) -> InputError:
+    """Why a tensor with this name is not read."""
+    if match := NAMED.fullmatch(name):
+        return InputError(
+            f"the tensor's name has an adapter's name in it, '{match['adapter']}', as it has while a model is trained",
+            where=where,
+            remedy="save the adapter with PEFT's save_pretrained, or rename its tensors: "
+            f"lora_{match['name']}.{match['adapter']}.weight to lora_{match['name']}.weight",
+        )
+    if OTHERS.search(name):
+        return InputError(
+            "the tensor is not named as PEFT names it, base_model.model.<module>.lora_A.weight",
+            where=where,
+            remedy="save the adapter with PEFT's save_pretrained, or convert it to PEFT's format",
+        )
+    return InputError(
+        "the tensor is not A or B of a linear projection",
+        where=where,
+        remedy="audit plain LoRA: no embeddings, biases, magnitudes or whole layers beside it",
+    )
 
 
 def _factor(tensor: Tensor, where: str) -> Tensor:
@@ -275,19 +262,40 @@ def _factor(tensor: Tensor, where: str) -> Tensor:
             where=where,
             remedy="audit an adapter of linear projections",
         )
+    if tensor.dtype not in FLOATS:
+        raise InputError(
+            f"the tensor holds {tensor.dtype}, no floats", where=where, remedy="save the adapter in floats"
+        )
     values = tensor.float()
     if not values.isfinite().all():
         raise InputError("the tensor holds values that are not finite", where=where, remedy="train the adapter again")
     return values
 
 
-def _check_pair(pair: Mapping[str, Tensor], rank: int, where: str) -> None:
-    if absent := {"A", "B"} - set(pair):
-        raise InputError(f"lora_{absent.pop()} is missing", where=where, remedy="copy or save the adapter again")
-    ranks = pair["A"].shape[0], pair["B"].shape[1]
-    if ranks != (rank, rank):
+def _check_ranks(found: tuple[int, int], rank: int, where: str) -> None:
+    if found != (rank, rank):
         raise InputError(
-            f"A has rank {ranks[0]} and B {ranks[1]}, and {CONFIG} says {rank}",
+            f"A has rank {found[0]} and B {found[1]}, and {CONFIG} says {rank}",
             where=where,
             remedy="save weights and configuration together (r, rank_pattern)",
         )
+
+
+def _check_reach(
+    config: PeftConfig, factors: Mapping[str, tuple[Tensor, Tensor]], scaling: Mapping[str, float], weights: Path
+) -> None:
+    """Refuse factors that PEFT would not load, and a scaling that takes them out of the range of fp32."""
+    adapted = set(config.adapted(list(factors)))
+    for module, (_, b) in factors.items():
+        if module not in adapted:
+            raise InputError(
+                f"PEFT would not load these factors: {CONFIG} does not name the module",
+                where=f"{weights}:{module}",
+                remedy="save weights and configuration together (target_modules, exclude_modules, layers_to_transform)",
+            )
+        if not (b * scaling[module]).isfinite().all():
+            raise InputError(
+                f"alpha / r is {scaling[module]:g}, which takes B out of the range of fp32",
+                where=f"{config.path}:lora_alpha",
+                remedy="save weights and configuration together (lora_alpha, alpha_pattern)",
+            )
