@@ -113,11 +113,14 @@ def labels(folders: Sequence[Path]) -> list[str]:
     return found
 
 
-def run(audit: Audit, device: str, watcher: Watcher) -> AuditRecord:
-    """Score the base and every adapter, count intruders, and write ``audit.json``."""
+def run(audit: Audit, device: str, watcher: Watcher, say: Callable[[str], object] = lambda _: None) -> AuditRecord:
+    """Score the base and every adapter, count intruders, and write ``audit.json``.
+
+    ``say`` gets a sentence for whatever stands in an adapter's folder and has no effect.
+    """
     watcher.progress("base", 0, "loading the model and the tasks")
     use_threads(audit.settings.threads)
-    model = _load_base(audit, torch.device(device))
+    model = _load_base(audit, torch.device(device), say)
     layout, values, scaling = stack_adapters(list(audit.adapters.values()), model)
     bench = _bench(audit, model, layout)
     done, count = 0.0, len(audit.adapters)
@@ -148,11 +151,16 @@ def run(audit: Audit, device: str, watcher: Watcher) -> AuditRecord:
     return record
 
 
-def _load_base(audit: Audit, device: torch.device) -> PackedModel:
+def _load_base(audit: Audit, device: torch.device, say: Callable[[str], object]) -> PackedModel:
     """The base with room for every projection that an adapter has, once all of them fit."""
     base = load_model(audit.model.path, dtype=getattr(torch, audit.settings.dtype), device=device, targets=())
-    for adapter in audit.adapters.values():
-        check_fits(adapter, base)
+    for name, adapter in audit.adapters.items():
+        bare = check_fits(adapter, base)
+        if adapter.config.ignored:
+            say(f"{name}: ignored in its configuration, as PEFT ignores it: {', '.join(adapter.config.ignored)}")
+        if bare:
+            say(f"{name}: {len(bare)} of the projections that its configuration names have no factors in its file and "
+                f"stay as they are in the base, the first {bare[0]}")  # fmt: skip
     return PackedModel(base.module, sorted({name for adapter in audit.adapters.values() for name in adapter.targets}))
 
 

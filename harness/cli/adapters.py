@@ -77,8 +77,11 @@ def audit(
               "independent": independent, "another_base": another_base, "scoring": _given(scoring)}  # fmt: skip
     with console.preparing("preparing the audit"):
         found = audits.load_audit(adapters, _given(values), out)
+    said: list[str] = []
     with console.progress(found.folder.name) as watcher:
-        record = audits.run(found, LocalExecutor().device("any"), watcher)
+        record = audits.run(found, LocalExecutor().device("any"), watcher, said.append)
+    for line in said:
+        typer.echo(line, err=True)
     write_audit(record, found.folder)
     typer.echo(f"report: {found.folder / 'audit.html'}")
 

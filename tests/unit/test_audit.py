@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from harness import audit as audits
 from harness import cli
 from harness.campaign import Watcher
+from harness.engine import patterns
 from harness.engine.model import PackedModel, load_model
 from harness.errors import InputError, LorabenchError
 from harness.report import write_audit
@@ -375,6 +376,42 @@ def test_bad_input_is_2(folders, tmp_path, monkeypatch, capsys):
         cli.main()
     assert stop.value.code == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_what_has_no_effect_is_said_once(base, tmp_path, monkeypatch, capsys):
+    """Keys that PEFT ignores, and projections that the configuration names without factors in the file."""
+    factors = random_factors(base, 2, size=0.05)
+    left = base.slots[-1].module
+    some = {name: pair for name, pair in factors.items() if name != left}
+    odd = write_peft(tmp_path / "odd", some, target_modules="all-linear", fan_in_fan_out=True, unsloth_version="2025.6")
+    plain = write_peft(tmp_path / "plain", some)
+    monkeypatch.chdir(tmp_path)
+    words = ["lorabench", "audit", str(odd), str(plain), "--model", MODEL, "--tasks", "toy_recall", "--items", "8"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    said = capsys.readouterr().err
+    assert said.count("odd: ignored in its configuration, as PEFT ignores it: fan_in_fan_out, unsloth_version\n") == 1
+    assert "odd: 1 of the projections that its configuration names have no factors in its file" in said
+    assert left in said
+    assert "plain: " not in said
+    found = AuditRecord.model_validate_json((tmp_path / "results" / "audit-odd" / "audit.json").read_bytes())
+    assert found.adapters[0].scores == found.adapters[1].scores
+
+
+def test_an_expression_that_takes_for_ever_is_bad_input(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(patterns, "SECONDS", 2.0)
+    slow = "(([a-z_.0-9])+)+$X"
+    folder = write_peft(tmp_path / "slow", random_factors(base, 2), rank_pattern={slow: 8})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lorabench", "audit", str(folder), "--model", MODEL, "--tasks", "toy_recall"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert f"{folder / 'adapter_config.json'}:rank_pattern.{slow}: the pattern can't be matched" in said
+    assert "Traceback" not in said
 
 
 def test_examples_before_a_question_by_task(folders, tmp_path, monkeypatch):
