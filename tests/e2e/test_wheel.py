@@ -69,7 +69,7 @@ def lorabench(wheel, tmp_path_factory):
 
     def call(*words: str) -> str:
         done = subprocess.run(
-            [bin_folder / words[0], *words[1:]], cwd=place, env=environment, capture_output=True, text=True, timeout=280
+            [bin_folder / words[0], *words[1:]], cwd=place, env=environment, capture_output=True, text=True, timeout=560
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
