@@ -13,6 +13,7 @@ from typing import Literal
 
 from harness.data import paths
 from harness.errors import InputError
+from harness.reading import read_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -101,11 +102,16 @@ def _read_lock() -> dict[str, dict[str, str]]:
     file = paths.lock_file()
     if not file.is_file():
         return {}
-    try:
-        return {kind: dict(commits) for kind, commits in json.loads(file.read_text(encoding="utf-8")).items()}
-    except (ValueError, AttributeError, TypeError) as problem:
-        remedy = "restore it from git, or delete it: the next fetch resolves the revisions anew"
-        raise InputError("not a lock file", where=paths.shown(file), remedy=remedy) from problem
+    remedy = "restore it from git, or delete it: the next fetch resolves the revisions anew"
+    found = read_json(file, where=paths.shown(file), remedy=remedy)
+    kinds = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(commits, dict) and all(map(_is_commit, commits.values())) for commits in kinds):
+        raise InputError("not a lock file", where=paths.shown(file), remedy=remedy)
+    return found
+
+
+def _is_commit(value: object) -> bool:
+    return isinstance(value, str) and value.isalnum()
 
 
 def lock(kind: Kind, name: str, commit: str) -> None:

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import paths
+from harness.errors import InputError
+from harness.reading import read_json
 
 #: What is kept of a name: its kind (task, group, tag, python), the YAML's path below ``lm_eval/tasks``, output type,
 #: data set, whether there are rows to train on, and the members of a group or tag.
 Entry = dict[str, Any]
+FIELDS = {"kind", "yaml", "output_type", "dataset_path", "training_split", "members"}
 
 
 def tasks_root() -> Path:
@@ -35,9 +38,11 @@ def index_file() -> Path:
 
 
 def index() -> Mapping[str, Entry]:
-    """Every name that lm-eval knows."""
-    file = index_file()
-    return _read(file) if file.is_file() else write_index()
+    """Every name that lm-eval knows; a damaged index is made anew."""
+    try:
+        return _read(index_file())
+    except InputError:
+        return write_index()
 
 
 def write_index(folders: Iterable[str] = (".",)) -> Mapping[str, Entry]:
@@ -48,6 +53,8 @@ def write_index(folders: Iterable[str] = (".",)) -> Mapping[str, Entry]:
     found = TaskIndex.build([root / folder for folder in folders])
     entries = {name: _entry(found[name], root) for name in sorted(found)}
     text = json.dumps(entries, indent=0)
+    if index_file().is_dir():
+        paths.discard(index_file())
     file = paths.publish_file(lambda temporary: temporary.write_text(text, encoding="utf-8"), index_file())
     _read.cache_clear()
     return _read(file)
@@ -81,7 +88,15 @@ def training_split(config: Mapping[str, Any]) -> str | None:
 
 @functools.lru_cache(maxsize=1)
 def _read(file: Path) -> Mapping[str, Entry]:
-    return json.loads(file.read_text(encoding="utf-8"))
+    """Raises InputError for what is no index as :func:`write_index` writes it."""
+    entries = read_json(file)
+    if isinstance(entries, dict) and entries and all(map(_is_entry, entries.values())):
+        return entries
+    raise InputError("not an index", where=str(file), remedy="remove it: it is made anew")
+
+
+def _is_entry(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() == FIELDS and isinstance(value["members"], list)
 
 
 def _entry(found: Any, root: Path) -> Entry:

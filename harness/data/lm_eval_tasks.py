@@ -42,6 +42,17 @@ def load(name: str) -> Task:
     file = lm_eval_index.tasks_root() / entry["yaml"]
     if entry["kind"] == "python":
         raise _refusal(file, "class", f"'{name}' is defined in Python, and its data are out of reach")
+    try:
+        return _task(name, file)
+    except InputError:
+        raise
+    except Exception as problem:
+        # lm-eval's files are trusted, but one that was edited or cut has many ways to fail
+        what = f"'{name}' can't be read: {type(problem).__name__}: {problem}"
+        raise InputError(what, where=str(file), remedy="install lm-eval again, or choose another task") from problem
+
+
+def _task(name: str, file: Path) -> Task:
     config = _unresolved(file)
     _check(config, name, file)
     kind, choices = _kind(config), config.get("doc_to_choice")
@@ -86,9 +97,10 @@ def resolved(task: Task, splits: Iterable[str]) -> dict[str, Any]:
 
     try:
         config = load_yaml(task.yaml)
-    except (ImportError, AttributeError) as problem:
+    except (Exception, SystemExit) as problem:  # importing its functions runs lm-eval's code, which may do anything
         remedy = "install what it needs, or choose another task"
-        raise InputError(f"can't be imported: {problem}", where=str(task.yaml), remedy=remedy) from problem
+        what = f"can't be imported: {type(problem).__name__}: {problem}"
+        raise InputError(what, where=str(task.yaml), remedy=remedy) from problem
     names = _splits(config)
     ours = {theirs: name for name, theirs in names.items()}
     fewshot = config.get("fewshot_split")

@@ -93,6 +93,20 @@ def temporary_dir(beside: Path) -> Path:
         raise _not_written(beside, error) from error
 
 
+def discard(path: Path) -> None:
+    """Remove a damaged file or folder of the cache, where there is one.  Raises LorabenchError where it can't be."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return  # another process was quicker
+    except OSError as error:
+        what = f"it is damaged and can't be removed: {error.strerror or error}"
+        raise LorabenchError(what, where=str(path), remedy="remove it by hand") from error
+
+
 def _not_written(target: Path, error: OSError) -> LorabenchError:
     return LorabenchError(
         f"cannot be written: {error.strerror or error}",
@@ -135,11 +149,12 @@ def publish_file(write: Callable[[Path], object], target: Path) -> Path:
     return target
 
 
-def publish_dir(build: Callable[[Path], object], target: Path) -> Path:
+def publish_dir(build: Callable[[Path], object], target: Path, *, new: bool = False) -> Path:
     """Let ``build`` fill a temporary folder, then rename it to ``target``.
 
     A folder can't be replaced in one step, so the first process to finish wins: a ``target`` that appeared
-    meanwhile holds the same content (its name is made of its sources) and is kept.
+    meanwhile holds the same content (its name is made of its sources) and is kept.  Where the name says nothing of
+    the content (``new``), it is kept too, and that is an OSError.
     """
     with _filled(target) as workspace:
         build(workspace)
@@ -147,6 +162,6 @@ def publish_dir(build: Callable[[Path], object], target: Path) -> Path:
         try:
             workspace.rename(target)
         except OSError:
-            if not target.is_dir():
+            if new or not target.is_dir():
                 raise
     return target

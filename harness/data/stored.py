@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.data import hub_data, paths, wheels
-from harness.data.tasks import Task
+from harness.data.tasks import FEWSHOT, SPLITS, Task
 from harness.errors import InputError, LorabenchError
+from harness.reading import read_json
 
 FORMAT = 1  # raise when what is written changes
 
@@ -47,11 +47,25 @@ def read_manifest(task: Task) -> dict | None:
     """The manifest of built splits, or None where they are not built or a file is damaged."""
     folder = cache_folder(task)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        whole = all(wheels.sha256_of(folder / f"{split}.jsonl") == sha for split, sha in manifest["files"].items())
-    except (OSError, ValueError, KeyError):
+        manifest = read_json(folder / "manifest.json")
+        counts, files = manifest["counts"], manifest["files"]
+        found = {split: _identity(folder / f"{split}.jsonl") for split in files if split in (*SPLITS, FEWSHOT)}
+        declared = {split: (counts[split], sha) for split, sha in files.items()}
+        rest = [count for split, count in counts.items() if split not in files]
+        whole = found == declared and not any(rest) and manifest["digest"] == digest(task, files)
+    except (InputError, OSError, KeyError, TypeError, AttributeError):  # JSON of another form too
         return None
     return manifest if whole else None
+
+
+def _identity(file: Path) -> tuple[int, str]:
+    """Lines and sha256 of a file."""
+    with file.open("rb") as lines:
+        count, digest = 0, hashlib.sha256()
+        for line in lines:
+            digest.update(line)
+            count += 1
+    return count, digest.hexdigest()
 
 
 def write(task: Task, splits: Mapping[str, Sequence[dict]]) -> dict:
@@ -69,13 +83,13 @@ def write(task: Task, splits: Mapping[str, Sequence[dict]]) -> dict:
         manifest = {"counts": counts, "digest": digest(task, files), "files": files, "source": task.source}
         (workspace / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
-    if folder.exists():  # it is there but read_manifest refused it: damaged
-        shutil.rmtree(folder, ignore_errors=True)
+    if read_manifest(task) is None:  # no other process has built it meanwhile: what is there is damaged
+        paths.discard(folder)
     paths.publish_dir(fill, folder)
     manifest = read_manifest(task)
     if manifest is None:
         what = "the splits just written can't be read back"
-        raise LorabenchError(what, where=str(folder), remedy="is the disk full?")
+        raise LorabenchError(what, where=str(folder), remedy="is the disk full? else delete this folder by hand")
     return manifest
 
 
@@ -94,9 +108,11 @@ def _canonical(value: Any) -> str:
 
 def _line(task: Task, split: str, doc: dict) -> str:
     try:
-        return json.dumps(doc, ensure_ascii=False) + "\n"
-    except TypeError as problem:
+        line = json.dumps(doc, ensure_ascii=False) + "\n"
+        line.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as problem:  # half a character of UTF-16 is a ValueError
         kinds = ", ".join(f"{name}: {type(value).__name__}" for name, value in doc.items())
         what = f"a document of the {split} split is no plain JSON ({problem}); its fields: {kinds}"
         where, remedy = task.where("metadata.source"), "only text, numbers, lists and mappings can be kept"
         raise InputError(what, where=where, remedy=remedy) from problem
+    return line

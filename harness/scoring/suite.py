@@ -9,7 +9,8 @@ import json
 import logging
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from harness.engine.batches import Example, fill_teacher_prompt
-from harness.errors import InputError
+from harness.errors import InputError, LorabenchError
 
 # lm-eval's tasks here are local files; nothing may wait for a hub (measured: a hang or a five-second retry each).
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -253,7 +254,24 @@ def _make_task(data: TaskData, splits: Mapping[str, Sequence[Mapping[str, Any]]]
     config |= {"task": data.name, "custom_dataset": custom_dataset}
     _check_metrics(data)
     config |= metrics.with_source(data.config, data.name)
-    return TaskManager(include_defaults=False).load([config])["tasks"][data.name]
+    with _lm_eval(data.name):
+        return TaskManager(include_defaults=False).load([config])["tasks"][data.name]
+
+
+@contextmanager
+def _lm_eval(name: str) -> Iterator[None]:
+    """What lm-eval raises in making a task names the task, not a place in lm-eval.
+
+    Templates, filters, aggregations and, in lm-eval's own tasks, functions each fail in a way of their own.
+    """
+    try:
+        yield
+    except LorabenchError:
+        raise
+    except Exception as problem:
+        what = f"lm-eval can't make the requests of this task: {type(problem).__name__}: {problem}"
+        remedy = "correct its YAML or its rows, or choose another task"
+        raise InputError(what, where=f"task '{name}'", remedy=remedy) from problem
 
 
 def _check_metrics(data: TaskData) -> None:
@@ -293,7 +311,8 @@ def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
     small one; and it keeps samples with three hashes an item only to say what each item's metrics were.
     """
     task = scored.task
-    task.build_all_requests(rank=0, world_size=1, **settings)
+    with _lm_eval(scored.name):
+        task.build_all_requests(rank=0, world_size=1, **settings)
     docs = list(enumerate(task.eval_docs))
     judge = task.process_results
 

@@ -150,10 +150,16 @@ def test_the_resolved_revision_is_written_down_once_and_used(folder, monkeypatch
     assert asked == [("org/name", "main")]
 
 
-def test_a_broken_lock_file_is_named(monkeypatch):
-    paths.lock_file().write_text("[]")
-    with pytest.raises(InputError, match="not a lock file"):
+@pytest.mark.parametrize("content", [
+    "[]", "null", "7", "{", "[" * 100_000, '{"models": []}', '{"models": [["org/name", "a"]]}', '{"models": null}',
+    '{"models": {"org/name": 7}}', '{"models": {"org/name": "../../elsewhere"}}', '{"models": {"org/name": ""}}',
+])  # fmt: skip
+def test_a_broken_lock_file_is_named(content):
+    paths.lock_file().write_text(content)
+    with pytest.raises(InputError, match=r"not a lock file|not JSON") as caught:
         hub.cached("org/name")
+    assert caught.value.where.startswith(str(paths.lock_file()))
+    assert "restore it" in caught.value.remedy
 
 
 def test_the_tiny_model_is_the_same_everywhere(tmp_path, monkeypatch):

@@ -310,6 +310,59 @@ def test_a_function_that_cannot_be_imported_is_named(own_yaml, mirror):
     assert "no_such_module" in refused("mine").what
 
 
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("1 / 0\n", "ZeroDivisionError"),
+        ("import sys\nsys.exit(3)\n", "SystemExit"),
+        ("raise LookupError('no corpus')\n", "no corpus"),
+        ("x = (\n", "SyntaxError"),
+        ("def other(d):\n    return d\n", "has no function 'docs'"),
+    ],
+)
+def test_functions_that_fail_to_import_are_one_message(own_yaml, mirror, code, says):
+    hub_copies.copy(mirror, "org/name", "default", {"test": [{"q": "a?", "a": 0}]})
+    (own_yaml().parent / "utils.py").write_text(code)
+    file = own_yaml("process_docs: !function utils.docs\n")
+    error = refused("mine")
+    assert says in error.what
+    assert error.where == str(file)
+
+
+@pytest.mark.parametrize(
+    "code", ["def docs(d):\n    return d[0]['nothing']\n", "def docs(d):\n    return None\n", "docs = 7\n"]
+)
+def test_a_task_that_can_not_be_made_is_named(own_yaml, mirror, code):
+    from harness.scoring.suite import Suite, TaskData
+
+    hub_copies.copy(mirror, "org/name", "default", {"test": [{"q": "a?", "a": 0}]})
+    (own_yaml().parent / "utils.py").write_text(code)
+    own_yaml("process_docs: !function utils.docs\n")
+    prepared = tasks.prepare_task("mine")
+    data = TaskData("mine", prepared.config, {"test": tasks.read_split(prepared, "test")}, None, False)
+    with pytest.raises(InputError) as caught:
+        Suite([data], split="test", items={})
+    assert caught.value.where == "task 'mine'"
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("content", [
+    None, "", "task: [", "- a list", "task: mine\ninclude: mine.yaml", "task: mine\ninclude: nothing.yaml",
+    "task: mine\ndataset_path: a/b\ntest_split: test\nmetric_list: [acc]",
+    "task: mine\ndataset_path: a/b\ntest_split: test\nmetric_list: [{aggregation: mean}]",
+    "task: mine\ndataset_path: a/b\ntest_split: test\ndataset_kwargs: text",
+    "task: mine\ndataset_path: json\ntest_split: test\ndataset_kwargs: {data_files: [a]}", "[" * 5000,
+])  # fmt: skip
+def test_a_yaml_of_lm_evals_that_is_damaged_is_one_message(own_yaml, content):
+    file = own_yaml()
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    error = refused("mine")
+    assert error.where.startswith(str(file))
+    assert len(str(error)) < 5000
+
+
 def test_a_split_that_is_missing_or_empty_is_named(own_yaml, mirror):
     own_yaml()
     hub_copies.copy(mirror, "org/name", "default", {"train": [{"q": "a?", "a": 0}]})
@@ -352,6 +405,24 @@ def test_the_index_is_read_once_it_is_there(mirror, monkeypatch):
         "kind": "task", "yaml": "arc/arc_easy.yaml", "output_type": "multiple_choice",
         "dataset_path": "allenai/ai2_arc", "training_split": True, "members": [],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"{", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"arc_easy": null}', b'{"arc_easy": {"kind": "task"}}', None,
+])  # fmt: skip
+def test_a_damaged_index_is_made_anew(mirror, monkeypatch, content):
+    whole = lm_eval_index.write_index(["arc"])
+    file = lm_eval_index.index_file()
+    file.unlink()
+    if content is None:
+        (file / "x").mkdir(parents=True)
+    else:
+        file.write_bytes(content)
+    lm_eval_index._read.cache_clear()
+    make = lm_eval_index.write_index
+    monkeypatch.setattr(lm_eval_index, "write_index", lambda: make(["arc"]))
+    assert lm_eval_index.index() == whole
+    assert file.is_file()
 
 
 def test_the_projects_tasks_need_no_index(mirror, monkeypatch):
