@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import random
+import re
+import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -14,27 +18,41 @@ import jinja2
 from harness.data import paths, stored
 from harness.data.sources import Source
 from harness.data.tasks import SPLITS, Task
-from harness.errors import InputError, LorabenchError
+from harness.errors import InputError, LorabenchError, clipped
 
 # The same settings as lm-eval's own environment; only used for checks, training and scoring render with lm-eval.
 _TEMPLATES = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 
+_PLACE = re.compile("0|[1-9][0-9]{0,8}")  #: an index as a template renders it
+
 
 def question(task: Task, doc: dict) -> str:
     """The text that makes a document itself: the rendered prompt, or the scored text of a rolling task."""
-    return str(_render(task, "doc_to_target" if task.kind == "loglikelihood_rolling" else "doc_to_text", doc))
+    key = "doc_to_target" if task.kind == "loglikelihood_rolling" else "doc_to_text"
+    text = _render(task, key, doc)
+    if not isinstance(text, str):
+        what = f"{clipped(repr(text), 200)} is no text"
+        raise InputError(what, where=task.where(key), remedy="give texts in prepare.py, or write a template")
+    return text
 
 
 def choices(task: Task, doc: dict) -> list[str]:
     """The answers of a multiple-choice document."""
     options = _render(task, "doc_to_choice", doc)
-    return list(ast.literal_eval(options) if isinstance(options, str) else options)
+    if isinstance(options, str):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            options = ast.literal_eval(options)  # else it is refused with everything else that is no list
+    if not isinstance(options, list | tuple):
+        what = f"{clipped(repr(options), 200)} is no list of choices"
+        remedy = "name a field that holds a list, or write a template that renders to one, such as ['no', 'yes']"
+        raise InputError(what, where=task.where("doc_to_choice"), remedy=remedy)
+    return list(options)
 
 
 def target(task: Task, doc: dict) -> int | str:
     """The right answer: an index into ``choices``, or the text of a generation task."""
     answer = _render(task, "doc_to_target", doc)
-    digits = task.kind == "multiple_choice" and isinstance(answer, str) and answer.isdigit()
+    digits = task.kind == "multiple_choice" and isinstance(answer, str) and _PLACE.fullmatch(answer)
     return int(answer) if digits else answer
 
 
@@ -54,32 +72,58 @@ def _render(task: Task, key: str, doc: dict) -> Any:
         return doc[entry]
     try:
         return _template(entry).render(**doc)
-    except jinja2.TemplateError as problem:
-        remedy = f"fields of a document: {', '.join(doc)}"
+    except Exception as problem:
+        # jinja2's own errors, and whatever a template's expressions raise (a division by 0, a wrong type)
+        remedy = f"correct the template; fields of a document: {', '.join(doc)}"
         raise InputError(f"can't be rendered: {problem}", where=task.where(key), remedy=remedy) from problem
 
 
 def build(task: Task) -> dict:
     """Build the splits of one of the project's tasks, check them, put them into the cache, return the manifest."""
-    splits = draw(task, list(documents(task)))
+    splits = draw(task, documents(task))
     check(task, splits)
     return stored.write(task, splits)
 
 
-def documents(task: Task) -> Iterator[dict]:
-    """Run ``rows(source)`` of the task's ``prepare.py``."""
+def documents(task: Task) -> list[dict]:
+    """What ``rows(source)`` of the task's ``prepare.py`` gives.
+
+    Raises InputError, with file and line, for whatever happens in it.
+    """
     path = task.folder / "prepare.py"
     module = types.ModuleType(f"lorabench_task_{task.name}")
     try:
         # Not imported by name: the file is no part of a package, and no __pycache__ may appear in the tasks folder.
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), module.__dict__)
-        yield from module.rows(Source(task))
+        return _checked(module.rows(Source(task)))
     except LorabenchError:
         raise
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
+        line = _line(problem, path, getattr(module, "rows", None))
+        where = f"{paths.shown(path)}:{line}" if line else paths.shown(path)
         what = f"rows(source) failed: {type(problem).__name__}: {problem}"
-        remedy = "correct prepare.py; see tasks/README.md, step 2"
-        raise InputError(what, where=paths.shown(path), remedy=remedy) from problem
+        raise InputError(what, where=where, remedy="correct prepare.py; see tasks/README.md, step 2") from problem
+
+
+def _line(problem: BaseException, path: Path, rows: object) -> int | None:
+    """The line of ``path`` that a person should look at: where it was raised, else where ``rows`` begins."""
+    if isinstance(problem, SyntaxError):
+        return problem.lineno
+    frames = traceback.extract_tb(problem.__traceback__)
+    raised = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return raised[-1] if raised else getattr(getattr(rows, "__code__", None), "co_firstlineno", None)
+
+
+def _checked(found: object) -> list[dict]:
+    """The documents, which must be mappings with texts as keys: JSON would make texts of others without a word."""
+    if isinstance(found, str | bytes | dict) or not isinstance(found, Iterable):
+        raise TypeError(f"it gives a {type(found).__name__}, not documents one after the other")
+    docs = []
+    for number, doc in enumerate(found, start=1):
+        if not isinstance(doc, dict) or not all(isinstance(key, str) for key in doc):
+            raise TypeError(f"document {number} is {clipped(repr(doc), 200)}, not a mapping of names to values")
+        docs.append(doc)
+    return docs
 
 
 def draw(task: Task, docs: list[dict]) -> dict[str, list[dict]]:
@@ -119,7 +163,7 @@ def _answer(task: Task, doc: dict) -> str:
     """The right answer as text, so that two documents can be compared whatever the order of their choices."""
     answer = target(task, doc)
     if task.kind == "multiple_choice" and isinstance(answer, int) and 0 <= answer < len(choices(task, doc)):
-        return choices(task, doc)[answer]
+        return str(choices(task, doc)[answer])
     return str(answer)
 
 
@@ -137,6 +181,9 @@ def check(task: Task, splits: dict[str, list[dict]]) -> None:
             if not text:
                 what = f"renders to nothing for {split} item {number}: {doc}"
                 raise InputError(what, where=task.where(text_key), remedy="leave such rows out in prepare.py")
+            if task.kind == "multiple_choice" and text.isdigit() and task.config["doc_to_text"] not in doc:
+                what = f"renders to {text} for {split} item {number}, which lm-eval takes for the number of a choice"
+                raise InputError(what, where=task.where(text_key), remedy="write more, as in 'Number: …'")
             for shared in [text, f"group {_group(task, doc)}"] if task.group else [text]:
                 if seen.setdefault(shared, split) != split:
                     what = f"splits {seen[shared]} and {split} have an item in common: {shared[:80]!r}"
@@ -150,7 +197,7 @@ def _check_answer(task: Task, doc: dict, item: str) -> None:
     answer = target(task, doc)
     if task.kind == "multiple_choice":
         options = choices(task, doc)
-        if len(options) < 2 or len(set(options)) < len(options) or not all(isinstance(o, str) and o for o in options):
+        if len(options) < 2 or not all(isinstance(o, str) and o for o in options) or len(set(options)) < len(options):
             remedy = "give at least two different, non-empty texts"
             raise InputError(f"{item} has the choices {options}", where=task.where("doc_to_choice"), remedy=remedy)
         if type(answer) is not int or not 0 <= answer < len(options):

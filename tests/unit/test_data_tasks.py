@@ -278,12 +278,12 @@ def test_what_lm_eval_would_fetch_or_guess_is_refused(folder):
     refused(at="tasks/foo/foo.yaml:output_type", says="multiple_choice")
     write(folder)
     (folder / "foo" / "foo.yaml").write_text("task: foo\nprocess_docs: !function utils.f\n")
-    refused(at="tasks/foo/foo.yaml", says="!function")
+    refused(at="tasks/foo/foo.yaml:2", says="!function")
 
 
 def test_a_failing_or_missing_prepare_is_named(folder):
     write(folder, "def rows(source):\n    raise KeyError('ideal')\n")
-    refused(at="tasks/foo/prepare.py", says="KeyError: 'ideal'")
+    refused(at="tasks/foo/prepare.py:2", says="KeyError: 'ideal'")
     (folder / "foo" / "prepare.py").unlink()
     refused(at="tasks/foo", says="no prepare.py")
 
