@@ -28,12 +28,16 @@ def new_task(
     question: Annotated[str, typer.Option("--question", help="The column of the questions.")] = "question",
     answer: Annotated[str, typer.Option("--answer", help="The column of the answers.")] = "answer",
     choices: Annotated[str, typer.Option("--choices", help="The column of lists to choose from, if any.")] = "choices",
+    answers: Annotated[
+        str | None,
+        typer.Option("--answers", help="Beside choices: text, index (from 0), index1 (from 1); else what fits."),
+    ] = None,
     licence: Annotated[str, typer.Option("--licence", help="Of the rows.")] = "not stated",
 ) -> None:
     """Make a task of rows of one's own, in the clone or in the folder of --plugins, and build its splits."""
     from harness import scaffold
-    from harness.data.new_task import Columns
+    from harness.data.rows import Columns
 
-    task, note = scaffold.new_task(name, source, Columns(question, answer, choices), licence)
+    task, note = scaffold.new_task(name, source, Columns(question, answer, choices, answers), licence)
     sizes = ", ".join(f"{count} {split}" for split, count in task.task.splits.items())
     typer.echo(f"{task.task.folder}\n{note}\n{sizes}; digest {task.digest[:16]}")

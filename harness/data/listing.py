@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from harness.data import lm_eval_index, tasks
+from harness.errors import InputError
 
 
 def project_tasks(pattern: str) -> list[dict[str, Any]]:
     """A row for each of the project's tasks whose name matches a shell pattern."""
     rows = []
-    for name in fnmatch.filter(tasks.task_names(), pattern):
+    for name in _matching(tasks.task_names(), pattern):
         task = tasks.load_task(name)
         sizes = "/".join(str(task.splits.get(split, 0)) for split in tasks.SPLITS)
         row = {"name": name, "role": task.role, "kind": task.kind, "splits": sizes, "chance": task.chance}
@@ -26,10 +28,21 @@ def lm_eval_tasks(pattern: str, report: Callable[[str], object]) -> list[dict[st
         report("reading lm-eval's task files, once: some 10 seconds")
     entries = lm_eval_index.index()
     rows = []
-    for name in fnmatch.filter(entries, pattern):
+    for name in _matching(entries, pattern):
         entry = entries[name]
         kind, members = entry["kind"], len(entry["members"])
         row = {"name": name, "kind": f"{kind} of {members}" if members else kind, "output_type": entry["output_type"]}
         trains = entry["training_split"] if kind == "task" else None
         rows.append(row | {"training_split": trains, "data_set": entry["dataset_path"]})
     return rows
+
+
+def _matching(names: Collection[str], pattern: str) -> list[str]:
+    """The names that match.  A name that is written out and is none of them is a slip: InputError."""
+    found = fnmatch.filter(names, pattern)
+    if not found and not set(pattern) & set("*?["):
+        near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+        remedy = f"{hint}list them: lorabench tasks, or lorabench tasks --lm-eval"
+        raise InputError(f"there is no task '{pattern}' in this list", where="PATTERN", remedy=remedy)
+    return found

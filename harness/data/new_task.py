@@ -6,19 +6,18 @@ else the answer is generated and has to match.  Whatever is odd is refused with 
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from harness.data import paths, splits
-from harness.data.tasks import PreparedTask, Task, prepare_task
-from harness.errors import InputError
+from harness.data import paths, rows, splits
+from harness.data.rows import Columns, Row
+from harness.data.tasks import PreparedTask, Task, prepare_task, read_task
+from harness.errors import InputError, LorabenchError, clipped
 
 LEAST_ROWS = 40
 #: So few different answers, each so often, are the classes of a classification.
@@ -34,160 +33,98 @@ import json
 
 
 def rows(source):
-    yield from map(json.loads, source.file("{data}").splitlines())
+    # Not splitlines: a text may hold other characters that end a line, as JSON allows.
+    yield from (json.loads(line) for line in source.file("{data}").split("\\n") if line)
 '''
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What the columns are called; ``choices`` may be missing from the rows."""
-
-    question: str = "question"
-    answer: str = "answer"
-    choices: str = "choices"
 
 
 def new_task(name: str, source: Path, folder: Path, columns: Columns, licence: str) -> tuple[PreparedTask, str]:
     """Write ``folder/name`` and build its splits; returns them with a line about what it has become.
 
-    Raises InputError as ``file:line`` for rows that are odd; ``name`` has been checked.
+    Raises InputError as ``file:line`` for rows that are odd; ``name`` has been checked.  The folder appears whole, with
+    its splits built, or not at all.
     """
     target = folder / name
-    if target.exists():
-        raise InputError("there is something of this name already", where=str(target), remedy="choose another name")
-    rows = _read(source, columns)
-    docs, config = _shape(rows, source)
+    taken = InputError("there is something of this name already", where=str(target), remedy="choose another name")
+    if target.exists() or target.is_symlink():
+        raise taken
+    docs, config, unused = _documents(source, columns)
     counts = _sizes(len(docs))
     config = {"task": name, **config}
     task = _task(name, target, config, counts)
     drawn = splits.draw(task, docs)
     splits.check(task, drawn)
     chance, note = _guessing(task, drawn["test"])
-    text = _yaml(config, counts, chance, licence.strip() or "not stated", source.name)
+    text = _yaml(config, counts, chance, _licence(licence), source.name)
 
     def write(workspace: Path) -> None:
         (workspace / f"{name}.yaml").write_text(text, encoding="utf-8")
         prepare = PREPARE.format(name=name, rows=len(docs), data=DATA)
         (workspace / "prepare.py").write_text(prepare, encoding="utf-8")
         (workspace / DATA).write_text("".join(json.dumps(doc) + "\n" for doc in docs), encoding="utf-8")
+        splits.build(read_task(name, workspace / f"{name}.yaml"))
 
-    paths.publish_dir(write, target)
-    return prepare_task(name), note
-
-
-# -- rows -------------------------------------------------------------------------------------------------------------
-
-
-def _read(source: Path, columns: Columns) -> list[tuple[int, dict[str, Any]]]:
-    """(line, question, answer and choices) of every row; no question twice."""
-    found: list[tuple[int, dict[str, Any]]] = []
-    lines: dict[str, int] = {}
-    for number, row in _objects(source):
-        where = f"{source}:{number}"
-        plain = {"question": _text(row, columns.question, "--question", where)}
-        if columns.choices in row:
-            plain |= {"choices": _choices(row[columns.choices], columns.choices, where)}
-        elif found and "choices" in found[0][1]:
-            raise _missing(row, columns.choices, "--choices", where)
-        plain["answer"] = _answer(row, columns.answer, plain.get("choices"), where)
-        if found and ("choices" in plain) != ("choices" in found[0][1]):
-            what = f"this row has a column '{columns.choices}', and line {found[0][0]} has none"
-            raise InputError(what, where=where, remedy="give choices in every row or in none")
-        key = " ".join(plain["question"].split())
-        if key in lines:
-            what = f"the question of line {lines[key]} again"
-            raise InputError(what, where=where, remedy="a question may stand in one row only: remove one of them")
-        lines[key] = number
-        found.append((number, plain))
-    if len(found) < LEAST_ROWS:
-        what = f"{len(found)} rows are too few to be trained on, chosen by and tested on"
-        raise InputError(what, where=str(source), remedy=f"give at least {LEAST_ROWS}")
-    return found
-
-
-def _objects(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        lines = source.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8"
-        raise InputError(f"can't be read: {reason}", where=str(source), remedy="give a JSONL file") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(
-                f"not JSON: {error}", where=f"{source}:{number}", remedy="write one JSON object a line"
-            ) from error
-        if not isinstance(row, dict):
-            what = f"a {type(row).__name__}, not an object with columns"
-            raise InputError(what, where=f"{source}:{number}", remedy='write {"question": ..., "answer": ...}')
-        yield number, row
-
-
-def _missing(row: Mapping[str, Any], column: str, option: str, where: str) -> InputError:
-    near = difflib.get_close_matches(column, row, n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    what = f"there is no column '{column}'; the row has {', '.join(row) or 'none'}"
-    return InputError(what, where=where, remedy=f"{hint}name the column with {option}")
-
-
-def _text(row: Mapping[str, Any], column: str, option: str, where: str) -> str:
-    if column not in row:
-        raise _missing(row, column, option, where)
-    value = row[column]
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
-        raise InputError(f"'{column}' is {value!r}, not a text", where=where, remedy="give a text that is not empty")
-    return str(value).strip()
-
-
-def _choices(value: Any, column: str, where: str) -> list[str]:
-    texts = [str(choice).strip() for choice in value] if isinstance(value, list) else []
-    if len(texts) < 2 or len(set(texts)) < len(texts) or not all(texts):
-        what = f"'{column}' is {value!r}"
-        raise InputError(what, where=where, remedy="give a list of at least two different texts")
-    return texts
-
-
-def _answer(row: Mapping[str, Any], column: str, choices: list[str] | None, where: str) -> str:
-    """The answer as text: itself, or the choice that it numbers (from 0)."""
-    text = _text(row, column, "--answer", where)
-    if choices is None:
-        if "\n" in text:
-            raise InputError("the answer has more than one line", where=where, remedy="give an answer of one line")
-        return text
-    value = row[column]
-    if text in choices:
-        return text
-    if isinstance(value, int) and 0 <= value < len(choices):
-        return choices[value]
-    what = f"the answer {value!r} is none of the choices {choices}"
-    raise InputError(what, where=where, remedy=f"give one of them, or its number from 0 to {len(choices) - 1}")
+        paths.publish_dir(write, target, new=True)
+    except OSError as error:
+        if target.exists():  # made by another process meanwhile
+            raise taken from error
+        what = f"cannot be written: {error.strerror or error}"
+        raise LorabenchError(what, where=str(target), remedy="choose a folder that you may write to") from error
+    left = clipped(", ".join(unused), 300).encode("utf-8", "replace").decode()
+    return prepare_task(name), f"{note}\ncolumns not used: {left}" if unused else note
 
 
 # -- what it becomes --------------------------------------------------------------------------------------------------
 
 
-def _shape(rows: list[tuple[int, dict[str, Any]]], source: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The documents, and the keys of the YAML that depend on what the answers are."""
-    if "choices" in rows[0][1]:
-        docs = [{"question": row["question"], "choices": row["choices"], "label": row["choices"].index(row["answer"])}
-                for _, row in rows]  # fmt: skip
-        return docs, _multiple_choice("choices")
-    answers = Counter(row["answer"] for _, row in rows)
-    if len(answers) == 1:
-        what = f"every answer is {next(iter(answers))!r}, so there is nothing to learn"
+def _documents(source: Path, columns: Columns) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
+    """The documents, the keys of the YAML that depend on what the answers are, and the columns that are not used."""
+    found, unused = rows.read(source, columns)
+    if len(found) < LEAST_ROWS:
+        what = f"{len(found)} rows are too few to be trained on, chosen by and tested on"
+        raise InputError(what, where=str(source), remedy=f"give at least {LEAST_ROWS}")
+    if found[0].choices is not None:
+        places = rows.labels(found, source, columns.answers)
+        docs = [{"question": row.question, "choices": list(row.choices or ()), "label": label}
+                for row, label in zip(found, places, strict=True)]  # fmt: skip
+        return docs, _multiple_choice("choices"), unused
+    if columns.answers not in (None, "text"):
+        what = f"{columns.answers} means places of choices, and the rows have no column '{columns.choices}'"
+        raise InputError(what, where="--answers", remedy="leave it out, or name the column with --choices")
+    classes = _classes(found, source)
+    if classes is not None:
+        docs = [{"question": row.question, "label": classes.index(row.answer)} for row in found]
+        return docs, _multiple_choice(classes), unused
+    for row in found:
+        if len(row.answer) > LONGEST_ANSWER:
+            what = f"the answer has {len(row.answer)} characters; generated ones have at most {LONGEST_ANSWER}"
+            raise InputError(what, where=f"{source}:{row.line}", remedy="shorten it, or give choices")
+    docs = [{"question": row.question, "answer": row.answer} for row in found]
+    return docs, _generated(max(len(row.answer) for row in found)), unused
+
+
+def _classes(found: Sequence[Row], source: Path) -> list[str] | None:
+    """The answers, where so few come so often that they are classes.
+
+    Raises InputError where there is only one, or where two are one to a person: a slip of the pen is no class.
+    """
+    spelt: dict[object, dict[str, int]] = {}  # what a person would hold for one answer -> its spellings, first lines
+    for row in found:
+        spelt.setdefault(rows.alike(row.answer), {}).setdefault(row.answer, row.line)
+    often = Counter(rows.alike(row.answer) for row in found)
+    if len(often) > MOST_CLASSES or (len(often) > 1 and min(often.values()) < LEAST_OF_CLASS):
+        return None
+    for ways in spelt.values():
+        if len(ways) > 1:
+            (one, first), (other, second), *_ = ways.items()
+            what = f"the answers {clipped(repr(one), 100)} (line {first}) and {clipped(repr(other), 100)} look alike"
+            remedy = "spell them alike, or give the choices in every row: those are taken as they are"
+            raise InputError(what, where=f"{source}:{second}", remedy=remedy)
+    if len(often) == 1:
+        what = f"every answer is {clipped(repr(found[0].answer), 100)}, so there is nothing to learn"
         raise InputError(what, where=str(source), remedy="name the column of the answers with --answer")
-    if len(answers) <= MOST_CLASSES and min(answers.values()) >= LEAST_OF_CLASS:
-        classes = sorted(answers)
-        docs = [{"question": row["question"], "label": classes.index(row["answer"])} for _, row in rows]
-        return docs, _multiple_choice(classes)
-    for number, row in rows:
-        if len(row["answer"]) > LONGEST_ANSWER:
-            what = f"the answer has {len(row['answer'])} characters; generated ones have at most {LONGEST_ANSWER}"
-            raise InputError(what, where=f"{source}:{number}", remedy="shorten it, or give choices")
-    return [row for _, row in rows], _generated(max(map(len, answers)))
+    return sorted({row.answer for row in found})
 
 
 def _multiple_choice(choices: str | list[str]) -> dict[str, Any]:
@@ -224,7 +161,16 @@ def _guessing(task: Task, docs: list[dict[str, Any]]) -> tuple[float, str]:
     chance = round(sum(1 / len(choices) for choices in options) / len(docs), 4)
     right = Counter(choices[doc["label"]] for choices, doc in zip(options, docs, strict=True))
     answer, often = right.most_common(1)[0]
-    return chance, f"multiple choice; always answering {answer!r} scores {often / len(docs):.2f}, guessing {chance}"
+    always = f"always answering {clipped(repr(answer), 100)} scores {often / len(docs):.2f}"
+    return chance, f"multiple choice; {always}, guessing {chance}"
+
+
+def _licence(said: str) -> str:
+    try:
+        said.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError("it is not UTF-8", where="--licence", remedy="write it in UTF-8") from error
+    return said.strip() or "not stated"
 
 
 def _yaml(config: Mapping[str, Any], counts: Mapping[str, int], chance: float, licence: str, source: str) -> str:
@@ -235,8 +181,9 @@ def _yaml(config: Mapping[str, Any], counts: Mapping[str, int], chance: float, l
     }  # fmt: skip
     keys |= {key: value for key, value in config.items() if key not in keys and key != "metric"}
     keys["metric_list"] = [{"metric": config["metric"], "aggregation": "mean", "higher_is_better": True}]
+    own = source.encode("utf-8", "replace").decode()  # a file's name may be any bytes
     meta = {
-        "version": 1, "role": "stream", "licence": licence, "source": f"own rows ({source})", "chance": chance,
+        "version": 1, "role": "stream", "licence": licence, "source": f"own rows ({own})", "chance": chance,
         "splits": dict(counts), "split_seed": SEED,
     }  # fmt: skip
     return yaml.dump(

@@ -156,6 +156,28 @@ def test_tasks_are_listed_by_pattern(lorabench):
     assert [line.split()[0] for line in out.splitlines()] == ["toy_digits", "toy_recall", "toy_text"]
 
 
+@pytest.mark.parametrize("listed", [[], ["--lm-eval"]])
+def test_a_task_that_is_not_there_is_a_message(lorabench, listed):
+    hub_copies.write_small_index()
+    status, out, err = lorabench("tasks", "toy_recal" if not listed else "arc_eazy", *listed)
+    assert (status, out) == (2, "")
+    assert ("'arc_easy'" if listed else "'toy_recall'") in err
+
+
+def test_what_answers_are_can_be_said(lorabench, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORABENCH_PLUGINS", str(tmp_path / "own"))
+    rows = [{"question": f"{n}?", "choices": [1, 2, 3, 4], "answer": 1 + n % 3} for n in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["new", "task", "mine", "--from", str(tmp_path / "rows.jsonl")]
+    status, out, err = lorabench(*command)
+    assert (status, out) == (2, "")
+    assert "rows.jsonl:1: the answers fit as texts of the choices and as places from 0" in err
+    assert not (tmp_path / "own").exists()
+    assert lorabench(*command, "--answers", "index")[0] == 0
+    written = [json.loads(line) for line in (tmp_path / "own/tasks/mine/data.jsonl").read_text().splitlines()]
+    assert [row["label"] for row in written] == [row["answer"] for row in rows]
+
+
 def test_lm_evals_names_are_listed(lorabench):
     hub_copies.write_small_index()
     status, out, err = lorabench("tasks", "--lm-eval", "*arc*", "--json")
