@@ -42,6 +42,11 @@ REFUSED = {
     "group": ("one file is one task, and groups are not run", "name the tasks in the study"),
     "class": ("tasks are not defined in Python here", "write a YAML and a prepare.py"),
 }  # fmt: skip
+#: Those of ``generation_kwargs``: any other would be passed over without a word.
+GENERATION = (
+    "until", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens", "do_sample", "temperature",
+    "top_k", "top_p", "num_beams", "repetition_penalty",
+)  # fmt: skip
 METRIC: dict[str, type] = {"metric": str, "aggregation": str, "higher_is_better": bool}
 FILTER: dict[str, type] = {"name": str, "filter": list}
 _WORDS = {
@@ -182,7 +187,23 @@ def _check_config(config: dict, meta: Metadata, name: str, where: str) -> None:
         refuse("metadata.splits", "a stream task needs train and validation items", "declare them, or role: probe")
     if meta.role == "probe" and sizes["train"]:
         refuse("metadata.splits.train", "a probe is never trained on", "write 0, or role: stream")
+    for key, least in (("num_fewshot", 0), ("repeats", 1)):
+        if config.get(key) is not None and config[key] < least:
+            refuse(key, f"is {config[key]}", f"must be at least {least}")
+    _check_generation(config.get("generation_kwargs") or {}, f"{where}:generation_kwargs")
     _check_lists(config, where)
+
+
+def _check_generation(settings: dict, where: str) -> None:
+    for key, value in settings.items():
+        if key not in GENERATION:
+            raise unknown_name("key", key, GENERATION, where=f"{where}.{key}")
+        if key.startswith("max_") and (type(value) is not int or value < 1):
+            _refuse(f"{where}.{key}", f"is {clipped(repr(value), 200)}, not a number of tokens", "write a whole number")
+    until = settings.get("until")
+    for text in until if isinstance(until, list) else [until]:
+        if text is not None and (not isinstance(text, str) or not text):
+            _refuse(f"{where}.until", f"is {clipped(repr(until), 200)}", "give texts that are not empty, in quotes")
 
 
 def _check_lists(config: dict, where: str) -> None:

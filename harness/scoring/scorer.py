@@ -19,7 +19,7 @@ from harness.analysis.statistics import jackknife_error
 from harness.engine.adapters import DenseLayout, Layout
 from harness.engine.model import PackedModel
 from harness.scoring.lm import PackedLM
-from harness.scoring.suite import ScoredTask, Suite
+from harness.scoring.suite import ScoredTask, Suite, trusted
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Scorer:
         if trial in self.lm.broken:
             return None
         self.lm.trial = trial
-        with _undisturbed(self.model):
+        with _undisturbed(self.model), trusted(f"scoring of {', '.join(chosen)}"):
             results = evaluate(lm=self.lm, task_dict={"tasks": chosen}, bootstrap_iters=0, log_samples=False)
         assert results is not None, "lm-eval returns results on rank 0, and there is no other"
         scores = {name: _score(self.suite.tasks[name], results["results"][name]) for name in chosen}

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from harness.engine.batches import Example, fill_teacher_prompt
-from harness.errors import InputError, LorabenchError
+from harness.errors import InputError, LorabenchError, unknown_name
 
 # lm-eval's tasks here are local files; nothing may wait for a hub (measured: a hang or a five-second retry each).
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -254,30 +254,37 @@ def _make_task(data: TaskData, splits: Mapping[str, Sequence[Mapping[str, Any]]]
     config |= {"task": data.name, "custom_dataset": custom_dataset}
     _check_metrics(data)
     config |= metrics.with_source(data.config, data.name)
-    with _lm_eval(data.name):
+    with trusted(f"task '{data.name}'"):
         return TaskManager(include_defaults=False).load([config])["tasks"][data.name]
 
 
 @contextmanager
-def _lm_eval(name: str) -> Iterator[None]:
-    """What lm-eval raises in making a task names the task, not a place in lm-eval.
+def trusted(where: str) -> Iterator[None]:
+    """What lm-eval raises in making or scoring a task is one message about that task, not a place in lm-eval.
 
-    Templates, filters, aggregations and, in lm-eval's own tasks, functions each fail in a way of their own.
+    Templates, filters, metrics, aggregations and, in lm-eval's own tasks, functions each fail in a way of their own.
     """
     try:
         yield
     except LorabenchError:
         raise
     except Exception as problem:
-        what = f"lm-eval can't make the requests of this task: {type(problem).__name__}: {problem}"
-        remedy = "correct its YAML or its rows, or choose another task"
-        raise InputError(what, where=f"task '{name}'", remedy=remedy) from problem
+        what = f"lm-eval can't make or score this task: {type(problem).__name__}: {problem}"
+        raise InputError(what, where=where, remedy="correct its YAML or its rows, or choose another task") from problem
 
 
 def _check_metrics(data: TaskData) -> None:
-    """lm-eval looks for a metric that it does not have on the hub, and runs what it finds there."""
-    from lm_eval.api.registry import METRIC_REGISTRY
+    """lm-eval looks for a metric that it does not have on the hub, and runs what it finds there.
 
+    An aggregation that it does not have becomes None.
+    """
+    from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
+
+    for number, entry in enumerate(data.config.get("metric_list") or ()):
+        aggregation = entry.get("aggregation")
+        if isinstance(aggregation, str) and aggregation not in AGGREGATION_REGISTRY:
+            where = f"{data.name}:metric_list.{number}.aggregation"
+            raise unknown_name("aggregation", aggregation, AGGREGATION_REGISTRY, where=where)
     if data.config.get("process_results") is not None:
         return  # the task's own function scores, and the metrics are names
     for number, entry in enumerate(data.config.get("metric_list") or ()):
@@ -311,10 +318,11 @@ def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
     small one; and it keeps samples with three hashes an item only to say what each item's metrics were.
     """
     task = scored.task
-    with _lm_eval(scored.name):
+    where = f"task '{scored.name}'"
+    with trusted(where):
         task.build_all_requests(rank=0, world_size=1, **settings)
     docs = list(enumerate(task.eval_docs))
-    judge = task.process_results
+    judge, filters = task.process_results, task.apply_filters
 
     def reuse(**_: Any) -> None:
         scored.heard.clear()
@@ -323,8 +331,14 @@ def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
             instance.filtered_resps = {}
 
     def listen(doc: Any, results: list[Any]) -> dict[str, Any]:
-        metrics = judge(doc, results)
+        with trusted(where):
+            metrics = judge(doc, results)
         scored.heard.append(metrics)
         return metrics
 
+    def filtered() -> Any:
+        with trusted(where):
+            return filters()
+
     task.build_all_requests, task.process_results, task.doc_iterator = reuse, listen, lambda **_: iter(docs)
+    task.apply_filters = filtered

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 from harness.data import paths, stored, tasks
@@ -59,6 +61,15 @@ def scored(prepared: tasks.PreparedTask) -> Suite:
     """The task as lm-eval makes it for a study."""
     found = {split: tasks.read_split(prepared, split) for split in prepared.files}
     return Suite([TaskData("foo", prepared.config, found, 0.5)], split="test", items={})
+
+
+def judge(prepared: tasks.PreparedTask, answer: str) -> None:
+    """Filter and score an answer as lm-eval's evaluation does."""
+    task = scored(prepared).tasks["foo"].task
+    for instance in task.instances:
+        instance.resps = [answer]
+    task.apply_filters()
+    task.process_results(task.eval_docs[0], [answer])
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------
@@ -121,6 +132,13 @@ def test_an_unknown_key_suggests_the_nearest(folder, key, near):
         ("fewshot_split: dev", "fewshot_split", "none of the splits"),
         ("fewshot_config: first_n", "fewshot_config", "a mapping"),
         ("generation_kwargs: [until]", "generation_kwargs", "a mapping"),
+        ("generation_kwargs: {max_gen_tok: 8}", "generation_kwargs.max_gen_tok", "did you mean 'max_gen_toks'"),
+        ("generation_kwargs: {max_gen_toks: -1}", "generation_kwargs.max_gen_toks", "a number of tokens"),
+        ("generation_kwargs: {max_gen_toks: abc}", "generation_kwargs.max_gen_toks", "a number of tokens"),
+        ("generation_kwargs: {until: 5}", "generation_kwargs.until", "in quotes"),
+        ("generation_kwargs: {until: ['']}", "generation_kwargs.until", "not empty"),
+        ("num_fewshot: -1", "num_fewshot", "at least 0"),
+        ("repeats: 0", "repeats", "at least 1"),
         ("generation_kwargs: {until: 2026-01-01}", "generation_kwargs", "more than JSON"),
         ("generation_kwargs: {until: !!set {a}}", "generation_kwargs", "more than JSON"),
         ("generation_kwargs: {until: !!binary aGk=}", "generation_kwargs", "more than JSON"),
@@ -216,6 +234,42 @@ def test_what_only_lm_eval_can_tell_names_the_task(folder, more, says):
     assert caught.value.where == "task 'foo'"
     assert says in caught.value.what
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"metric_list": [{"metric": "acc", "aggregation": "meen", "higher_is_better": True}]}, "did you mean 'mean'"),
+        (
+            {"metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "x": 1}]},
+            "TypeError",
+        ),
+        ({"filter_list": [{"name": "x", "filter": [{"function": "regex", "regex_pattern": "("}]}]}, "unterminated"),
+        ({"filter_list": [{"name": "x", "filter": [{"function": "take_first_k"}]}]}, "KeyError: 'k'"),
+    ],
+)
+def test_what_fails_in_scoring_names_the_task(folder, change, says):
+    generated = {"output_type": "generate_until", "doc_to_target": "answer", "doc_to_choice": None}
+    generated["metric_list"] = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]
+    (folder / "foo.yaml").write_text(yaml.safe_dump(yaml.safe_load(SOUND) | generated | change))
+    with pytest.raises(InputError) as caught:
+        judge(tasks.prepare_task("foo"), "[1]")
+    assert "foo" in caught.value.where
+    assert says in str(caught.value)
+
+
+def test_what_fails_in_lm_evals_evaluation_names_the_tasks(folder, monkeypatch):
+    from harness.scoring import scorer
+
+    def fail(**_: object) -> None:
+        raise TypeError("unsupported operand")
+
+    monkeypatch.setattr(scorer, "evaluate", fail)
+    model = SimpleNamespace(module=torch.nn.Linear(1, 1), device=torch.device("cpu"))
+    asked = scorer.Scorer(model, scored(tasks.prepare_task("foo")), SimpleNamespace(broken=set()), None)
+    with pytest.raises(InputError, match="unsupported operand") as caught:
+        asked._judge(0, {"foo": None, "bar": None})
+    assert caught.value.where == "scoring of foo, bar"
 
 
 # -- prepare.py -------------------------------------------------------------------------------------------------------
