@@ -107,7 +107,7 @@ def documents(task: Task) -> list[dict]:
 
 def _line(problem: BaseException, path: Path, rows: object) -> int | None:
     """The line of ``path`` that a person should look at: where it was raised, else where ``rows`` begins."""
-    if isinstance(problem, SyntaxError):
+    if isinstance(problem, SyntaxError) and problem.filename == str(path):
         return problem.lineno
     frames = traceback.extract_tb(problem.__traceback__)
     raised = [frame.lineno for frame in frames if frame.filename == str(path)]
@@ -177,12 +177,13 @@ def check(task: Task, splits: dict[str, list[dict]]) -> None:
             where, remedy = task.where(f"metadata.splits.{split}"), "declare smaller splits, or give more rows"
             raise InputError(f"{task.splits[split]} items are declared but {have}", where=where, remedy=remedy)
         for number, doc in enumerate(docs):
-            text = " ".join(question(task, doc).split())
+            asked = question(task, doc)
+            text = " ".join(asked.split())
             if not text:
                 what = f"renders to nothing for {split} item {number}: {doc}"
                 raise InputError(what, where=task.where(text_key), remedy="leave such rows out in prepare.py")
-            if task.kind == "multiple_choice" and text.isdigit() and task.config["doc_to_text"] not in doc:
-                what = f"renders to {text} for {split} item {number}, which lm-eval takes for the number of a choice"
+            if task.kind == "multiple_choice" and asked.isdigit() and task.config["doc_to_text"] not in doc:
+                what = f"renders to {asked} for {split} item {number}, which lm-eval takes for the number of a choice"
                 raise InputError(what, where=task.where(text_key), remedy="write more, as in 'Number: …'")
             for shared in [text, f"group {_group(task, doc)}"] if task.group else [text]:
                 if seen.setdefault(shared, split) != split:

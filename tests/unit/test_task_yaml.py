@@ -204,13 +204,13 @@ def test_a_yaml_that_is_no_text_or_no_file_is_refused(folder):
 @pytest.mark.parametrize(
     "more",
     [
-        "repeats: 1", "num_fewshot: 2\nfewshot_split: train", "tag: [a, b]",
+        "repeats: 1", "doc_to_text: '{{answer[1:-1]}} '", "num_fewshot: 2\nfewshot_split: train", "tag: [a, b]",
         "task_alias: a", "gen_prefix: null", "doc_to_decontamination_query: text\nshould_decontaminate: false",
         "fewshot_config: {sampler: first_n}", "description: 'Say:\n\n  '",
     ],
 )  # fmt: skip
 def test_keys_that_are_supported_make_a_task_of_lm_evals(folder, more):
-    (folder / "foo.yaml").write_text(SOUND + more + "\n")
+    (folder / "foo.yaml").write_text(yaml.safe_dump(yaml.safe_load(SOUND) | yaml.safe_load(more)))
     suite = scored(tasks.prepare_task("foo"))
     assert suite.tasks["foo"].items == 10
     assert len(suite.tasks["foo"].task.instances) == 20
@@ -317,6 +317,13 @@ def test_documents_that_are_no_json_are_refused(folder, value, monkeypatch):
     monkeypatch.setattr("harness.data.splits.documents", lambda task: [
         {"text": f"{n}?", "label": n % 2, "more": value} for n in range(60)])  # fmt: skip
     assert "more: " in refused("metadata.source").what
+
+
+def test_an_error_in_another_file_names_the_line_that_imports_it(folder, tmp_path, monkeypatch):
+    (tmp_path / "broken_helper.py").write_text("\n\n\n(\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (folder / "prepare.py").write_text("import json\nimport broken_helper\n")
+    assert "SyntaxError" in refused("2", "tasks/foo/prepare.py").what
 
 
 def test_a_source_error_of_ours_keeps_its_place(folder):
