@@ -20,6 +20,8 @@ from harness.errors import InputError
 DEEPEST = 100
 #: Uses of aliases in one YAML file; each may stand for a whole block.
 MOST_ALIASES = 100
+#: Values of one YAML file, those that aliases stand for counted each time: ten levels of ten aliases are 10 ** 10.
+MOST_VALUES = 250_000
 
 
 def read_json(path: Path, *, remedy: str = "restore it, or write it again", where: str | None = None) -> Any:
@@ -89,20 +91,33 @@ class _Strict(yaml.SafeLoader):
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._depth = self._aliases = 0
+        self._depth = self._aliases = self._values = 0
+        self._sizes: dict[str, int] = {}  # of finished blocks with an anchor
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            self._aliases += 1
-            if self._aliases > MOST_ALIASES:
-                raise _RefusedError(f"more than {MOST_ALIASES} aliases (*name)", self.peek_event().start_mark)
+        event = self.peek_event()
+        before = self._values
+        self._values += self._alias(event) if isinstance(event, yaml.AliasEvent) else 1
+        if self._values > MOST_VALUES:
+            raise _RefusedError(f"it holds more than {MOST_VALUES:,} values", event.start_mark)
         self._depth += 1
         if self._depth > DEEPEST:
-            raise _RefusedError("it is nested too deeply to be read", self.peek_event().start_mark)
+            raise _RefusedError("it is nested too deeply to be read", event.start_mark)
         try:
             return super().compose_node(parent, index)
         finally:
             self._depth -= 1
+            if not isinstance(event, yaml.AliasEvent) and event.anchor is not None:
+                self._sizes[event.anchor] = self._values - before
+
+    def _alias(self, event: yaml.AliasEvent) -> int:
+        """How many values an alias stands for; one within its own block would have no end."""
+        self._aliases += 1
+        if self._aliases > MOST_ALIASES:
+            raise _RefusedError(f"more than {MOST_ALIASES} aliases (*name)", event.start_mark)
+        if event.anchor in self.anchors and event.anchor not in self._sizes:
+            raise _RefusedError(f"the alias '*{event.anchor}' stands within what it names", event.start_mark)
+        return self._sizes.get(event.anchor, 1)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         first: dict[Hashable, int] = {}

@@ -28,6 +28,12 @@ def yaml_of(text: str):
         ("a: 2026-13-45\n", "a.yaml", "can't be read"),
         ("[" * 5000 + "]" * 5000, "a.yaml:1", "nested too deeply"),
         ("a: &a [x]\nb: [" + "*a, " * 200 + "]\n", "a.yaml:2", "aliases"),
+        (
+            "\n".join(["a0: &a0 [x, x, x]", *(f"a{i}: &a{i} [" + f"*a{i - 1}, " * 9 + "]" for i in range(1, 11))]),
+            "a.yaml:6",
+            "more than 250,000 values",
+        ),
+        ("a: &a [*a]\n", "a.yaml:1", "'\\*a' stands within what it names"),
     ],
 )
 def test_yaml_is_refused_with_its_line(text, where, what):
