@@ -18,17 +18,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import InputError, unknown_name
+from harness.reading import read_yaml
+from harness.study import limits
+from harness.study.limits import check_plain, check_size, shown, twice
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 RESERVED = {"reference", "perf"}  # folders under results/ that are not studies
-
-
-Count = Annotated[int, Field(ge=1)]
-Shots = Annotated[int, Field(ge=0)]
 
 
 class _Settings(BaseModel):
@@ -38,8 +36,8 @@ class _Settings(BaseModel):
 class AdapterSettings(_Settings):
     """Shape of the low-rank adapter (scaling alpha / rank); an arm may have some of it otherwise."""
 
-    rank: int = Field(8, ge=1)
-    alpha: float = Field(16, gt=0)
+    rank: limits.Rank = 8
+    alpha: limits.Number = Field(16, gt=0)
     targets: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
     )
@@ -48,13 +46,15 @@ class AdapterSettings(_Settings):
 class TrainingSettings(_Settings):
     """Every method's training budget."""
 
-    examples: int = Field(512, ge=1, description="training examples of each task, one pass")
-    batch: int = Field(8, ge=1, description="examples of one optimizer step of one trial")
-    warmup_steps: int = Field(5, ge=0, description="linear warm-up at the start of each task, then constant")
-    clip: float = Field(1.0, gt=0, description="norm of one trial's whole gradient")
-    weight_decay: float = Field(0.0, ge=0)
-    max_length: int = Field(512, ge=8, description="tokens; longer examples lose their beginning")
-    pass_tokens: int = Field(49152, ge=64, description="padded tokens of a pack that go through the model at once")
+    examples: limits.Examples = Field(512, description="training examples of each task, one pass")
+    batch: limits.Batch = Field(8, description="examples of one optimizer step of one trial")
+    warmup_steps: limits.Steps = Field(5, description="linear warm-up at the start of each task, then constant")
+    clip: limits.Number = Field(1.0, gt=0, description="norm of one trial's whole gradient")
+    weight_decay: limits.Number = Field(0.0, ge=0)
+    max_length: limits.Length = Field(512, description="tokens; longer examples lose their beginning")
+    pass_tokens: limits.PassTokens = Field(
+        49152, description="padded tokens of a pack that go through the model at once"
+    )
     between_tasks: Literal["continue", "reinit"] = Field(
         "continue", description="one adapter goes on, or what is scored is frozen and a fresh adapter starts on it"
     )
@@ -70,16 +70,18 @@ class ScoringSettings(_Settings):
     """What is scored, when, and on how many items."""
 
     split: Literal["test", "validation"] = "test"
-    items: int | None = Field(None, ge=1, description="at most this many items a task; null: all")
-    probe_items: Count | dict[str, Count] | None = Field(None, description="the same for probes, or for each by name")
-    curve: tuple[int, ...] = Field(
-        (), description="examples after which the task being learnt is scored; 0 and all of them always are"
+    items: limits.Items = Field(None, description="at most this many items a task; null: all")
+    probe_items: limits.ItemsByName = Field(None, description="the same for probes, or for each by name")
+    curve: tuple[limits.Mark, ...] = Field(
+        (),
+        max_length=limits.MOST_POINTS,
+        description="examples after which the task being learnt is scored; 0 and all of them always are",
     )
     probes_after: Literal["every_task", "last_task"] = "every_task"
     intruders_after: Literal["every_task", "last_task", "never"] = "every_task"
-    batch_tokens: int = Field(16384, ge=64, description="token budget of one scoring pass; part of the stack")
-    max_length: int = Field(2048, ge=8, description="tokens; longer items lose their beginning, as in lm-eval")
-    num_fewshot: Shots | dict[str, Shots] | None = Field(
+    batch_tokens: limits.PassTokens = Field(16384, description="token budget of one scoring pass; part of the stack")
+    max_length: limits.Length = Field(2048, description="tokens; longer items lose their beginning, as in lm-eval")
+    num_fewshot: limits.ShotsByName = Field(
         None,
         description="examples before a scored question, of all tasks or by name; null: what the task says",
     )
@@ -88,16 +90,18 @@ class ScoringSettings(_Settings):
     @field_validator("curve")
     @classmethod
     def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if list(value) != sorted(set(value)) or any(n < 0 for n in value):
-            raise ValueError("must rise, without repeats, from 0 or more")
+        if list(value) != sorted(set(value)):
+            raise ValueError("must rise, without repeats")
         return value
 
 
 class TuningSettings(_Settings):
     """What `lorabench tune` spends on every arm."""
 
-    settings: int = Field(5, ge=2, description="tried for every arm; of a larger grid a seeded choice")
-    seeds: tuple[int, ...] = Field((1000, 1001), min_length=1, description="none of them is a seed of the study")
+    settings: limits.Settings = Field(5, description="tried for every arm; of a larger grid a seeded choice")
+    seeds: tuple[limits.Seed, ...] = Field(
+        (1000, 1001), min_length=1, description="none of them is a seed of the study"
+    )
     grids: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = Field(
         {}, description="by key of methods: the values of each setting, instead of the method's own grid"
     )
@@ -106,10 +110,10 @@ class TuningSettings(_Settings):
 class Scored(_Settings):
     """What scores depend on beside the adapter, whoever trained it."""
 
-    model: str
+    model: limits.ModelName
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    threads: int = Field(2, ge=1, description="CPU threads of every pack, whoever runs it")
-    probes: tuple[str, ...] = ()
+    threads: limits.Threads = Field(2, description="CPU threads of every pack, whoever runs it")
+    probes: limits.Tasks = ()
     scoring: ScoringSettings = ScoringSettings()
 
     def items(self, task: str) -> int | None:
@@ -129,7 +133,7 @@ class AuditSettings(Scored):
     """One audit: adapters that were made elsewhere, on tasks and probes."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    tasks: tuple[str, ...] = ()
+    tasks: limits.Tasks = ()
     another_base: bool = Field(False, description="take adapters that name another base than the model")
     independent: bool = Field(False, description="never take the adapters as a sequence")
 
@@ -138,8 +142,8 @@ class AuditSettings(Scored):
         names = (*self.tasks, *self.probes)
         if not names:
             raise ValueError("there is nothing to score: name tasks, probes or both")
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"'{twice}' is named twice among tasks and probes")
+        if again := twice(names):
+            raise ValueError(f"'{again}' is named twice among tasks and probes")
         shots = self.scoring.num_fewshot
         if isinstance(shots, dict) and (unknown := sorted(set(shots) - set(names))):
             raise ValueError(f"num_fewshot names '{unknown[0]}', which is not among tasks and probes")
@@ -152,10 +156,10 @@ class Study(Scored):
     name: str = ""
     title: str = ""
     device: Literal["cpu", "cuda", "any"] = "any"
-    pack: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    root_seed: int = 0
-    seeds: tuple[int, ...] = Field(min_length=1)
-    streams: dict[str, tuple[str, ...]] = Field(min_length=1)
+    pack: limits.PackSize = "auto"
+    root_seed: limits.Seed = 0
+    seeds: tuple[limits.Seed, ...] = Field(min_length=1)
+    streams: dict[str, limits.Tasks] = Field(min_length=1)
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
     adapter: AdapterSettings = AdapterSettings()
     training: TrainingSettings = TrainingSettings()
@@ -172,8 +176,8 @@ class Study(Scored):
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("a seed stands here twice")
+        if (again := twice(value)) is not None:
+            raise ValueError(f"the seed {again} stands here twice")
         return value
 
     @field_validator("streams")
@@ -182,8 +186,8 @@ class Study(Scored):
         for name, tasks in value.items():
             if not tasks:
                 raise ValueError(f"stream '{name}' is empty")
-            if len(set(tasks)) != len(tasks):
-                raise ValueError(f"stream '{name}' names a task twice")
+            if again := twice(tasks):
+                raise ValueError(f"stream '{name}' names a task twice: {again}")
         return value
 
     @model_validator(mode="after")
@@ -237,12 +241,8 @@ def load_study(path: Path, *, overrides: dict[str, Any] | None = None) -> Study:
     name = check_name(path.stem, "study", str(path))
     if name in RESERVED:
         raise InputError(f"the name '{name}' is reserved under results/", where=str(path), remedy="rename the file")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the study: {error.strerror}", where=str(path)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"not valid YAML: {error}", where=str(path)) from error
+    _refuse_large(path)
+    data = read_yaml(path, remedy="correct the study file")
     if not isinstance(data, dict):
         raise InputError(
             "a study file is a mapping of keys to values; this one is empty or something else",
@@ -253,12 +253,25 @@ def load_study(path: Path, *, overrides: dict[str, Any] | None = None) -> Study:
     return build_study({**data, "name": name, **(overrides or {})}, where=str(path))
 
 
+def _refuse_large(path: Path) -> None:
+    """Before it is read into memory; a file that can't be looked at is refused by whoever reads it."""
+    if path.is_file() and path.stat().st_size > limits.MOST_BYTES:
+        raise InputError(
+            f"a study file has at most {limits.MOST_BYTES:,} bytes; this one has {path.stat().st_size:,}",
+            where=str(path),
+            remedy="name a study file; the smallest is tasks/studies/smoke.yaml",
+        )
+
+
 def build_study(data: dict[str, Any], *, where: str) -> Study:
     """Validate plain data; the first problem becomes an :class:`InputError` that names ``where:key``."""
+    check_plain(data, where)
     try:
-        return Study.model_validate(data)
+        study = Study.model_validate(data)
     except ValidationError as error:
         raise first_problem(error, where) from error
+    check_size(study, where)
+    return study
 
 
 def first_problem(error: ValidationError, where: str, separator: str = ":") -> InputError:
@@ -267,9 +280,9 @@ def first_problem(error: ValidationError, where: str, separator: str = ":") -> I
     key = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
     value = problem.get("input")
-    shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | list) else ""
+    got = f" (got {shown(value)})" if isinstance(value, str | int | float | bool | list) else ""
     return InputError(
-        f"{message}{shown}", where=f"{where}{separator}{key}" if key else where, remedy="correct the study file"
+        f"{message}{got}", where=f"{where}{separator}{key}" if key else where, remedy="correct the study file"
     )
 
 
@@ -293,7 +306,11 @@ def find_study(name: str, folder: Path) -> Path:
     """The file of a study: a path to a YAML file, or the name of one in ``folder``."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except (OSError, ValueError):  # a name that is too long for the system
+            there = False
+        if not there:
             raise InputError(
                 "there is no such study file",
                 where=name,

@@ -78,12 +78,14 @@ def pack_units(study: Study, base: BaseRecord, pack: Pack) -> float:
     total = START_UNITS
     stages = max(len(row.stream) for row in pack.rows)
     inner = len(study.curve) - 2
+    probes = scoring_units(study, base, study.probes)
+    streams = {row.stream: scoring_units(study, base, row.stream) for row in pack.rows}
     for stage in range(stages):
         total += stage_train_units(study, base, pack, stage)
         weight = adapter_weight(pack, stage)
-        for trial in pack.trials:
-            tasks = trial.spec.stream + (study.probes if scores_probes(study, stage, stages) else ())
-            total += weight * scoring_units(study, base, tasks)
-            total += weight * inner * scoring_units(study, base, (trial.spec.stream[stage],))
-            total += intruder_units(pack.adapter) if takes_intruders(study, stage, stages) else 0.0
+        asked = probes if scores_probes(study, stage, stages) else 0.0
+        intruders = intruder_units(pack.adapter) if takes_intruders(study, stage, stages) else 0.0
+        for row in pack.rows:
+            learnt = inner * scoring_units(study, base, (row.stream[stage],))
+            total += len(row.trials) * (weight * (streams[row.stream] + asked + learnt) + intruders)
     return total

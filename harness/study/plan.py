@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
@@ -17,6 +18,7 @@ from harness.errors import InputError, unknown_name
 from harness.store.fingerprint import digest
 from harness.store.records import TrialSpec
 from harness.study.config import AdapterSettings, Study, first_problem
+from harness.study.limits import check_size, shown, twice
 from harness.study.overrides import OWN, Own, own_training, refuse_adapter_grids, taken_apart
 from harness.study.pack_size import factor_copies
 from harness.study.seeds import derive
@@ -122,18 +124,24 @@ class Plan:
     packs: tuple[Pack, ...]
     untrained: tuple[PlannedTrial, ...]
 
-    @property
+    @cached_property
     def trials(self) -> tuple[PlannedTrial, ...]:
         return (*self.untrained, *(trial for pack in self.packs for trial in pack.trials))
 
+    @cached_property
+    def by_arm(self) -> dict[str, list[PlannedTrial]]:
+        """The trials of every arm, in the study's order of methods."""
+        order = list(dict.fromkeys(key.partition("@")[0] for key in self.study.methods))
+        place = {method: number for number, method in enumerate(order)}
+        found: dict[str, list[PlannedTrial]] = {}
+        for trial in sorted(self.trials, key=lambda trial: place[trial.spec.method]):
+            found.setdefault(trial.spec.arm, []).append(trial)
+        return found
+
     @property
     def expected(self) -> dict[str, int]:
-        """Trials an arm, in the study's order of arms."""
-        arms = [trial.spec.arm for trial in sorted(self.trials, key=lambda trial: self.arm_order(trial.spec))]
-        return {arm: arms.count(arm) for arm in dict.fromkeys(arms)}
-
-    def arm_order(self, spec: TrialSpec) -> int:
-        return [key.partition("@")[0] for key in self.study.methods].index(spec.method)
+        """Trials an arm, in the study's order of methods."""
+        return {arm: len(trials) for arm, trials in self.by_arm.items()}
 
 
 def build_plan(
@@ -190,31 +198,60 @@ def _averages(row: Row) -> int:
 
 def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> list[Arm]:
     """Every (method, setting) of the study; a list of values for a setting is a grid."""
+    check_size(study, where)
     arms: list[Arm] = []
     for key, given in study.methods.items():
         name, _, label = key.partition("@")
+        place = f"{where}:methods.{key}"
         if name not in methods:
-            raise unknown_name("method", name, methods, where=f"{where}:methods.{key}")
-        if empty := [setting for setting, value in given.items() if value == []]:
+            raise unknown_name("method", name, methods, where=place)
+        refuse_adapter_grids(given, place)
+        _refuse_odd_grids(given, place)
+        arms += [_arm(study, methods[name], *point, place) for point in grid_points(given, label)]
+    again = twice(arm.name for arm in arms)
+    if again is not None:
+        raise InputError(f"the row '{again}' stands here twice", where=f"{where}:methods", remedy="name each setting")
+    return arms
+
+
+def _refuse_odd_grids(given: Mapping[str, Any], place: str) -> None:
+    """A grid is one or more plain values: rows are named after them."""
+    for setting, value in given.items():
+        if value == []:
             raise InputError(
                 "this grid has no values",
-                where=f"{where}:methods.{key}.{empty[0]}",
+                where=f"{place}.{setting}",
                 remedy="give at least one value, or leave the key out",
             )
-        place = f"{where}:methods.{key}"
-        refuse_adapter_grids(given, place)
-        for setting, point in grid_points(given, label):
-            values, instead = taken_apart(point)
-            settings = checked(methods[name], values, place, OWN)
-            settings = settings.resolved(study.steps_per_task)  # type: ignore[attr-defined]
-            recipe = methods[name].compose(settings)
-            own = own_training(instead, study, name, recipe, place)
-            arms.append(Arm(name, setting, settings, recipe.under(own.between_tasks), own))
-    if twice := [arm.name for arm in arms if sum(other.name == arm.name for other in arms) > 1]:
+        if isinstance(value, list) and (nested := [part for part in value if isinstance(part, list | dict)]):
+            raise InputError(
+                f"a grid is a list of plain values (got {shown(nested[0])})",
+                where=f"{place}.{setting}",
+                remedy="write a number or a word for each row, as in [0.1, 0.2]",
+            )
+
+
+def _arm(study: Study, method: MethodLike, setting: str, point: Mapping[str, Any], place: str) -> Arm:
+    """One point of a grid; ``place`` is ``file:methods.key``."""
+    values, instead = taken_apart(point)
+    settings, recipe = composed(method, checked(method, values, place, OWN), study.steps_per_task, place)
+    own = own_training(instead, study, method.name, recipe, place)
+    return Arm(method.name, setting, settings, recipe.under(own.between_tasks), own)
+
+
+def composed(method: MethodLike, settings: Any, steps: int, place: str) -> tuple[Any, Any]:
+    """(settings with their defaults filled in, the recipe); whatever the method's own code raises names ``place``."""
+    try:
+        settings = settings.resolved(steps)
+        return settings, method.compose(settings)
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(
-            f"the row '{twice[0]}' stands here twice", where=f"{where}:methods", remedy="name each setting"
-        )
-    return arms
+            f"'{method.name}' makes nothing of these settings: {type(error).__name__}: {error}",
+            where=place,
+            remedy="choose other settings, or correct the method: lorabench methods --check " + method.name,
+        ) from error
 
 
 def remarks(study: Study, methods: Mapping[str, MethodLike]) -> tuple[str, ...]:
@@ -295,8 +332,9 @@ def _row(study: Study, trials: list[PlannedTrial]) -> Row:
 
 def _by_stream_and_seed(study: Study, rows: list[Row]) -> list[Row]:
     """Rows of one order and seed side by side, so that a pack holds trials that will be compared."""
-    orders, seeds = list(study.streams), list(study.seeds)
-    return sorted(rows, key=lambda r: (orders.index(r.trials[0].spec.order), seeds.index(r.trials[0].spec.seed)))
+    orders = {order: place for place, order in enumerate(study.streams)}
+    seeds = {seed: place for place, seed in enumerate(study.seeds)}
+    return sorted(rows, key=lambda r: (orders[r.trials[0].spec.order], seeds[r.trials[0].spec.seed]))
 
 
 def _chunks(rows: list[Row], size: int) -> list[tuple[Row, ...]]:

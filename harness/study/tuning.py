@@ -22,10 +22,12 @@ from pydantic import ValidationError
 
 from harness.analysis import continual
 from harness.errors import InputError
+from harness.reading import read_json
 from harness.store.files import write_json
 from harness.store.fingerprint import digest
 from harness.store.records import Frozen, Scalar, TrialRecord
-from harness.study.config import Study
+from harness.study.config import Study, first_problem
+from harness.study.limits import MOST_TRIALS, arms_of, check_size
 from harness.study.overrides import taken_apart
 from harness.study.plan import MethodLike, Plan, checked, expand_arms, grid_points
 from harness.study.seeds import derive
@@ -101,8 +103,11 @@ def lay_out(study: Study, methods: Mapping[str, MethodLike], where: str) -> tupl
         )
     arms = iter(expand_arms(study, methods, where))
     searches = []
+    points = 0
     for key, given in study.methods.items():
         name, _, label = key.partition("@")
+        points += arms_of(given) * math.prod(map(len, study.tuning.grids.get(key, {}).values()))
+        _refuse_many(points, f"{where}:tuning.grids.{key}")
         for setting, values in grid_points(given, label):
             arm = next(arms)
             grid = _grid(study, methods[name], key, values, given, where)
@@ -112,6 +117,16 @@ def lay_out(study: Study, methods: Mapping[str, MethodLike], where: str) -> tupl
             metric = "learning_accuracy" if getattr(arm.recipe, "between", None) == "fresh" else "average_accuracy"
             searches.append(Search(arm.name, values, count, tries if count > 1 else (), metric))
     return tuple(searches)
+
+
+def _refuse_many(points: int, place: str) -> None:
+    """Before any grid is multiplied out."""
+    if points > MOST_TRIALS:
+        raise InputError(
+            f"the grids to tune over have {points:,} points up to here; at most {MOST_TRIALS:,} are looked at",
+            where=place,
+            remedy="list fewer values; of a large grid only a choice is tried anyway",
+        )
 
 
 def _grid(
@@ -162,8 +177,8 @@ def _choose(points: list[dict[str, Any]], count: int, root_seed: int) -> list[di
         first = next(iter(point.values()))
         turns.append((rounds[first], point))
         rounds[first] += 1
-    chosen = [point for _, point in sorted(turns, key=lambda turn: turn[0])[:count]]
-    return [point for point in points if point in chosen]
+    chosen = {_label(point) for _, point in sorted(turns, key=lambda turn: turn[0])[:count]}
+    return [point for point in points if _label(point) in chosen]
 
 
 def tuning_study(study: Study, searches: Iterable[Search], where: str) -> Study:
@@ -186,7 +201,9 @@ def tuning_study(study: Study, searches: Iterable[Search], where: str) -> Study:
         "published": None,
         "scoring": study.scoring.model_copy(update=asked),
     }
-    return study.model_copy(update=changes)
+    tuning = study.model_copy(update=changes)
+    check_size(tuning, f"{where}:tuning")
+    return tuning
 
 
 # -- what came out ----------------------------------------------------------------------------------------------------
@@ -195,9 +212,7 @@ def tuning_study(study: Study, searches: Iterable[Search], where: str) -> Study:
 def judge(study: str, plan: Plan, searches: Iterable[Search], records: Iterable[TrialRecord]) -> Tuning:
     """The choice of every arm, by :data:`RULE`, from the finished records of the tuning study's ``plan``."""
     by_fingerprint = {record.fingerprint: record for record in records}
-    found: dict[str, list[TrialRecord]] = {}
-    for trial in plan.trials:
-        found.setdefault(trial.spec.arm, []).append(by_fingerprint[trial.fingerprint])
+    found = {arm: [by_fingerprint[trial.fingerprint] for trial in trials] for arm, trials in plan.by_arm.items()}
     arms, rows = {}, []
     for search in (search for search in searches if search.tries):
         scores = [_scores(search.metric, found[entry.arm]) for entry in search.tries]
@@ -247,8 +262,8 @@ def _scores(metric: str, records: Iterable[TrialRecord]) -> list[float]:
 
 def trials_digest(plan: Plan, search: Search) -> str:
     """What a choice was made from: the same as long as data, method, settings and budget are."""
-    arms = {entry.arm for entry in search.tries}
-    return digest(sorted(trial.fingerprint for trial in plan.trials if trial.spec.arm in arms))
+    arms = dict.fromkeys(entry.arm for entry in search.tries)
+    return digest(sorted(trial.fingerprint for arm in arms for trial in plan.by_arm.get(arm, ())))
 
 
 def with_chosen(study: Study, searches: Iterable[Search], tuning: Tuning) -> Study:
@@ -270,13 +285,13 @@ def write_tuning(folder: Path, tuning: Tuning) -> None:
 def read_tuning(folder: Path) -> Tuning | None:
     """What was chosen for this folder's study; none where nothing was tuned."""
     path = folder / FILE
-    try:
-        return Tuning.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValidationError) as error:
-        raise InputError(
-            f"not readable as the outcome of a tuning: {error}",
-            where=str(path),
-            remedy="run `lorabench tune` again, or remove this file to run untuned",
-        ) from error
+    remedy = "run `lorabench tune` again, or remove this file to run untuned"
+    found = read_json(path, remedy=remedy)
+    try:
+        return Tuning.model_validate(found)
+    except ValidationError as error:
+        problem = first_problem(error, str(path))
+        what = f"not readable as the outcome of a tuning: {problem.what}"
+        raise InputError(what, where=problem.where, remedy=remedy) from error

@@ -221,8 +221,8 @@ def test_an_adapter_is_not_tuned():
 
 
 @pytest.mark.parametrize(("given", "key", "text"), [
-    ({"lora": {"adapter": {"rank": 0}}}, "lora.adapter.rank", "greater than or equal to 1"),
-    ({"lora": {"adapter": {"rank": 2.5}}}, "lora.adapter.rank", "integer"),
+    ({"lora": {"adapter": {"rank": 0}}}, "lora.adapter.rank", "whole number from 1 to"),
+    ({"lora": {"adapter": {"rank": 2.5}}}, "lora.adapter.rank", "whole number from 1 to"),
     ({"lora": {"adapter": {"alpha": 0}}}, "lora.adapter.alpha", "greater than 0"),
     ({"lora": {"adapter": {"rnk": 2}}}, "lora.adapter.rnk", "did you mean 'rank'"),
     ({"lora": {"adapter": {"targets": []}}}, "lora.adapter.targets", "at least 1"),

@@ -10,13 +10,15 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from harness.errors import InputError
 from harness.methods import methods
 from harness.store.fingerprint import canonical, digest, source_digest
 from harness.store.records import Costs, TaskScores, TrialRecord, TrialSpec
 from harness.study.config import build_study
-from harness.study.plan import Inputs, build_plan, expand_arms
+from harness.study.limits import MOST_TASKS, MOST_TRIALS
+from harness.study.plan import Arm, Inputs, build_plan, expand_arms
 from harness.study.seeds import derive
 
 TASKS = ("a", "b", "c", "probe")
@@ -238,6 +240,96 @@ def test_the_fingerprint_is_the_same_from_the_plan_and_from_the_record():
         assert again == record
         assert again.spec.fingerprint == trial.fingerprint
         assert TrialSpec.model_validate_json(trial.spec.model_dump_json()).fingerprint == trial.fingerprint
+
+
+# -- large studies ----------------------------------------------------------------------------------------------------
+
+
+def counted(monkeypatch, kind: type, name: str) -> list:
+    """Every reading of a property of this kind."""
+    calls: list = []
+    read = getattr(kind, name).fget
+    monkeypatch.setattr(kind, name, property(lambda self: (calls.append(1), read(self))[1]))
+    return calls
+
+
+def test_arms_and_trials_are_looked_at_a_fixed_number_of_times(monkeypatch):
+    """Each against each other would be the square: 20,000 arms took hours."""
+    many = 200
+    names, arms = counted(monkeypatch, Arm, "name"), counted(monkeypatch, TrialSpec, "arm")
+    given = {"lora": {"learning_rate": [(n + 1) / 1e6 for n in range(many)]}}
+    found = plan(given, seeds=[0], streams={"o": ["a"]})
+    assert len(found.expected) == many
+    assert len(names) <= 4 * many
+    assert len(arms) <= 4 * many
+
+
+@pytest.mark.slow  # ten seconds
+@pytest.mark.parametrize("changes", [
+    {"seeds": list(range(MOST_TRIALS)), "streams": {"o": ["a"]}},
+    {"given": {"lora": {"learning_rate": [(n + 1) / 1e6 for n in range(MOST_TRIALS)]}}, "seeds": [0],
+     "streams": {"o": ["a"]}},
+    {"given": {"lora": {}}, "seeds": [0], "streams": {f"o{n}": ["a", "b"] for n in range(MOST_TRIALS)}},
+], ids=["seeds", "grid", "streams"])  # fmt: skip
+def test_the_largest_study_is_planned(changes):
+    found = plan(**{"given": {"lora": {}}, **changes})
+    assert sum(found.expected.values()) == len(found.trials) == MOST_TRIALS
+
+
+@pytest.mark.parametrize(("changes", "key"), [
+    ({"seeds": list(range(MOST_TRIALS + 1)), "streams": {"o": ["a"]}}, "seeds"),
+    ({"streams": {f"o{n}": ["a"] for n in range(MOST_TRIALS)}}, "streams"),
+    ({"given": {"lora": {"learning_rate": [1.0] * 10**6}}}, "methods.lora.learning_rate"),
+    ({"given": {"stable_lora": dict.fromkeys(("learning_rate", "shrink"), [1.0] * 10**5)}},
+     "methods.stable_lora.learning_rate"),
+    ({"given": {f"lora@{n}": {} for n in range(MOST_TRIALS)}}, "methods"),
+])  # fmt: skip
+def test_a_larger_study_is_refused_before_anything_is_expanded(monkeypatch, changes, key):
+    monkeypatch.setattr("harness.study.plan.grid_points", lambda *_: pytest.fail("a grid was expanded"))
+    with pytest.raises(InputError, match="trials; a study has at most 20,000") as error:
+        plan(**{"given": {"lora": {}}, **changes})
+    assert error.value.where == f"s.yaml:{key}"
+
+
+def test_what_is_made_by_model_copy_is_refused_as_well():
+    large = study().model_copy(update={"seeds": tuple(range(MOST_TRIALS))})
+    with pytest.raises(InputError, match="at most 20,000"):
+        expand_arms(large, methods(), "s.yaml")
+
+
+@pytest.mark.parametrize("key", ["streams.o", "probes"])
+def test_too_many_tasks_are_refused(key):
+    names = [f"t{n}" for n in range(MOST_TASKS + 1)]
+    with pytest.raises(InputError, match="at most 100 items") as error:
+        study(**({"probes": names} if key == "probes" else {"streams": {"o": names}}))
+    assert error.value.where == f"s.yaml:{key}"
+
+
+@pytest.mark.parametrize("value", [[[0.1]], [{"a": 1}], [0.1, [0.2]]])
+def test_a_grid_is_a_list_of_plain_values(value):
+    with pytest.raises(InputError, match="list of plain values") as error:
+        expand_arms(study({"lora": {"learning_rate": value}}), methods(), "s.yaml")
+    assert error.value.where == "s.yaml:methods.lora.learning_rate"
+
+
+@pytest.mark.parametrize("raised", [KeyError("x"), RecursionError("deep"), ZeroDivisionError("0")])
+def test_a_method_that_makes_nothing_of_its_settings_is_named(raised):
+    class Settings(BaseModel):
+        learning_rate: float = 0.1
+
+        def resolved(self, steps):
+            return self
+
+    class Method:
+        name, settings, alone = "odd", Settings, ""
+
+        def compose(self, settings):
+            raise raised
+
+    with pytest.raises(InputError, match=type(raised).__name__) as error:
+        expand_arms(study({"odd": {}}), {"odd": Method()}, "s.yaml")
+    assert error.value.where == "s.yaml:methods.odd"
+    assert error.value.remedy
 
 
 # -- digests and seeds ------------------------------------------------------------------------------------------------

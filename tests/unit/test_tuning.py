@@ -64,6 +64,22 @@ def test_every_arm_gets_as_many_settings():
     assert settings(found["lora"]) == [{"learning_rate": rate} for rate in RATES]
 
 
+def test_a_grid_to_tune_over_is_not_multiplied_out_beyond_its_limit():
+    values = [n / 1e4 for n in range(1, 201)]
+    given = {"lora": {"learning_rate": [0.1, 0.2]}}
+    grids = {"lora": {"a_scale": values, "b_ratio": values}}
+    with pytest.raises(InputError, match="have 80,000 points") as error:
+        lay_out(given, tuning={"grids": grids})
+    assert error.value.where == "s.yaml:tuning.grids.lora"
+
+
+def test_a_tuning_study_is_not_larger_than_a_study_may_be():
+    of = study({"lora": {}}, tuning={"seeds": list(range(1000, 6000))})
+    with pytest.raises(InputError, match="50,000 trials") as error:
+        tuning.tuning_study(of, tuning.lay_out(of, methods(), "s.yaml"), "s.yaml")
+    assert error.value.where == "s.yaml:tuning:seeds"
+
+
 def test_the_whole_grid_where_it_fits():
     found = lay_out({"stable_lora": {}}, tuning={"settings": 15})["stable_lora"]
     assert settings(found) == [
@@ -312,12 +328,16 @@ def test_the_file_comes_back(tmp_path):
     assert all(not isinstance(value, dict | list) for row in rows for value in row.values()), "rows of a table"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 2}'])
-def test_a_broken_file_is_refused(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [("", ":1"), ("{", ":1"), ("[]", ""), ('{"schema_version": 2}', ":schema_version"), ("[" * 100_000, "")],
+    ids=["empty", "cut", "list", "schema", "deep"],
+)
+def test_a_broken_file_is_refused(tmp_path, text, key):
     (tmp_path / "tuning.json").write_text(text)
     with pytest.raises(InputError) as error:
         tuning.read_tuning(tmp_path)
-    assert error.value.where == str(tmp_path / "tuning.json")
+    assert error.value.where == str(tmp_path / "tuning.json") + key
     assert "lorabench tune" in str(error.value.remedy)
 
 

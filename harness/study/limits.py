@@ -1,0 +1,174 @@
+"""How large a study and its numbers may be, and why: beyond that, planning would hang or a run would end in the memory.
+
+Numbers are written as such: ``true``, ``1.0`` and ``"8"`` are no whole numbers here, though Python would take them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from harness.errors import InputError, clipped
+
+if TYPE_CHECKING:
+    from harness.study.config import Study
+
+#: Trials of a study: arms x streams x seeds.  Each is a record, and a board of more can be neither run nor read.
+MOST_TRIALS = 20_000
+#: Tasks of a stream, and probes: each trial scores all of them after every task.
+MOST_TASKS = 100
+#: Points of a curve: at each of them every trial is scored on the task that it learns.
+MOST_POINTS = 1000
+#: Bytes of a study file.
+MOST_BYTES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from ``least`` to ``most``, for the reason ``why``; raises ValueError for anything else."""
+
+    least: int
+    most: int
+    why: str
+
+    def __call__(self, value: Any) -> int:
+        if type(value) is not int or not self.least <= value <= self.most:
+            raise ValueError(f"must be a whole number from {self.least:,} to {self.most:,}: {self.why}")
+        return value
+
+    def by_name(self, value: Any) -> Any:
+        """The same of one number for all tasks, or of a mapping with one for each by name."""
+        if not isinstance(value, dict):
+            return self(value)
+        for name, number in value.items():
+            try:
+                self(number)
+            except ValueError as error:
+                raise ValueError(f"'{name}' {error}") from None
+        return value
+
+    def or_auto(self, value: Any) -> Any:
+        return value if value == "auto" else self(value)
+
+
+def _number(value: Any) -> Any:
+    """Text is taken, since YAML reads 1e-3 as one; true and false are not."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def model_name(value: Any) -> Any:
+    """A catalogue name, folder or hub id that the system can look for; raises ValueError."""
+    if isinstance(value, str) and not (value.strip() and value.isprintable()):
+        raise ValueError("must name a model: a catalogue name, a folder, or a hub id")
+    if isinstance(value, str) and any(len(part.encode()) > 255 for part in value.split("/")):
+        raise ValueError("must name a model, and a name has at most 255 bytes")
+    return value
+
+
+_ROWS = "no task has as many rows"
+_PASS = "padded tokens of one pass have to fit into a device's memory"
+_LENGTH = "tokens of one text have to fit into a device's memory"
+_SEED = "a JSON number of any reader holds that much"
+_ITEMS = Whole(1, 10_000_000, _ROWS)
+_SHOTS = Whole(0, 1000, "examples stand in the prompt, before every question")
+_PACK = Whole(1, 65_536, "rows of a pack train at once")
+
+Number = Annotated[float, BeforeValidator(_number)]
+Seed = Annotated[int, BeforeValidator(Whole(0, 2**53 - 1, _SEED))]
+Examples = Annotated[int, BeforeValidator(Whole(1, 10_000_000, _ROWS))]
+Mark = Annotated[int, BeforeValidator(Whole(0, 10_000_000, _ROWS))]
+Batch = Annotated[int, BeforeValidator(Whole(1, 65_536, "examples of one step go through the model together"))]
+Steps = Annotated[int, BeforeValidator(Whole(0, 10_000_000, _ROWS))]
+Rank = Annotated[int, BeforeValidator(Whole(1, 16_384, "no layer of a model that fits here is wider"))]
+Threads = Annotated[int, BeforeValidator(Whole(1, 1024, "no machine has more cores"))]
+Settings = Annotated[int, BeforeValidator(Whole(2, 1000, "each is a trial, for every arm, seed and stream"))]
+PassTokens = Annotated[int, BeforeValidator(Whole(64, 2**24, _PASS))]
+Length = Annotated[int, BeforeValidator(Whole(8, 2**20, _LENGTH))]
+Items = Annotated[int | None, BeforeValidator(lambda value: None if value is None else _ITEMS(value))]
+ItemsByName = Annotated[
+    int | dict[str, int] | None, BeforeValidator(lambda value: None if value is None else _ITEMS.by_name(value))
+]
+ShotsByName = Annotated[
+    int | dict[str, int] | None, BeforeValidator(lambda value: None if value is None else _SHOTS.by_name(value))
+]
+PackSize = Annotated[Literal["auto"] | int, BeforeValidator(_PACK.or_auto)]
+ModelName = Annotated[str, BeforeValidator(model_name)]
+Tasks = Annotated[tuple[str, ...], Field(max_length=MOST_TASKS)]
+
+
+def arms_of(settings: Mapping[str, Any]) -> int:
+    """How many arms an entry of ``methods`` is: every list is a grid."""
+    return math.prod(len(value) for value in settings.values() if isinstance(value, list))
+
+
+def check_size(study: Study, where: str) -> None:
+    """Refuse more than :data:`MOST_TRIALS` trials, naming what is largest; nothing is expanded for that."""
+    arms = {key: arms_of(settings) for key, settings in study.methods.items()}
+    counts = {"methods": sum(arms.values()), "streams": len(study.streams), "seeds": len(study.seeds)}
+    if math.prod(counts.values()) <= MOST_TRIALS:
+        return
+    key = max(counts, key=lambda name: counts[name])
+    if key == "methods" and len(study.methods) < counts[key]:
+        widest = max(arms, key=lambda name: arms[name])
+        grids = {name: len(value) for name, value in study.methods[widest].items() if isinstance(value, list)}
+        key = f"methods.{widest}.{max(grids, key=lambda name: grids[name])}"
+    arms_x = f"{counts['methods']:,} arms x {counts['streams']:,} streams x {counts['seeds']:,} seeds"
+    raise InputError(
+        f"{arms_x} are {math.prod(counts.values()):,} trials; a study has at most {MOST_TRIALS:,}, "
+        "since a plan and a board of more can't be read",
+        where=f"{where}:{key}",
+        remedy="list fewer values here, or make several studies of it",
+    )
+
+
+def check_plain(data: Any, where: str) -> None:
+    """Refuse what YAML has beyond mappings, lists, text, numbers and null, and text that no file can hold.
+
+    A set has no order, and the order of a stream is what a study is about.
+    """
+    waiting: list[tuple[str, Any]] = [("", data)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(f"{key}.{name}", part) for name, part in value.items()]
+            waiting += [(key, name) for name in value]
+        elif isinstance(value, list | tuple):
+            waiting += [(f"{key}.{number}", part) for number, part in enumerate(value)]
+        elif problem := _not_plain(value):
+            raise InputError(problem, where=f"{where}:{key.removeprefix('.')}", remedy="correct the study file")
+
+
+def _not_plain(value: Any) -> str:
+    """What is wrong with a single value; empty where nothing is."""
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        return f"half a character can't be written to a file (got {clipped(ascii(value), 100)})"
+    if isinstance(value, date):
+        return f"a date is no text; write it in quotes (got {value})"
+    if value is None or isinstance(value, str | int | float):
+        return ""
+    return f"a value here is a text, a number, true, false or null, not a {type(value).__name__}"
+
+
+def twice(values: Iterable[Any]) -> Any:
+    """The first of the values that has stood before; none where all differ."""
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def shown(value: Any, longest: int = 200) -> str:
+    """A value as a message shows it, whatever its size."""
+    try:
+        return clipped(repr(value), longest)
+    except ValueError:  # Python doesn't print whole numbers of more than 4300 digits
+        return "a number of thousands of digits"
