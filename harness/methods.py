@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import traceback
 from collections.abc import Callable
 from functools import cache
@@ -15,13 +16,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from harness.errors import InputError
 from harness.store.fingerprint import source_digest
+from harness.study.limits import shown
 
 if TYPE_CHECKING:
     from harness.engine.method import Method
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @cache
@@ -49,10 +51,12 @@ def methods() -> dict[str, Method]:
 
 
 def _load(load: Callable[[], Any], where: str) -> Any:
-    """What ``load`` gives; whatever it raises names the line of the file, not ours."""
+    """What ``load`` gives; whatever it raises, ``SystemExit`` included, names the line of the file, not ours."""
     try:
         return load()
-    except Exception as error:
+    except KeyboardInterrupt:  # Ctrl-C
+        raise
+    except BaseException as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == where]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
         raise InputError(
@@ -68,17 +72,27 @@ def _add(found: dict[str, Method], method: Method, where: str) -> None:
     remedy = "start from a file that `lorabench new method` writes"
     if not isinstance(method, Method):
         raise InputError(f"METHOD is a {type(method).__name__}, not a Method", where=where, remedy=remedy)
+    if not isinstance(method.name, str) or not NAME.fullmatch(method.name):
+        raise InputError(
+            f"{shown(method.name)} is not a name for a method",
+            where=where,
+            remedy="use letters, digits, '_', '-' and '.', at most 64: a study writes name@setting",
+        )
     if method.name in found:
         raise InputError(f"there are two methods named '{method.name}'", where=where, remedy="rename one of them")
     try:
         recipe = method.compose(method.settings().resolved(64))
-    except (TypeError, ValueError, AttributeError, ValidationError) as error:
-        raise InputError(
-            f"'{method.name}' can't be composed from its defaults: {error}", where=where, remedy=remedy
-        ) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        what = f"'{method.name}' can't be composed from its defaults: {type(error).__name__}: {error}"
+        raise InputError(what, where=where, remedy=remedy) from error
     if not isinstance(recipe, Recipe):
         what = f"compose of '{method.name}' gives a {type(recipe).__name__}, not a Recipe"
         raise InputError(what, where=where, remedy=remedy)
+    if getattr(inspect.getmodule(method.compose), "__file__", None) is None:
+        what = f"compose of '{method.name}' has no source file, so a record can't say what it was"
+        raise InputError(what, where=where, remedy="make it a function of the module")
     found[method.name] = method
 
 

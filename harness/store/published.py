@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.errors import InputError, unknown_name
+from harness.reading import read_yaml
 
 
 class PublishedRow(BaseModel):
@@ -37,10 +37,7 @@ def read_published(name: str, folder: Path, where: str) -> tuple[PublishedRow, .
     known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name not in known:
         raise unknown_name("list of published numbers", name, known, where=where)
-    try:
-        rows = yaml.safe_load(known[name].read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise InputError(f"not readable as YAML: {problem}", where=str(known[name]), remedy="correct it") from problem
+    rows = read_yaml(known[name], remedy="correct the list of published numbers")
     return check_published(rows, str(known[name]))
 
 

@@ -5,14 +5,14 @@ Decided from the study, the model and the class of device alone, never from what
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import yaml
-
+from harness.errors import InputError
+from harness.reading import parse_json, read_yaml
 from harness.study.config import AdapterSettings, Study
 
 TABLE = Path(__file__).with_name("pack_sizes.yaml")
@@ -33,7 +33,7 @@ def pack_size(study: Study, model: Path, device: str) -> int:
     if study.pack != "auto":
         return study.pack
     wanted = device_class(device)
-    rows = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    rows = read_yaml(TABLE)
     size = parameters(model)
     return next((int(row[wanted]) for row in rows if size <= row["parameters"]), 1)
 
@@ -93,11 +93,36 @@ def parameters(model: Path) -> int:
 
 
 def _shapes(model: Path) -> Iterator[tuple[str, list[int]]]:
-    """(name, shape) of every tensor, read from the headers."""
+    """(name, shape) of every tensor, read from the headers.  Raises InputError, which names the file."""
     for path in model.glob("*.safetensors"):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
+        header = _header(path)
         for name, entry in header.items():
             if name != "__metadata__":
-                yield name, entry["shape"]
+                yield name, _shape(entry, path, name)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    remedy = "fetch or convert the model again"
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            text = file.read(length).decode()
+    except OSError as error:
+        raise InputError(f"can't be read: {error.strerror}", where=str(path), remedy=remedy) from error
+    except (struct.error, ValueError) as error:
+        raise InputError(f"not a file of safetensors: {error}", where=str(path), remedy=remedy) from error
+    header = parse_json(text, where=str(path), remedy=remedy)
+    if not isinstance(header, dict):
+        raise InputError("not a file of safetensors: its header is no mapping", where=str(path), remedy=remedy)
+    return header
+
+
+def _shape(entry: Any, path: Path, name: str) -> list[int]:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise InputError(
+            f"the tensor '{name}' has no shape", where=str(path), remedy="fetch or convert the model again"
+        )
+    return shape

@@ -244,9 +244,9 @@ def composed(method: MethodLike, settings: Any, steps: int, place: str) -> tuple
     try:
         settings = settings.resolved(steps)
         return settings, method.compose(settings)
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # a method may even ask to exit
         raise InputError(
             f"'{method.name}' makes nothing of these settings: {type(error).__name__}: {error}",
             where=place,
