@@ -13,6 +13,9 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
+from harness.errors import LorabenchError
+from harness.terminal import say
+
 Verdict = Literal["ok", "note", "problem"]
 NEEDED_GB = 3  # model, data, spectra and results of the quick study, with room to convert the model
 
@@ -28,14 +31,22 @@ class Finding:
 
 def show(as_json: bool) -> bool:
     """Print every finding; whether there is no problem among them."""
-    found = [finding for check in CHECKS for finding in check()]
+    found = [finding for check in CHECKS for finding in _findings(check)]
     if as_json:
         print(json.dumps([asdict(finding) for finding in found], indent=1))
     else:
         width = max(len(finding.what) for finding in found)
         for finding in found:
-            print(f"{finding.verdict:8}{finding.what:{width}}  {finding.text}")
+            say(f"{finding.verdict:8}{finding.what:{width}}  {finding.text}")
     return all(finding.verdict != "problem" for finding in found)
+
+
+def _findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Those of one check; what stops it, a broken task or a closed folder, is one of them."""
+    try:
+        yield from check()
+    except (LorabenchError, OSError) as error:
+        yield Finding(check.__name__.strip("_"), "problem", " ".join(str(error).split()))
 
 
 def _python() -> Iterator[Finding]:
@@ -45,7 +56,12 @@ def _python() -> Iterator[Finding]:
 
 
 def _libraries() -> Iterator[Finding]:
-    for line in requires("lorabench") or ():
+    try:
+        wanted = requires("lorabench") or ()
+    except PackageNotFoundError:
+        yield Finding("lorabench", "note", "not installed, so its requirements are not known here")
+        return
+    for line in wanted:
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -91,6 +107,9 @@ def _disk() -> Iterator[Finding]:
         place = folder or os.getcwd()  # noqa: PTH109
         while not os.path.exists(place):  # noqa: PTH110
             place = os.path.dirname(place)  # noqa: PTH120
+        if not os.path.isdir(place):  # noqa: PTH112
+            yield Finding(name, "problem", f"{place} is a file, not a folder; set LORABENCH_CACHE")
+            continue
         free = shutil.disk_usage(place).free / 1e9
         enough = free >= NEEDED_GB
         text = f"{folder or place}: {free:.1f} GB free" + ("" if enough else f"; {NEEDED_GB} GB are needed")

@@ -1,15 +1,17 @@
-"""What a person sees in the terminal: the plan, a progress bar with an ETA, the outcome."""
+"""What a person sees in the terminal: the plan, a progress bar with an ETA, the outcome.
+
+Everything is printed by :data:`console`, which reads no markup in any text: styles stand beside it.
+"""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
@@ -23,11 +25,27 @@ from harness.store.results import base_path
 from harness.study import forecast
 from harness.study.overrides import differences
 from harness.study.tuning import FILE, Tuning
+from harness.terminal import say, visible
 
 if TYPE_CHECKING:
     from harness.report.comparison import Comparison
 
-console = Console(soft_wrap=True, highlight=False)
+#: Rows of a table, and messages of failed trials: more of them scroll past.
+MOST_ROWS = 200
+MOST_MESSAGES = 20
+
+
+class _Console(Console):
+    """rich's console without markup and emoji codes, wherever it gets a text: in ``print``, a title or a cell."""
+
+    def __init__(self) -> None:
+        super().__init__(soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
+
+
+console = _Console()
 
 #: Units (`harness.study.forecast`) a second: SmolLM2-135M on 2 CPU cores (bf16), on one H100 in packs of several rows.
 FIRST_GUESS = {"cpu": 900.0, "cuda": 50_000.0}
@@ -36,35 +54,44 @@ FIRST_GUESS = {"cpu": 900.0, "cuda": 50_000.0}
 @contextmanager
 def preparing(what: str) -> Iterator[None]:
     """A spinner while libraries load."""
-    with console.status(what):
+    with console.status(Text(visible(what))):  # a string would be read as markup, whatever the console says
         yield
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    for row in rows[:MOST_ROWS]:
+        table.add_row(*row)
+    console.print(table)
+    if len(rows) > MOST_ROWS:
+        console.print(f"and {len(rows) - MOST_ROWS:,} more")
 
 
 def show_plan(campaign: Campaign, state: State, device: str) -> None:
     """Trials by arm, packs, what is done, and how long the rest takes."""
     study, plan = campaign.study, campaign.plan
-    table = Table(title=f"{study.name}: {study.title}", title_justify="left", header_style="bold")
-    for column in ("method", "trials", "done", "settings"):
-        table.add_column(column)
     done = Counter(trial.spec.arm for trial in plan.trials if state.statuses[trial.fingerprint] in FINAL)
-    parameters = {
-        trial.spec.arm: trial.spec.parameters | differences(study, trial.spec.training) for trial in plan.trials
-    }
-    for arm, trials in plan.expected.items():
-        shown = ", ".join(f"{key}={' '.join(str(value).split())}" for key, value in parameters[arm].items())
-        table.add_row(arm, str(trials), str(done[arm]), shown)
-    console.print(table)
+    rows = []
+    for arm, trials in plan.by_arm.items():
+        spec = trials[0].spec
+        values = spec.parameters | differences(study, spec.training)
+        shown = ", ".join(f"{key}={' '.join(str(value).split())}" for key, value in values.items())
+        rows.append((arm, str(len(trials)), str(done[arm]), shown))
+    _table(f"{study.name}: {study.title}", ("method", "trials", "done", "settings"), rows)
     orders = "; ".join(f"{name}: {' → '.join(stream)}" for name, stream in study.streams.items())
     console.print(f"model {study.model} ({study.dtype}, {device}); {len(study.seeds)} seeds; {orders}")
-    rows = sum(len(pack.rows) for pack in plan.packs)
+    trainings = sum(len(pack.rows) for pack in plan.packs)
     console.print(
-        f"{len(plan.trials)} trials, {rows} trainings in {len(plan.packs)} packs, {len(state.todo)} packs to run; "
+        f"{len(plan.trials)} trials, {trainings} trainings in {len(plan.packs)} packs, {len(state.todo)} packs to run; "
         f"results in {campaign.folder}"
     )
     for remark in campaign.remarks:
-        console.print(f"[yellow]note: {remark}")
+        console.print(f"note: {remark}", style="yellow")
     if state.damaged:
-        console.print(f"[yellow]damaged records, moved to quarantine/ by the next run: {', '.join(state.damaged)}")
+        damaged = ", ".join(state.damaged)
+        console.print(f"damaged records, moved to quarantine/ by the next run: {damaged}", style="yellow")
     if state.todo:
         console.print(f"forecast: about {clock(_forecast(campaign, state, device))} on this {device}")
 
@@ -126,12 +153,19 @@ class _Remaining(ProgressColumn):
         return Text(f"ETA {clock(spent * (task.total - task.completed) / task.completed)}")
 
 
+class _Doing(ProgressColumn):
+    """What is being done."""
+
+    def render(self, task: Task) -> Text:
+        return Text(visible(task.description))
+
+
 @contextmanager
 def progress(name: str, complete: bool = False) -> Iterator[Watcher]:
     """A bar on a terminal; a line now and then in a log file; neither where all is ``complete``."""
     bar = Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        _Doing(),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         _Remaining(),
@@ -181,10 +215,10 @@ class _LogLines:
             return
         self.last = now
         if not self.units or not done:
-            print(f"[{self.name}] {what}", file=sys.stderr, flush=True)
+            say(f"[{self.name}] {what}", err=True)
             return
         left = (now - self.started) * (self.units - done) / done
-        print(f"[{self.name}] {100 * done / self.units:3.0f}%  ETA {clock(left)}  {what}", file=sys.stderr, flush=True)
+        say(f"[{self.name}] {100 * done / self.units:3.0f}%  ETA {clock(left)}  {what}", err=True)
 
 
 def show_outcome(campaign: Campaign, before: State, state: State) -> None:
@@ -195,37 +229,36 @@ def show_outcome(campaign: Campaign, before: State, state: State) -> None:
         rest = "; nothing to do" if before.complete else ""
         console.print(f"{campaign.study.name}: all {len(state.statuses)} trials are done ({words}){rest}")
     else:
-        console.print(f"[red]{campaign.study.name}: {words}; run the same command to try the others again")
+        console.print(f"{campaign.study.name}: {words}; run the same command to try the others again", style="red")
         failures = [record.failure for record in read_trials(campaign.folder).records if record.status not in FINAL]
-        for message in dict.fromkeys(f"{f.phase}: {f.message}" for f in failures if f):
-            console.print(f"  {message}", markup=False)
+        messages = list(dict.fromkeys(f"{f.phase}: {f.message}" for f in failures if f))
+        for message in messages[:MOST_MESSAGES]:
+            console.print(f"  {message}")
+        if len(messages) > MOST_MESSAGES:
+            console.print(f"  and {len(messages) - MOST_MESSAGES:,} more: lorabench report shows them")
 
 
 def show_choices(campaign: Campaign, found: Tuning) -> None:
     """What was tried and chosen for each arm, by :data:`harness.study.tuning.RULE`."""
-    table = Table(title=f"{found.study}: settings tried on validation", title_justify="left", header_style="bold")
-    for column in ("method", "setting", "score", "standard error", "diverged", ""):
-        table.add_column(column)
+    rows = []
     for row in found.tries:
         score, error = (f"{row[key]:.4f}" if row[key] is not None else "-" for key in ("score", "standard_error"))
         mark = "chosen" if row["chosen"] else "equal" if row["best"] else ""
-        table.add_row(row["arm"], row["setting"], score, error, str(row["diverged"]), mark)
-    console.print(table)
+        rows.append((row["arm"], row["setting"], score, error, str(row["diverged"]), mark))
+    columns = ("method", "setting", "score", "standard error", "diverged", "")
+    _table(f"{found.study}: settings tried on validation", columns, rows)
     for search in campaign.searches:
         choice = found.arms.get(search.arm)
         if choice is None:
-            console.print(f"{search.arm}: nothing to tune, it runs as the study says", markup=False)
+            console.print(f"{search.arm}: nothing to tune, it runs as the study says")
         elif choice.settings is None:
-            console.print(f"{search.arm}: every setting diverged, so it stays untuned", markup=False)
+            console.print(f"{search.arm}: every setting diverged, so it stays untuned")
         elif choice.tried < found.settings:
-            console.print(
-                f"{search.arm}: its grid has only {choice.tried} of the {found.settings} settings", markup=False
-            )
+            console.print(f"{search.arm}: its grid has only {choice.tried} of the {found.settings} settings")
         if choice and choice.ends:
             console.print(
                 f"{search.arm}: chosen at an end of what was tried: {', '.join(choice.ends)}; a wider grid "
                 "(tuning.grids in the study) may have a better one",
-                markup=False,
             )
     console.print(f"rule: {found.rule}")
     console.print(f"{campaign.folder.parent / FILE}: `lorabench run` takes these settings from now on")
@@ -246,12 +279,10 @@ def show_status(folder: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"folder": str(folder), "methods": rows, "damaged": found.quarantined}, indent=1))
         return
-    table = Table(title=str(folder), title_justify="left")
-    for column in ("method", "ok", "diverged", "oom", "error", "missing"):
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    console.print(table if rows else f"{folder}: no results yet")
+    if rows:
+        _table(str(folder), list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+    else:
+        console.print(f"{folder}: no results yet")
     if found.quarantined:
         console.print(f"damaged: {', '.join(found.quarantined)}")
 
@@ -264,12 +295,12 @@ def show_comparison(found: Comparison, as_json: bool) -> None:
         print(json.dumps(comparison.as_data(found), indent=1, allow_nan=False))
         return
     for line in comparison.sentences(found):
-        console.print(line, markup=False)
+        console.print(line)
     columns, rows = comparison.table(found)
     lines = [columns, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *rest in lines:
-        console.print("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]), markup=False)
+        console.print("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]))
 
 
 def clock(seconds: float) -> str:

@@ -14,7 +14,10 @@ from typing import Annotated
 import typer
 
 from harness.cli import adapters, lists, new, perf, results, study
+from harness.cli.options import is_folder
+from harness.data.paths import FULL
 from harness.errors import InputError, LorabenchError
+from harness.terminal import say, take_any_encoding
 
 #: In the order of the help.
 VERBS = (
@@ -48,8 +51,10 @@ def plug_in(
 ) -> None:
     """Makes the folders known to this process and, since it is the environment, to its workers."""
     for folder in plugins or ():
-        if context.invoked_subcommand != "new" and not folder.is_dir():
-            raise InputError("there is no such folder", where=f"--plugins {folder}", remedy="name one that exists")
+        if context.invoked_subcommand != "new" and not is_folder(folder):
+            what = "this is a file, not a folder" if folder.is_file() else "there is no such folder"
+            remedy = "name a folder that holds methods/, tasks/ or both"
+            raise InputError(what, where=f"--plugins {folder}", remedy=remedy)
     if plugins:
         os.environ["LORABENCH_PLUGINS"] = os.pathsep.join(str(folder.resolve()) for folder in plugins)
 
@@ -70,12 +75,19 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")  # one progress bar, ours
+    take_any_encoding()
     try:
         app(_plugins_first(sys.argv[1:]))
     except LorabenchError as error:
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         sys.exit(error.exit_status)
+    except OSError as error:  # wherever a disk is full
+        if error.errno not in FULL:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        say(f"error: {place}cannot be written: {error.strerror}\n  -> free disk space, then run again", err=True)
+        sys.exit(1)
     except SystemExit as stop:  # typer turns Ctrl-C into its exit status
         if stop.code == 130:
-            typer.echo("stopped; finished trials are kept, run the same command to go on", err=True)
+            say("stopped; finished trials are kept, run the same command to go on", err=True)
         raise

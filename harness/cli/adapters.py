@@ -7,13 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import ModelName, OutFolder, names, resolve, shares, shots
+from harness.cli.options import (
+    ModelName,
+    OutFolder,
+    model_option,
+    names,
+    out_option,
+    resolve,
+    shares,
+    shots,
+    to_folder,
+)
 from harness.errors import InputError
+from harness.terminal import say
 
 
 def export(
     trial: Annotated[str, typer.Argument(help="A trial's fingerprint, or the beginning of it.")],
-    to: Annotated[Path, typer.Argument(help="The folder to write, in PEFT's format.")],
+    to: Annotated[Path, typer.Argument(parser=to_folder, metavar="TO", help="The folder to write, in PEFT's format.")],
     study: Annotated[str, typer.Option("--study", help="The study it belongs to.")] = "auto",
     model: ModelName = None,
     out: OutFolder = None,
@@ -35,17 +46,17 @@ def export(
         raise InputError(f"'{matches[0].spec.arm}' trains nothing, so there is no adapter", where=trial)
     source, place = find_adapter(folder, matches[0].fingerprint)
     export_peft(source, place, to)
-    typer.echo(f"{matches[0].spec.arm}, order {matches[0].spec.order}, seed {matches[0].spec.seed} -> {to}")
+    say(f"{matches[0].spec.arm}, order {matches[0].spec.order}, seed {matches[0].spec.seed} -> {to}")
 
 
 def audit(
     adapters: Annotated[
         list[Path], typer.Argument(metavar="ADAPTER...", help="Folders that PEFT wrote; of one run, in training order.")
     ],
-    model: Annotated[str, typer.Option("--model", help="The base: a catalogue name, a folder, or a hub id.")],
+    model: Annotated[str, model_option("The base: a catalogue name, a folder, or a hub id.")],
     tasks: Annotated[str, typer.Option("--tasks", help="What it was trained on, comma-separated, in that order.")] = "",
     probes: Annotated[str, typer.Option("--probes", help="What it was not trained on, comma-separated.")] = "",
-    out: Annotated[Path | None, typer.Option("--out", help="Instead of results/audit-<first adapter>.")] = None,
+    out: Annotated[Path | None, out_option("Instead of results/audit-<first adapter>.")] = None,
     independent: Annotated[
         bool, typer.Option("--independent", help="Not one training run, though there is an adapter for each task.")
     ] = False,
@@ -83,7 +94,7 @@ def audit(
     for line in said:
         typer.echo(line, err=True)
     write_audit(record, found.folder)
-    typer.echo(f"report: {found.folder / 'audit.html'}")
+    say(f"report: {found.folder / 'audit.html'}")
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -109,20 +120,21 @@ def mitigate(
     from harness.report import write_mitigation
 
     keeps = shares(keep)
-    whole = target == "auto" or target.endswith((".yaml", ".yml")) or (paths.studies_dir() / f"{target}.yaml").exists()
+    known = {path.stem for path in paths.studies_dir().glob("*.yaml")}
+    whole = target == "auto" or target.endswith((".yaml", ".yml")) or target in known
     with console.preparing("preparing the mitigation"):
         device = LocalExecutor().device
         found = campaign.load_campaign(resolve(target if whole else study), model=model, out=out, device=device)
         trials = mitigation.find_trials(found, None if whole else target)
         adapters, left_out = mitigation.read_adapters(found, trials)
     for reason in left_out:
-        typer.echo(f"left out: {reason}", err=True)
+        say(f"left out: {reason}", err=True)
     with console.progress(found.study.name) as watcher:
         rows = mitigation.mitigate(found, adapters, keeps, device(found.study.device), watcher)
     folder = found.folder / "mitigation"
     if not rows:
-        typer.echo(f"no intruder dimensions in {len(adapters)} trial(s): nothing to mitigate")
+        say(f"no intruder dimensions in {len(adapters)} trial(s): nothing to mitigate")
         return
     write_mitigation(rows, mitigation.COLUMNS, folder)
     touched = len({row["trial"] for row in rows})
-    typer.echo(f"{touched} of {len(adapters)} trial(s) have intruder dimensions; results: {folder}")
+    say(f"{touched} of {len(adapters)} trial(s) have intruder dimensions; results: {folder}")

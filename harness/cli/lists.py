@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.options import AsJson
+from harness.terminal import say
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -29,8 +30,8 @@ def methods(
         from harness import contract
 
         for rule in contract.check(check, registry()):
-            typer.echo(f"ok  {rule}")
-        typer.echo(f"{check} keeps the contract")
+            say(f"ok  {rule}")
+        say(f"{check} keeps the contract")
         return
     _list([{"name": m.name, "summary": m.summary, "source": m.source} for m in registry().values()], as_json)
 
@@ -61,15 +62,15 @@ def studies(as_json: AsJson = False) -> None:
 
 def _note(line: str) -> None:
     """A line for the person that waits, out of the way of what is printed."""
-    typer.echo(line, err=True)
+    say(line, err=True)
 
 
 def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        print(json.dumps(rows, indent=1))
         return
     words = {None: "-", True: "yes", False: "no"}
     shown = [[words[v] if v is None or isinstance(v, bool) else str(v) for v in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for line in shown:
-        typer.echo("  ".join(map(str.ljust, line, widths)).rstrip())
+        say("  ".join(map(str.ljust, line, widths)).rstrip())

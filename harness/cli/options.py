@@ -3,11 +3,59 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from harness.errors import InputError
+
+
+def out_folder(text: str | Path, where: str = "--out") -> Path:
+    """A folder to write to, which need not be there yet; what stands in its way is refused before any work."""
+    if not str(text).strip():
+        raise InputError("this is empty", where=where, remedy="name a folder")
+    path = Path(text).absolute()
+    for place in (path, *path.parents):
+        try:
+            if place.is_dir():
+                return Path(text)
+            if place.exists():
+                raise InputError(f"{place} is a file, not a folder", where=where, remedy="name another folder")
+        except OSError as error:  # too long, a loop of links, a folder that is closed to us
+            what = f"{place}: {error.strerror}"
+            raise InputError(what, where=where, remedy="name another folder") from error
+    return Path(text)
+
+
+def to_folder(text: str) -> Path:
+    return out_folder(text, "TO")
+
+
+def model_text(text: str) -> str:
+    """A model as it may be looked for."""
+    from harness.study.limits import model_name
+
+    try:
+        return model_name(text)
+    except ValueError as error:
+        raise InputError(str(error), where="--model", remedy="leave the option out for the study's own") from error
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; a name that can't be one is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def model_option(help_text: str) -> Any:
+    return typer.Option("--model", parser=model_text, metavar="TEXT", help=help_text)
+
+
+def out_option(help_text: str) -> Any:
+    return typer.Option("--out", parser=out_folder, metavar="PATH", help=help_text)
+
 
 StudyName = Annotated[
     str,
@@ -15,16 +63,25 @@ StudyName = Annotated[
         metavar="STUDY", help="A name of `lorabench studies`, a YAML file, or auto: core with a GPU, else quick."
     ),
 ]
-ModelName = Annotated[
-    str | None, typer.Option("--model", help="Another model: a catalogue name, a folder, or a hub id.")
-]
-OutFolder = Annotated[Path | None, typer.Option("--out", help="Where results go, instead of results/<study>.")]
+ModelName = Annotated[str | None, model_option("Another model: a catalogue name, a folder, or a hub id.")]
+OutFolder = Annotated[Path | None, out_option("Where results go, instead of results/<study>.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def resolve(study: str) -> str:
-    """``auto`` is the study that suits this machine."""
+    """``auto`` is the study that suits this machine.
+
+    Anything else is the path of a YAML file, or a name: of a study, or of its results with another model
+    (``core@smollm2``).  A name never leads out of the folder of studies or results.
+    """
+    from harness.study.config import check_name
+
     if study != "auto":
+        if not study.endswith((".yaml", ".yml")):
+            name, at, model = study.partition("@")
+            check_name(name, "study", "STUDY")
+            if at:
+                check_name(model, "model", "STUDY")
         return study
     import shutil
     import subprocess
@@ -42,12 +99,16 @@ def names(text: str) -> list[str]:
 
 def shots(text: str | None) -> int | dict[str, int] | None:
     """``5``, or ``a=5,b=0`` by task."""
-    if text is None or text.isdecimal():
-        return None if text is None else int(text)
+    if text is None:
+        return None
     pairs = [part.partition("=") for part in names(text)]
-    if not all(name and count.isdecimal() for name, _, count in pairs):
+    if not _is_number(text) and not (pairs and all(name and _is_number(count) for name, _, count in pairs)):
         raise InputError(f"'{text}' is not a number of examples", where="--num-fewshot", remedy="for example 5 or a=5")
-    return {name: int(count) for name, _, count in pairs}
+    return int(text) if _is_number(text) else {name: int(count) for name, _, count in pairs}
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 9
 
 
 def shares(text: str) -> tuple[float, ...]:
@@ -61,8 +122,11 @@ def shares(text: str) -> tuple[float, ...]:
     return found
 
 
-def numbers(text: str, where: str, example: str) -> tuple[int, ...]:
-    """Positive whole numbers, comma-separated."""
-    if not all(part.isdecimal() and int(part) for part in text.split(",")):
-        raise InputError(f"'{text}' is not a list of numbers from 1 up", where=where, remedy=f"for example {example}")
-    return tuple(int(part) for part in text.split(","))
+def numbers(text: str, where: str, example: str, most: int) -> tuple[int, ...]:
+    """Whole numbers from 1 to ``most``, comma-separated."""
+    parts = text.split(",")
+    if not all(_is_number(part) and 1 <= int(part) <= most for part in parts):
+        raise InputError(
+            f"'{text}' is not a list of numbers from 1 to {most:,}", where=where, remedy=f"for example {example}"
+        )
+    return tuple(int(part) for part in parts)

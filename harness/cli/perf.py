@@ -7,36 +7,43 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import numbers
+from harness.cli.options import model_option, numbers, out_option
 
 app = typer.Typer(
     help="Time a part of the bench by itself and write results/perf/<what>-<device>.json.", no_args_is_help=True
 )
-PerfFolder = Annotated[Path, typer.Option("--out", help="Folder of the JSON file.")]
+PerfFolder = Annotated[Path, out_option("Folder of the JSON file.")]
+MOST_ROWS, MOST_RANK, MOST_ITEMS = 65_536, 16_384, 1_000_000
 
 
 @app.command()
 def train(
-    model: Annotated[
-        str, typer.Option("--model", help="Catalogue name, folder, or random:135m (seeded weights).")
-    ] = "random:135m",
+    model: Annotated[str, model_option("Catalogue name, folder, or random:135m (seeded weights).")] = "random:135m",
     packs: Annotated[str, typer.Option("--packs", help="Rows of a pack, comma-separated.")] = "1,16,32",
     out: PerfFolder = Path("results/perf"),
 ) -> None:
     """The training engine alone, in tokens a second."""
     from harness.perf.train import main as train
 
-    train(model, list(numbers(packs, "--packs", "1,16,32")), out)
+    train(model, list(numbers(packs, "--packs", "1,16,32", MOST_ROWS)), out)
 
 
 @app.command()
 def score(
-    model: Annotated[str, typer.Option("--model", help="Catalogue name or folder.")] = "smollm2-135m-instruct",
-    trials: Annotated[int, typer.Option("--trials", min=1, help="Adapters side by side.")] = 1,
-    documents: Annotated[int, typer.Option("--documents", min=10, help="Questions of 4 answers a checkpoint.")] = 200,
-    exact_items: Annotated[int, typer.Option(min=1, help="Questions for the agreement in float32.")] = 100,
-    flip_items: Annotated[int, typer.Option(min=1, help="Questions for the agreement in bfloat16.")] = 5000,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Checkpoints that each arm is timed on.")] = 3,
+    model: Annotated[str, model_option("Catalogue name or folder.")] = "smollm2-135m-instruct",
+    trials: Annotated[int, typer.Option("--trials", min=1, max=MOST_ROWS, help="Adapters side by side.")] = 1,
+    documents: Annotated[
+        int, typer.Option("--documents", min=10, max=MOST_ITEMS, help="Questions of 4 answers a checkpoint.")
+    ] = 200,
+    exact_items: Annotated[
+        int, typer.Option(min=1, max=MOST_ITEMS, help="Questions for the agreement in float32.")
+    ] = 100,
+    flip_items: Annotated[
+        int, typer.Option(min=1, max=MOST_ITEMS, help="Questions for the agreement in bfloat16.")
+    ] = 5000,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, max=MOST_ROWS, help="Checkpoints that each arm is timed on.")
+    ] = 3,
     out: PerfFolder = Path("results/perf"),
 ) -> None:
     """Scoring a checkpoint, against lm-eval's HF model: agreement first, then seconds."""
@@ -48,14 +55,16 @@ def score(
 @app.command()
 def intruders(
     model: Annotated[
-        str, typer.Option("--model", help="Catalogue name, folder, or random:135m (made-up matrices).")
+        str, model_option("Catalogue name, folder, or random:135m (made-up matrices).")
     ] = "smollm2-135m-instruct",
-    trials: Annotated[int, typer.Option("--trials", min=1, help="Adapters side by side.")] = 1,
+    trials: Annotated[int, typer.Option("--trials", min=1, max=MOST_ROWS, help="Adapters side by side.")] = 1,
     ranks: Annotated[str, typer.Option("--ranks", help="Ranks of the adapters, comma-separated.")] = "8,16",
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Checkpoints that each arm is timed on.")] = 3,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, max=MOST_ROWS, help="Checkpoints that each arm is timed on.")
+    ] = 3,
     out: PerfFolder = Path("results/perf"),
 ) -> None:
     """Intruder dimensions of a checkpoint, against two full SVDs a matrix: agreement first, then seconds."""
     from harness.perf.intruders import Settings, main
 
-    main(model, Settings(trials, numbers(ranks, "--ranks", "8,16"), repeats), out)
+    main(model, Settings(trials, numbers(ranks, "--ranks", "8,16", MOST_RANK), repeats), out)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, resolve
+from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, is_folder, resolve
 from harness.errors import InputError
+from harness.terminal import say
 
 Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Put different stacks on one board, with a banner.")]
 
@@ -27,7 +28,7 @@ def report(
     if every:
         from harness.report import build_index
 
-        typer.echo(f"index: {build_index((out or Path('results')).resolve())}")
+        say(f"index: {build_index((out or Path('results')).resolve())}")
         return
     write_report(campaign.results_folder(resolve(study), model, out), allow_mixed=allow_mixed, latex=latex)
 
@@ -49,7 +50,7 @@ def compare(
     folder = _existing(campaign.results_folder(resolve(study), model, out))
     partner = folder
     if other is not None:
-        own = (Path(other) / "trials").is_dir()
+        own = bool(other) and is_folder(Path(other) / "trials")
         partner = Path(other).resolve() if own else _existing(campaign.results_folder(resolve(other), model, None))
     console.show_comparison(compare_studies(folder, first, partner, second, allow_mixed=allow_mixed), as_json)
 
@@ -58,7 +59,7 @@ def write_report(folder: Path, *, allow_mixed: bool, latex: bool = False) -> Non
     from harness.report import build_report
 
     build_report(_existing(folder), allow_mixed=allow_mixed, latex=latex)
-    typer.echo(f"report: {folder / 'report.html'}")
+    say(f"report: {folder / 'report.html'}")
 
 
 def _existing(folder: Path) -> Path:

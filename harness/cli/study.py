@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.checks import checked_study
 from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, resolve
 from harness.cli.results import write_report
 from harness.errors import unknown_name
+from harness.terminal import say
 
 if TYPE_CHECKING:
     from harness.campaign import Campaign, State
@@ -21,13 +23,10 @@ def fetch(study: StudyName = "auto", model: ModelName = None) -> None:
     """Download and verify a study's model and data, and decompose the model for runs on a CPU; offline afterwards."""
     from harness import prepare
     from harness.data import models as model_files
-    from harness.data import paths
-    from harness.study.config import find_study, load_study
 
-    file = find_study(resolve(study), paths.studies_dir())
-    config = load_study(file, overrides={"model": model} if model else None)
-    source = model_files.fetch((*config.tasks, *config.probes), config.model, typer.echo)
-    prepare.decompose(config, file, source, typer.echo)
+    file, config = checked_study(resolve(study), model)
+    source = model_files.fetch((*config.tasks, *config.probes), config.model, say)
+    prepare.decompose(config, file, source, say)
 
 
 def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None) -> None:
@@ -36,6 +35,7 @@ def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = No
     from harness.executors.local import LocalExecutor
 
     name = resolve(study)
+    checked_study(name, model)
     found = campaign.load_campaign(name, model=model, out=out, device=LocalExecutor().device)
     console.show_plan(found, campaign.read_state(found), LocalExecutor().device(found.study.device))
 
@@ -72,13 +72,11 @@ def _carry_out(
 ) -> tuple[Campaign, State]:
     """Run what is missing of a study, or of its tuning study, and show how it ended."""
     from harness import campaign, console
-    from harness.data import paths
     from harness.executors import EXECUTORS, make_executor
-    from harness.study.config import find_study, load_study
 
     if executor not in EXECUTORS:
         raise unknown_name("executor", executor, EXECUTORS, where="--executor")
-    load_study(find_study(name, paths.studies_dir()))  # before Ray starts, which takes ten seconds
+    checked_study(name, model)  # before Ray starts, which takes ten seconds
     with console.preparing(f"preparing {name}"):
         runner = make_executor(executor)
     try:
