@@ -32,7 +32,6 @@ def build_report(folder: Path, *, allow_mixed: bool = False, latex: bool = False
 def write_report(folder: Path, readout: Readout, *, allow_mixed: bool = False, latex: bool = False) -> list[Path]:
     """:func:`build_report` of records already read."""
     study = gather(readout, allow_mixed=allow_mixed, where=str(folder))
-    folder.mkdir(parents=True, exist_ok=True)
     board = leaderboard.rows(study)
     unfinished = [record for arm in study.arms for record in arm.unfinished]
     written = [

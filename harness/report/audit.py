@@ -40,7 +40,6 @@ OF_TASK = ("score", "stderr", "difference", "difference_stderr", "p", "clear")
 
 def write_audit(record: AuditRecord, folder: Path) -> list[Path]:
     """Write table, figures and pages of an audit into ``folder``; returns the paths written."""
-    folder.mkdir(parents=True, exist_ok=True)
     columns = [*FIRST, *(f"{task.name}_{name}" for task in record.tasks for name in OF_TASK)]
     written = [write_csv(folder / "audit.csv", columns, [_base_row(record), *map(_csv_row, record.adapters)])]
     written += draw_audit(record, folder / "figures")

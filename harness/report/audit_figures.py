@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from harness.report.drawing import Rows, empty
 from harness.report.frame import write_csv
 from harness.report.heatmap import heat_maps
-from harness.report.style import INK, PAPER, Look, context, legend, looks_in_order, new_figure, save
+from harness.report.style import INK, PAPER, Look, context, drawn_name, legend, looks_in_order, new_figure, save
 from harness.store.audit import AuditedAdapter, AuditRecord, AuditTask
 
 CHANGE = ("adapter", "task", "probe", "metric", "items", "difference", "stderr", "p", "clear")
@@ -25,7 +25,6 @@ ROW, LANE, FRAME = 0.16, 0.14, 0.55
 
 def draw_audit(record: AuditRecord, folder: Path) -> list[Path]:
     """Draw the figures that this audit has into ``folder``; returns the paths written, in a fixed order."""
-    folder.mkdir(parents=True, exist_ok=True)
     styles = looks_in_order(adapter.name for adapter in record.adapters)
     written: list[Path] = []
     for name in set(FIGURES) - set(figures_of(record)):  # of an earlier audit in this folder
@@ -131,7 +130,7 @@ def _lanes(count: int) -> np.ndarray:
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
     """Named rows from top to bottom, with a line between two."""
-    axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names])
+    axes.set_yticks(range(len(names)), [drawn_name(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")

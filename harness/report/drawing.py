@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from harness.analysis.statistics import Estimate
 from harness.report.frame import Arm
 from harness.report.study import Study
-from harness.report.style import GRID, INK, PAPER, Look, new_figure
+from harness.report.style import GRID, INK, PAPER, Look, drawn_name, new_figure
 
 #: Rows of the table behind a figure, and its columns where x is a stage of the stream.
 Rows = list[dict[str, Any]]
@@ -113,7 +113,9 @@ def grey_lines(axes: Axes, series: Mapping[str, Points]) -> None:
         xs, means = [x for x, _ in points], [value.mean for _, value in points]
         axes.plot(xs, means, ".-", color=GRID, linewidth=1.2, zorder=1)
         end = (xs[-1], means[-1])
-        words = axes.annotate(name, end, (-5, 3), textcoords="offset points", fontsize=7, ha="right", color=INK)
+        words = axes.annotate(
+            drawn_name(name), end, (-5, 3), textcoords="offset points", fontsize=7, ha="right", color=INK
+        )
         words.set_path_effects([withStroke(linewidth=2, foreground=PAPER)])
         bottom, top = axes.get_ylim()
         axes.set_ylim(min(bottom, -0.04 * max(means)), max(top, 1.07 * max(means)))

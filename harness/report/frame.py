@@ -17,6 +17,8 @@ import numpy as np
 
 from harness.analysis import continual, efficiency
 from harness.analysis.statistics import Estimate, interquartile_mean, stratified_mean
+from harness.report.files import readable
+from harness.store.files import atomic_file
 from harness.store.records import TrialRecord, TrialSpec
 
 T = TypeVar("T")
@@ -31,6 +33,8 @@ OWN_REGIME = frozenset({"single_task", "multitask", "o_lora", "lora_ewc"})
 LEAST_SEEDS = 3
 #: From so many tasks and seeds up there is an interquartile mean.
 IQM_TASKS, IQM_SEEDS = 3, 5
+#: With these a cell is a formula for some spreadsheet, the full-width ones included.
+FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 #: Of the columns of leaderboard.csv and trials.csv; results/README.md says what each is.
 TABLE_SCHEMA = 1
 
@@ -295,14 +299,18 @@ def cell(value: Any) -> str:
         if not math.isfinite(value):
             return ""
         return str(int(value)) if isinstance(value, (int, np.integer)) else format(float(value) + 0.0, ".10g")
-    text = str(value)
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    text = readable(str(value))
+    return "'" + text if text[:1] in FORMULA else text
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> Path:
     """Write rows under ``columns``, in their order; a key that is no column is an error, a missing one is empty."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(map(cell, columns))
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
+
+    atomic_file(path, write)
     return path

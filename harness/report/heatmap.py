@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from harness.report.drawing import Rows, drawn_arms, empty
 from harness.report.frame import Arm
 from harness.report.study import Study
-from harness.report.style import INK, LINE_HEIGHT, PAPER, Look, new_figure
+from harness.report.style import INK, LINE_HEIGHT, PAPER, Look, drawn_name, new_figure
 
 
 def mean_matrix(arm: Arm, order: str | None = None) -> np.ndarray | None:
@@ -58,7 +58,7 @@ def accuracy_matrix(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequ
 
 def heat_maps(arms: list[tuple[str, np.ndarray]], names: list[str], styles: dict[str, Look]) -> Figure:
     """A panel for every (arm, (T+1) x T matrix); ``names`` are the columns'."""
-    tasks = len(names)
+    tasks, names = len(names), [drawn_name(name) for name in names]
     # As many panels a row as fit a page about seven cells of 0.5 inch wide each, and no orphan in the last row.
     across = min(len(arms), max(1, round(18 / max(3, tasks))), 5)
     down = math.ceil(len(arms) / across)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from harness.errors import InputError
 from harness.report import leaderboard
@@ -42,7 +44,8 @@ def study_folders(root: Path) -> list[Path]:
 def write_index(root: Path) -> Path:
     """Write ``root/index.html``.  Raises ``InputError`` where there are no results."""
     entries = [_entry(folder, root) for folder in study_folders(root)]
-    audits = {path.parent.name: path.parent.name + "/audit.html" for path in sorted(root.glob(f"*/{AUDIT_FILE}"))}
+    found = [path.parent for path in sorted(root.glob(f"*/{AUDIT_FILE}"))]
+    audits = {folder.name: _link(folder, root, "audit.html") for folder in found}
     if not entries and not audits:
         raise InputError("there are no results here", where=str(root), remedy="run a study first: lorabench run STUDY")
     context = {"title": "All results", "entries": entries, "audits": audits, "arms": _arms(entries)}
@@ -51,7 +54,7 @@ def write_index(root: Path) -> Path:
 
 def _entry(folder: Path, root: Path) -> Entry:
     name = folder.relative_to(root).as_posix()
-    link = f"{name}/{PAGE}" if (folder / PAGE).exists() else ""
+    link = _link(folder, root, PAGE) if (folder / PAGE).exists() else ""
     try:
         study = gather(read_trials(folder), where=str(folder))
     except InputError as problem:
@@ -60,6 +63,11 @@ def _entry(folder: Path, root: Path) -> Entry:
     stack, _ = study.common(lambda record: record.stack)
     seen = ", ".join(str(stack[key]) for key in ("device", "dtype", "digest") if key in stack)
     return Entry(link, name, f"{_model(study)}. {scope(study)}", answer(study, board)[0], "", seen, board)
+
+
+def _link(folder: Path, root: Path, page: str) -> str:
+    """From the index to a page; the bytes of a folder's name need not be UTF-8."""
+    return quote(os.fsencode(folder.relative_to(root) / page))
 
 
 def _model(study: Study) -> str:

@@ -26,7 +26,7 @@ from harness.report.drawing import (
 )
 from harness.report.frame import Arm, Trial, estimate
 from harness.report.study import Study
-from harness.report.style import GRID, Look, legend, new_figure
+from harness.report.style import GRID, Look, drawn_name, legend, new_figure
 from harness.store.records import Intruders
 
 #: A trial of an arm that the figures don't draw.
@@ -126,7 +126,7 @@ def _place(axes: Axes, arms: dict[str, dict[str, Estimate]], styles: dict[str, L
     """One position a type or layer; layers in order of their number are joined by lines."""
     names = list(dict.fromkeys(name for values in arms.values() for name in values))
     if what == "layer":
-        names.sort(key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+        names.sort(key=lambda name: (not name.isdecimal(), len(name) if name.isdecimal() else 0, name))
     for nth, (arm, values) in enumerate(arms.items()):
         look = styles[arm]
         own = [name for name in names if name in values]
@@ -139,7 +139,7 @@ def _place(axes: Axes, arms: dict[str, dict[str, Estimate]], styles: dict[str, L
             whisker(axes, names.index(name) + shift, values[name], look)
     step = max(1, len(names) // 10) if what == "layer" else 1
     turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if what == "type" else {}
-    axes.set_xticks(range(0, len(names), step), [name.replace("$", r"\$") for name in names[::step]], **turned)
+    axes.set_xticks(range(0, len(names), step), [drawn_name(name) for name in names[::step]], **turned)
     axes.set_xlabel("type of projection" if what == "type" else "layer")
 
 

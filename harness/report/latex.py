@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.report.files import readable, write_text
 from harness.report.leaderboard import Row
 from harness.report.page import leaderboard_table
 from harness.report.render import Table
@@ -39,17 +40,15 @@ HEAD = r"""% Tables of a lorabench report: \input{report}, with \usepackage{book
 
 def write_latex(study: Study, board: Sequence[Row], folder: Path) -> Path:
     """Write every table of the report as a float of its own."""
-    path = folder / "report.tex"
     found = [leaderboard_table(board), *tables(study, board), parameters(study)]
     label = "".join(letter if letter.isalnum() else "-" for letter in study.name.lower())
     parts = [_float(table, f"tab:{label}-{i}") for i, table in enumerate(found, start=1)]
-    path.write_text(HEAD + "\n".join(parts), encoding="utf-8", newline="\n")
-    return path
+    return write_text(folder / "report.tex", HEAD + "\n".join(parts))
 
 
 def escaped(text: str) -> str:
     """Text that stays text: no command, and no line break that would end a row."""
-    return " ".join(text.split()).translate(SIGNS)
+    return " ".join(readable(text).split()).translate(SIGNS)
 
 
 def _float(table: Table, label: str) -> str:

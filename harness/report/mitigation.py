@@ -28,7 +28,6 @@ def write_mitigation(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], 
 
     ``rows`` are those of :func:`harness.mitigation.mitigate`, at least one trial's.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     scores = sorted({name for row in rows for name in row if name.startswith("score_")})
     points = changes(rows)
     styles = looks({(row["arm"], row["arm"].partition("@")[0]) for row in rows})

@@ -20,7 +20,7 @@ from harness.report.heatmap import accuracy_matrix
 from harness.report.intruder_plots import against_forgetting, by_epsilon, by_place
 from harness.report.leaderboard import Row
 from harness.report.study import Study
-from harness.report.style import FIXED, GRID, INK, PAPER, Look, context, legend, looks, new_figure, save
+from harness.report.style import FIXED, GRID, INK, PAPER, Look, context, drawn_name, legend, looks, new_figure, save
 from harness.report.trends import forgetting, intruders, sample_efficiency
 
 #: At most so many arms are drawn: more lines and panels can't be told apart.
@@ -29,7 +29,6 @@ DRAWN = 12
 
 def draw_all(study: Study, board: Sequence[Row], folder: Path) -> list[Path]:
     """Draw every figure into ``folder``; returns the paths written, in a fixed order."""
-    folder.mkdir(parents=True, exist_ok=True)
     styles = drawn_looks(study, board)
     written: list[Path] = []
     with context():
@@ -125,7 +124,7 @@ def _scatter(points: dict[str, tuple[Arm, Estimate, Estimate]], front: list[str]
         axes.plot(*zip(*others, strict=True), ".", color=GRID, markersize=5, zorder=1)
         for name in (name for name in front if name not in styles):
             at = points[name][1].mean * 100, points[name][2].mean * 100
-            axes.annotate(name, at, (4, -3), textcoords="offset points", fontsize=7, alpha=0.8)
+            axes.annotate(drawn_name(name), at, (4, -3), textcoords="offset points", fontsize=7, alpha=0.8)
         for side, own in zip(held, zip(*others, strict=True), strict=True):
             side += own
     for name, (arm, x, y) in points.items():

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from harness.report.files import write_text
 from harness.report.style import inline
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -57,8 +58,7 @@ def write_pair(
     markdown = _environment(html=False).get_template(f"{template}.md.j2").render(context, figures=figures, **tools)
     for figure in figures:
         figure["svg"] = Markup(inline(folder / "figures" / f"{figure['name']}.svg", figure["name"], figure["title"]))
-    path = folder / f"{template}.md"
-    path.write_text(markdown, encoding="utf-8", newline="\n")
+    path = write_text(folder / f"{template}.md", markdown)
     return [path, write_page(template, context | {"figures": figures}, folder, data)]
 
 
@@ -75,9 +75,7 @@ def write_page(template: str, context: Mapping[str, Any], folder: Path, data: An
             data=_embedded(data),
         )
     )
-    path = folder / f"{template}.html"
-    path.write_text(html, encoding="utf-8", newline="\n")
-    return path
+    return write_text(folder / f"{template}.html", html)
 
 
 def _environment(*, html: bool) -> jinja2.Environment:
@@ -112,6 +110,7 @@ def _markdown(value: Any) -> Any:
         return value
     text = " ".join(str(value).splitlines()) if value is not None else ""
     text = text.translate(MARKDOWN).replace("](", "]\\(")
+    text = re.sub(r"^(?=[#+-]+(\s|$))", r"\\", text)  # at the beginning a heading or a list, but not of -0.5
     # An underscore inside a word, as in stable_lora, marks nothing up.
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from harness.report.files import readable, write_text
+from harness.store.files import atomic_write
 
 #: Okabe & Ito's palette in a fixed order, so that a method has its colour in every report; grey for the control.
 FIXED = {
@@ -27,6 +31,7 @@ FIXED = {
 #: For other arms: Okabe-Ito's sky blue, then Paul Tol's muted wine, olive, teal and rose.
 OTHERS = ("#56B4E9", "#882255", "#999933", "#44AA99", "#CC6677")
 LABEL = 32  #: letters of a name on one line
+NAME = 80  #: letters of a name at an axis
 #: Inches that a line of a label and the gap between two labels take in a legend.
 LINE_HEIGHT, GAP = 0.142, 0.06
 INK, GRID, PAPER = "#24292F", "#B4BBC3", "#FFFFFF"
@@ -41,6 +46,7 @@ RC = {
     "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.5, "grid.alpha": 0.55, "axes.axisbelow": True,
     "legend.frameon": False, "lines.linewidth": 1.6, "figure.facecolor": PAPER, "axes.facecolor": PAPER,
     "savefig.facecolor": PAPER, "svg.hashsalt": "lorabench", "svg.fonttype": "path", "axes.formatter.useoffset": False,
+    "text.parse_math": False,  # a $ in a name starts no formula
 }  # fmt: skip
 
 
@@ -83,16 +89,22 @@ def looks_in_order(names: Iterable[str]) -> dict[str, Look]:
     }
 
 
+def drawn_name(name: str) -> str:
+    """A name as it stands at an axis: control characters written out, without the middle of a very long one."""
+    name = readable(name)
+    return name if len(name) <= NAME else f"{name[: NAME - 21]}…{name[-20:]}"
+
+
 def _label(name: str) -> str:
     """A name as it fits a legend: broken at commas and @ into lines; of a longer part the middle is left out."""
     lines = [""]
-    for part in re.split(r"(?<=[,@])", " ".join(name.split())):
+    for part in re.split(r"(?<=[,@])", " ".join(readable(name).split())):
         short = part if len(part) <= LABEL else f"{part[: LABEL - 11]}…{part[-10:]}"
         if len(lines[-1] + short) <= LABEL:
             lines[-1] += short
         else:
             lines.append(short)
-    return "\n".join(lines).strip("\n").replace("$", r"\$")  # which would start a formula
+    return "\n".join(lines).strip("\n")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -111,9 +123,11 @@ def context():
 def save(figure: Figure, stem: Path) -> list[Path]:
     """``stem``.png (200 dpi) and ``stem``.svg, without dates or versions: the same data gives the same bytes."""
     png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
-    figure.savefig(png, dpi=200, metadata={"Software": None})
-    figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    return [png, svg]
+    pixels, drawing = BytesIO(), BytesIO()
+    figure.savefig(pixels, format="png", dpi=200, metadata={"Software": None})
+    figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
+    atomic_write(png, pixels.getvalue())
+    return [png, write_text(svg, drawing.getvalue().decode())]
 
 
 def legend(figure: Figure, arms: Iterable[str], drawn: Mapping[str, Look]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from harness.report.frame import COSTS, INTRUDERS, TABLE_SCHEMA, Trial, cell
+from harness.store.files import atomic_file
 from harness.store.records import Curve, TrialRecord
 
 TIDY = (
@@ -36,23 +37,30 @@ Number = tuple[int, int | None, str, str, float | None, int | None, float | None
 def write_tidy(path: Path, trials: Sequence[Trial], unfinished: Sequence[TrialRecord]) -> Path:
     """The tidy table: one row a number, columns ``TIDY``; a failed trial has the scores it got to, and no metrics."""
     metrics = {id(trial.record): trial.metrics for trial in trials}
+    records = sorted([*(t.record for t in trials), *unfinished], key=_record_order)
     text = cache(_encoded)  # few names in millions of rows
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(",".join(TIDY) + "\n")
-        for record in sorted([*(t.record for t in trials), *unfinished], key=_record_order):
-            spec = record.spec
-            head = [_encoded(name) for name in (record.study, record.fingerprint, spec.method, spec.setting)]
-            front = ",".join([*head, str(spec.seed), _encoded(spec.order)])
-            # A third faster than csv's writer, and the numbers need no quotes.
-            file.writelines(
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(",".join(TIDY) + "\n")
+            for record in records:
+                file.writelines(_lines(record, metrics.get(id(record), {}), text))
+
+    atomic_file(path, write)
+    return path
+
+
+def _lines(record: TrialRecord, metrics: Mapping[str, float | None], text: Callable[[str], str]) -> Iterable[str]:
+    """Rows of one record; a third faster than csv's writer, and the numbers need no quotes."""
+    spec = record.spec
+    head = [text(name) for name in (record.study, record.fingerprint, spec.method, spec.setting)]
+    front = ",".join([*head, str(spec.seed), text(spec.order)])
+    for after, examples, metric, target, value, items, error in _numbers(record, metrics):
+        if value is not None:
+            yield (
                 f"{front},{after},{'' if examples is None else examples},{text(metric)},{text(target)},{cell(value)},"
                 f"{'' if items is None else items},{'' if error is None else cell(error)},{TABLE_SCHEMA}\n"
-                for after, examples, metric, target, value, items, error in _numbers(
-                    record, metrics.get(id(record), {})
-                )
-                if value is not None
             )
-    return path
 
 
 def _encoded(name: str) -> str:

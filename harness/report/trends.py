@@ -29,7 +29,7 @@ from harness.report.drawing import (
 )
 from harness.report.frame import NOT_SEQUENTIAL, Arm, Trial, certain, estimate
 from harness.report.study import Study
-from harness.report.style import INK, PAPER, Look, legend, new_figure
+from harness.report.style import INK, PAPER, Look, drawn_name, legend, new_figure
 
 Series = dict[str, list[tuple[int, Estimate]]]
 
@@ -50,7 +50,7 @@ def _over_stream(axes: Axes, series: Series, styles: dict[str, Look], scale: flo
 def _task_ticks(axes: Axes, study: Study, stages: list[int]) -> None:
     """Ticks at the stages, named by the task just learnt if there is one order."""
     streams = set(study.streams.values())
-    stream = next(iter(streams)) if len(streams) == 1 else ()
+    stream = [drawn_name(task) for task in next(iter(streams))] if len(streams) == 1 else []
     if stream and len(stages) > 3:
         axes.set_xticks(
             stages, [f"{t} {stream[t - 1]}" for t in stages], rotation=30, ha="right", rotation_mode="anchor"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
+from harness.reading import read_json
 from harness.report.render import Table, settings
 from harness.report.words import NOTHING
 
 TUNING_FILE = "tuning.json"
+#: On arms whose best was the least or the largest that was tried.
+_AT_ENDS = " Chosen at an end of what was tried: {}; a wider grid may have a better one."
 
 
 def tuning_table(folder: Path) -> Table | None:
@@ -22,32 +24,23 @@ def tuning_table(folder: Path) -> Table | None:
     path = folder / TUNING_FILE
     if not path.exists():
         return None
+    remedy = "run lorabench tune again, or remove this file"
+    found = read_json(path, remedy=remedy)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
         rows = [settings({str(key): _shown(value) for key, value in row.items()}) for row in found["tries"]]
-        ends = {arm: choice.get("ends") for arm, choice in found.get("arms", {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise InputError(
-            f"not readable as the tries of a tuning: {problem}",
-            where=str(path),
-            remedy="run lorabench tune again, or remove this file",
-        ) from problem
+        ends = {arm: choice.get("ends") or () for arm, choice in found.get("arms", {}).items()}
+        at_ends = [f"{arm} ({', '.join(values)})" for arm, values in ends.items() if values]
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        what = f"not readable as the tries of a tuning: {type(problem).__name__}: {problem}"
+        raise InputError(what, where=str(path), remedy=remedy) from problem
     note = f"Every setting that was tried, on tuning seeds and validation items; all of it is in {TUNING_FILE}."
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return Table(
         "Tuning tries",
         columns,
         [[row.get(name, NOTHING) for name in columns] for row in rows],
-        note + _at(ends),
+        note + (_AT_ENDS.format(", ".join(at_ends)) if at_ends else ""),
     )
-
-
-def _at(ends: dict[str, Any]) -> str:
-    """A sentence on arms whose best was the least or the largest that was tried."""
-    arms = [f"{arm} ({', '.join(values)})" for arm, values in ends.items() if values]
-    if not arms:
-        return ""
-    return f" Chosen at an end of what was tried: {', '.join(arms)}; a wider grid may have a better one."
 
 
 def _shown(value: Any) -> Any:

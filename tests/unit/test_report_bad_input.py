@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import synthetic
 from synthetic import QUICK, STACK, Folder, failed, trial
 
-from harness.errors import InputError
-from harness.report import answer, build_report, leaderboard, style, write_report
+from harness.errors import InputError, LorabenchError
+from harness.report import answer, build_report, leaderboard, page, plots, style, write_report
+from harness.report.frame import write_csv
+from harness.report.index import write_index
 from harness.report.study import gather
 from harness.report.tuning import tuning_table
 from harness.store import SCHEMA_VERSION, write_trial
@@ -196,8 +201,119 @@ def test_a_choice_at_an_end_of_its_grid_is_told(tmp_path):
     assert "Chosen at an end of what was tried: lora (learning_rate=0.002); a wider grid may" in page
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"tries": 3}', '{"tries": ["x"]}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"tries": 3}', '{"tries": ["x"]}', '{"tries": [], "arms": {"lora": {"ends": [1]}}}',
+     '{"tries": [], "arms": {"lora": {"ends": 5}}}', '{"tries": [], "arms": []}', "[" * 100_000, "\x00", "{" * 50],
+)  # fmt: skip
 def test_a_damaged_tuning_file_is_an_error(tmp_path, text):
     (tmp_path / "tuning.json").write_text(text)
-    with pytest.raises(InputError, match="not readable as the tries of a tuning"):
+    with pytest.raises(InputError, match=r"not readable as the tries of a tuning|not JSON") as error:
         tuning_table(tmp_path)
+    assert str(error.value.where).startswith(str(tmp_path / "tuning.json"))
+    assert "remove this file" in error.value.remedy
+
+
+# -- names of everything else ------------------------------------------------------------------------------------------
+
+ODD = ["=cmd|a`b`", "$x_{$", "[/bold]&<i>", "\x1b[31mred\x00", "# x\ny", "＝1+1", r"\end{x}~^#%"]
+
+
+@pytest.fixture(scope="module")
+def odd_everything(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """Odd names for study, orders, tasks, probes and model; arms more than are drawn, so that one is annotated."""
+    order = tuple(ODD[:3])
+    records = []
+    for number, name in enumerate(["lora", *ODD, *(f"arm{n}" for n in range(10))]):
+        for seed in range(3):
+            record = trial("lora", QUICK, seed=seed)
+            rename = dict(zip(QUICK, order, strict=True))
+            update = {"method": name, "order": ODD[3], "stream": order, "model": ODD[4], "setting": "default"}
+            records.append(record.model_copy(update={
+                "fingerprint": f"{number}-{seed}", "study": ODD[6], "spec": record.spec.model_copy(update=update),
+                "tasks": {rename[task]: scores for task, scores in record.tasks.items()},
+                "probes": {f"{task}{ODD[5]}": scores for task, scores in record.probes.items()},
+                "curves": tuple(curve.model_copy(update={"task": rename[curve.task]}) for curve in record.curves),
+            }))  # fmt: skip
+    folder = tmp_path_factory.mktemp("everything")
+    return folder, written(folder, Folder(records))
+
+
+def test_odd_names_of_anything_break_no_file(odd_everything):
+    folder, files = odd_everything
+    assert not any(letter in text for text in files.values() for letter in "\x1b\x00")
+    for drawing in folder.glob("figures/*.svg"):
+        ElementTree.parse(drawing)  # raises for what is no XML
+    for name, text in files.items():
+        if name.endswith(".csv"):
+            rows = list(csv.reader(text.splitlines(keepends=True)))
+            assert len({len(row) for row in rows}) == 1, name
+            cells = {cell for row in rows for cell in row}
+            assert not [cell for cell in cells if cell.startswith(tuple("=@＝")) or cell[:2] in ("+1", "-c")], name
+    page, markdown = files["report.html"], files["report.md"]
+    assert "<i>" not in page + markdown
+    assert page.count("<script") == 2
+    assert not [line for line in markdown.splitlines() if line.startswith(("- # ", "# x"))]
+    assert r"\end{x}" not in files["report.tex"]
+    assert r"\x1b" not in files["report.tex"], "which would be a command"
+
+
+def test_headings_of_columns_are_no_formulas(tmp_path):
+    path = write_csv(tmp_path / "a.csv", ["=1+1", "b"], [{"=1+1": "\n=2", "b": "＠x"}])
+    assert list(csv.reader(path.read_text().splitlines(keepends=True))) == [["'=1+1", "b"], ["'\n=2", "'＠x"]]
+
+
+# -- a disk that is full, a folder that is closed ----------------------------------------------------------------------
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "report.html",
+        "report.md",
+        "report.tex",
+        "trials.csv",
+        "leaderboard.csv",
+        "figures/forgetting.png",
+        "figures/forgetting.svg",
+        "figures/forgetting.csv",
+    ],
+)
+def test_a_full_disk_is_one_message_and_nothing_is_cut_off(tmp_path, monkeypatch, part):
+    one = tuple(plot for plot in plots.FIGURES if plot.name == "forgetting")
+    for module in (plots, page):
+        monkeypatch.setattr(module, "FIGURES", one)
+    write_trial(tmp_path, trial("lora", QUICK))
+    build_report(tmp_path, latex=True)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    replace = Path.replace
+
+    def replaced(self, target):
+        return full() if Path(target) == tmp_path / part else replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    with pytest.raises(LorabenchError, match="No space left") as error:
+        build_report(tmp_path, latex=True)
+    assert error.value.exit_status == 1
+    assert error.value.where == str(tmp_path / part)
+    assert "free disk space" in error.value.remedy
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_where_the_figures_go_is_one_message(tmp_path):
+    (tmp_path / "figures").write_text("")
+    with pytest.raises(LorabenchError, match="cannot write the file"):
+        write_report(tmp_path, Folder([trial("lora", QUICK)]))
+
+
+def test_a_folder_whose_name_is_no_text_is_on_the_index(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9 #1")
+    write_trial(folder, trial("lora", QUICK))
+    (folder / "report.html").write_text("")
+    page = write_index(tmp_path).read_text()
+    assert 'href="caf%E9%20%231/report.html"' in page
+    assert r"caf\udce9 #1" in page
