@@ -11,7 +11,7 @@ import inspect
 import re
 import traceback
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,7 @@ def _add(found: dict[str, Method], method: Method, where: str) -> None:
     if not isinstance(recipe, Recipe):
         what = f"compose of '{method.name}' gives a {type(recipe).__name__}, not a Recipe"
         raise InputError(what, where=where, remedy=remedy)
-    if getattr(inspect.getmodule(method.compose), "__file__", None) is None:
+    if getattr(_module(method), "__file__", None) is None:
         what = f"compose of '{method.name}' has no source file, so a record can't say what it was"
         raise InputError(what, where=where, remedy="make it a function of the module")
     found[method.name] = method
@@ -98,7 +98,15 @@ def _add(found: dict[str, Method], method: Method, where: str) -> None:
 
 def method_digest(method: Method) -> str:
     """sha256 of the sources that define a method: its module and every ``baselines`` module that it builds on."""
-    return source_digest(_sources(inspect.getmodule(method.compose)))
+    return source_digest(_sources(_module(method)))
+
+
+def _module(method: Method) -> object:
+    """Where a method's recipe is composed; a partial function is at home where what it calls is."""
+    compose: Any = method.compose
+    while isinstance(compose, partial):
+        compose = compose.func
+    return inspect.getmodule(compose)
 
 
 def _sources(module: object, seen: frozenset[Path] = frozenset()) -> frozenset[Path]:

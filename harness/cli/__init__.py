@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from harness.cli import adapters, lists, new, perf, results, study
-from harness.cli.options import is_folder
+from harness.cli.options import kind_of
 from harness.data.paths import FULL
 from harness.errors import InputError, LorabenchError
 from harness.terminal import say, take_any_encoding
@@ -51,8 +51,8 @@ def plug_in(
 ) -> None:
     """Makes the folders known to this process and, since it is the environment, to its workers."""
     for folder in plugins or ():
-        if context.invoked_subcommand != "new" and not is_folder(folder):
-            what = "this is a file, not a folder" if folder.is_file() else "there is no such folder"
+        if context.invoked_subcommand != "new" and (kind := kind_of(folder)) != "folder":
+            what = "this is a file, not a folder" if kind == "file" else "there is no such folder"
             remedy = "name a folder that holds methods/, tasks/ or both"
             raise InputError(what, where=f"--plugins {folder}", remedy=remedy)
     if plugins:

@@ -32,11 +32,11 @@ def checked_study(name: str, model: str | None = None) -> tuple[Path, Study]:
 
 
 def _check_task(name: str, place: str) -> None:
-    from harness.data import tasks
+    from harness.data import paths, tasks
 
     try:
         tasks.load_task(name)
     except InputError as error:
-        if error.where and error.where != "lm-eval":  # something is wrong in the task's own files
-            raise
+        if error.where not in (None, "lm-eval", paths.shown(paths.tasks_dir())):
+            raise  # something is wrong in a file of the task's own
         raise InputError(error.what, where=place, remedy=error.remedy) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Annotated, Any
 
 import typer
@@ -17,13 +18,15 @@ def out_folder(text: str | Path, where: str = "--out") -> Path:
     path = Path(text).absolute()
     for place in (path, *path.parents):
         try:
-            if place.is_dir():
-                return Path(text)
-            if place.exists():
-                raise InputError(f"{place} is a file, not a folder", where=where, remedy="name another folder")
+            there = S_ISDIR(place.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         except OSError as error:  # too long, a loop of links, a folder that is closed to us
             what = f"{place}: {error.strerror}"
             raise InputError(what, where=where, remedy="name another folder") from error
+        if not there:
+            raise InputError(f"{place} is a file, not a folder", where=where, remedy="name another folder")
+        break
     return Path(text)
 
 
@@ -41,12 +44,12 @@ def model_text(text: str) -> str:
         raise InputError(str(error), where="--model", remedy="leave the option out for the study's own") from error
 
 
-def is_folder(path: Path) -> bool:
-    """Whether there is such a folder; a name that can't be one is none."""
+def kind_of(path: Path) -> str:
+    """``folder``, ``file``, or nothing; a name that can't be one is nothing."""
     try:
-        return path.is_dir()
+        return "folder" if path.is_dir() else "file" if path.exists() else ""
     except (OSError, ValueError):
-        return False
+        return ""
 
 
 def model_option(help_text: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, is_folder, resolve
+from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, kind_of, resolve
 from harness.errors import InputError
 from harness.terminal import say
 
@@ -50,7 +50,7 @@ def compare(
     folder = _existing(campaign.results_folder(resolve(study), model, out))
     partner = folder
     if other is not None:
-        own = bool(other) and is_folder(Path(other) / "trials")
+        own = other != "" and kind_of(Path(other) / "trials") == "folder"
         partner = Path(other).resolve() if own else _existing(campaign.results_folder(resolve(other), model, None))
     console.show_comparison(compare_studies(folder, first, partner, second, allow_mixed=allow_mixed), as_json)
 

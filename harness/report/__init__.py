@@ -13,6 +13,7 @@ from harness.report.latex import write_latex
 from harness.report.mitigation import write_mitigation
 from harness.report.study import Readout, gather
 from harness.report.tidy import write_tidy
+from harness.report.tuning import tuning_table
 
 __all__ = ["build_index", "build_report", "compare_studies", "write_audit", "write_mitigation", "write_report"]
 
@@ -32,14 +33,14 @@ def build_report(folder: Path, *, allow_mixed: bool = False, latex: bool = False
 def write_report(folder: Path, readout: Readout, *, allow_mixed: bool = False, latex: bool = False) -> list[Path]:
     """:func:`build_report` of records already read."""
     study = gather(readout, allow_mixed=allow_mixed, where=str(folder))
-    board = leaderboard.rows(study)
+    board, tries = leaderboard.rows(study), tuning_table(folder)
     unfinished = [record for arm in study.arms for record in arm.unfinished]
     written = [
         write_tidy(folder / "trials.csv", study.trials, unfinished),
         write_csv(folder / "leaderboard.csv", leaderboard.columns(study), leaderboard.table(study, board)),
     ]
     written += plots.draw_all(study, board, folder / "figures")
-    written += page.write_pages(study, board, folder)
+    written += page.write_pages(study, board, folder, tries)
     return [*written, write_latex(study, board, folder)] if latex else written
 
 

@@ -18,16 +18,15 @@ from harness.report.render import Table, settings, write_pair
 from harness.report.study import Study
 from harness.report.style import GRID
 from harness.report.tables import METRICS, joined, parameters, tables
-from harness.report.tuning import tuning_table
 from harness.report.words import NOTHING, interval, number, percent, points, with_error
 
 #: Failures that are shown with their traceback; more of them say nothing new.
 FAILURES = 40
 
 
-def write_pages(study: Study, board: Sequence[Row], folder: Path) -> list[Path]:
-    """Write report.md and report.html; the figures must be in ``folder/figures``."""
-    context = _context(study, board) | {"tuning": tuning_table(folder)}
+def write_pages(study: Study, board: Sequence[Row], folder: Path, tries: Table | None) -> list[Path]:
+    """Write report.md and report.html, with the tuning tries, if any; the figures must be in ``folder/figures``."""
+    context = _context(study, board) | {"tuning": tries}
     captions = {plot.name: (plot.title, plot.caption) for plot in FIGURES}
     return write_pair("report", context, captions, folder, _matrices(study, board))
 
