@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.checks import checked_study
+from harness.cli.checks import check_methods, checked_study
 from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, resolve
 from harness.cli.results import write_report
 from harness.errors import unknown_name
@@ -35,7 +35,7 @@ def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = No
     from harness.executors.local import LocalExecutor
 
     name = resolve(study)
-    checked_study(name, model)
+    check_methods(*checked_study(name, model))
     found = campaign.load_campaign(name, model=model, out=out, device=LocalExecutor().device)
     console.show_plan(found, campaign.read_state(found), LocalExecutor().device(found.study.device))
 
@@ -76,7 +76,7 @@ def _carry_out(
 
     if executor not in EXECUTORS:
         raise unknown_name("executor", executor, EXECUTORS, where="--executor")
-    checked_study(name, model)  # before Ray starts, which takes ten seconds
+    check_methods(*checked_study(name, model))  # before Ray starts, which takes ten seconds
     with console.preparing(f"preparing {name}"):
         runner = make_executor(executor)
     try:

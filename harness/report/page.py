@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.analysis.statistics import Estimate
+from harness.errors import clipped
 from harness.report import words
 from harness.report.answer import answer, scope
 from harness.report.frame import Arm, certain
@@ -22,6 +23,8 @@ from harness.report.words import NOTHING, interval, number, percent, points, wit
 
 #: Failures that are shown with their traceback; more of them say nothing new.
 FAILURES = 40
+#: Characters of a failure's message or traceback; the record has all of it.
+LONGEST = 10_000
 
 
 def write_pages(study: Study, board: Sequence[Row], folder: Path, tries: Table | None) -> list[Path]:
@@ -145,10 +148,11 @@ def _percents(arm: Arm, order: str | None = None) -> list[list[float]] | None:
 
 def _failures(study: Study) -> list[dict[str, Any]]:
     """Trials that did not finish; those that ended alike stand together."""
-    alike: dict[tuple[str, str, str, str], list[str]] = {}
+    alike: dict[tuple[str, ...], list[str]] = {}
     for record in (record for arm in study.arms for record in arm.unfinished):
         failure, spec = certain(record.failure), record.spec
-        key = (record.status, failure.phase, failure.message, failure.traceback)
+        said = (clipped(text, LONGEST) for text in (failure.phase, failure.message, failure.traceback))
+        key = (record.status, *said)
         alike.setdefault(key, []).append(f"{spec.arm}, order {spec.order}, seed {spec.seed}")
     shown = [
         {"title": f"{trials[0]}{f' and {len(trials) - 1} more' if len(trials) > 1 else ''}: {status}",

@@ -247,8 +247,8 @@ def test_an_unknown_name_is_bad_usage_and_the_nearest_is_named(lorabench, argume
         ({"methods": {"lora_emma": {}}}, "methods.lora_emma", "did you mean 'lora_ema'"),
         ({"methods": {"lorra": {}}, "streams": {"one": ["toy_recall"]}}, "methods.lorra", "did you mean 'lora'"),
         ({"methods": {"lora": {"learning_rat": 1.0}}}, "methods.lora", "did you mean 'learning_rate'"),
-        ({"streams": {"order": ["toy_recal"]}}, "", "did you mean 'toy_recall'"),
-        ({"probes": ["toy_txt"]}, "", "did you mean 'toy_text'"),
+        ({"streams": {"order": ["toy_recal"]}}, "mine.yaml:streams.order", "did you mean 'toy_recall'"),
+        ({"probes": ["toy_txt"]}, "mine.yaml:probes", "did you mean 'toy_text'"),
         ({"trainin": {}}, "trainin", "did you mean 'training'"),
         ({"seeds": [0, 0]}, ":seeds", "correct the study file"),
     ],
@@ -383,6 +383,10 @@ def test_a_study_file_has_the_same_folder_for_every_verb(lorabench, tmp_path, ve
     assert "mine.yaml" not in where
 
 
-def test_a_wrong_name_is_refused_before_anything_starts(lorabench, monkeypatch):
+@pytest.mark.parametrize("verb", ["run", "tune"])
+def test_a_wrong_name_is_refused_before_anything_starts(lorabench, monkeypatch, tmp_path, verb):
+    hub_copies.write_small_index()
     monkeypatch.setattr("harness.executors.make_executor", lambda name: pytest.fail("an executor was started"))
-    assert lorabench("run", "smok")[0] == 2
+    assert lorabench(verb, "smok")[0] == 2
+    for changes in ({"methods": {"lorra": {}}}, {"streams": {"order": ["toy_recal"]}}, {"probes": ["toy_txt"]}):
+        assert lorabench(verb, str(study(tmp_path, **changes)))[0] == 2

@@ -18,6 +18,7 @@ from harness.store.fingerprint import canonical, digest, source_digest
 from harness.store.records import Costs, TaskScores, TrialRecord, TrialSpec
 from harness.study.config import build_study
 from harness.study.limits import MOST_TASKS, MOST_TRIALS
+from harness.study.pack_size import parameters
 from harness.study.plan import Arm, Inputs, build_plan, expand_arms
 from harness.study.seeds import derive
 
@@ -329,6 +330,20 @@ def test_a_method_that_makes_nothing_of_its_settings_is_named(raised):
     with pytest.raises(InputError, match=type(raised).__name__) as error:
         expand_arms(study({"odd": {}}), {"odd": Method()}, "s.yaml")
     assert error.value.where == "s.yaml:methods.odd"
+    assert error.value.remedy
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"\0" * 7, (10**18).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"{]",
+    (2).to_bytes(8, "little") + b"[]", (2).to_bytes(8, "little") + b"\xff\xff",
+    (12).to_bytes(8, "little") + b'{"a": "odd"}', (21).to_bytes(8, "little") + b'{"a": {"shape": "1"}}',
+])  # fmt: skip
+def test_a_file_that_is_none_of_safetensors_is_named(tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        parameters(tmp_path)
+    assert error.value.where.startswith(str(path))
     assert error.value.remedy
 
 

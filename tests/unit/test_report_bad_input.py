@@ -22,6 +22,7 @@ from harness.report.index import write_index
 from harness.report.study import gather
 from harness.report.tuning import tuning_table
 from harness.store import SCHEMA_VERSION, write_trial
+from harness.store.records import Failure
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXT = (".csv", ".md", ".html", ".tex")
@@ -93,6 +94,13 @@ def test_failures_are_shown_once_with_their_traceback(tmp_path):
     assert "combined, order a, seed 0 and 2 more: diverged" in page
     assert "combined, order a, seed 2" in page
     assert "3 diverged" in page
+
+
+def test_a_failure_of_megabytes_is_clipped_on_the_page(tmp_path):
+    long = Failure(phase="train", message="m" * 1_000_000, traceback="t" * 1_000_000)
+    bad = failed("frozen", QUICK).model_copy(update={"failure": long})
+    (found,) = page._failures(gather(Folder([trial("lora", QUICK), bad])))
+    assert [len(found[key]) < 11_000 for key in ("message", "traceback")] == [True, True]
 
 
 def test_a_constant_metric_has_a_closed_interval_and_no_claim(tmp_path):

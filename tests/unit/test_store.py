@@ -304,6 +304,15 @@ def test_a_published_row_that_is_wrong_is_named(tmp_path, change):
     assert "accuracy" in caught.value.remedy
 
 
+@pytest.mark.parametrize("text", ["- a: [", "- {method: a, method: b}", "\x00", "[" * 100_000])
+def test_published_numbers_are_read_strictly(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_published("mine", tmp_path, "study.yaml:published")
+    assert str(caught.value.where).startswith(str(tmp_path / "mine.yaml"))
+    assert caught.value.remedy
+
+
 def test_unknown_published_numbers_are_refused_with_the_nearest_name(tmp_path):
     (tmp_path / "standard_cl.yaml").write_text("[]")
     with pytest.raises(InputError, match="standrad_cl") as caught:
