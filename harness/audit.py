@@ -23,7 +23,8 @@ from harness.data import models as model_files
 from harness.data import paths, tasks
 from harness.engine.adapters import Layout
 from harness.engine.job import Bench, make_bench
-from harness.engine.model import PackedModel, load_model
+from harness.engine.loading import load_model
+from harness.engine.model import PackedModel
 from harness.engine.peft_file import PeftAdapter, check_base_name, check_fits, names_base, read_peft, stack_adapters
 from harness.engine.spectra import Spectra
 from harness.engine.stack import host, stack, use_threads

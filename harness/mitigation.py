@@ -19,7 +19,7 @@ from harness.campaign import Campaign, Watcher
 from harness.data import paths
 from harness.engine.adapters_file import StoredAdapter, find_adapter, read_adapter
 from harness.engine.job import make_bench
-from harness.engine.model import load_model
+from harness.engine.loading import load_model
 from harness.engine.spectra import Spectra
 from harness.engine.stack import use_threads
 from harness.errors import InputError

@@ -76,7 +76,7 @@ def _decompose(study: Study, wanted: Wanted, model: ModelSource, report: Report)
     """Decompose as a pack does, and note which file that made; whether it could be kept."""
     import torch
 
-    from harness.engine.model import load_model
+    from harness.engine.loading import load_model
     from harness.engine.spectra import Spectra
     from harness.engine.stack import use_threads
 

@@ -6,11 +6,17 @@ are imported inside the functions, so that listing the catalogue stays quick.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from harness.data import paths, wheels
-from harness.errors import LorabenchError
+from harness.data.model_folder import WEIGHTS, tensor_digest
+from harness.errors import InputError, LorabenchError
+from harness.reading import read_json
+
+#: In the folder of every model that was built: {"files": {name: sha256}} of all but the weights.
+MANIFEST = "lorabench.json"
 
 
 def folder(name: str, entry: dict) -> Path:
@@ -23,8 +29,47 @@ def ensure(name: str, entry: dict) -> Path:
     target = folder(name, entry)
     if target.is_dir():
         return target
-    make = {"gguf": _convert_gguf, "random_llama": _random_llama}[entry["kind"]]
-    return paths.publish_dir(lambda workspace: make(name, entry, workspace), target)
+    return paths.publish_dir(lambda workspace: _build(name, entry, workspace), target)
+
+
+def _build(name: str, entry: dict, workspace: Path) -> None:
+    {"gguf": _convert_gguf, "random_llama": _random_llama}[entry["kind"]](name, entry, workspace)
+    if (found := tensor_digest(workspace)) != entry["weights"]:
+        raise LorabenchError(
+            f"the weights that were built have the digest {found}, and the catalogue pins {entry['weights']}",
+            where=f"harness/data/models.yaml:{name}.weights",
+            remedy="install the libraries of constraints.txt; with these the numbers would be of another model",
+        )
+    (workspace / MANIFEST).write_text(json.dumps({"files": _files(workspace)}, indent=1), encoding="utf-8")
+    for file in workspace.iterdir():  # safetensors makes them private; a shared cache must be readable
+        file.chmod(0o644)
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """sha256 of everything but the weights, which have a digest of their own, and the manifest."""
+    files = sorted(set(folder.iterdir()) - set(folder.glob(WEIGHTS)) - {folder / MANIFEST})
+    return {file.name: wheels.sha256_of(file) for file in files if file.is_file()}
+
+
+def verify(path: Path, name: str, entry: dict) -> None:
+    """Compare a built model with what it was when it was built, byte by byte: 0.3 s for 270 MB.
+
+    The weights are those that the catalogue pins.  The other files depend on who wrote them (transformers puts its
+    version and its defaults into them), so their digests were written down in the folder.  Raises InputError.
+    """
+    remedy = f"remove the folder {path} and fetch again: lorabench fetch"
+    try:
+        recorded = read_json(path / MANIFEST, remedy=remedy)["files"]
+        found = _files(path)
+        differ = sorted(file for file in {*recorded, *found} if recorded.get(file) != found.get(file))
+        if tensor_digest(path) != entry["weights"]:
+            differ.insert(0, "the weights")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # as much is wrong with it
+        raise InputError(f"the model {name} is damaged: {error}", where=str(path), remedy=remedy) from error
+    if differ:
+        raise InputError(
+            f"the model {name} is not what was built: {', '.join(differ)} changed since", where=str(path), remedy=remedy
+        )
 
 
 def _convert_gguf(name: str, entry: dict, workspace: Path) -> None:
@@ -65,7 +110,11 @@ def _gguf_config():
 
 
 def _random_llama(name: str, entry: dict, workspace: Path) -> None:
-    """A Llama with seeded normal weights and a byte tokenizer: the same bits on every machine."""
+    """A Llama with seeded normal weights and a byte tokenizer: the same bits on every machine.
+
+    numpy promises the numbers of a RandomState for good.  Those of torch depend on the instructions of the CPU.
+    """
+    import numpy as np
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -76,14 +125,15 @@ def _random_llama(name: str, entry: dict, workspace: Path) -> None:
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     model = model.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(entry["seed"])
+    generator = np.random.RandomState(entry["seed"])
     with torch.no_grad():
         for key, weight in sorted(model.named_parameters()):
             # by name, not by transformers' own initialiser, whose order and draws change between versions
             if "norm" in key:
                 weight.fill_(1.0)
             else:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * config.initializer_range)
+                drawn = generator.standard_normal(tuple(weight.shape)) * config.initializer_range
+                weight.copy_(torch.from_numpy(drawn))
     model.save_pretrained(workspace)
 
 

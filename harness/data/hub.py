@@ -12,12 +12,21 @@ from pathlib import Path
 from typing import Literal
 
 from harness.data import paths
+from harness.data.model_folder import absent
 from harness.errors import InputError
 from harness.reading import read_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PATTERNS = ["*.safetensors", "*.json", "*.model", "vocab.txt", "merges.txt"]  # no pickles, no code
+_PATTERNS = [
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "vocab.txt",
+    "merges.txt",
+    "*.tiktoken",
+]  # no pickles, no code
 TIMEOUT = 10  # seconds for the first answer; a machine without a network must hear so within seconds
 
 Kind = Literal["models", "datasets"]
@@ -81,15 +90,6 @@ def _local(repo: str, commit: str) -> Path | None:
         return None
     # The folder is there from the first file on: one that a kill left unfinished must be completed, not used.
     return path if (path / "config.json").exists() and any(path.glob("*.safetensors")) and not absent(path) else None
-
-
-def absent(path: Path) -> list[str]:
-    """The weight files that a sharded model's index names and the folder lacks."""
-    index = path / "model.safetensors.index.json"
-    if not index.is_file():
-        return []
-    shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-    return sorted(shard for shard in shards if not (path / shard).is_file())
 
 
 def locked(kind: Kind, name: str) -> str | None:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from harness.data.tasks import prepare_task, read_split
-from harness.engine.model import PackedModel, load_model
+from harness.engine.loading import load_model, load_tokenizer
+from harness.engine.model import PackedModel
 from harness.engine.stack import use_threads
 from harness.errors import InputError
 from harness.scoring.lm import PackedLM
@@ -67,13 +68,7 @@ def set_up(job: Job) -> Bench:
 
 def make_bench(settings: Scored, names: tuple[str, ...], model: PackedModel, path: Path, rank: int) -> Bench:
     """What scores adapters of this rank on these tasks; ``path`` is the model's folder, for its tokenizer."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    if tokenizer.eos_token_id is None:
-        raise InputError(
-            "the tokenizer has no end token", where=f"{path}/tokenizer_config.json:eos_token", remedy="name one there"
-        )
+    tokenizer = load_tokenizer(path)
     scoring = settings.scoring
     lm = PackedLM(model, tokenizer, max_length=scoring.max_length, batch_tokens=scoring.batch_tokens)
     suite = load_suite(settings, names, _prompting(settings, names, lm, path))

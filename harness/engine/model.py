@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +49,11 @@ class PackedModel:
     @property
     def dtype(self) -> torch.dtype:
         return self.head.weight.dtype
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that it has an embedding for."""
+        return self.module.get_input_embeddings().weight.shape[0]
 
     @property
     def max_length(self) -> int:
@@ -196,62 +200,6 @@ def _wrap(model: nn.Module, targets: Sequence[str]) -> Iterator[Slot]:
             )
         setattr(model.get_submodule(parent), last, PackedLinear(module))
         yield Slot(name, module.out_features, module.in_features)
-
-
-def load_model(
-    path: Path, *, dtype: torch.dtype, device: torch.device, targets: Sequence[str] = ALL_LINEAR
-) -> PackedModel:
-    """Load a plain transformers folder (safetensors, no remote code) and wrap its projections.
-
-    Raises :class:`InputError` for a quantised base and for a family without the wanted projections.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError) as error:
-        raise InputError(
-            f"transformers does not read this configuration: {str(error).splitlines()[0]}",
-            where=f"{path}/config.json",
-            remedy="choose a decoder whose architecture is part of the installed transformers",
-        ) from error
-    if getattr(config, "quantization_config", None):
-        raise InputError(
-            "this base model is quantised; its projections are not nn.Linear",
-            where=f"{path}/config.json:quantization_config",
-            remedy="use the unquantised weights of the same model",
-        )
-
-    def load(attention: str) -> nn.Module:
-        return AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            attn_implementation=attention,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-
-    try:
-        model = load("sdpa")
-    except ValueError as error:  # Gemma 2 caps its attention scores, which SDPA can't
-        if "scaled_dot_product_attention" not in str(error):
-            raise
-        model = load("eager")
-    packed = PackedModel(model.to(device), targets)
-    if missing := sorted(set(targets) - {slot.projection for slot in packed.slots}):
-        raise InputError(
-            f"{type(model).__name__} has no projection named {', '.join(missing)}",
-            where=f"{path}/config.json:architectures",
-            remedy=f"name its own projections in the study (adapter.targets); "
-            f"it has {', '.join(_linear_names(model)) or 'no nn.Linear layer'}",
-        )
-    return packed
-
-
-def _linear_names(model: nn.Module) -> list[str]:
-    kinds = (nn.Linear, PackedLinear)
-    return sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds)} - {"lm_head"})
 
 
 def make_bank(

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from harness.engine.model import PackedModel, load_model
+from harness.engine.loading import load_model
+from harness.engine.model import PackedModel
 from harness.engine.stack import LIBRARIES, device_name, host, synchronize
 from harness.errors import unknown_name
 from harness.store.files import write_json

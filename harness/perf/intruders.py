@@ -84,7 +84,7 @@ def _model_matrices(name: str, device: torch.device) -> Matrices:
     """A model's projections, or made-up ones of ``random:<shape>``."""
     if not name.startswith("random:"):
         from harness.data.models import resolve_model
-        from harness.engine.model import load_model
+        from harness.engine.loading import load_model
 
         model = load_model(resolve_model(name).path, dtype=torch.bfloat16, device=device)
         return Matrices(tuple((slot, weight.detach()) for slot, weight in model.weights()))

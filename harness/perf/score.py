@@ -27,7 +27,7 @@ from torch import Tensor
 from harness.data.models import resolve_model
 from harness.engine.adapters import Layout
 from harness.engine.adapters_file import export_peft, save_adapters
-from harness.engine.model import load_model
+from harness.engine.loading import load_model
 from harness.engine.stack import device_name, use_threads
 from harness.errors import LorabenchError
 from harness.perf.common import save, this_device, timed

@@ -60,6 +60,7 @@ class PackedLM(TemplateLM):
         self._encoded: dict[tuple, list[TokenRequest]] = {}
         self._layouts: dict[tuple, _Layout] = {}
         self._answers: dict[tuple, list[Any]] = {}
+        self._known([self.eot_token_id, self.prefix_token_id])
 
     @property
     def eot_token_id(self) -> int:
@@ -75,7 +76,19 @@ class PackedLM(TemplateLM):
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             add_special_tokens = False
         extra = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        return self.tokenizer.encode(string, **extra)
+        return self._known(self.tokenizer.encode(string, **extra))
+
+    def _known(self, tokens: list[int]) -> list[int]:
+        """The tokens, if the model has an embedding for each."""
+        size = self.model.vocabulary
+        if beyond := [token for token in tokens if token >= size]:
+            raise InputError(
+                f"the tokenizer says token {beyond[0]} '{self.tokenizer.convert_ids_to_tokens(beyond[0])}', and the "
+                f"model knows {size}",
+                where=f"{self.tokenizer.name_or_path}/tokenizer.json",
+                remedy="give a folder whose tokenizer and weights are of one model",
+            )
+        return tokens
 
     @property
     def has_chat_template(self) -> bool:

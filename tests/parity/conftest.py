@@ -13,7 +13,8 @@ from torch import Tensor
 
 from harness.engine.adapters import Layout
 from harness.engine.adapters_file import export_peft, save_adapters
-from harness.engine.model import PackedModel, load_model
+from harness.engine.loading import load_model
+from harness.engine.model import PackedModel
 from harness.study.config import AdapterSettings
 
 TRIALS, RANK, ALPHA = 3, 4, 8.0

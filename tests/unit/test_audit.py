@@ -19,7 +19,8 @@ from harness import audit as audits
 from harness import cli
 from harness.campaign import Watcher
 from harness.engine import patterns
-from harness.engine.model import PackedModel, load_model
+from harness.engine.loading import load_model
+from harness.engine.model import PackedModel
 from harness.errors import InputError, LorabenchError
 from harness.report import write_audit
 from harness.report.audit import command

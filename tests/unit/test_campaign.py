@@ -16,7 +16,7 @@ import yaml
 
 from harness import campaign, cli
 from harness.data import lm_eval_index
-from harness.engine.model import load_model
+from harness.engine.loading import load_model
 from harness.errors import InputError, LorabenchError
 from harness.executors.local import LocalExecutor
 from harness.store.results import read_trials

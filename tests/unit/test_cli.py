@@ -241,6 +241,13 @@ def test_an_unknown_name_is_bad_usage_and_the_nearest_is_named(lorabench, argume
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("verb", ["fetch", "plan", "run", "status", "report"])
+def test_an_empty_model_is_not_the_study_s_own(lorabench, verb):
+    status, _, err = lorabench(verb, "smoke", "--model", "")
+    assert status == 2
+    assert "--model: no model is named" in err
+
+
 @pytest.mark.parametrize(
     ("changes", "place", "near"),
     [
