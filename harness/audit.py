@@ -23,7 +23,7 @@ from harness.data import models as model_files
 from harness.data import paths, tasks
 from harness.engine.adapters import Layout
 from harness.engine.job import Bench, make_bench
-from harness.engine.loading import load_model
+from harness.engine.loading import load_model, wrap
 from harness.engine.model import PackedModel
 from harness.engine.peft_file import PeftAdapter, check_base_name, check_fits, names_base, read_peft, stack_adapters
 from harness.engine.spectra import Spectra
@@ -162,7 +162,8 @@ def _load_base(audit: Audit, device: torch.device, say: Callable[[str], object])
         if bare:
             say(f"{name}: {len(bare)} of the projections that its configuration names have no factors in its file and "
                 f"stay as they are in the base, the first {bare[0]}")  # fmt: skip
-    return PackedModel(base.module, sorted({name for adapter in audit.adapters.values() for name in adapter.targets}))
+    targets = sorted({name for adapter in audit.adapters.values() for name in adapter.targets})
+    return wrap(base.module, audit.model.path, targets)
 
 
 def _bench(audit: Audit, model: PackedModel, layout: Layout) -> Bench:

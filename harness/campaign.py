@@ -133,8 +133,18 @@ def load_campaign(
     there = device(study.device)
     size, dense = pack_size(study, source.path, there), dense_rows(study, source.path, there)
     plan = build_plan(study, registry, inputs, size, str(file), dense, adapter_share(source.path))
-    notes = (*remarks(study, registry), *tuned)
+    notes = (*remarks(study, registry), *tuned, *_model_remarks(study, source.path, plan))
     return Campaign(study, file, folder, source, inputs.task_digests, plan, published, notes, searches)
+
+
+def _model_remarks(study: Study, path: Path, plan: Plan) -> tuple[str, ...]:
+    """What the model bears less of than others; refuses one that is not taken, or that lacks a projection."""
+    import torch
+
+    from harness.engine.loading import remarks_on
+
+    wanted = {study.adapter.targets, *(pack.adapter.targets for pack in plan.packs)}
+    return remarks_on(path, getattr(torch, study.dtype), wanted)
 
 
 def _take_tuned(

@@ -19,6 +19,12 @@ NAME = "lorabench"  #: under which transformers finds it (``attn_implementation`
 LONGEST = 256
 
 
+def tree_mask(last: Tensor) -> Tensor:
+    """``last`` [R, T] -> [R, 1, T, T], true where query i may look at key j: ``j <= i < last[j]``."""
+    at = torch.arange(last.shape[1], device=last.device)
+    return ((at[:, None] >= at) & (at[:, None] < last[:, None, :]))[:, None]
+
+
 def attention(
     module: nn.Module,
     query: Tensor,

@@ -136,7 +136,7 @@ def generate(
         state.ids, state.positions = token[:, None], state.positions[:, -1:] + 1
         state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
         alive = [column[i] for i in state.places if any((k, i) in open_rows for k in range(trials))]
-        if 2 * len(alive) <= len(state.places):  # moving the cache costs about a step
+        if model.shares and 2 * len(alive) <= len(state.places):  # moving the cache costs about a step
             state.keep(alive, trials)
     return out, finite.tolist()
 
@@ -144,7 +144,8 @@ def generate(
 def _prefill(model: PackedModel, prompts: Sequence[Sequence[Sequence[int]]], progress: Progress) -> _State:
     """The prompts padded on the left behind the prefix that all of a trial share, which is in the cache already."""
     trials, size, flat = len(prompts), len(prompts[0]), [prompt for own in prompts for prompt in own]
-    shared = min(map(_shared, prompts)) if model.window is None else 0  # a window counts columns, padding included
+    # a window counts columns, padding included
+    shared = min(map(_shared, prompts)) if model.shares and model.window is None else 0
     cache, device = DynamicCache(config=model.module.config), model.device
     if shared:
         prefix = torch.tensor([list(own[0][:shared]) for own in prompts], device=device)

@@ -6,7 +6,7 @@ that lies beside the weights on them, all with a line of log at most.  A benchma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,37 +17,86 @@ from torch import nn
 
 from harness.data.model_folder import WEIGHTS
 from harness.data.models import check_for_loading
-from harness.engine.linear import PackedLinear
-from harness.engine.model import ALL_LINEAR, PackedModel
+from harness.engine.family_check import Verdict, check
+from harness.engine.model import ALL_LINEAR, PackedModel, projections
+from harness.engine.verdicts import keep_verdict, kept_verdict
 from harness.errors import InputError, clipped
 
+#: Bytes of weights that a CPU reads and tries in half a minute.
+QUICK = 4e9
 SAVE_AGAIN = "copy or fetch the model again, or save it anew with save_pretrained"
 
 
 def load_model(
     path: Path, *, dtype: torch.dtype, device: torch.device, targets: Sequence[str] = ALL_LINEAR
 ) -> PackedModel:
-    """Load a plain transformers folder (safetensors, no remote code) and wrap its projections.
+    """Load a plain transformers folder (safetensors, no remote code), wrap its projections, and try what it bears.
 
     Raises :class:`InputError` for a folder whose weights are not exactly those of its configuration, for a quantised
-    base and for a family without the wanted projections.
+    base, for a family without the wanted projections, and for one that the engine would compute otherwise than its own
+    forward pass does.
     """
+    known = kept_verdict(path, dtype, device.type, targets)
+    if known:
+        known.raise_if_refused(_where(path))
     module = load_module(path, dtype).to(device)
     refuse_not_finite(module, path)
-    packed = PackedModel(module, targets)
-    if missing := sorted(set(targets) - {slot.projection for slot in packed.slots}):
-        raise InputError(
-            f"{type(module).__name__} has no projection named {', '.join(missing)}",
-            where=f"{path}/config.json:architectures",
-            remedy=f"name its own projections in the study (adapter.targets); "
-            f"it has {', '.join(_linear_names(module)) or 'no nn.Linear layer'}",
-        )
-    return packed
+    return wrap(module, path, targets, known)
 
 
-def _linear_names(model: nn.Module) -> list[str]:
-    kinds = (nn.Linear, PackedLinear)
-    return sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds)} - {"lm_head"})
+def wrap(module: nn.Module, path: Path, targets: Sequence[str], known: Verdict | None = None) -> PackedModel:
+    """A model of this folder with room for adapters; tried first, unless its verdict is ``known``."""
+    known = known or _tried(module, path, targets)
+    known.raise_if_refused(_where(path))
+    return known.wrapped(module, targets)
+
+
+def remarks_on(path: Path, dtype: torch.dtype, target_sets: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """What a person should know of a model before it is used with these projections; most often nothing.
+
+    A model that was not tried before is loaded for that, on the CPU, unless it has more than :data:`QUICK` bytes: then
+    only its projections are looked at, and the first job tries it.  Raises InputError for what ``load_model`` refuses.
+    """
+    module, found = None, []
+    for targets in sorted(target_sets):
+        known = next(filter(None, (kept_verdict(path, dtype, device, targets) for device in ("cuda", "cpu"))), None)
+        if known is None and sum(file.stat().st_size for file in path.glob(WEIGHTS)) > QUICK:
+            projections(_hollow(path), targets)
+            continue
+        if known is None:
+            if module is None:
+                load_tokenizer(path)
+                module = load_module(path, dtype)
+                refuse_not_finite(module, path)
+            known = _tried(module, path, targets)
+        known.raise_if_refused(_where(path))
+        found.append(known.remark())
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
+def _hollow(path: Path) -> nn.Module:
+    """A model without weights."""
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(path)
+    with _refusing(_where(path), "transformers does not make this model"), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def _tried(module: Any, path: Path, targets: Sequence[str]) -> Verdict:
+    """Raises InputError for a model that can't be taken apart, or whose own forward pass fails."""
+    dtype, device = module.dtype, module.device.type
+    try:
+        with _refusing(_where(path), f"{type(module).__name__} can't be tried"):
+            verdict = check(module, targets)
+    except InputError as error:
+        raise InputError(error.what, where=error.where or _where(path), remedy=error.remedy) from error
+    keep_verdict(verdict, path, dtype, device, targets)
+    return verdict
+
+
+def _where(path: Path) -> str:
+    return f"{path}/config.json:architectures"
 
 
 # -- configuration ----------------------------------------------------------------------------------------------------

@@ -1,13 +1,15 @@
 """The frozen base model with room for stacked adapters: load, wrap, forward.
 
-Any transformers decoder whose projections are ``nn.Linear`` is taken.  Its adapted projections are replaced by
-:class:`PackedLinear`, which share the base weight and take the factors of K trials from outside; a batch then holds
-the rows of trial 0, then those of trial 1, and so on.
+The adapted projections of a transformers decoder, ``nn.Linear`` each, are replaced by :class:`PackedLinear`, which
+share the base weight and take the factors of K trials from outside; a batch then holds the rows of trial 0, then those
+of trial 1, and so on.  Whether a family bears that is tried when it is loaded (``harness.engine.family_check``).
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -17,6 +19,7 @@ from transformers import Cache, masking_utils
 
 from harness.engine import attention
 from harness.engine.adapters import AdapterBank, DenseLayout, Layout, Slot
+from harness.engine.head import Head, find_head
 from harness.engine.linear import PackedLinear
 from harness.errors import InputError
 
@@ -24,23 +27,30 @@ from harness.errors import InputError
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+#: Settings that limit how far attention sees, in the families of transformers.
+_REACH = re.compile(r"^(sliding_|attention_|keep_)?window(_size)?$|^attention_chunk_size$|^local_attention$")
+
+
 class PackedModel:
     """One frozen base model and the slots that its adapters fill."""
 
-    def __init__(self, model: nn.Module, targets: Sequence[str] = ALL_LINEAR) -> None:
+    def __init__(self, model: nn.Module, targets: Sequence[str] = ALL_LINEAR, found: Head | None = None) -> None:
+        """``found`` is the model's head where it is known already; else the model reads a few tokens, to show it."""
         self.module = model.eval().requires_grad_(False)
-        self.decoder = model.get_decoder()
-        self.head = model.get_output_embeddings()
-        self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-        self.logit_scale = _logit_scale(model.config)
+        self.found = found or find_head(model)
+        self.decoder, self.head = self.found.decoder, self.found.linear
+        self._takes_positions = _takes(self.decoder, "position_ids")
         implementation = getattr(model.config, "_attn_implementation", "")
         # SDPA takes boolean masks; eager attention adds whatever it is given (as ours does, on a CPU)
         self._adds_masks = implementation == "eager"
-        if implementation == "sdpa":
+        if implementation == "sdpa" and targets:
             model.set_attn_implementation(attention.NAME)
         self.slots = tuple(_wrap(model, targets))
         self._last = _last_feed_forward(self.decoder)
         self._linears = [model.get_submodule(slot.module) for slot in self.slots]
+        #: What the family bears (``harness.engine.family_check``): a mask that is not causal, prompts continued from
+        #: one reading of what they begin with, a last feed-forward layer that computes only what is read.
+        self.branches, self.shares, self.skips = True, True, self._last is not None
 
     @property
     def device(self) -> torch.device:
@@ -62,9 +72,13 @@ class PackedModel:
 
     @property
     def window(self) -> int | None:
-        """Sliding attention window of any layer, or none."""
+        """The shortest reach of attention in any layer, or none: sliding windows, chunks, local attention."""
         config = self.module.config.get_text_config()
-        return getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        used = {**config.to_dict(), "sliding_window": getattr(config, "sliding_window", None)}
+        if not getattr(config, "use_sliding_window", True):
+            del used["sliding_window"]
+        reach = [value for name, value in used.items() if _REACH.search(name) and isinstance(value, int) and value > 0]
+        return min(reach, default=None)
 
     def weights(self) -> Iterator[tuple[Slot, Tensor]]:
         """W0 of every slot."""
@@ -104,7 +118,7 @@ class PackedModel:
             mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
         with _one_sequence_a_row():
             return self.decoder(
-                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+                input_ids=ids, attention_mask=mask, use_cache=False, **self._placed(positions)
             ).last_hidden_state
 
     def hidden_at(self, at: Tensor, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
@@ -113,7 +127,7 @@ class PackedModel:
         Attention needs every token, but behind the last attention only what is read counts: its feed-forward layer
         skips the rest, 2 % of a pass where a third of the tokens is read.
         """
-        with _only(self._last, at) if self._last is not None else nullcontext():
+        with _only(self._last, at) if self._last is not None and self.skips else nullcontext():
             return self.hidden(ids, mask, positions).flatten(0, 1)[at]
 
     def decode(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
@@ -123,7 +137,7 @@ class PackedModel:
         """
         with _one_sequence_a_row():
             return self.decoder(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **self._placed(positions)
             ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -131,10 +145,11 @@ class PackedModel:
 
         ``hidden`` must be 2-D: with a 3-D one the head goes through bmm with a copy of itself for every row.
         """
-        logits = self.head(hidden)
-        if self.logit_scale != 1.0:
-            logits = logits * self.logit_scale
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+        return self.found.logits(hidden)
+
+    def _placed(self, positions: Tensor | None) -> dict[str, Tensor]:
+        """Positions as an argument, for a decoder that takes them: those with ALiBi count what the mask shows."""
+        return {} if positions is None or not self._takes_positions else {"position_ids": positions}
 
     def digest(self) -> str:
         """sha256 over every frozen weight's bytes: the base must have the same digest after a trial as before."""
@@ -181,23 +196,43 @@ def _only(module: nn.Module, at: Tensor) -> Iterator[None]:
         del module.forward  # the class's own is behind it
 
 
-def _logit_scale(config) -> float:
-    """Factor on the logits: Cohere multiplies by ``logit_scale``, Granite divides by ``logits_scaling``."""
-    text = config.get_text_config()
-    return float(getattr(text, "logit_scale", None) or 1.0) / float(getattr(text, "logits_scaling", None) or 1.0)
+def _takes(module: nn.Module, argument: str) -> bool:
+    parameters = inspect.signature(module.forward).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def _wrap(model: nn.Module, targets: Sequence[str]) -> Iterator[Slot]:
-    family = type(model).__name__
-    for name, module in list(model.named_modules()):
-        parent, _, last = name.rpartition(".")
-        if last not in targets:
+def projections(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
+    """The modules whose last name is a target, by name.  Raises InputError for one that is not ``nn.Linear``, and for a
+    target that names none.
+    """
+    family, found = type(model).__name__, {}
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] not in targets:
             continue
         if type(module) is not nn.Linear:
             raise InputError(
                 f"{family}: {name} is a {type(module).__name__}, and only nn.Linear projections are adapted",
                 remedy="choose a model of the Llama, Qwen, Gemma or Mistral families with unquantised weights",
             )
+        if module is model.get_output_embeddings():
+            raise InputError(
+                f"{family}: {name} is its head, and adapters are put on projections below it",
+                remedy="leave it out of adapter.targets",
+            )
+        found[name] = module
+    if missing := sorted(set(targets) - {name.rpartition(".")[2] for name in found}):
+        names = {name.rpartition(".")[2] for name, module in model.named_modules() if type(module) is nn.Linear}
+        raise InputError(
+            f"{family} has no projection named {', '.join(missing)}",
+            remedy="name its own projections in the study (adapter.targets); "
+            f"it has {', '.join(sorted(names - {'lm_head'})) or 'no nn.Linear layer'}",
+        )
+    return found
+
+
+def _wrap(model: nn.Module, targets: Sequence[str]) -> Iterator[Slot]:
+    for name, module in projections(model, targets).items():
+        parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, PackedLinear(module))
         yield Slot(name, module.out_features, module.in_features)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.engine.attention import tree_mask
 from harness.engine.generate import Progress
 from harness.engine.losses import chunk_logits
 from harness.engine.model import PackedModel
@@ -64,12 +65,6 @@ def collate(rows: Sequence[Row], device: torch.device) -> Batch:
         ends=tuple(np.cumsum(counts).tolist()),
         tokens=sum(len(row.ids) for row in rows),
     )
-
-
-def tree_mask(last: Tensor) -> Tensor:
-    """``last`` [R, T] -> [R, 1, T, T], true where query i may look at key j: ``j <= i < last[j]``."""
-    at = torch.arange(last.shape[1], device=last.device)
-    return ((at[:, None] >= at) & (at[:, None] < last[:, None, :]))[:, None]
 
 
 @torch.no_grad()

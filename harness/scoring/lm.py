@@ -210,7 +210,7 @@ class PackedLM(TemplateLM):
                 groups[(instance.task_name, instance.doc_id, *own)].append((len(requests), request))
                 requests.append(request)
         owners = {request_key(instance): i for i, instance in enumerate(instances)}
-        rows = build_rows(list(groups.values()), self.max_length, self.model.window)
+        rows = build_rows(list(groups.values()), self.max_length, self.model.window, self.model.branches)
         return _Layout(rows, np.asarray([owners[request.key] for request in requests]), {})
 
     def _answer_scored(self, instances: Sequence[Instance], trials: int, progress: Callable[[int], None]) -> None:

@@ -89,17 +89,19 @@ def build_row(requests: Sequence[Clipped]) -> Row:
     return Row(*as_array)
 
 
-def build_rows(groups: Sequence[Sequence[tuple[int, TokenRequest]]], max_length: int, window: int | None) -> list[Row]:
+def build_rows(
+    groups: Sequence[Sequence[tuple[int, TokenRequest]]], max_length: int, window: int | None, branches: bool = True
+) -> list[Row]:
     """Rows for groups of requests (one group a document), longest first, so that batches waste little padding.
 
     A model with a sliding window shorter than a row gets one row a request, because a custom mask would override its
-    window.
+    window; so does one that bears no ``branches`` at all.
     """
     documents = [[(index, *request.clipped(max_length)) for index, request in group] for group in groups]
     rows = []
-    for shared in _together(documents):
+    for shared in _together(documents) if branches else documents:
         row = build_row(shared)
-        if window is not None and row.branched and len(row.ids) > window:
+        if row.branched and (not branches or (window is not None and len(row.ids) > window)):
             rows += [build_row([single]) for single in shared]
         else:
             rows.append(row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.engine.adapters import Layout
 from harness.engine.adapters_file import export_peft, save_adapters
 from harness.engine.loading import load_model
-from harness.engine.model import PackedModel
+from harness.engine.model import ALL_LINEAR, PackedModel
 from harness.study.config import AdapterSettings
 
 TRIALS, RANK, ALPHA = 3, 4, 8.0
@@ -43,13 +43,14 @@ class World:
         return HFLM(pretrained=model.eval(), tokenizer=tokenizer, **({"batch_size": 4} | settings))
 
 
-def make_world(path: Path, folder: Path, size: float = 0.3) -> World:
+def make_world(path: Path, folder: Path, size: float = 0.3, targets: Sequence[str] = ALL_LINEAR) -> World:
     """Random adapters, A and B both far from zero, for the model in ``path``."""
-    model = load_model(path, dtype=torch.float32, device=torch.device("cpu"))
+    model = load_model(path, dtype=torch.float32, device=torch.device("cpu"), targets=targets)
     layout = model.layout(RANK)
     values = torch.randn(TRIALS, layout.size, generator=torch.Generator().manual_seed(5)) * size
+    settings = AdapterSettings(rank=RANK, alpha=ALPHA, targets=tuple(targets))
     entries = [(f"trial{k}", values[k]) for k in range(TRIALS)]
-    save_adapters(folder / "pack.safetensors", layout, entries, str(path), AdapterSettings(rank=RANK, alpha=ALPHA))
+    save_adapters(folder / "pack.safetensors", layout, entries, str(path), settings)
     exported = tuple(folder / f"trial{k}" for k in range(TRIALS))
     for k, target in enumerate(exported):
         export_peft(folder / "pack.safetensors", k, target)

@@ -430,3 +430,49 @@ def test_records_that_the_study_no_longer_asks_for_are_moved_aside(tmp_path):
     assert supersede(tmp_path / "out", {"kept"}) == ["old.json"]
     assert [path.name for path in folder.iterdir()] == ["kept.json"]
     assert (tmp_path / "out" / "superseded" / "old.json").read_text() == "old", "nothing is lost"
+
+
+def family_folder(folder: Path, model_folder: Path, name: str, **changes: Any) -> Path:
+    """A tiny random model of a family, with the byte tokenizer."""
+    import transformers as tf
+
+    size = {"vocab_size": 259, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 258, "eos_token_id": 257}  # fmt: skip
+    config = tf.AutoConfig.for_model(name, **(size | changes))
+    torch.manual_seed(0)
+    tf.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tf.AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
+    return folder
+
+
+def test_a_plan_says_which_projections_a_model_has_not(load, model_folder, tmp_path):
+    folder = family_folder(tmp_path / "neox", model_folder, "gpt_neox")
+    error = refused(load, model=str(folder))
+    assert "GPTNeoXForCausalLM has no projection named" in error.what
+    assert "query_key_value" in str(error.remedy)
+    own = {"adapter": {"targets": ["query_key_value", "dense"]}}
+    assert load(model=str(folder), **own).remarks == ()
+    arms = {"methods": {"lora": {}, "lora@odd": {"adapter": {"targets": ["q_proj"]}}}}
+    assert "no projection named q_proj" in refused(load, model=str(folder), **own, **arms).what
+
+
+def test_a_family_that_bears_less_is_planned_with_a_remark(load, model_folder, tmp_path):
+    """Short convolutions read their neighbour in the row, whatever a mask says."""
+    layers = {"layer_types": ["conv", "full_attention"], "block_ff_dim": 48}
+    folder = family_folder(tmp_path / "lfm2", model_folder, "lfm2", **layers)
+    adapter = {"adapter": {"targets": ["q_proj", "v_proj", "w1"]}}
+    (remark,) = load(model=str(folder), **adapter).remarks
+    assert remark.startswith("Lfm2ForCausalLM is scored one request a row")
+
+
+def test_a_family_that_is_not_taken_is_refused_before_any_work(load, model_folder, tmp_path):
+    folder = family_folder(tmp_path / "mamba", model_folder, "mamba", state_size=8)
+    error = refused(load, model=str(folder), adapter={"targets": ["in_proj", "dt_proj"]})
+    assert error.what.startswith("MambaForCausalLM is not taken: in generation with a cache its logits are off by")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_broken_tokenizer_is_said_by_the_plan(load, model_folder, file):
+    (model_folder / file).write_text("{}" if file == "tokenizer.json" else "[")
+    assert str(model_folder / file).removesuffix(".json") in str(refused(load, model=str(model_folder)).where)

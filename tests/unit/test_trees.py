@@ -177,3 +177,18 @@ def test_a_sliding_window_shares_nothing_that_it_would_cut():
     rows = build_rows(questions(100, 6), 2048, 64)
     assert len(rows) == 12
     assert not any(row.branched for row in rows)
+
+
+def test_a_model_that_bears_no_branches_gets_one_request_a_row():
+    rows = build_rows(questions(100, 6), 2048, None, branches=False)
+    assert not any(row.branched for row in rows)
+    assert len(rows) == 12
+    assert sorted(index for row in rows for index in set(row.request.tolist())) == list(range(12))
+
+
+def test_answers_of_one_token_share_their_row_without_a_branch():
+    """They are read from one place, so that there is nothing side by side."""
+    letters = [(i, TokenRequest((i,), (1, 2, 3), (4 + i,))) for i in range(4)]
+    (row,) = build_rows([letters], 2048, None, branches=False)
+    assert not row.branched
+    assert row.request.tolist() == [0, 1, 2, 3]
