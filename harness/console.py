@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from rich.text import Text
 
 from harness.campaign import FINAL, Campaign, State, Watcher
 from harness.store import read_trials
-from harness.store.records import BaseRecord
+from harness.store.records import STATUSES, BaseRecord
 from harness.store.results import base_path
 from harness.study import forecast
 from harness.study.overrides import differences
@@ -89,11 +89,17 @@ def show_plan(campaign: Campaign, state: State, device: str) -> None:
     )
     for remark in campaign.remarks:
         console.print(f"note: {remark}", style="yellow")
-    if state.damaged:
-        damaged = ", ".join(state.damaged)
-        console.print(f"damaged records, moved to quarantine/ by the next run: {damaged}", style="yellow")
+    for line in (*_damaged(state.damaged), *state.changes.lines):
+        console.print(line, style="yellow")
     if state.todo:
         console.print(f"forecast: about {clock(_forecast(campaign, state, device))} on this {device}")
+
+
+def _damaged(files: Mapping[str, str]) -> list[str]:
+    """What is wrong with each file that is no record."""
+    shown = [f"  {name}: {problem}" for name, problem in list(files.items())[:MOST_MESSAGES]]
+    more = [f"  and {len(files) - MOST_MESSAGES:,} more"] if len(files) > MOST_MESSAGES else []
+    return ["damaged records, moved to quarantine/ by the next run:", *shown, *more] if files else []
 
 
 def _forecast(campaign: Campaign, state: State, device: str) -> float:
@@ -264,8 +270,8 @@ def show_choices(campaign: Campaign, found: Tuning) -> None:
     console.print(f"{campaign.folder.parent / FILE}: `lorabench run` takes these settings from now on")
 
 
-def show_status(folder: Path, as_json: bool) -> None:
-    """Statuses by arm, from the result files."""
+def show_status(folder: Path, as_json: bool, changes: Sequence[str]) -> None:
+    """Statuses by arm, from the result files, and what of them the study no longer asks for."""
     found = read_trials(folder)
     counts: dict[str, Counter[str]] = {}
     for record in found.records:
@@ -275,16 +281,18 @@ def show_status(folder: Path, as_json: bool) -> None:
     for arm in dict.fromkeys([*expected, *counts]):
         have = counts.get(arm, Counter())
         missing = max(0, expected.get(arm, 0) - sum(have.values()))
-        rows.append({"method": arm, **{s: have[s] for s in ("ok", "diverged", "oom", "error")}, "missing": missing})
+        rows.append({"method": arm, **{status: have[status] for status in STATUSES}, "missing": missing})
     if as_json:
-        print(json.dumps({"folder": str(folder), "methods": rows, "damaged": found.quarantined}, indent=1))
+        damaged = dict(found.quarantined)
+        data = {"folder": str(folder), "methods": rows, "damaged": damaged, "changes": list(changes)}
+        print(json.dumps(data, indent=1))
         return
     if rows:
         _table(str(folder), list(rows[0]), [[str(value) for value in row.values()] for row in rows])
     else:
         console.print(f"{folder}: no results yet")
-    if found.quarantined:
-        console.print(f"damaged: {', '.join(found.quarantined)}")
+    for line in (*_damaged(found.quarantined), *changes):
+        console.print(line, style="yellow")
 
 
 def show_comparison(found: Comparison, as_json: bool) -> None:

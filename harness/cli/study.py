@@ -10,7 +10,7 @@ import typer
 from harness.cli.checks import check_methods, checked_study
 from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, resolve
 from harness.cli.results import write_report
-from harness.errors import unknown_name
+from harness.errors import LorabenchError, unknown_name
 from harness.terminal import say
 
 if TYPE_CHECKING:
@@ -93,8 +93,30 @@ def _carry_out(
 
 
 def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None, as_json: AsJson = False) -> None:
-    """Say which trials of a study are done, diverged, failed or missing (reads result files only)."""
+    """Say which trials of a study are done, diverged, failed or missing, and whether it has changed since."""
     from harness import campaign, console
 
-    folder = campaign.results_folder(resolve(study), model, out)
-    console.show_status(folder, as_json)
+    name = resolve(study)
+    folder = campaign.results_folder(name, model, out)
+    console.show_status(folder, as_json, _changes(name, model, out) if any(folder.glob("*/*.json")) else ())
+
+
+def _changes(name: str, model: str | None, out: Path | None) -> tuple[str, ...]:
+    """What of the records no longer fits the study; a line that says why that can't be told here, if it can't."""
+    from harness import campaign
+    from harness.data import models, paths
+    from harness.study.config import find_study, load_study
+
+    try:
+        study = load_study(find_study(name, paths.studies_dir()), overrides={"model": model} if model else None)
+        there = models.model_ready(study.model) and all(map(models.task_ready, (*study.tasks, *study.probes)))
+        if not there:
+            why = "its model or data are not at hand; lorabench fetch makes them ready"
+        else:
+            from harness.executors.local import LocalExecutor
+
+            found = campaign.load_campaign(name, model=model, out=out, device=LocalExecutor().device)
+            return campaign.read_state(found).changes.lines
+    except LorabenchError as error:
+        why = error.what
+    return (f"whether the study has changed since can't be told here: {why}",)

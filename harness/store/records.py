@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -20,6 +20,7 @@ SCHEMA_VERSION = 3  # with every change of a field; harness/store/migrations.py 
 
 Score = Annotated[float, Field(allow_inf_nan=False)]
 Status = Literal["ok", "diverged", "oom", "error", "timeout"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 #: A record with one of these is an answer, and is written once; anything else is tried again by the next run.
 FINAL = ("ok", "diverged")
 Scalar = str | int | float | bool | None

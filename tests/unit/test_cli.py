@@ -193,7 +193,8 @@ def test_lm_evals_names_are_listed(lorabench):
 def test_status_as_json(lorabench, tmp_path):
     status, out, _ = lorabench("status", "smoke", "--json")
     assert status == 0
-    assert json.loads(out) == {"folder": str(tmp_path / "results" / "smoke"), "methods": [], "damaged": {}}
+    wanted = {"folder": str(tmp_path / "results" / "smoke"), "methods": [], "damaged": {}, "changes": []}
+    assert json.loads(out) == wanted
 
 
 # -- plug-ins ---------------------------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ def test_an_unknown_name_is_bad_usage_and_the_nearest_is_named(lorabench, argume
 def test_an_empty_model_is_not_the_study_s_own(lorabench, verb):
     status, _, err = lorabench(verb, "smoke", "--model", "")
     assert status == 2
-    assert "--model: no model is named" in err
+    assert "--model: must name a model" in err
 
 
 @pytest.mark.parametrize(

@@ -318,3 +318,28 @@ def test_a_folder_removed_while_running_loses_nothing_that_is_written_later(load
     assert len(before) == 8
     assert run(load()).complete
     assert {name: value for name, value in state(found.folder).items() if name in before} == before
+
+
+@pytest.mark.parametrize("verb", ["plan", "status"])
+def test_plan_and_status_say_what_an_edit_sets_aside(load, copy, tmp_path, monkeypatch, capsys, verb):
+    import sys
+
+    from harness import cli
+
+    def said(**changes) -> str:
+        load(**changes)
+        words = ["lorabench", verb, str(tmp_path / "mine.yaml"), "--out", str(copy)]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "the study has changed since" not in said()
+    text = said(methods={"lora": {}})
+    assert "the study has changed since; the next run moves what no longer fits to superseded/" in text
+    assert "2 records of 'stable_lora' would be set aside: there is no arm 'stable_lora' any more" in text
+    assert len(list((copy / "trials").iterdir())) == 4, "nothing is moved by looking"
+    name = f"{record(0).fingerprint}.json"
+    (copy / "trials" / name).write_text("{")
+    assert f"{name}: not a record" in said()
