@@ -108,24 +108,29 @@ def arms_of(settings: Mapping[str, Any]) -> int:
     return math.prod(len(value) for value in settings.values() if isinstance(value, list))
 
 
-def check_size(study: Study, where: str) -> None:
-    """Refuse more than :data:`MOST_TRIALS` trials, naming what is largest; nothing is expanded for that."""
+def check_size(study: Study, where: str, key: str = "") -> None:
+    """Refuse more than :data:`MOST_TRIALS` trials, naming ``key``, or what is largest; nothing is expanded for that."""
     arms = {key: arms_of(settings) for key, settings in study.methods.items()}
     counts = {"methods": sum(arms.values()), "streams": len(study.streams), "seeds": len(study.seeds)}
     if math.prod(counts.values()) <= MOST_TRIALS:
         return
-    key = max(counts, key=lambda name: counts[name])
-    if key == "methods" and len(study.methods) < counts[key]:
-        widest = max(arms, key=lambda name: arms[name])
-        grids = {name: len(value) for name, value in study.methods[widest].items() if isinstance(value, list)}
-        key = f"methods.{widest}.{max(grids, key=lambda name: grids[name])}"
-    arms_x = f"{counts['methods']:,} arms x {counts['streams']:,} streams x {counts['seeds']:,} seeds"
+    product = f"{counts['methods']:,} arms x {counts['streams']:,} streams x {counts['seeds']:,} seeds"
     raise InputError(
-        f"{arms_x} are {math.prod(counts.values()):,} trials; a study has at most {MOST_TRIALS:,}, "
+        f"{product} are {math.prod(counts.values()):,} trials; a study has at most {MOST_TRIALS:,}, "
         "since a plan and a board of more can't be read",
-        where=f"{where}:{key}",
+        where=f"{where}:{key or _largest(study, arms, counts)}",
         remedy="list fewer values here, or make several studies of it",
     )
+
+
+def _largest(study: Study, arms: Mapping[str, int], counts: Mapping[str, int]) -> str:
+    """The key to look at: seeds, streams, methods, or the longest list of the largest grid."""
+    key = max(counts, key=lambda name: counts[name])
+    if key != "methods" or len(study.methods) == counts[key]:
+        return key
+    widest = max(arms, key=lambda name: arms[name])
+    grids = {name: len(value) for name, value in study.methods[widest].items() if isinstance(value, list)}
+    return f"methods.{widest}.{max(grids, key=lambda name: grids[name])}"
 
 
 def check_plain(data: Any, where: str) -> None:

@@ -201,9 +201,9 @@ def tuning_study(study: Study, searches: Iterable[Search], where: str) -> Study:
         "published": None,
         "scoring": study.scoring.model_copy(update=asked),
     }
-    tuning = study.model_copy(update=changes)
-    check_size(tuning, f"{where}:tuning")
-    return tuning
+    found = study.model_copy(update=changes)
+    check_size(found, where, "tuning")
+    return found
 
 
 # -- what came out ----------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_a_tuning_study_is_not_larger_than_a_study_may_be():
     of = study({"lora": {}}, tuning={"seeds": list(range(1000, 6000))})
     with pytest.raises(InputError, match="50,000 trials") as error:
         tuning.tuning_study(of, tuning.lay_out(of, methods(), "s.yaml"), "s.yaml")
-    assert error.value.where == "s.yaml:tuning:seeds"
+    assert error.value.where == "s.yaml:tuning"
 
 
 def test_the_whole_grid_where_it_fits():
