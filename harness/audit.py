@@ -154,7 +154,8 @@ def run(audit: Audit, device: str, watcher: Watcher, say: Callable[[str], object
 
 def _load_base(audit: Audit, device: torch.device, say: Callable[[str], object]) -> PackedModel:
     """The base with room for every projection that an adapter has, once all of them fit."""
-    base = load_model(audit.model.path, dtype=getattr(torch, audit.settings.dtype), device=device, targets=())
+    dtype = getattr(torch, audit.settings.dtype)
+    base = load_model(audit.model.path, dtype=dtype, device=device, targets=())
     for name, adapter in audit.adapters.items():
         bare = check_fits(adapter, base)
         if adapter.config.ignored:
@@ -163,7 +164,7 @@ def _load_base(audit: Audit, device: torch.device, say: Callable[[str], object])
             say(f"{name}: {len(bare)} of the projections that its configuration names have no factors in its file and "
                 f"stay as they are in the base, the first {bare[0]}")  # fmt: skip
     targets = sorted({name for adapter in audit.adapters.values() for name in adapter.targets})
-    return wrap(base.module, audit.model.path, targets)
+    return wrap(base.module, audit.model.path, dtype, targets)
 
 
 def _bench(audit: Audit, model: PackedModel, layout: Layout) -> Bench:

@@ -5,19 +5,15 @@ Weights are read from safetensors only, and code that a model brings along is ne
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from harness.data import hub, tasks
-from harness.data.model_folder import check_folder, check_weights, folder_digest
+from harness.data import build, hub, tasks
+from harness.data.catalogue import catalogue, model_names
+from harness.data.model_folder import check_folder, folder_digest
 from harness.errors import InputError, unknown_name
-
-CATALOGUE = Path(__file__).with_name("models.yaml")
 
 
 @dataclass(frozen=True)
@@ -29,17 +25,6 @@ class ModelSource:
     digest: str  #: sha256 of all files that are read: configurations, weights, tokenizer
 
 
-@functools.cache
-def catalogue() -> dict[str, dict]:
-    """The entries of ``models.yaml``."""
-    return yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))
-
-
-def model_names() -> list[str]:
-    """Names of the catalogue."""
-    return sorted(catalogue())
-
-
 def resolve_model(name: str) -> ModelSource:
     """The model's folder and digest, made or fetched where it is not in the cache.
 
@@ -48,8 +33,6 @@ def resolve_model(name: str) -> ModelSource:
     if not name.strip():
         raise InputError("no model is named", where="--model", remedy="leave it out, or name one")
     if name in catalogue():
-        from harness.data import build
-
         path = build.ensure(name, catalogue()[name])
         build.verify(path, name, catalogue()[name])
     elif _is_folder(name):
@@ -62,24 +45,9 @@ def resolve_model(name: str) -> ModelSource:
     return ModelSource(name, path, folder_digest(path))
 
 
-def check_for_loading(path: Path) -> None:
-    """What must hold of a folder whenever its weights are loaded, however long ago it was resolved.
-
-    Raises InputError: for a folder that is no safe model, and for a model of the catalogue that is not as it was built.
-    """
-    check_weights(path, str(path))
-    for name, entry in catalogue().items():
-        from harness.data import build
-
-        if (path.parent.name, path.name) == ("models", build.folder(name, entry).name):
-            build.verify(path, name, entry)
-
-
 def model_ready(name: str) -> bool:
     """True where ``resolve_model`` needs neither a download nor a conversion."""
     if name in catalogue():
-        from harness.data import build
-
         return build.folder(name, catalogue()[name]).is_dir()
     if _is_folder(name):
         return Path(name).expanduser().is_dir()

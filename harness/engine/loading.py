@@ -15,8 +15,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from harness.data.catalogue import check_for_loading
 from harness.data.model_folder import WEIGHTS
-from harness.data.models import check_for_loading
 from harness.engine.family_check import Verdict, check
 from harness.engine.model import ALL_LINEAR, PackedModel, projections
 from harness.engine.verdicts import keep_verdict, kept_verdict
@@ -41,12 +41,12 @@ def load_model(
         known.raise_if_refused(_where(path))
     module = load_module(path, dtype).to(device)
     refuse_not_finite(module, path)
-    return wrap(module, path, targets, known)
+    return wrap(module, path, dtype, targets)
 
 
-def wrap(module: nn.Module, path: Path, targets: Sequence[str], known: Verdict | None = None) -> PackedModel:
-    """A model of this folder with room for adapters; tried first, unless its verdict is ``known``."""
-    known = known or _tried(module, path, targets)
+def wrap(module: Any, path: Path, dtype: torch.dtype, targets: Sequence[str]) -> PackedModel:
+    """A model of this folder with room for adapters; tried first, unless its verdict is known."""
+    known = kept_verdict(path, dtype, module.device.type, targets) or _tried(module, path, dtype, targets)
     known.raise_if_refused(_where(path))
     return known.wrapped(module, targets)
 
@@ -68,7 +68,7 @@ def remarks_on(path: Path, dtype: torch.dtype, target_sets: Iterable[tuple[str, 
                 load_tokenizer(path)
                 module = load_module(path, dtype)
                 refuse_not_finite(module, path)
-            known = _tried(module, path, targets)
+            known = _tried(module, path, dtype, targets)
         known.raise_if_refused(_where(path))
         found.append(known.remark())
     return tuple(dict.fromkeys(filter(None, found)))
@@ -83,15 +83,14 @@ def _hollow(path: Path) -> nn.Module:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def _tried(module: Any, path: Path, targets: Sequence[str]) -> Verdict:
+def _tried(module: Any, path: Path, dtype: torch.dtype, targets: Sequence[str]) -> Verdict:
     """Raises InputError for a model that can't be taken apart, or whose own forward pass fails."""
-    dtype, device = module.dtype, module.device.type
     try:
         with _refusing(_where(path), f"{type(module).__name__} can't be tried"):
             verdict = check(module, targets)
     except InputError as error:
         raise InputError(error.what, where=error.where or _where(path), remedy=error.remedy) from error
-    keep_verdict(verdict, path, dtype, device, targets)
+    keep_verdict(verdict, path, dtype, module.device.type, targets)
     return verdict
 
 

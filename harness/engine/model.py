@@ -36,6 +36,7 @@ class PackedModel:
 
     def __init__(self, model: nn.Module, targets: Sequence[str] = ALL_LINEAR, found: Head | None = None) -> None:
         """``found`` is the model's head where it is known already; else the model reads a few tokens, to show it."""
+        projections(model, targets)  # refused before the model runs
         self.module = model.eval().requires_grad_(False)
         self.found = found or find_head(model)
         self.decoder, self.head = self.found.decoder, self.found.linear

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from harness.data import build, hub, model_folder, models, paths, tasks
+from harness.data import build, catalogue, hub, model_folder, models, paths, tasks
 from harness.errors import InputError, LorabenchError
 
 
@@ -281,7 +281,7 @@ def test_a_flipped_bit_in_a_model_of_the_catalogue_is_noticed(file, place, says)
     pytest.importorskip("torch")
     path = models.resolve_model(TINY).path
     flip(path / file, place)
-    for check in (lambda: models.resolve_model(TINY), lambda: models.check_for_loading(path)):
+    for check in (lambda: models.resolve_model(TINY), lambda: catalogue.check_for_loading(path)):
         with pytest.raises(InputError) as caught:
             check()
         assert says in caught.value.what or "not a safetensors file" in caught.value.what
