@@ -136,13 +136,17 @@ def _cached() -> Iterator[Finding]:
 
 def _ray() -> Iterator[Finding]:
     from harness.executors import make_executor
-    from harness.executors.ray import describe
 
     try:
         executor = make_executor("ray")
+    except LorabenchError as error:
+        yield Finding("ray", "problem", str(error))
+        return
     except Exception as error:  # whatever Ray raises, the remedy is the same
         yield Finding("ray", "problem", f"does not start ({type(error).__name__}: {error}); use --executor local")
         return
+    from harness.executors.ray.executor import describe
+
     try:
         yield Finding("ray", "ok", describe())
     finally:

@@ -38,7 +38,10 @@ def make_executor(name: str) -> Executor:
 
         return LocalExecutor()
     if name == "ray":
-        from harness.executors.ray import RayExecutor
+        from harness.executors.ray.settings import prepare
+
+        prepare()  # before ray is imported, which reads its settings then
+        from harness.executors.ray.executor import RayExecutor
 
         return RayExecutor()
     raise unknown_name("executor", name, EXECUTORS, where="--executor")

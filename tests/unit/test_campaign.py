@@ -232,28 +232,15 @@ def test_a_study_for_a_gpu_is_bad_usage_without_one(tmp_path, monkeypatch, capsy
 def ray_executor(monkeypatch):
     """``ray_executor([{"CPU": 2}])``: the Ray executor on a made-up cluster with these nodes; ray is not started."""
 
-    def make(nodes: list[dict[str, float]]):
-        ray: Any = types.ModuleType("ray")
-        ray.remote = lambda **options: lambda function: function
-        ray.ObjectRef = object
-        ray.is_initialized = lambda: True
-        ray.nodes = lambda: [{"Alive": True, "Resources": resources} for resources in nodes]
-        names = {name for resources in nodes for name in resources}
-        ray.cluster_resources = lambda: {name: sum(node.get(name, 0) for node in nodes) for name in names}
-        errors: Any = types.ModuleType("ray.exceptions")
-        for name in ("RayTaskError", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError"):
-            setattr(errors, name, type(name, (Exception,), {}))
-        monkeypatch.setattr(os, "environ", os.environ.copy())  # the module sets defaults for Ray when it is imported
-        monkeypatch.setitem(sys.modules, "ray", ray)
-        monkeypatch.setitem(sys.modules, "ray.exceptions", errors)
-        monkeypatch.delitem(sys.modules, "harness.executors.ray", raising=False)
-        import harness.executors
-        import harness.executors.ray as module
+    from harness.executors.ray import executor
 
-        monkeypatch.delattr(harness.executors, "ray")  # or the next test would find this one
-        made = module.RayExecutor()
-        sys.modules.pop("harness.executors.ray")
-        return made
+    def make(nodes: list[dict[str, float]]):
+        names = {name for resources in nodes for name in resources}
+        totals = {name: sum(node.get(name, 0) for node in nodes) for name in names}
+        monkeypatch.setattr(executor.ray, "is_initialized", lambda: True)
+        monkeypatch.setattr(executor.ray, "nodes", lambda: [{"Alive": True, "Resources": each} for each in nodes])
+        monkeypatch.setattr(executor.ray, "cluster_resources", lambda: totals)
+        return executor.RayExecutor()
 
     return make
 

@@ -39,7 +39,7 @@ def test_a_broken_contract_is_seen(tmp_path):
         rules.write(file)
     done = lint(tmp_path / "rules")
     assert done.returncode == 1
-    assert "harness.executors.ray -> ray" in done.stdout
+    assert "harness.executors.ray.executor -> ray" in done.stdout
 
 
 def test_core_lists_every_module_of_the_engine_that_runs_no_packs():

@@ -1,0 +1,182 @@
+"""The driver's side of the jobs on Ray's workers.
+
+A job is a Ray task: a fresh process on a GPU, which costs a few seconds a pack and gives clean memory figures and a
+clean recovery.  Ray holds no state of ours: result files are the only truth, and progress comes through small files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import ray
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
+
+from harness.engine.job import Job
+from harness.engine.worker import Outcome, failed, stalled
+from harness.errors import InputError, LorabenchError, clipped
+from harness.executors import Watch
+from harness.executors.ray.cluster import Cluster
+from harness.executors.ray.task import STARTING, Signs, carry_out, read_progress
+from harness.store.records import Status
+
+POLL_SECONDS = 0.3
+STOP_SECONDS = 30.0  #: for a stalled worker to be gone
+EXTRA_IN_FLIGHT = 2  # submitted beyond what fits, so that a free slot never waits for the driver
+
+#: Infrastructure errors are tried again once; a Python exception never is.  On a GPU a process does one pack
+#: (``max_calls`` works only here, not in ``options``); on a CPU it is kept, which saves the imports.
+_ON_CPU = ray.remote(max_retries=1)(carry_out)
+_ON_GPU = ray.remote(max_retries=1, max_calls=1)(carry_out)
+
+
+@dataclass
+class Running:
+    """A job that was handed to Ray, and its last sign of life."""
+
+    job: Job
+    signs: Signs
+    content: bytes | None = None  #: of the progress file; none until a worker has begun
+    since: float = field(default_factory=time.monotonic)
+    phase: str = STARTING  #: the last that its worker said
+
+    def look(self, watch: Watch) -> bool:
+        """Pass the job's progress on; whether there was no sign of life for too long since a worker began."""
+        try:
+            content = self.signs.progress.read_bytes()
+        except OSError:
+            return False
+        now = time.monotonic()
+        if content == self.content:
+            return now - self.since > 60 * self.job.study.stall_minutes
+        self.content, self.since = content, now
+        progress = read_progress(content)
+        if progress:
+            self.phase = progress[1]
+            watch(self.job.name, *progress)
+        return False
+
+
+class RayExecutor:
+    def __init__(self) -> None:
+        self.cluster = Cluster()
+
+    def device(self, wanted: str) -> str:
+        self.cluster.check()
+        gpus = ray.cluster_resources().get("GPU", 0)
+        if wanted == "cuda" and not gpus:
+            raise InputError(
+                "the study asks for a GPU, and the Ray cluster has none",
+                where="study:device",
+                remedy="set device: any, or join a machine with a GPU (ray start --address=...)",
+            )
+        return "cuda" if gpus and wanted != "cpu" else "cpu"
+
+    def run(self, jobs: Sequence[Job], watch: Watch) -> list[Outcome]:
+        if not jobs:
+            return []
+        self.cluster.check()
+        needs = self._needs(jobs[0])
+        slots = min(int(ray.cluster_resources().get(name, 0) // amount) for name, amount in needs.items())
+        remote = (_ON_GPU if "GPU" in needs else _ON_CPU).options(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0))
+        waiting, running, outcomes = list(jobs), {}, {}
+        while waiting or running:
+            self.cluster.check()
+            while waiting and len(running) < slots + EXTRA_IN_FLIGHT:
+                job = waiting.pop(0)
+                signs = Signs.of(job)
+                signs.remove()
+                running[remote.remote(job)] = Running(job, signs)
+            done, _ = ray.wait(list(running), timeout=POLL_SECONDS)
+            for reference in done:
+                work = running.pop(reference)
+                outcomes[work.job.name] = self._fetch(reference, work)
+            for reference, work in list(running.items()):
+                if work.look(watch):
+                    del running[reference]
+                    outcomes[work.job.name] = self._stop(reference, work)
+        return [outcomes[job.name] for job in jobs]
+
+    def _needs(self, job: Job) -> dict[str, float]:
+        """Resources of one job; refused before anything is submitted, since Ray would wait for them for ever."""
+        needs: dict[str, float] = {"CPU": job.study.threads}
+        if job.device == "cuda":
+            needs["GPU"] = 1
+        largest = {name: max((node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0)
+                   for name in needs}  # fmt: skip
+        for name, amount in needs.items():
+            if amount > largest[name]:
+                raise InputError(
+                    f"a pack needs {amount:g} {name}, and no node of the Ray cluster has more than {largest[name]:g}",
+                    where="study:threads" if name == "CPU" else "study:device",
+                    remedy="lower threads: in the study (it changes the numbers' last bits), or use a larger machine",
+                )
+        return needs
+
+    def _fetch(self, reference: ray.ObjectRef, work: Running) -> Outcome:
+        """The outcome of a task that is done.  A worker that died twice is a failure of its pack."""
+        try:
+            return ray.get(reference)
+        except RayTaskError as error:  # first: to Ray it is also of the class of its cause
+            if isinstance(error.cause, LorabenchError):
+                raise error.cause from None
+            raise
+        except (WorkerCrashedError, NodeDiedError, OutOfMemoryError, TaskCancelledError) as error:
+            self.cluster.check()
+            status, message, trace = _how_it_died(error, work.signs)
+            return failed(work.job, status, work.phase, message, trace)
+        except LocalRayletDiedError as error:
+            raise self.cluster.lost("raylet (which starts its workers)") from error
+        except RayError as error:
+            self.cluster.check()
+            raise LorabenchError(
+                f"Ray has lost the job: {type(error).__name__}: {clipped(str(error), 400)}",
+                where=work.job.name,
+                remedy="run the same command again: finished trials are kept",
+            ) from error
+        finally:
+            work.signs.remove()
+
+    def _stop(self, reference: ray.ObjectRef, work: Running) -> Outcome:
+        """End a worker that gives no sign of life; a job that ends in that moment has its own outcome."""
+        ray.cancel(reference, force=True)
+        done, _ = ray.wait([reference], timeout=STOP_SECONDS)
+        try:
+            if done:
+                return ray.get(reference)
+        except RayError:
+            self.cluster.check()
+        finally:
+            work.signs.remove()
+        return failed(work.job, "timeout", work.phase, stalled(work.job), "")
+
+    def close(self) -> None:
+        self.cluster.close()
+
+
+def _how_it_died(error: RayError, signs: Signs) -> tuple[Status, str, str]:
+    """Status, words and traceback for a worker that died, was tried again and died again."""
+    if isinstance(error, OutOfMemoryError):
+        return "oom", "Ray's memory monitor ended the worker, twice: the machine's memory was nearly full", ""
+    if isinstance(error, NodeDiedError):
+        return "error", "the worker's machine left the Ray cluster, twice", ""
+    crash = signs.read_crash()
+    if crash:
+        name = crash.splitlines()[0].removeprefix("Fatal Python error: ")
+        return "error", f"the worker crashed, twice: {name}", crash
+    return "error", "the worker was killed, twice (SIGKILL, as the kernel does when memory is full, or os._exit)", ""
+
+
+def describe() -> str:
+    """The cluster in a line, for the check-up."""
+    resources = ray.cluster_resources()
+    return f"starts: {resources.get('CPU', 0):g} CPU, {resources.get('GPU', 0):g} GPU, {len(ray.nodes())} node(s)"

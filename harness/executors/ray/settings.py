@@ -1,0 +1,110 @@
+"""Ray's environment: a cluster of a run's own is closed to others, a cluster of the user's is left as it is.
+
+Ray reads most of this when it is imported, so nothing here imports it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import secrets
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import InputError, clipped
+
+ADDRESS = "RAY_ADDRESS"
+UNSET = f"unset {ADDRESS} for a cluster of this run's own, or use --executor local"
+
+#: Taken where the user has not set them.
+DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_task_oom_retries": "1",  # Ray would try 15 times; the memory monitor may have hit the wrong one, but not twice
+}
+
+#: The longest path of a socket (``sun_path`` without its end), and the longest name that Ray puts below its folder.
+LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
+SOCKET = "/lorabench-12345678/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+
+
+def address() -> str | None:
+    """Where the user's cluster is (``host:port``, ``ray://host:port`` or ``auto``); none for one of our own."""
+    found = os.environ.get(ADDRESS, "").strip()
+    return None if found in ("", "local") else found
+
+
+def prepare() -> None:
+    """Put Ray's settings into the environment of this process, and so of all that it starts.
+
+    A cluster of our own listens on the loopback device, to those who know this process's token; the token is nowhere
+    but in the environment of these processes, which only their user can read.
+    """
+    for key, value in DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    if address() is None:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = _token()
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # elsewhere, too: this node's address is 127.0.0.1
+
+
+@functools.cache
+def _token() -> str:
+    """One for the life of this process: Ray's client keeps the first that it has read."""
+    return secrets.token_hex(32)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    host: str
+    port: int
+
+
+def endpoint(found: str) -> Endpoint | None:
+    """Host and port of an address; none where only Ray can find them (``auto``, another scheme)."""
+    scheme, _, rest = found.rpartition("://")
+    if found == "auto" or scheme not in ("", "ray"):
+        return None
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})", rest)
+    if match is None or not 0 < int(match[3]) < 65536:
+        raise InputError(
+            f"'{clipped(found, 200)}' is not the address of a Ray cluster",
+            where=ADDRESS,
+            remedy=f"set it to host:port of a running one, or to auto; or {UNSET}",
+        )
+    return Endpoint(match[1] or match[2], int(match[3]))
+
+
+def make_folder() -> Path:
+    """A folder for the sockets and logs of a cluster of our own that only this user can enter.
+
+    Ray's own, ``/tmp/ray``, is everybody's.
+    """
+    variables = ("RAY_TMPDIR", "TMPDIR") if sys.platform == "linux" else ("RAY_TMPDIR",)
+    variable = next((name for name in variables if os.environ.get(name)), None)
+    parent, where = (os.environ[variable], variable) if variable else ("/tmp", "/tmp")  # as Ray chooses
+    remedy = "set RAY_TMPDIR to a short absolute path of a folder that can be written, such as /tmp"
+    if not Path(parent).is_absolute():
+        raise InputError(f"'{clipped(parent, 200)}' is not an absolute path", where=where, remedy=remedy)
+    longest = LONGEST_SOCKET - len(SOCKET)
+    if len(os.fsencode(parent)) > longest:
+        raise InputError(
+            f"'{clipped(parent, 200)}' is too long for the sockets that Ray makes there: "
+            f"{len(os.fsencode(parent))} bytes, at most {longest}",
+            where=where,
+            remedy=remedy,
+        )
+    try:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="lorabench-", dir=parent))
+    except OSError as error:
+        raise InputError(
+            f"Ray's temporary folder cannot be made: {error.strerror or error}: '{clipped(parent, 200)}'",
+            where=where,
+            remedy=remedy,
+        ) from error

@@ -1,0 +1,111 @@
+"""A worker's side of a job: its signs of life, and what tells how it died, in files beside the checkpoints.
+
+``NAME.progress`` is [units, what it is doing, process]; it is replaced at every report and gone when the job is done.
+``NAME.crash`` is empty until a signal that Python can see (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT) ends the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.engine.job import Job
+from harness.engine.worker import Outcome, execute, failed
+
+STARTING = "starting"
+
+
+@dataclass(frozen=True)
+class Signs:
+    """The files of one job's worker."""
+
+    progress: Path
+    crash: Path
+
+    @classmethod
+    def of(cls, job: Job) -> Signs:
+        stem = job.folder / "running" / job.name
+        return cls(stem.with_name(f"{stem.name}.progress"), stem.with_name(f"{stem.name}.crash"))
+
+    def remove(self) -> None:
+        for path in (self.progress, self._new, self.crash):
+            path.unlink(missing_ok=True)
+
+    def read_crash(self) -> str:
+        """What Python wrote when a signal ended the worker; empty where none did that it can see."""
+        try:
+            return self.crash.read_text(errors="replace").strip()
+        except OSError:
+            return ""
+
+    @property
+    def _new(self) -> Path:
+        return self.progress.with_name(f"{self.progress.name}.new")
+
+    def write(self, units: float, what: str) -> None:
+        self._new.write_text(json.dumps([units, what, os.getpid()]))
+        self._new.replace(self.progress)
+
+
+def carry_out(job: Job) -> Outcome:
+    """The job, in a worker.  ``sys.exit``, wherever it is called, is an error as any other and not a worker's end."""
+    _die_with_parent()
+    signs, phase = Signs.of(job), STARTING
+    signs.progress.parent.mkdir(parents=True, exist_ok=True)
+    signs.remove()  # a worker that died on this job before, and is tried again, left its own
+
+    def report(units: float, what: str) -> None:
+        nonlocal phase
+        phase = what
+        signs.write(units, what)
+
+    try:
+        with _crashes_into(signs.crash):
+            report(0, STARTING)
+            return execute(job, report)
+    except SystemExit as stop:
+        return failed(job, "error", phase, f"something called sys.exit({stop.code!r})", traceback.format_exc())
+    finally:
+        signs.remove()
+
+
+@contextmanager
+def _crashes_into(path: Path) -> Iterator[None]:
+    """Where Python stood goes to this file when a signal ends the process; else to stderr, as Ray has it."""
+    with path.open("w") as file:
+        faulthandler.enable(file, all_threads=False)
+        try:
+            yield
+        finally:
+            faulthandler.disable()
+            with contextlib.suppress(OSError, ValueError, RuntimeError):  # a stderr that is no file
+                faulthandler.enable(sys.__stderr__, all_threads=False)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this worker with its raylet, which the kernel ends with the driver.
+
+    Ray's workers notice it by themselves seconds later; until then, two could work at one pack.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def read_progress(content: bytes) -> tuple[float, str] | None:
+    """(units, what it is doing) of a progress file; none where it is not one."""
+    try:
+        units, what, _ = json.loads(content)
+        return float(units), str(what)
+    except (ValueError, TypeError, RecursionError):
+        return None
