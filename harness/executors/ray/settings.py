@@ -5,6 +5,7 @@ Ray reads most of this when it is imported, so nothing here imports it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -30,7 +31,8 @@ DEFAULTS = {
 
 #: The longest path of a socket (``sun_path`` without its end), and the longest name that Ray puts below its folder.
 LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
-SOCKET = "/lorabench-12345678/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+PREFIX = "ray-"
+SOCKET = f"/{PREFIX}12345678/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 
 
 def address() -> str | None:
@@ -83,28 +85,28 @@ def endpoint(found: str) -> Endpoint | None:
 def make_folder() -> Path:
     """A folder for the sockets and logs of a cluster of our own that only this user can enter.
 
-    Ray's own, ``/tmp/ray``, is everybody's.
+    In ``RAY_TMPDIR``, which must do; else in ``TMPDIR`` where that does, else in ``/tmp``.  Ray's own, ``/tmp/ray``, is
+    everybody's.
     """
-    variables = ("RAY_TMPDIR", "TMPDIR") if sys.platform == "linux" else ("RAY_TMPDIR",)
-    variable = next((name for name in variables if os.environ.get(name)), None)
-    parent, where = (os.environ[variable], variable) if variable else ("/tmp", "/tmp")  # as Ray chooses
-    remedy = "set RAY_TMPDIR to a short absolute path of a folder that can be written, such as /tmp"
+    chosen = os.environ.get("RAY_TMPDIR")
+    if not chosen and (general := os.environ.get("TMPDIR")):
+        with contextlib.suppress(InputError):
+            return _make_folder(general, "TMPDIR")
+    return _make_folder(chosen or "/tmp", "RAY_TMPDIR" if chosen else "/tmp")
+
+
+def _make_folder(parent: str, where: str) -> Path:
+    shown, size, longest = clipped(parent, 200), len(os.fsencode(parent)), LONGEST_SOCKET - len(SOCKET)
+    problem = None
     if not Path(parent).is_absolute():
-        raise InputError(f"'{clipped(parent, 200)}' is not an absolute path", where=where, remedy=remedy)
-    longest = LONGEST_SOCKET - len(SOCKET)
-    if len(os.fsencode(parent)) > longest:
-        raise InputError(
-            f"'{clipped(parent, 200)}' is too long for the sockets that Ray makes there: "
-            f"{len(os.fsencode(parent))} bytes, at most {longest}",
-            where=where,
-            remedy=remedy,
-        )
-    try:
-        Path(parent).mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="lorabench-", dir=parent))
-    except OSError as error:
-        raise InputError(
-            f"Ray's temporary folder cannot be made: {error.strerror or error}: '{clipped(parent, 200)}'",
-            where=where,
-            remedy=remedy,
-        ) from error
+        problem = f"'{shown}' is not an absolute path"
+    elif size > longest:
+        problem = f"'{shown}' is too long for the sockets that Ray makes there: {size} bytes, at most {longest}"
+    else:
+        try:
+            Path(parent).mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        except OSError as error:
+            problem = f"Ray's temporary folder cannot be made in '{shown}': {error.strerror or error}"
+    remedy = "set RAY_TMPDIR to a short absolute path of a folder that can be written, such as /tmp"
+    raise InputError(problem, where=where, remedy=remedy)
