@@ -26,6 +26,11 @@ class Command:
         self._process.start()
 
     @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
     def status(self) -> int | None:
         return self._process.exitcode
 

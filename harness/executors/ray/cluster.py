@@ -106,8 +106,8 @@ class Cluster:
             )
 
         self._initialise(
-            START_SECONDS, failing, late, address="local", include_dashboard=False, _temp_dir=str(folder),
-            _node_ip_address="127.0.0.1", object_store_memory=STORE_BYTES,
+            START_SECONDS, failing, late, address="local", _node_ip_address="127.0.0.1", include_dashboard=False,
+            object_store_memory=STORE_BYTES, _temp_dir=str(folder / settings.INNER),
         )  # fmt: skip
         self._processes = _children(mine)
         named = {child.name(): child for child in self._processes}

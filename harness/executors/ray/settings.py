@@ -32,7 +32,8 @@ DEFAULTS = {
 #: The longest path of a socket (``sun_path`` without its end), and the longest name that Ray puts below its folder.
 LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
 PREFIX = "ray-"
-SOCKET = f"/{PREFIX}12345678/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+INNER = "r"  # Ray opens the folder that it is given to everybody, so it is given one inside of ours
+SOCKET = f"/{PREFIX}12345678/{INNER}/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 
 
 def address() -> str | None:
@@ -53,6 +54,8 @@ def prepare() -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = _token()
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # elsewhere, too: this node's address is 127.0.0.1
+    else:  # the driver's alone: what it would say of a cluster that dies is said by us
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 
 @functools.cache

@@ -1,0 +1,96 @@
+"""Ray's processes of a test: found, waited for, and none left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+WAIT = 120.0  #: seconds for what must come on a busy machine
+
+#: What Ray, or Python, says where a message of ours should stand.
+NOISE = ("Traceback", "rpc_client", "gcs_client", "task_manager", "(raylet)", "RayTaskError", "state-dump", "[20")
+
+
+def clean(**more: str) -> dict[str, str]:
+    """This process's environment with these settings of Ray's alone."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | more
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A temporary folder whose path is short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="lb-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def foreign_cluster(folder: Path, *options: str) -> Iterator[str]:
+    """The address of somebody's ``ray start --head``, open to all, with its files in ``folder``; killed at the end."""
+    file = folder / "ray" / "ray_current_cluster"
+    words = ["start", "--head", "--port=0", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats"]
+    head = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", *words, *options, "--block"],
+        env=clean(RAY_TMPDIR=str(folder), RAY_AUTH_MODE="disabled"),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: file.exists() and file.read_text().strip())
+        yield file.read_text().strip()
+    finally:
+        end(head.pid)
+
+
+def children(pid: int) -> list[psutil.Process]:
+    """All that lives below this process."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def living(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def wait_until(true, seconds: float = WAIT, said=lambda: "") -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, said()
+        time.sleep(0.05)
+
+
+def end(pid: int, processes: Sequence[psutil.Process] = ()) -> None:
+    """Kill a process, those below it, and what else is left of a run."""
+    left = [*children(pid), *living(processes)]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        left.insert(0, psutil.Process(pid))
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=10)
+
+
+def one_message(said: str, *words: str) -> str:
+    """The only message in what a command said, which is ours and has these words."""
+    assert said.count("error: ") == 1, said
+    message = said[said.index("error: ") :].strip()
+    assert message.count("\n  -> ") == 1, said
+    for noise in NOISE:
+        assert noise not in said, said
+    for word in words:
+        assert word in message, said
+    return message
