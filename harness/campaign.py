@@ -300,7 +300,10 @@ def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, e
             todo = tuple(
                 half for pack, done in zip(todo, outcomes, strict=True) if done.failed for half in halves(pack)
             )
-        return read_state(campaign)
+        after = read_state(campaign)
+        sweep(folder, {pack.name for pack in after.todo})  # of workers that were killed, and their packs done by others
+        sweep_temporary(folder)
+        return after
 
 
 def total_units(campaign: Campaign, state: State, base: BaseRecord) -> float:

@@ -73,15 +73,19 @@ def wait_until(true, seconds: float = WAIT, said=lambda: "") -> None:
         time.sleep(0.05)
 
 
-def end(pid: int, processes: Sequence[psutil.Process] = ()) -> None:
-    """Kill a process, those below it, and what else is left of a run."""
-    left = [*children(pid), *living(processes)]
-    with contextlib.suppress(psutil.NoSuchProcess):
-        left.insert(0, psutil.Process(pid))
-    for process in left:
+def kill_all(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=10)
+    psutil.wait_procs(processes, timeout=10)
+
+
+def end(pid: int, processes: Sequence[psutil.Process] = ()) -> None:
+    """Kill a process, those below it, and what else is left of a run."""
+    below = children(pid)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below.insert(0, psutil.Process(pid))
+    kill_all([*below, *living(processes)])
 
 
 def one_message(said: str, *words: str) -> str:

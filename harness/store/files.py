@@ -114,8 +114,12 @@ def sweep_temporary(folder: Path) -> None:
     """Remove the temporary files of processes that are gone, in ``folder`` and below; a report may be writing its own.
 
     A number says nothing of a process on another machine, so a file that is younger than :data:`ABANDONED` stays while
-    there is a process of its number here.
+    there is a process of its number here.  A file of safetensors' own says nothing of who makes it: only this folder's
+    run does, which is the caller.
     """
+    for path in folder.rglob(".tmp??????"):
+        with contextlib.suppress(OSError):
+            path.unlink()
     for path in folder.rglob(".*.tmp"):
         found = _TEMPORARY.fullmatch(path.name)
         with contextlib.suppress(OSError):

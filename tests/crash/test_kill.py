@@ -10,25 +10,9 @@ from pathlib import Path
 
 import pytest
 from commands import Command
+from killing import STUDY, finish, records, times
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-STUDY = """
-model: tiny-random-llama
-dtype: float32
-threads: 1
-device: cpu
-seeds: [0, 1]
-streams:
-  recall_digits: [toy_recall, toy_digits]
-probes: [toy_text]
-methods:
-  lora: {learning_rate: 0.005}
-  lora_ema: {learning_rate: 0.005}
-  combined_on_policy: {learning_rate: 0.005}
-training: {examples: 96, batch: 8}
-scoring: {items: 32, curve: [32]}
-"""
 
 
 @pytest.fixture(scope="session")
@@ -43,21 +27,6 @@ def run(tmp_path_factory) -> Callable[[Path], Command]:
         return Command(words, {"LORABENCH_CACHE": str(base / "lorabench-cache")})
 
     return start
-
-
-def finish(command: Command) -> str:
-    assert command.finish() == 0, command.said
-    return command.said
-
-
-def records(folder: Path) -> dict[str, dict]:
-    """File name -> record, without what two runs may differ in."""
-    found = {path.name: json.loads(path.read_text()) for path in sorted((folder / "trials").glob("*.json"))}
-    return {n: {key: v for key, v in r.items() if key not in ("costs", "host")} for n, r in found.items()}
-
-
-def times(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in (folder / "trials").glob("*.json")}
 
 
 @pytest.fixture(scope="session")

@@ -278,8 +278,10 @@ def test_temporary_files_of_dead_processes_are_swept(load, copy):
         place.mkdir(exist_ok=True)
         (place / f".x.json.{dead.pid}.00ff.tmp").write_text("{")
         (place / f".x.json.{os.getpid()}.00ff.tmp").write_text("{")
+        (place / ".tmpeH0k4I").write_text("{")  # safetensors calls its own so
     before = state(copy, ("trials",))
     assert run(load()).complete
+    assert not list(copy.rglob(".tmp*"))
     left = list(copy.rglob(".*.tmp"))
     assert {path.name for path in left} <= {f".x.json.{os.getpid()}.00ff.tmp"}, "a living process may be writing"
     assert {n: s for n, s in before.items() if "tmp" not in n} == {
@@ -289,6 +291,23 @@ def test_temporary_files_of_dead_processes_are_swept(load, copy):
         os.utime(path, (0, 0))
     sweep_temporary(copy)
     assert not list(copy.rglob(".*.tmp"))
+
+
+def test_what_a_worker_leaves_that_dies_during_the_run_is_swept_at_its_end(load, copy):
+    """The pack was done by another worker, so no later run would look."""
+
+    class Leaves(LocalExecutor):
+        def run(self, jobs, watch):
+            done = super().run(jobs, watch)
+            for name in (".tmpeH0k4I", ".x.safetensors.1.00ff.tmp", "gone.progress"):
+                (copy / "running" / name).write_text("")
+            (copy / "adapters" / ".tmpeH0k4I").write_text("")
+            return done
+
+    next((copy / "trials").glob("*.json")).unlink()
+    assert campaign.run(load(), Leaves(), "cpu", campaign.Watcher(lambda _: None, lambda *_: None), {}).complete
+    assert not list((copy / "running").iterdir())
+    assert not list(copy.rglob(".tmp*"))
 
 
 def test_half_made_folders_of_the_cache_are_swept_after_a_day(tmp_path, monkeypatch):

@@ -56,7 +56,7 @@ class Cluster:
         self._said = threading.Event()
         self._unwatched, self._over = threading.Event(), threading.Event()
         self._folder: Path | None = None
-        self._processes: list[psutil.Process] = []
+        self._processes: set[psutil.Process] = set()  # those that Ray has started here
         self._ours = not ray.is_initialized()
         if not self._ours:
             return
@@ -92,11 +92,14 @@ class Cluster:
 
     def _start(self) -> dict[str, Callable[[], bool]]:
         self._folder = folder = settings.make_folder()
-        mine = psutil.Process()
+        before = set(_children())
+        pillars: dict[str, psutil.Process] = {}
 
         def failing() -> LorabenchError | None:
-            names = [child.name() for child in _dead(_children(mine))]
-            return next((self._death(NAMES[name], "while it started") for name in names if name in NAMES), None)
+            self._processes |= _children() - before
+            pillars.update({name: child for child in self._processes if (name := _name(child)) in NAMES})
+            dead = (NAMES[name] for name, process in pillars.items() if not _alive(process))
+            return next((self._death(name, "while it started") for name in dead), None)
 
         def late() -> LorabenchError:
             return LorabenchError(
@@ -109,9 +112,8 @@ class Cluster:
             START_SECONDS, failing, late, address="local", _node_ip_address="127.0.0.1", include_dashboard=False,
             object_store_memory=STORE_BYTES, _temp_dir=str(folder / settings.INNER),
         )  # fmt: skip
-        self._processes = _children(mine)
-        named = {child.name(): child for child in self._processes}
-        return {NAMES[name]: lambda child=named[name]: not _dead([child]) for name in NAMES if name in named}
+        failing()  # to have them all
+        return {NAMES[name]: lambda process=process: _alive(process) for name, process in pillars.items()}
 
     def _join(self, address: str) -> dict[str, Callable[[], bool]]:
         point = settings.endpoint(address)
@@ -195,7 +197,7 @@ class Cluster:
     def _abandon(self, error: LorabenchError) -> None:
         """Leave Ray as it is, without its words: to shut down what is half dead takes it long, or crashes."""
         native_stderr.hide()
-        for process in (*self._processes, *(_children(psutil.Process()) if self._folder else ())):
+        for process in self._processes:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         atexit.register(leave, error.exit_status)  # before Ray's own, which was registered earlier
@@ -244,22 +246,23 @@ def _patient(alive: Callable[[], bool]) -> Callable[[], bool]:
     return look
 
 
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.Error:
-        return []
+def _children() -> set[psutil.Process]:
+    """All processes below this one."""
+    with contextlib.suppress(psutil.Error):
+        return set(psutil.Process().children(recursive=True))
+    return set()
 
 
-def _dead(processes: list[psutil.Process]) -> list[psutil.Process]:
-    found = []
-    for process in processes:
-        try:
-            if process.status() == psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.NoSuchProcess:
-            found.append(process)
-    return found
+def _name(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return process.name()
+    return ""
+
+
+def _alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _quiet() -> None:

@@ -1,0 +1,176 @@
+"""kill -9 of driver, worker, raylet and GCS at random instants: the same command again, until all is done.
+
+``LORABENCH_KILLS`` is how many (20), ``LORABENCH_KILLS_SEED`` what they are drawn from (0).  A results folder that is
+complete before they are over is checked, and another one is begun.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import rays
+from commands import Command
+from killing import STUDY, finish, records, times
+
+KILLS = int(os.environ.get("LORABENCH_KILLS", "20"))
+SEED = int(os.environ.get("LORABENCH_KILLS_SEED", "0"))
+TARGETS = ("driver", "worker", "raylet", "gcs_server")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300 + 60 * KILLS)]
+
+#: More packs than run at once: four of three records.
+LONGER = STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3]\npack: 2")
+RECORDS = 12
+
+
+class Runs:
+    """One results folder after the other, each run again after every kill."""
+
+    def __init__(self, place: Path, sockets: Path, cache: Path) -> None:
+        self.place, self.number = place, 0
+        self.file = place / "longer.yaml"
+        self.file.write_text(LONGER)
+        self.environment = {"RAY_TMPDIR": str(sockets), "LORABENCH_CACHE": str(cache)}
+        self.command: Command | None = None
+        self.hit: set[str] = set()  # jobs of this run whose worker was killed; Ray gives each a second one
+        self.seen: set[psutil.Process] = set()
+
+    @property
+    def folder(self) -> Path:
+        return self.place / f"out{self.number}"
+
+    def start(self, executor: str = "ray") -> Command:
+        words = ["run", str(self.file), f"--executor={executor}", "--no-report", f"--out={self.folder}"]
+        self.command, self.hit = Command(words, self.environment), set()
+        return self.command
+
+    def at_work(self) -> dict[str, int]:
+        """Job -> process of its worker."""
+        found = {}
+        for path in (self.folder / "running").glob("*.progress"):
+            try:
+                found[path.stem] = json.loads(path.read_text())[2]
+            except (OSError, ValueError):
+                continue
+        return found
+
+    def victim(self, target: str) -> tuple[psutil.Process | None, str]:
+        """The process to kill, if it is there, and its job; of two workers of one job's the pack would be halved."""
+        assert self.command
+        below = rays.children(self.command.pid)
+        self.seen.update(below)
+        if target == "driver":
+            return psutil.Process(self.command.pid), ""
+        for job, pid in sorted(self.at_work().items()) if target == "worker" else ():
+            if job not in self.hit:
+                return next((process for process in below if process.pid == pid), None), job
+        return next((process for process in below if process.name() == target), None), ""
+
+    def sweep(self) -> None:
+        """Ray's agents outlive a killed driver by a minute, and nothing else does."""
+        left = rays.living(list(self.seen))
+        agents = [process for process in left if "Agent" in " ".join(process.cmdline())]
+        others = [process for process in left if process not in agents]
+        rays.wait_until(lambda: not rays.living(others), 30, lambda: str(rays.living(others)))
+        rays.kill_all(agents)
+        self.seen.clear()
+
+
+@pytest.fixture
+def runs(tmp_path, tmp_path_factory) -> Iterator[Runs]:
+    with rays.short_folder() as sockets:
+        made = Runs(tmp_path, sockets, tmp_path_factory.getbasetemp() / "lorabench-cache")
+        try:
+            yield made
+        finally:
+            if made.command:
+                rays.end(made.command.pid, list(made.seen))
+
+
+def wait(runs: Runs, draw: random.Random) -> None:
+    """Until a random instant of the run that is on: of its first seconds, or of its work."""
+    early = draw.random() < 0.3
+    command, end = runs.command, time.monotonic() + rays.WAIT
+    assert command
+    while not early and not runs.at_work() and command.status is None:
+        assert time.monotonic() < end, command.said
+        time.sleep(0.05)
+    end = time.monotonic() + draw.uniform(0, 8)
+    while time.monotonic() < end and command.status is None:
+        time.sleep(0.02)
+
+
+def kill(runs: Runs, target: str) -> str:
+    """Kill it and see what the run makes of that; what it was at, or nothing where there was nothing left to kill."""
+    command, victim, job = runs.command, None, ""
+    assert command
+    end = time.monotonic() + rays.WAIT
+    while victim is None and command.status is None and time.monotonic() < end:
+        victim, job = runs.victim(target)
+        time.sleep(0.02)
+    part = "at work" if runs.at_work() else "starting"
+    if victim is None or not rays.living([victim]):
+        assert command.status in (None, 0), command.said
+        return ""
+    victim.kill()
+    if target == "worker":
+        runs.hit.add(job)
+        return part
+    if target == "driver":
+        rays.wait_until(lambda: command.status is not None)
+        assert command.status == -9
+    elif command.finish() == 1:
+        rays.one_message(command.said, "Ray's raylet" if target == "raylet" else "Ray's GCS", "died")
+    else:
+        assert command.status == 0, command.said  # it was just done
+    runs.sweep()
+    return part
+
+
+def test_killed_again_and_again_under_ray(runs, tmp_path, capsys):
+    undisturbed = runs.folder
+    finish(runs.start("local"))
+    wanted = records(undisturbed)
+    assert len(wanted) == RECORDS
+    draw, done, ended = random.Random(SEED), Counter(), 0
+    targets = [TARGETS[number % len(TARGETS)] for number in range(KILLS)]
+    draw.shuffle(targets)
+
+    def complete() -> None:
+        finish(runs.command)
+        assert records(runs.folder) == wanted
+        assert not list((runs.folder / "running").iterdir())
+        assert not (runs.folder / "quarantine").exists()
+        runs.sweep()
+
+    runs.number += 1
+    runs.start()
+    while targets:
+        if runs.command.status is not None:
+            if runs.command.status == 0:
+                complete()
+                ended += 1
+                runs.number += 1
+            runs.start()
+        wait(runs, draw)
+        before = times(runs.folder)
+        if part := kill(runs, targets[-1]):
+            done[targets.pop(), part] += 1
+        assert before.items() <= times(runs.folder).items(), "a finished record was written again"
+    before = times(runs.folder)
+    if runs.command.status is not None:
+        runs.start()
+    complete()
+    assert before.items() <= times(runs.folder).items()
+    with capsys.disabled():
+        print(f"\nseed {SEED}: {sum(done.values())} kills in {ended + 1} results folders, records bit-equal in each")
+        for target in TARGETS:
+            print(f"  {target:12}" + "".join(f"{done[target, part]:5} {part}" for part in ("starting", "at work")))
