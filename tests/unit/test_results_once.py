@@ -175,6 +175,43 @@ def test_a_missing_record_costs_no_other_trial_its_adapter(load, copy):
         assert all(again[key].equal(value) for key, value in adapters[name].items())
 
 
+def test_the_retry_of_a_worker_that_died_at_its_first_record_leaves_that_as_it_is(load, tmp_path, monkeypatch):
+    """Ray hands the same job, with the same list of what is missing, to a second worker."""
+    from harness.engine import pack, worker
+
+    class Killed(BaseException):
+        pass
+
+    write, jobs, first = pack.write_trial, [], {}
+
+    def dies(*arguments) -> None:
+        write(*arguments)
+        raise Killed
+
+    found = load()
+    executor = LocalExecutor()
+    run_jobs = executor.run
+
+    def retried(given, watch):
+        if given[0].pack is None:
+            return run_jobs(given, watch)
+        jobs.extend(given)
+        monkeypatch.setattr(pack, "write_trial", dies)
+        with pytest.raises(Killed):
+            worker.execute(given[0], lambda units, what: None)
+        first.update(state(found.folder))
+        monkeypatch.setattr(pack, "write_trial", write)
+        return run_jobs(given, watch)
+
+    monkeypatch.setattr(executor, "run", retried)
+    campaign.run(found, executor, "cpu", campaign.Watcher(lambda units: None, lambda job, units, what: None), {})
+    assert len(jobs) == 1
+    assert sorted(name.partition("/")[0] for name in first) == ["adapters", "trials"]
+    after = state(found.folder)
+    assert len(after) == 8
+    assert {name: after[name] for name in first} == first
+
+
 def test_adapters_of_earlier_versions_are_found(copy):
     """They lie in one file a pack, which none of today's files replaces."""
     from safetensors import safe_open
