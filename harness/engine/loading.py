@@ -178,8 +178,9 @@ def _from_pretrained(path: Path, config: Any, dtype: torch.dtype, attention: str
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    level = logging.get_verbosity()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # its table of missing and unexpected keys; ours is an error
+    logging.disable_progress_bar()  # one progress bar, ours
     try:
         with _refusing_but(ValueError, str(path)):
             return AutoModelForCausalLM.from_pretrained(
@@ -195,6 +196,8 @@ def _from_pretrained(path: Path, config: Any, dtype: torch.dtype, attention: str
             )
     finally:
         logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def screen(monkeypatch) -> io.StringIO:
     monkeypatch.setattr(Live, "start", lambda self, refresh=False: start(self, True))
     monkeypatch.setattr(Live, "stop", lambda self: (self.refresh(), stop(self)))
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(console.console, "file", file)
+    monkeypatch.setattr(console.console, "_file", file)  # `file` would come back as today's stdout
     monkeypatch.setattr(console.console, "_force_terminal", True)
     monkeypatch.setattr(console.console, "is_interactive", True)
     monkeypatch.setattr(console.console, "_width", 300)
@@ -92,9 +92,7 @@ def test_tables_titles_and_outcomes_show_it_as_it_is(screen, tmp_path, text, sho
 def test_many_long_messages_fill_a_screen_at_most(screen, tmp_path):
     for seed in range(30):
         failure = Failure(phase="train", message=f"{seed} " + "x" * 1_000_000)
-        record = failed("lora", QUICK, status="error", seed=seed).model_copy(
-            update={"failure": failure, "fingerprint": f"f{seed}"}
-        )
+        record = failed("lora", QUICK, status="error", seed=seed).model_copy(update={"failure": failure})
         write_trial(tmp_path, record)
     state = State({"a": "error"}, [], (), 1)
     console.show_outcome(campaign("mine", tmp_path), state, state)
