@@ -83,6 +83,8 @@ def _find(model: Any, linear: nn.Linear) -> Head:
     if decoder is None:
         raise InputError(f"{family}: no part of it returns what its head reads", remedy=REMEDY)
     own = seen.logits.flatten(0, -2)
+    if not own.isfinite().all():
+        raise InputError(f"the logits of {family} are not finite", remedy="check its weights; they may be damaged")
     states = seen.states[decoder].flatten(0, -2)
     heads = [Head(decoder, linear, factor, cap) for factor in _factors(model.config) for cap in _caps(model.config)]
     off = {head: distance(head.logits(states), own) for head in heads}

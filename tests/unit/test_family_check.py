@@ -183,6 +183,14 @@ def test_a_model_with_few_positions_and_tokens_is_tried_as_far_as_they_go():
     assert not check(plain, ALL_LINEAR).refused
 
 
+def test_a_model_that_says_nothing_finite_is_refused():
+    plain = tiny_model("llama")
+    with torch.no_grad():
+        plain.lm_head.weight.fill_(1e38)
+    with pytest.raises(InputError, match="the logits of LlamaForCausalLM are not finite"):
+        check(plain, ALL_LINEAR)
+
+
 def test_the_head_is_no_projection():
     with pytest.raises(InputError, match="lm_head is its head"):
         check(tiny_model("llama"), ("q_proj", "lm_head"))
