@@ -143,7 +143,7 @@ def test_an_unknown_key_suggests_the_nearest(folder, key, near):
         ("generation_kwargs: {until: !!set {a}}", "generation_kwargs", "more than JSON"),
         ("generation_kwargs: {until: !!binary aGk=}", "generation_kwargs", "more than JSON"),
         ("generation_kwargs: {1: a, b: c}", "generation_kwargs", "more than JSON"),
-        ("filter_list: &a [{name: x, filter: [{function: take_first, more: *a}]}]", "26", "stands within what it names"),
+        ("filter_list: &a [{name: x, filter: [{function: take_first, more: *a}]}]", "26", "stands within what it"),
         ("description: \"\\ud83d\"", "description", "more than JSON"),
         ("filter_list: take_first", "filter_list", "a list"),
         ("filter_list: []", "filter_list", "is empty"),
