@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -125,11 +127,24 @@ def test_a_part_of_ray_that_dies_during_the_run(start, tmp_path, name, called):
     assert not (tmp_path / "out" / "running" / "claim.json").exists(), "the claim is given back"
 
 
-@pytest.mark.parametrize(("name", "called"), [("raylet", "Ray's raylet"), ("gcs_server", "Ray's GCS")])
-def test_a_part_of_ray_that_dies_while_it_starts(start, tmp_path, name, called):
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_a_part_of_ray_that_dies_while_it_starts(start, tmp_path, name):
     command = start()
     kill(command, name, lambda: name in [process.name() for process in rays.children(command.pid)])
-    rays.one_message(command.said, called, "died while it started", "--executor local")
+    rays.one_message(command.said, "Ray's ", "died while it started", "--executor local")
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_is_said_where_ray_ends_the_process(ended):
+    """As Ray's C++ does when a raylet dies at the wrong moment: by _Exit, with standard error hidden."""
+    code = (
+        "import os; from harness.errors import LorabenchError; from harness.executors.ray import silence;"
+        "spokesman = silence.Spokesman(LorabenchError('it\\'s \"gone\" 100%s', where='here', remedy='try $HOME'));"
+        f"silence.native_stderr.hide(); {ended} or spokesman.dismiss(); os._exit(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == ('error: here: it\'s "gone" 100%s\n  -> try $HOME\n' if ended else "")
 
 
 def test_a_users_cluster_that_dies(start, folder, tmp_path):

@@ -26,7 +26,7 @@ import ray._private.worker
 
 from harness.errors import InputError, LorabenchError, clipped
 from harness.executors.ray import settings
-from harness.executors.ray.silence import last_words, leave, native_stderr
+from harness.executors.ray.silence import Spokesman, last_words, leave, native_stderr
 
 import psutil  # isort: skip  # Ray's own copy, where there is no other: only once ray is imported
 
@@ -148,17 +148,25 @@ class Cluster:
             self._over.wait()
 
         end = time.monotonic() + seconds
+        spokesman = Spokesman(self._death("GCS or raylet", "while it started, and ended this process with it"))
         native_stderr.hide()
         threading.Thread(target=initialise, name="ray", daemon=True).start()
-        while not done.wait(LOOK_SECONDS):
-            error = failing() or (late() if time.monotonic() > end else None)
-            if error:
-                self._abandon(error)
-                raise error
+        try:
+            while not done.wait(LOOK_SECONDS):
+                error = failing() or (late() if time.monotonic() > end else None)
+                if error:
+                    raise error
+        except BaseException as error:  # Ctrl-C is one, too
+            self._abandon(getattr(error, "exit_status", 130))
+            raise
+        finally:
+            spokesman.dismiss()
         native_stderr.show()
         if failure:
+            error = failing() or _refused(failure[0])
+            self._kill()
             self._over.set()
-            raise _refused(failure[0])
+            raise error
         _quiet()
         _end_orderly()
 
@@ -177,7 +185,7 @@ class Cluster:
         with self._lock:
             if self._lost is None:
                 self._lost = self._death(what, "during the run")
-                self._abandon(self._lost)
+                self._abandon(self._lost.exit_status)
             return self._lost
 
     def _death(self, what: str, when: str) -> LorabenchError:
@@ -194,13 +202,16 @@ class Cluster:
             remedy=f"{AGAIN}; or use --executor local",
         )
 
-    def _abandon(self, error: LorabenchError) -> None:
+    def _abandon(self, status: int) -> None:
         """Leave Ray as it is, without its words: to shut down what is half dead takes it long, or crashes."""
         native_stderr.hide()
+        self._kill()
+        atexit.register(leave, status)  # before Ray's own, which was registered earlier
+
+    def _kill(self) -> None:
         for process in self._processes:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        atexit.register(leave, error.exit_status)  # before Ray's own, which was registered earlier
 
 
 def _refused(error: BaseException) -> LorabenchError:

@@ -1,9 +1,10 @@
-"""Standard error without the words of Ray's C++, and an end of the process that does not wait for Ray."""
+"""Standard error without the words of Ray's C++, and what is said where Ray or a hanging driver ends the process."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 from typing import Any
 
@@ -36,6 +37,20 @@ class NativeStderr:
 
 
 native_stderr = NativeStderr()
+
+
+class Spokesman:
+    """A process that says an error if this one ends before it is dismissed.
+
+    Ray's C++ ends a driver whose raylet dies while they are introduced, at once and with no word or hook of Python's.
+    """
+
+    def __init__(self, error: LorabenchError) -> None:
+        words = ["/bin/sh", "-c", 'read -r dismissed || printf "%s\\n" "$0" >&2', f"error: {error}"]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+    def dismiss(self) -> None:
+        self._process.communicate(b"dismissed\n")
 
 
 def last_words(error: LorabenchError) -> None:
