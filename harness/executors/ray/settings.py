@@ -26,7 +26,7 @@ DEFAULTS = {
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_worker_niceness": "0",  # Ray's 15 starves a worker beside any other work of the machine: minutes for its imports
+    "RAY_worker_niceness": "0",  # Ray's 15 starves a worker beside other work: minutes for its imports
     "RAY_task_oom_retries": "1",  # Ray would try 15 times; the memory monitor may have hit the wrong one, but not twice
 }
 
