@@ -152,9 +152,8 @@ def test_killed_again_and_again_under_ray(runs, tmp_path, capsys):
 
     def show() -> None:
         with capsys.disabled():
-            print(
-                f"\nseed {SEED}: {sum(done.values())} kills, {ended} results folders complete, records bit-equal in each"
-            )
+            count = sum(done.values())
+            print(f"\nseed {SEED}: {count} kills, {ended} results folders complete, records bit-equal in each")
             for target in TARGETS:
                 print(f"  {target:12}" + "".join(f"{done[target, part]:5} {part}" for part in ("starting", "at work")))
 
