@@ -29,6 +29,10 @@ class LorabenchError(Exception):
         return (_rebuild, (type(self), self.what, self.where, self.remedy))
 
 
+class FolderError(LorabenchError):
+    """A folder can't be used any longer, whoever works in it: the disk is full, or another run has taken it."""
+
+
 class InputError(LorabenchError):
     """Bad usage or bad input: a name, a file, a value (exit status 2)."""
 

@@ -78,6 +78,22 @@ def check_weights(path: Path, name: str) -> None:
                 where=f"{name}/{file}:auto_map",
                 remedy="use a model whose architecture is part of transformers",
             )
+    _refuse_files_elsewhere(path)
+
+
+def _refuse_files_elsewhere(path: Path) -> None:
+    """A tokenizer's configuration may name its files; one outside the folder would be read, and be in no digest."""
+    file = path / "tokenizer_config.json"
+    if not file.is_file():
+        return
+    for key, value in _object(file).items():
+        for named in value if isinstance(value, list) else [value]:
+            if key.endswith(("_file", "_files")) and isinstance(named, str) and not re.fullmatch(r"[^/\\\0]+", named):
+                raise InputError(
+                    f"names {named!r}; a tokenizer's files are in the model's folder itself",
+                    where=f"{file}:{key}",
+                    remedy="do not use this model unless you know who made it; save its tokenizer anew",
+                )
 
 
 def _refuse_adapter(path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import platformdirs
 
-from harness.errors import LorabenchError
+from harness.errors import FolderError, LorabenchError
 
 _PACKAGE = Path(__file__).resolve().parents[1]  # harness/
 #: Of errors in writing: no space, no quota left, read-only.
@@ -108,7 +108,7 @@ def discard(path: Path) -> None:
 
 
 def _not_written(target: Path, error: OSError) -> LorabenchError:
-    return LorabenchError(
+    return FolderError(
         f"cannot be written: {error.strerror or error}",
         where=str(target),
         remedy="free disk space, or name another folder for the cache in LORABENCH_CACHE",

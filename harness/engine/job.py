@@ -71,8 +71,26 @@ def make_bench(settings: Scored, names: tuple[str, ...], model: PackedModel, pat
     tokenizer = load_tokenizer(path)
     scoring = settings.scoring
     lm = PackedLM(model, tokenizer, max_length=scoring.max_length, batch_tokens=scoring.batch_tokens)
+    _refuse_long_batches(model, lm.max_length, path)
     suite = load_suite(settings, names, _prompting(settings, names, lm, path))
     return Bench(model, tokenizer, suite, lm, Scorer(model, suite, lm, model.layout(rank)))
+
+
+def _refuse_long_batches(model: PackedModel, length: int, path: Path) -> None:
+    """Refuse rotary embeddings that depend on the longest text of a batch, where texts may get so long.
+
+    transformers switches those of ``longrope`` for all rows of a batch at once: a short item would be read otherwise
+    beside a long one than alone.
+    """
+    found = getattr(model.module.config.get_text_config(), "rope_parameters", None) or {}
+    for rope in (found, *(part for part in found.values() if isinstance(part, dict))):
+        most = rope.get("original_max_position_embeddings")
+        if rope.get("rope_type") == "longrope" and isinstance(most, int) and length > most:
+            raise InputError(
+                f"beyond {most} tokens this model reads a short text otherwise beside a long one than alone",
+                where=f"{path}/config.json:rope_parameters.rope_type",
+                remedy=f"set scoring.max_length in the study to at most {most}",
+            )
 
 
 def _prompting(settings: Scored, names: tuple[str, ...], lm: PackedLM, model: Path) -> Prompting:

@@ -30,11 +30,11 @@ from harness.engine.optimizer import AdamWSettings
 from harness.engine.spectra import Spectra
 from harness.engine.stack import peak_memory_gib, reset_peak_memory, synchronize
 from harness.engine.trainer import RowSpec, Scored, Trainer
-from harness.errors import LorabenchError
+from harness.errors import FolderError, LorabenchError
 from harness.scoring.scorer import Score
 from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
 from harness.store.records import BaseRecord, TrialRecord
-from harness.store.results import finished, read_base, write_trial
+from harness.store.results import read_base, unless_finished, write_trial
 from harness.study import forecast
 from harness.study.plan import Pack, PlannedTrial, Row
 from harness.study.seeds import derive
@@ -52,7 +52,7 @@ def run_pack(job: Job, report: Report) -> None:
     assert job.pack is not None, "a job without a pack is the base model's (harness.engine.base)"
     base = read_base(job.folder, job.base_key)
     if base is None:
-        raise LorabenchError(
+        raise FolderError(
             "the base model's scores are not there",
             where=str(job.folder / "base.json"),
             remedy="run the study again: it scores the base first",
@@ -279,8 +279,9 @@ class PackRun:
     def _save_adapters(self, stage: int) -> None:
         """The adapters after a task, of trials that are not finished: another's is the one that was scored then."""
         for row, trial in self.owner:
-            if trial.fingerprint in self.job.write and not finished(self.job.folder, trial.fingerprint):
-                self._save_adapter(row, trial, f"{trial.fingerprint}-task{stage + 1}")
+            if trial.fingerprint in self.job.write:
+                save = partial(self._save_adapter, row, trial, f"{trial.fingerprint}-task{stage + 1}")
+                unless_finished(self.job.folder, trial.fingerprint, save)
 
     def _save_adapter(self, row: int, trial: PlannedTrial, name: str) -> None:
         if self.ledger.alive(trial.fingerprint):

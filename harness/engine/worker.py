@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import signal
 import traceback
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ import torch
 
 from harness.engine.base import run_base
 from harness.engine.job import Job, Report
-from harness.engine.pack import BaseChangedError, run_pack
+from harness.engine.pack import run_pack
 from harness.engine.stack import host, stack
-from harness.errors import LorabenchError
+from harness.errors import FolderError, LorabenchError
 from harness.store.checkpoints import checkpoint_path
 from harness.store.records import Failure, Status, TrialRecord
 from harness.store.results import write_trial
@@ -32,9 +32,17 @@ class StalledError(BaseException):
     """A job has given no sign of life for too long.  No ``except Exception`` of a method may catch it."""
 
 
+#: Until then an error is not of any method: a model, a task or a setting that no pack of the study can use.
+LOADING = ("loading", "loading the model and the tasks")
+
+
 def execute(job: Job, report: Report) -> Outcome:
-    """Do the job.  Whatever a method may have done becomes an outcome; :class:`LorabenchError` is the caller's."""
-    phase = "loading"
+    """Do the job.  Whatever a method may have done becomes an outcome.
+
+    Raises :class:`LorabenchError` for what no pack could do: the model or the tasks can't be loaded, the base model
+    can't be scored, the folder can't be written.
+    """
+    phase = LOADING[0]
 
     def watched(units: float, what: str) -> None:
         nonlocal phase
@@ -47,20 +55,26 @@ def execute(job: Job, report: Report) -> Outcome:
         else:
             run_pack(job, watched)
         return Outcome(job.name)
-    except BaseChangedError as error:
-        return failed(job, "error", phase, str(error), "")
-    except LorabenchError:
+    except (FolderError, KeyboardInterrupt):
         raise
     except StalledError:
+        disarm()  # or the next alarm comes while this is being written down
         return failed(job, "timeout", phase, stalled(job), traceback.format_exc())
-    except (Exception, SystemExit) as error:
+    except LorabenchError as error:
+        if job.pack is None or phase in LOADING:
+            raise
+        return failed(job, "error", phase, str(error), traceback.format_exc())
+    except BaseException as error:
         if job.pack is None and not _out_of_memory(error):
             raise
         status, message = _described(job, error)
-        outcome = failed(job, status, phase, message, traceback.format_exc())
-    gc.collect()  # the traceback held the model that ran out of memory
-    torch.cuda.empty_cache()
-    return outcome
+        return failed(job, status, phase, message, traceback.format_exc())
+
+
+def disarm() -> None:
+    """No alarm from here on, where there are any."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def stalled(job: Job) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -10,8 +11,8 @@ from contextlib import contextmanager
 import torch
 
 from harness.engine.job import Job
-from harness.engine.worker import Outcome, StalledError, execute
-from harness.errors import InputError
+from harness.engine.worker import Outcome, StalledError, disarm, execute
+from harness.errors import InputError, LorabenchError
 from harness.executors import Watch
 
 #: Seconds until a job that has swallowed the first alarm gets the next one.
@@ -43,7 +44,26 @@ def _run(job: Job, watch: Watch) -> Outcome:
             alive()
             watch(job.name, units, what)
 
-        return execute(job, report)
+        outcome = execute(job, report)
+    if outcome.failed:
+        _recover(job)
+    return outcome
+
+
+def _recover(job: Job) -> None:
+    """Give back what the traceback of a failed job held.  Raises LorabenchError where this process's GPU is lost."""
+    gc.collect()
+    if job.device != "cuda":
+        return
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError as error:  # after an assert on the device nothing works in this process
+        raise LorabenchError(
+            f"a pack has made the GPU unusable for this process: {error}",
+            where=job.name,
+            remedy="run the same command again: finished trials are kept; --executor ray has a process for each pack",
+        ) from error
 
 
 @contextmanager
@@ -68,5 +88,5 @@ def _watched(seconds: float) -> Iterator[Callable[[], None]]:
     try:
         yield alive
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        disarm()
         signal.signal(signal.SIGALRM, before)

@@ -266,7 +266,7 @@ def trusted(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except LorabenchError:
+    except (LorabenchError, MemoryError):
         raise
     except Exception as problem:
         what = f"lm-eval can't make or score this task: {type(problem).__name__}: {problem}"

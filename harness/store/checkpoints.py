@@ -27,7 +27,7 @@ def sweep(folder: Path, packs: Collection[str]) -> None:
     leaves one that nothing will ever read.
     """
     keep = {checkpoint_path(folder, pack) for pack in packs}
-    for pattern in ("*.safetensors", "*.progress", "*.new", "*.crash", ".*.tmp", ".tmp*"):
+    for pattern in ("*.safetensors", "*.progress", "*.new", "*.crash", "*.lock", ".*.tmp", ".tmp*"):
         for path in (folder / "running").glob(pattern):
             if path not in keep:
                 path.unlink(missing_ok=True)

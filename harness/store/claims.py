@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.errors import LorabenchError
+from harness.errors import FolderError, LorabenchError
 from harness.store import owners
 from harness.store.files import atomic_write
 from harness.store.owners import Owner
@@ -86,7 +86,7 @@ class Claim:
         Costs nothing: the beat's thread looks.
         """
         if self._lost_to is not None:
-            raise LorabenchError(
+            raise FolderError(
                 f"another run ({self._lost_to}) took this folder over while this one stood still",
                 where=str(self._notice),
                 remedy="let that run finish, then run this again: finished trials are kept",

@@ -11,15 +11,37 @@ import base64
 import math
 from collections.abc import Iterator
 
-from harness.store.records import Intruders, TaskScores, TrialRecord, unpack_bits
+from harness.store.records import BaseRecord, Intruders, TaskScores, TrialRecord, unpack_bits
 
 #: A score is a mean of zeros and ones in fp64, whose sum may have been taken in another order.
 ROUNDING = 1e-9
+#: What a metric can be; of others nothing is known.
+RANGES = {
+    **dict.fromkeys(("acc", "acc_norm", "exact_match", "f1", "em"), (0.0, 1.0)),
+    **dict.fromkeys(("bits_per_byte", "word_perplexity", "byte_perplexity", "perplexity"), (0.0, math.inf)),
+}
 
 
 def misfit(record: TrialRecord) -> str | None:
     """What of a record does not fit the rest of it, in words; none where it is of one piece."""
     return next(_misfits(record), None)
+
+
+def misfit_of_base(base: BaseRecord) -> str | None:
+    """The same of the base model's scores, which become row 0 of every trial's matrix."""
+    for name, found in base.scores.items():
+        column = TaskScores(
+            metric=found.metric,
+            higher_is_better=found.higher_is_better,
+            items=found.items,
+            chance=found.chance,
+            score=(found.score,),
+            stderr=(found.stderr,),
+            correct=(found.correct,),
+        )
+        for problem in _scores(column):
+            return f"{name}: {problem}"
+    return None
 
 
 def _misfits(record: TrialRecord) -> Iterator[str]:
@@ -52,6 +74,10 @@ def _scores(scores: TaskScores) -> Iterator[str]:
     if scores.correct and len(scores.correct) != len(scores.score):
         yield f"{len(scores.score)} scores, and the items of {len(scores.correct)}"
         return
+    least, most = RANGES.get(scores.metric, (-math.inf, math.inf))
+    for stage, score in enumerate(scores.score):
+        if score is not None and not least <= score <= most:
+            yield f"the score after task {stage} is {score}, and {scores.metric} is from {least:g} to {most:g}"
     bits = scores.correct or (None,) * len(scores.score)
     for stage, (score, error, right) in enumerate(zip(scores.score, scores.stderr, bits, strict=True)):
         if right is None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import LorabenchError
+from harness.errors import FolderError
 
 #: What file systems without hard links say.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
@@ -87,7 +87,7 @@ def _publish(path: Path, write: Callable[[Path], Any], name: Callable[[Path, Pat
             temporary.unlink(missing_ok=True)
         # safetensors has an error of its own for a full disk
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise LorabenchError(
+            raise FolderError(
                 f"cannot write the file: {getattr(error, 'strerror', None) or error}; no part of a file was left",
                 where=str(path),
                 remedy="free disk space or choose another folder with --out, then run again: finished trials are kept",
@@ -111,16 +111,19 @@ ABANDONED = 3600.0
 
 
 def sweep_temporary(folder: Path) -> None:
-    """Remove the temporary files of processes that are gone, in ``folder`` and below; a report may be writing its own.
+    """Remove the temporary files of processes that are gone from a results folder; a report may be writing its own.
 
     A number says nothing of a process on another machine, so a file that is younger than :data:`ABANDONED` stays while
     there is a process of its number here.  A file of safetensors' own says nothing of who makes it: only this folder's
-    run does, which is the caller.
+    run does, which is the caller.  What else lies below the folder, such as the run that tunes its study, is not looked
+    at.
     """
-    for path in folder.rglob(".tmp??????"):
-        with contextlib.suppress(OSError):
-            path.unlink()
-    for path in folder.rglob(".*.tmp"):
+    for place in ("adapters", "running"):
+        for path in (folder / place).glob(".tmp??????"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    own = [folder / place for place in (".", "trials", "adapters", "figures", "running", "quarantine", "superseded")]
+    for path in (path for place in own for path in place.glob(".*.tmp")):
         found = _TEMPORARY.fullmatch(path.name)
         with contextlib.suppress(OSError):
             if found and (not _living(int(found[1])) or time.time() - path.stat().st_mtime > ABANDONED):

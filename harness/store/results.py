@@ -14,11 +14,17 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
+try:
+    import fcntl
+except ImportError:  # no such locks on this system
+    fcntl = None  # type: ignore[assignment]
+
 from harness.errors import InputError, LorabenchError, clipped
-from harness.store.consistency import misfit
+from harness.store.consistency import misfit, misfit_of_base
 from harness.store.files import create_json, rename_new, write_json
 from harness.store.migrations import migrate
 from harness.store.published import PublishedRow, check_published, plain
@@ -26,6 +32,8 @@ from harness.store.records import FINAL, SCHEMA_VERSION, BaseRecord, TrialRecord
 
 MANIFEST = "study.json"
 SUPERSEDED = "superseded"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -128,16 +136,32 @@ def write_trial(folder: Path, record: TrialRecord, keep: Callable[[], None] = la
     pack).  A record of a failure gives way; a damaged file is moved to ``quarantine/``.
     """
     path = trial_path(folder, record.fingerprint)
-    if finished(folder, record.fingerprint):
-        return False
-    keep()
-    for _ in range(3):
-        if create_json(path, record.model_dump(mode="json")):
-            return True
-        if _set_aside(folder, path):
-            return False
-    what = "other processes keep writing this record"
-    raise LorabenchError(what, where=str(path), remedy="run the study in one place at a time")
+
+    def write() -> bool:
+        keep()
+        for _ in range(3):
+            if create_json(path, record.model_dump(mode="json")):
+                return True
+            if _set_aside(folder, path):
+                return False
+        what = "other processes keep writing this record"
+        raise LorabenchError(what, where=str(path), remedy="run the study in one place at a time")
+
+    return bool(unless_finished(folder, record.fingerprint, write))
+
+
+def unless_finished(folder: Path, fingerprint: str, work: Callable[[], T]) -> T | None:
+    """Do what belongs to a trial while nobody else does, unless it is finished: then nothing is done.
+
+    Where file locks do not work, only the record is certain to be written once.
+    """
+    path = folder / "running" / f"{fingerprint}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        return None if finished(folder, fingerprint) else work()
 
 
 def _set_aside(folder: Path, path: Path) -> bool:
@@ -251,23 +275,26 @@ def supersede(folder: Path, planned: Collection[str]) -> list[str]:
 def take_back(folder: Path, planned: Iterable[str]) -> list[str]:
     """Move records out of ``superseded/`` that the study asks for again; returns their fingerprints."""
     found = returning(folder, planned)
-    for fingerprint in found:
+    for fingerprint, source in found.items():
         path = trial_path(folder, fingerprint)
         path.parent.mkdir(exist_ok=True)
-        _set_aside(folder, path)
-        (folder / SUPERSEDED / path.name).rename(path)
-    return found
+        if not _set_aside(folder, path):
+            rename_new(source, path)
+    return list(found)
 
 
-def returning(folder: Path, planned: Iterable[str]) -> list[str]:
-    """Trials that the study asks for, that have no finished record, and have one in ``superseded/``."""
-    there = {path.stem: path for path in (folder / SUPERSEDED).glob("*.json")}
-    found = []
+def returning(folder: Path, planned: Iterable[str]) -> dict[str, Path]:
+    """Trials that the study asks for, that have no finished record, and have one in ``superseded/``: where it lies."""
+    there: dict[str, list[Path]] = {}
+    for path in sorted((folder / SUPERSEDED).glob("*.json")):  # one that was put aside twice has a number
+        there.setdefault(path.stem.partition(".")[0], []).append(path)
+    found = {}
     for fingerprint in planned:
         if fingerprint in there and not finished(folder, fingerprint):
-            record, _ = _read_trial(there[fingerprint])
-            if record is not None and record.status in FINAL:
-                found.append(fingerprint)
+            for path in there[fingerprint]:
+                record, _ = _read_trial(path, fingerprint)
+                if record is not None and record.status in FINAL:
+                    found[fingerprint] = path
     return found
 
 
@@ -288,7 +315,9 @@ def read_base(folder: Path, key: str) -> BaseRecord | None:
         base = BaseRecord.model_validate_json(base_path(folder).read_bytes())
     except (OSError, ValidationError):
         return None
-    return base if base.key == key else None
+    if base.key != key or misfit_of_base(base):
+        return None  # of another study or stack, or edited: the base is scored again
+    return base
 
 
 def write_base(folder: Path, base: BaseRecord) -> None:

@@ -164,7 +164,7 @@ class Study(Scored):
     adapter: AdapterSettings = AdapterSettings()
     training: TrainingSettings = TrainingSettings()
     keep_adapters: Literal["none", "last", "all"] = "last"
-    stall_minutes: float = Field(30, gt=0, description="a pack that gives no sign of life for so long is stopped")
+    stall_minutes: float = Field(30, ge=0.1, description="a pack that gives no sign of life for so long is stopped")
     tuning: TuningSettings = TuningSettings()
     published: str | None = Field(None, description="a file of tasks/published: numbers for the report to show")
 

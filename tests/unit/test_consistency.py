@@ -59,6 +59,11 @@ EDITS = {
     "no bits at all": (("tasks", "a", "correct", 1), "!!", "are not 10 bits"),
     "the number of items": (("tasks", "a", "items"), 20, "are not 20 bits"),
     "a lost list": (("tasks", "a", "correct"), ["AA=="], "3 scores, and the items of 1"),
+    "no items to hold it against": (
+        ("tasks", "a"),
+        column(1, 7, 5).model_copy(update={"correct": (), "score": (0.1, 7.5, 0.5)}).model_dump(mode="json"),
+        "7.5, and acc is from 0 to 1",
+    ),
     "another seed": (("spec", "seed"), 5, "its spec is that of another trial"),
     "another rate": (("spec", "parameters", "learning_rate"), 0.2, "its spec is that of another trial"),
     "another method": (("spec", "method"), "stable_lora", "its spec is that of another trial"),

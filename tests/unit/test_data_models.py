@@ -165,6 +165,15 @@ def test_remote_code_is_refused(folder, file):
     assert "trust_remote_code is never on" in str(error)
 
 
+@pytest.mark.parametrize("named", ["../other/tokenizer.json", "/etc/passwd", "below/tokenizer.json"])
+def test_a_tokenizer_file_elsewhere_is_refused(folder, named):
+    """It would be read, and a change of it would change no digest."""
+    (folder / "tokenizer_config.json").write_text(json.dumps({"fast_tokenizer_files": ["tokenizer.json", named]}))
+    error = refused(folder)
+    assert error.where == f"{folder}/tokenizer_config.json:fast_tokenizer_files"
+    assert named in error.what
+
+
 def test_a_broken_config_is_refused(folder):
     (folder / "config.json").write_text("{")
     error = refused(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import sys
@@ -16,6 +17,7 @@ from broken_methods import BROKEN, Bound, updating
 
 from harness import campaign
 from harness import methods as registry
+from harness.errors import InputError
 from harness.executors.local import LocalExecutor
 from harness.store.results import read_trials
 
@@ -28,6 +30,16 @@ STUDY = {
 class Exits(Bound):
     def before_step(self, bank, active) -> None:
         sys.exit(3)
+
+
+class Refuses(Bound):
+    def before_step(self, bank, active) -> None:
+        raise InputError("a setting that does not fit", where="here", remedy="another")
+
+
+class Cancels(Bound):
+    def before_step(self, bank, active) -> None:
+        raise asyncio.CancelledError
 
 
 class Fills(Bound):
@@ -67,7 +79,7 @@ class HangsOn(Bound):
 
 
 METHODS = {method.name: method for method, *_ in BROKEN} | {
-    kind.__name__.lower(): updating(kind) for kind in (Exits, Fills, FillsTheGpu, Hangs, HangsOn)
+    kind.__name__.lower(): updating(kind) for kind in (Exits, Refuses, Cancels, Fills, FillsTheGpu, Hangs, HangsOn)
 }
 
 
@@ -107,6 +119,8 @@ def by_status(folder: Path) -> dict[str, set[str]]:
         ("raises", "error", "ZeroDivisionError: by zero"),
         ("writes", "error", "the frozen base model changed"),
         ("exits", "error", "sys.exit(3)"),
+        ("refuses", "error", "a setting that does not fit"),
+        ("cancels", "error", "CancelledError"),
         ("fills", "oom", "can't allocate memory"),
         ("fillsthegpu", "oom", "CUDA out of memory"),
         ("hangs", "timeout", "no sign of life for 30 minutes"),
@@ -184,3 +198,16 @@ def test_no_checkpoint_is_written_on_a_base_that_has_changed(run, monkeypatch):
     folder = run("writes", streams={"two": ["toy_recall", "toy_digits"]}, seeds=[0])
     whole = {r.host["pack"] for r in read_trials(folder).records if r.status == "ok"}
     assert set(saved) == whole
+
+
+def test_a_full_disk_is_no_method_s_fault(run, monkeypatch):
+    """It stops the run, and no trial is recorded as failed."""
+    from harness.engine import pack
+    from harness.errors import FolderError
+
+    def full(*_) -> None:
+        raise FolderError("cannot write the file", where="x", remedy="free disk space")
+
+    monkeypatch.setattr(pack, "save_checkpoint", full)
+    with pytest.raises(FolderError):
+        run()

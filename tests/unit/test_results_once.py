@@ -179,14 +179,11 @@ def test_the_retry_of_a_worker_that_died_at_its_first_record_leaves_that_as_it_i
     """Ray hands the same job, with the same list of what is missing, to a second worker."""
     from harness.engine import pack, worker
 
-    class Killed(BaseException):
-        pass
-
     write, jobs, first = pack.write_trial, [], {}
 
     def dies(*arguments) -> None:
         write(*arguments)
-        raise Killed
+        raise KeyboardInterrupt
 
     found = load()
     executor = LocalExecutor()
@@ -197,7 +194,7 @@ def test_the_retry_of_a_worker_that_died_at_its_first_record_leaves_that_as_it_i
             return run_jobs(given, watch)
         jobs.extend(given)
         monkeypatch.setattr(pack, "write_trial", dies)
-        with pytest.raises(Killed):
+        with pytest.raises(KeyboardInterrupt):
             worker.execute(given[0], lambda units, what: None)
         first.update(state(found.folder))
         monkeypatch.setattr(pack, "write_trial", write)
@@ -399,3 +396,65 @@ def test_plan_and_status_say_what_an_edit_sets_aside(load, copy, tmp_path, monke
     name = f"{record(0).fingerprint}.json"
     (copy / "trials" / name).write_text("{")
     assert f"{name}: not a record" in said()
+
+
+def test_of_what_was_put_aside_twice_the_answer_comes_back(tmp_path):
+    """A failure stands under the first name, the answer under the second."""
+    planned = {record(0).fingerprint}
+    for made in (failure(0), record(0)):
+        write_trial(tmp_path, made)
+        supersede(tmp_path, set())
+    assert take_back(tmp_path, planned) == [record(0).fingerprint]
+    assert read_trials(tmp_path).records == [record(0)]
+
+
+def _keeps(folder: Path, start, host: int, results) -> None:
+    start.wait()
+
+    def keep() -> None:
+        with (folder / "adapters").open("a") as file:
+            file.write(f"{host}\n")
+
+    results.put((host, write_trial(folder, record(0, host={"writer": host}), keep)))
+
+
+def test_the_adapter_is_that_of_the_record_whoever_comes_second(tmp_path):
+    context = multiprocessing.get_context("fork")
+    for round_ in range(10):
+        folder = tmp_path / str(round_)
+        folder.mkdir()
+        start, results = context.Event(), context.Queue()
+        processes = [context.Process(target=_keeps, args=(folder, start, n, results)) for n in range(4)]
+        for process in processes:
+            process.start()
+        start.set()
+        said = dict(results.get(timeout=60) for _ in processes)
+        for process in processes:
+            process.join(60)
+        (won,) = [host for host, wrote in said.items() if wrote]
+        assert (folder / "adapters").read_text() == f"{won}\n", "one adapter, and the winner's"
+
+
+def test_a_sweep_looks_at_nothing_but_this_run_s_own(tmp_path):
+    places = {"adapters": False, "running": False, "tuning/running": True, "notes": True, ".": True}
+    for place in places:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / ".tmpAb12Cd").write_text("x")
+    sweep_temporary(tmp_path)
+    assert {place: (tmp_path / place / ".tmpAb12Cd").exists() for place in places} == places
+
+
+def test_base_scores_that_were_edited_are_scored_again(load, copy):
+    from harness.store.results import read_base
+
+    base = json.loads((copy / "base.json").read_text())
+    assert read_base(copy, base["key"]) is not None
+    name = next(iter(base["scores"]))
+    base["scores"][name]["score"] = 7.5
+    (copy / "base.json").write_text(json.dumps(base))
+    assert read_base(copy, base["key"]) is None
+    before = state(copy)
+    trial_path(copy, sorted(path.stem for path in (copy / "trials").iterdir())[0]).unlink()
+    assert run(load()).complete
+    assert json.loads((copy / "base.json").read_text())["scores"][name]["score"] <= 1
+    assert set(state(copy)) == set(before)
