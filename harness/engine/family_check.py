@@ -32,7 +32,7 @@ TRIALS, RANK = 2, 2
 #: The entries of an adapter's B A, in units of those of the weight it changes: enough to be seen, in a model that still
 #: works; one of half the size of the weights makes a real model multiply its rounding errors by fifty.
 SIZE = 0.1
-#: Two sequences, with a beginning that is worth sharing: 2 s for 135M parameters on two CPU cores, once a model.
+#: Two sequences, with a beginning that is worth sharing: 5 s of one CPU core for 135M parameters, once a model.
 SEQUENCES, LENGTH, SHARED = 2, LEAST_SHARED + 8, LEAST_SHARED + 1
 #: Logits that are compared at a place.
 COLUMNS = 1024
