@@ -49,7 +49,7 @@ def record(seed: int = 0, **changes) -> TrialRecord:
 
 
 EDITS = {
-    "a score of 7.5": (("tasks", "a", "score", 2), 7.5, "a: the score after task 2 is 7.5, and 0.5 of its items"),
+    "a score of 7.5": (("tasks", "a", "score", 2), 7.5, "a: the score after task 2 is 7.5, and acc is"),
     "a better score": (("tasks", "b", "score", 2), 1.0, "b: the score after task 2"),
     "a score of the base": (("tasks", "a", "score", 0), 0.2, "a: the score after task 0"),
     "a probe": (("probes", "p", "score", 2), 0.4, "p: the score after task 2"),

@@ -312,7 +312,8 @@ def test_temporary_files_of_dead_processes_are_swept(load, copy):
         place.mkdir(exist_ok=True)
         (place / f".x.json.{dead.pid}.00ff.tmp").write_text("{")
         (place / f".x.json.{os.getpid()}.00ff.tmp").write_text("{")
-        (place / ".tmpeH0k4I").write_text("{")  # safetensors calls its own so
+        if place.name in ("adapters", "running"):
+            (place / ".tmpeH0k4I").write_text("{")  # safetensors calls its own so
     before = state(copy, ("trials",))
     assert run(load()).complete
     assert not list(copy.rglob(".tmp*"))
