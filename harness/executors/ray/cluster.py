@@ -84,6 +84,7 @@ class Cluster:
         self._watcher.join()  # or it would take the end for a death
         if self._lost is None:
             ray.shutdown()
+            native_stderr.show()  # until then: Ray's C++ says of a raylet that dies what it could not tell it
             if self._folder:
                 shutil.rmtree(self._folder, ignore_errors=True)
         self._over.set()
@@ -161,11 +162,11 @@ class Cluster:
             raise
         finally:
             spokesman.dismiss()
-        native_stderr.show()
         if failure:
             error = failing() or _refused(failure[0])
             self._kill()
             self._over.set()
+            native_stderr.show()
             raise error
         _quiet()
         _end_orderly()

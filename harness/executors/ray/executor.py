@@ -132,6 +132,7 @@ class RayExecutor:
             raise
         except (WorkerCrashedError, NodeDiedError, OutOfMemoryError, TaskCancelledError) as error:
             self.cluster.check()
+            work.look(lambda *_: None)  # its last words may be younger than the last look
             status, message, trace = _how_it_died(error, work.signs)
             return failed(work.job, status, work.phase, message, trace)
         except LocalRayletDiedError as error:
