@@ -29,7 +29,7 @@ STUDY = {
 }  # fmt: skip
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     """Not an error that a worker turns into a record."""
 
 
