@@ -229,13 +229,7 @@ def _read_trial(path: Path, name: str | None = None) -> tuple[TrialRecord | None
         raise _of_schema("this record has", version, path)
     try:
         record = TrialRecord.model_validate(migrate(data))
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return None, f"not a record of ours: {_first(error)}"
     if record.fingerprint != (name or path.stem):
         return None, f"it is the record of trial {record.fingerprint}"

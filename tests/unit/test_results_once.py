@@ -81,22 +81,28 @@ def _writes(folder: Path, start, host: int, results) -> None:
     results.put((host, write_trial(folder, record(0, host={"writer": host}))))
 
 
-def test_of_many_that_finish_at_once_one_wins(tmp_path):
+def winner(target, folder: Path, writers: int) -> int:
+    """Of so many processes that write one trial at once, the one whose record it is."""
     context = multiprocessing.get_context("fork")
+    start, results = context.Event(), context.Queue()
+    processes = [context.Process(target=target, args=(folder, start, n, results)) for n in range(writers)]
+    for process in processes:
+        process.start()
+    start.set()
+    said = dict(results.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(60)
+    (won,) = [host for host, wrote in said.items() if wrote]
+    return won
+
+
+def test_of_many_that_finish_at_once_one_wins(tmp_path):
     for round_ in range(20):
         folder, writers = tmp_path / str(round_), 6
         if round_ % 2:  # a failure stands there, which a worker that is thought dead and its retry want to replace
             write_trial(folder, failure(0))
             writers = 2
-        start, results = context.Event(), context.Queue()
-        processes = [context.Process(target=_writes, args=(folder, start, n, results)) for n in range(writers)]
-        for process in processes:
-            process.start()
-        start.set()
-        said = dict(results.get(timeout=60) for _ in processes)
-        for process in processes:
-            process.join(60)
-        (won,) = [host for host, wrote in said.items() if wrote]
+        won = winner(_writes, folder, writers)
         (found,) = read_trials(folder).records
         assert found.host == {"writer": won}
         assert [path.name for path in (folder / "trials").iterdir()] == [f"{found.fingerprint}.json"]
@@ -420,19 +426,10 @@ def _keeps(folder: Path, start, host: int, results) -> None:
 
 
 def test_the_adapter_is_that_of_the_record_whoever_comes_second(tmp_path):
-    context = multiprocessing.get_context("fork")
     for round_ in range(10):
         folder = tmp_path / str(round_)
         folder.mkdir()
-        start, results = context.Event(), context.Queue()
-        processes = [context.Process(target=_keeps, args=(folder, start, n, results)) for n in range(4)]
-        for process in processes:
-            process.start()
-        start.set()
-        said = dict(results.get(timeout=60) for _ in processes)
-        for process in processes:
-            process.join(60)
-        (won,) = [host for host, wrote in said.items() if wrote]
+        won = winner(_keeps, folder, 4)
         assert (folder / "adapters").read_text() == f"{won}\n", "one adapter, and the winner's"
 
 
