@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import mkstemp
 
 ROOT = Path(__file__).resolve().parents[1]
-PRELOADED = ["harness.cli.study", "harness.cli.results", "harness.engine.worker", "harness.report", "harness.campaign"]
+PRELOADED = ["harness.cli.study", "harness.cli.results", "harness.run.worker", "harness.report", "harness.run.campaign"]
 
 
 class Command:

@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.engine.batches import Example, Step, make_step
-from harness.engine.method import Recipe
-from harness.engine.model import ALL_LINEAR, PackedModel
+from harness.engine.model.packed import ALL_LINEAR, PackedModel
 from harness.engine.optimizer import AdamWSettings
 from harness.engine.trainer import RowSpec, Trainer
+from harness.method.recipe import Recipe
 from harness.study.seeds import derive
 
 torch.set_num_threads(1)  # these models are so small that a second thread only waits

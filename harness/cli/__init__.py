@@ -15,9 +15,9 @@ import typer
 
 from harness.cli import adapters, lists, new, perf, results, study
 from harness.cli.options import kind_of
+from harness.cli.terminal import say, take_any_encoding
 from harness.data.paths import FULL
 from harness.errors import InputError, LorabenchError
-from harness.terminal import say, take_any_encoding
 
 #: In the order of the help.
 VERBS = (

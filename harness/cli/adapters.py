@@ -18,8 +18,8 @@ from harness.cli.options import (
     shots,
     to_folder,
 )
+from harness.cli.terminal import say
 from harness.errors import InputError
-from harness.terminal import say
 
 
 def export(
@@ -30,8 +30,8 @@ def export(
     out: OutFolder = None,
 ) -> None:
     """Export a trial's scored adapter; `PeftModel.from_pretrained` loads it."""
-    from harness import campaign
-    from harness.engine.adapters_file import export_peft, find_adapter
+    from harness.engine.adapters.files import export_peft, find_adapter
+    from harness.run import campaign
     from harness.store import read_trials
 
     folder = campaign.results_folder(resolve(study), model, out)
@@ -76,9 +76,9 @@ def audit(
     max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens; longer items are cut.")] = None,
 ) -> None:
     """Score adapters made elsewhere: tasks, probes, what the base lost, intruder dimensions, on one page."""
-    from harness import audit as audits
-    from harness import console
+    from harness.cli import console
     from harness.executors.local import LocalExecutor
+    from harness.posthoc import audit as audits
     from harness.report import write_audit
 
     scoring = {"split": split, "items": items, "probe_items": probe_items, "max_length": max_length,
@@ -114,10 +114,12 @@ def mitigate(
     out: OutFolder = None,
 ) -> None:
     """Scale the intruder dimensions of trained adapters and score them again, beside a shrink of the same size."""
-    from harness import campaign, console, mitigation
+    from harness.cli import console
     from harness.data import paths
     from harness.executors.local import LocalExecutor
+    from harness.posthoc import mitigation
     from harness.report import write_mitigation
+    from harness.run import campaign
 
     keeps = shares(keep)
     known = {path.stem for path in paths.studies_dir().glob("*.yaml")}

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.options import AsJson
-from harness.terminal import say
+from harness.cli.terminal import say
 
 
 def doctor(as_json: AsJson = False) -> None:
     """Check Python, libraries, device, disk, cached files and Ray."""
-    from harness import checkup
+    from harness.cli import doctor as checkup
 
     if not checkup.show(as_json):
         raise typer.Exit(1)
@@ -24,10 +24,10 @@ def methods(
     as_json: AsJson = False,
 ) -> None:
     """List the methods, one line each; with --check see whether one keeps the contract."""
-    from harness.methods import methods as registry
+    from harness.method.registry import methods as registry
 
     if check is not None:
-        from harness import contract
+        from harness import checks as contract
 
         for rule in contract.check(check, registry()):
             say(f"ok  {rule}")

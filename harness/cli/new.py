@@ -15,7 +15,7 @@ def new_method(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and '_'.")],
 ) -> None:
     """Write a method that trains, in the clone or in the folder of --plugins, to be made one's own."""
-    from harness import scaffold
+    from harness.cli import scaffold
 
     file = scaffold.new_method(name)
     typer.echo(f"{file}\ncheck it with: lorabench methods --check {name}")
@@ -35,7 +35,7 @@ def new_task(
     licence: Annotated[str, typer.Option("--licence", help="Of the rows.")] = "not stated",
 ) -> None:
     """Make a task of rows of one's own, in the clone or in the folder of --plugins, and build its splits."""
-    from harness import scaffold
+    from harness.cli import scaffold
     from harness.data.rows import Columns
 
     task, note = scaffold.new_task(name, source, Columns(question, answer, choices, answers), licence)

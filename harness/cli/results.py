@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, kind_of, resolve
+from harness.cli.terminal import say
 from harness.errors import InputError
-from harness.terminal import say
 
 Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Put different stacks on one board, with a banner.")]
 
@@ -23,7 +23,7 @@ def report(
     every: Annotated[bool, typer.Option("--all", help="Write an index page over everything under results/.")] = False,
 ) -> None:
     """Write the tables, figures and page of a study's results."""
-    from harness import campaign
+    from harness.run import campaign
 
     if every:
         from harness.report import build_index
@@ -44,8 +44,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Say by how much arm A differs from arm B, in pairs of the same order and seed, and how sure that is."""
-    from harness import campaign, console
+    from harness.cli import console
     from harness.report import compare_studies
+    from harness.run import campaign
 
     folder = _existing(campaign.results_folder(resolve(study), model, out))
     partner = folder

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.checks import check_methods, checked_study
 from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, resolve
+from harness.cli.preflight import check_methods, checked_study
 from harness.cli.results import write_report
+from harness.cli.terminal import say
 from harness.errors import LorabenchError, unknown_name
-from harness.terminal import say
 
 if TYPE_CHECKING:
-    from harness.campaign import Campaign, State
+    from harness.run.campaign import Campaign, State
 
 ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or local: in this process, without importing ray.")]
 
 
 def fetch(study: StudyName = "auto", model: ModelName = None) -> None:
     """Download and verify a study's model and data, and decompose the model for runs on a CPU; offline afterwards."""
-    from harness import prepare
     from harness.data import models as model_files
+    from harness.run import decompose as prepare
 
     file, config = checked_study(resolve(study), model)
     source = model_files.fetch((*config.tasks, *config.probes), config.model, say)
@@ -31,8 +31,9 @@ def fetch(study: StudyName = "auto", model: ModelName = None) -> None:
 
 def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None) -> None:
     """Print a study's trials and packs, what is done, and a time forecast."""
-    from harness import campaign, console
+    from harness.cli import console
     from harness.executors.local import LocalExecutor
+    from harness.run import campaign
 
     name = resolve(study)
     check_methods(*checked_study(name, model))
@@ -59,7 +60,8 @@ def tune(
     study: StudyName = "auto", executor: ExecutorName = "ray", model: ModelName = None, out: OutFolder = None
 ) -> None:
     """Try equally many settings for every method of a study, on seeds and items of their own; `run` takes the best."""
-    from harness import campaign, console
+    from harness.cli import console
+    from harness.run import campaign
 
     found, state = _carry_out(resolve(study), executor, model, out, tune=True)
     if state.finished < len(state.statuses):
@@ -71,8 +73,9 @@ def _carry_out(
     name: str, executor: str, model: str | None, out: Path | None, *, tune: bool = False
 ) -> tuple[Campaign, State]:
     """Run what is missing of a study, or of its tuning study, and show how it ended."""
-    from harness import campaign, console
+    from harness.cli import console
     from harness.executors import EXECUTORS, make_executor
+    from harness.run import campaign
 
     if executor not in EXECUTORS:
         raise unknown_name("executor", executor, EXECUTORS, where="--executor")
@@ -94,7 +97,8 @@ def _carry_out(
 
 def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None, as_json: AsJson = False) -> None:
     """Say which trials of a study are done, diverged, failed or missing, and whether it has changed since."""
-    from harness import campaign, console
+    from harness.cli import console
+    from harness.run import campaign
 
     name = resolve(study)
     folder = campaign.results_folder(name, model, out)
@@ -103,8 +107,8 @@ def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = 
 
 def _changes(name: str, model: str | None, out: Path | None) -> tuple[str, ...]:
     """What of the records no longer fits the study; a line that says why that can't be told here, if it can't."""
-    from harness import campaign
     from harness.data import models, paths
+    from harness.run import campaign
     from harness.study.config import find_study, load_study
 
     try:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from harness.engine.model import PackedModel
+from harness.engine.model.packed import PackedModel
 
 Progress = Callable[[int], None]  #: called with the number of tokens just done
 

@@ -1,7 +1,7 @@
 """Clip and AdamW for K trials at once, with everything that differs between trials as a tensor [K].
 
 Same arithmetic as ``clip_grad_norm_`` and ``torch.optim.AdamW`` on each trial alone (parity-tested), on the flat
-[K, P] tensor of :mod:`harness.engine.adapters`.  No value is read back to the host inside a step.
+[K, P] tensor of :mod:`harness.engine.adapters.layout`.  No value is read back to the host inside a step.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ import torch
 
 from harness.engine.batches import PASS_OVERHEAD, Example, Step, cheapest_cuts
 from harness.engine.generate import Draws, Pick, generate, greedy
-from harness.engine.method import Sampling
-from harness.engine.model import PackedModel
+from harness.engine.model.packed import PackedModel
 from harness.errors import InputError
+from harness.method.recipe import Sampling
 
 
 @dataclass(frozen=True)

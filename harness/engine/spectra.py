@@ -15,8 +15,8 @@ from torch import Tensor
 
 from harness.analysis.intruders import Measured, Spectrum, analyse, analyse_dense, spectrum, summaries
 from harness.analysis.intruders.threads import side_by_side
-from harness.engine.adapters import DenseLayout, Layout, Slot
-from harness.engine.linear import Change
+from harness.engine.adapters.layout import DenseLayout, Layout, Slot
+from harness.engine.model.linear import Change
 from harness.store.files import atomic_file
 from harness.store.spectra import VERSION
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from harness.analysis.intruders import Spectrum, spectrum
-from harness.engine.adapters import AdapterBank, DenseLayout, Frozen, Layout, joined
+from harness.engine.adapters.layout import AdapterBank, DenseLayout, Frozen, Layout, joined
 from harness.engine.batches import Batch, Example, Step, make_step
 from harness.engine.losses import cross_entropy, loss_and_gradient
-from harness.engine.method import Adapter, Average, BoundAverage, BoundPart, BoundUpdate, Recipe, Start, Task
-from harness.engine.model import PackedModel, make_bank
+from harness.engine.model.packed import PackedModel, make_bank
 from harness.engine.optimizer import AdamWSettings, PackedAdamW
 from harness.engine.rollouts import own_answers
+from harness.method.recipe import Adapter, Average, BoundAverage, BoundPart, BoundUpdate, Recipe, Start, Task
 from harness.study.seeds import derive
 
 

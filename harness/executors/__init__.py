@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from harness.errors import unknown_name
 
 if TYPE_CHECKING:
-    from harness.engine.job import Job
-    from harness.engine.worker import Outcome
+    from harness.run.job import Job
+    from harness.run.worker import Outcome
 
 #: Called with (job's name, units of work it has done, what it is doing).
 Watch = Callable[[str, float, str], None]

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 import torch
 
-from harness.engine.job import Job
-from harness.engine.worker import Outcome, StalledError, disarm, execute
 from harness.errors import InputError, LorabenchError
 from harness.executors import Watch
+from harness.run.job import Job
+from harness.run.worker import Outcome, StalledError, disarm, execute
 
 #: Seconds until a job that has swallowed the first alarm gets the next one.
 AGAIN = 5.0

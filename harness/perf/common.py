@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from harness.engine.loading import load_model
-from harness.engine.model import PackedModel
-from harness.engine.stack import LIBRARIES, device_name, host, synchronize
+from harness.engine.environment import LIBRARIES, device_name, host, synchronize
+from harness.engine.model.load import load_model
+from harness.engine.model.packed import PackedModel
 from harness.errors import unknown_name
 from harness.store.files import write_json
 

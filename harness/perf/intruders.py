@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from harness.analysis.intruders import EPSILON, TOP_K, Measured
-from harness.engine.adapters import Layout, Slot
+from harness.engine.adapters.layout import Layout, Slot
+from harness.engine.environment import device_name, synchronize, use_threads
 from harness.engine.spectra import Spectra
-from harness.engine.stack import device_name, synchronize, use_threads
 from harness.errors import LorabenchError, unknown_name
 from harness.perf.common import SHAPES, save, this_device, timed
 
@@ -84,7 +84,7 @@ def _model_matrices(name: str, device: torch.device) -> Matrices:
     """A model's projections, or made-up ones of ``random:<shape>``."""
     if not name.startswith("random:"):
         from harness.data.models import resolve_model
-        from harness.engine.loading import load_model
+        from harness.engine.model.load import load_model
 
         model = load_model(resolve_model(name).path, dtype=torch.bfloat16, device=device)
         return Matrices(tuple((slot, weight.detach()) for slot, weight in model.weights()))

@@ -25,10 +25,10 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from harness.data.models import resolve_model
-from harness.engine.adapters import Layout
-from harness.engine.adapters_file import export_peft, save_adapters
-from harness.engine.loading import load_model
-from harness.engine.stack import device_name, use_threads
+from harness.engine.adapters.files import export_peft, save_adapters
+from harness.engine.adapters.layout import Layout
+from harness.engine.environment import device_name, use_threads
+from harness.engine.model.load import load_model
 from harness.errors import LorabenchError
 from harness.perf.common import save, this_device, timed
 from harness.perf.questions import questions

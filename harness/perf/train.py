@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from harness.engine.batches import Example, Step, make_step
-from harness.engine.method import Recipe
-from harness.engine.model import PackedModel
+from harness.engine.environment import device_name, peak_memory_gib, reset_peak_memory
+from harness.engine.model.packed import PackedModel
 from harness.engine.optimizer import AdamWSettings
-from harness.engine.stack import device_name, peak_memory_gib, reset_peak_memory
 from harness.engine.trainer import RowSpec, Trainer
+from harness.method.recipe import Recipe
 from harness.perf.common import perf_model, save, this_device, timed
 
 ROWS, LENGTH = 8, 128

@@ -26,7 +26,7 @@ LINES = {"mitigated": "-", "control": (0, (4, 2))}
 def write_mitigation(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], folder: Path) -> list[Path]:
     """Write ``scores.csv`` (one row a variant) and the figure ``mitigation`` with its numbers into ``folder``.
 
-    ``rows`` are those of :func:`harness.mitigation.mitigate`, at least one trial's.
+    ``rows`` are those of :func:`harness.posthoc.mitigation.mitigate`, at least one trial's.
     """
     scores = sorted({name for row in rows for name in row if name.startswith("score_")})
     points = changes(rows)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.engine.attention import tree_mask
 from harness.engine.generate import Progress
 from harness.engine.losses import chunk_logits
-from harness.engine.model import PackedModel
+from harness.engine.model.attention import tree_mask
+from harness.engine.model.packed import PackedModel
 from harness.scoring.trees import Row
 
 

@@ -15,7 +15,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import has_bos_prefix, postprocess_generated_text
 
 from harness.engine.generate import Penalised, generate, greedy
-from harness.engine.model import PackedModel
+from harness.engine.model.packed import PackedModel
 from harness.errors import InputError
 from harness.scoring.decoding import Decoding, decoding
 from harness.scoring.forward import Batch, collate, score_batches

@@ -16,8 +16,8 @@ from lm_eval.evaluator import evaluate
 from torch import Tensor
 
 from harness.analysis.statistics import jackknife_error
-from harness.engine.adapters import DenseLayout, Layout
-from harness.engine.model import PackedModel
+from harness.engine.adapters.layout import DenseLayout, Layout
+from harness.engine.model.packed import PackedModel
 from harness.scoring.lm import PackedLM
 from harness.scoring.suite import ScoredTask, Suite, trusted
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.store.records import BaseRecord
 from harness.study.config import AdapterSettings, Study
-from harness.study.pack_size import TABLE_RANK
+from harness.study.memory import TABLE_RANK
 from harness.study.plan import Pack
 
 #: Cost of training on a token, in tokens of scoring: 3 by FLOPs, and the padding and short passes of the quick study (2

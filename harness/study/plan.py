@@ -19,13 +19,13 @@ from harness.store.fingerprint import digest
 from harness.store.records import TrialSpec
 from harness.study.config import AdapterSettings, Study, first_problem
 from harness.study.limits import check_size, shown, twice
+from harness.study.memory import factor_copies
 from harness.study.overrides import OWN, Own, own_training, refuse_adapter_grids, taken_apart
-from harness.study.pack_size import factor_copies
 from harness.study.seeds import derive
 
 
 class MethodLike(Protocol):
-    """What planning needs of a method (``harness.engine.method.Method``)."""
+    """What planning needs of a method (``harness.method.recipe.Method``)."""
 
     name: str
     settings: type[BaseModel]

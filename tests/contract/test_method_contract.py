@@ -19,10 +19,10 @@ from helpers import (
     with_demonstrations,
 )
 
-from harness.contract import RULES, HostReads, recipe
-from harness.engine.method import Recipe
+from harness.checks import RULES, HostReads, recipe
 from harness.errors import InputError
-from harness.methods import methods
+from harness.method.recipe import Recipe
+from harness.method.registry import methods
 from harness.store.checkpoints import load_checkpoint, save_checkpoint
 from harness.study.config import Study
 from harness.study.plan import expand_arms

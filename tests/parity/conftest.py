@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.engine.adapters import Layout
-from harness.engine.adapters_file import export_peft, save_adapters
-from harness.engine.loading import load_model
-from harness.engine.model import ALL_LINEAR, PackedModel
+from harness.engine.adapters.files import export_peft, save_adapters
+from harness.engine.adapters.layout import Layout
+from harness.engine.model.load import load_model
+from harness.engine.model.packed import ALL_LINEAR, PackedModel
 from harness.study.config import AdapterSettings
 
 TRIALS, RANK, ALPHA = 3, 4, 8.0

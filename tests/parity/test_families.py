@@ -18,7 +18,7 @@ import torch
 from lm_eval.api.instance import Instance
 from torch import nn
 
-from harness.engine.loading import load_model
+from harness.engine.model.load import load_model
 from harness.errors import InputError
 from harness.scoring.lm import PackedLM
 

@@ -12,7 +12,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from harness.engine.generate import generate
-from harness.engine.loading import load_model
+from harness.engine.model.load import load_model
 from harness.errors import InputError
 from harness.scoring.lm import PackedLM
 from harness.scoring.scorer import Scorer

@@ -7,7 +7,7 @@ import torch
 
 from harness.analysis.intruders import EPSILONS, Measured, analyse, spectrum
 from harness.data.models import model_ready, resolve_model
-from harness.engine.loading import load_model
+from harness.engine.model.load import load_model
 
 MODEL = "smollm2-135m-instruct"
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

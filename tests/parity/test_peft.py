@@ -21,8 +21,8 @@ from helpers import (
 )
 
 from baselines import rslora
-from harness.engine.adapters_file import export_peft, find_adapter, save_adapters
-from harness.engine.method import MethodSettings, Recipe
+from harness.engine.adapters.files import export_peft, find_adapter, save_adapters
+from harness.method.recipe import MethodSettings, Recipe
 from harness.study.config import AdapterSettings
 
 RATES = (1e-3, 3e-4, 1e-4, 3e-5)

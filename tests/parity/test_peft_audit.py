@@ -14,9 +14,9 @@ from lm_eval.tasks import TaskManager
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness import audit as audits
-from harness.campaign import Watcher
 from harness.data import tasks
+from harness.posthoc import audit as audits
+from harness.run.campaign import Watcher
 from harness.store.records import unpack_bits
 
 NAMES = ("toy_recall", "toy_digits", "toy_text")

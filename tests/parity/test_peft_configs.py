@@ -15,8 +15,8 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 
-from harness.engine.peft_config import PeftConfig
-from harness.engine.peft_file import read_peft, stack_adapters
+from harness.engine.adapters.peft import read_peft, stack_adapters
+from harness.engine.adapters.peft_config import PeftConfig
 
 MODULES = [slot.module for slot in packed_model().slots] + [
     "lm_head", "model.layers.12.mlp.experts.1.up_proj", "model.visual.blocks.1.attn.qkv", "h.1.attn.c_attn",

@@ -24,8 +24,8 @@ from helpers import (
 )
 
 from baselines import dora, eva, lora, lora_plus, pissa, rslora
-from harness.engine.method import MethodSettings, Recipe
-from harness.engine.model import ALL_LINEAR
+from harness.engine.model.packed import ALL_LINEAR
+from harness.method.recipe import MethodSettings, Recipe
 
 LORA = lora.compose(MethodSettings())
 RATES = (1e-3, 3e-4)

@@ -42,12 +42,17 @@ def test_a_broken_contract_is_seen(tmp_path):
     assert "harness.executors.ray.executor -> ray" in done.stdout
 
 
-def test_core_lists_every_module_of_the_engine_that_runs_no_packs():
-    """A new module of the engine has to be placed: in the core, or among those that score."""
+def test_a_package_without_a_layer_is_seen(tmp_path):
+    """A new package of ``harness`` has to be placed."""
     rules = configparser.ConfigParser()
     rules.read(RULES)
-    core = set(rules["importlinter:contract:core"]["source_modules"].split())
-    runs = {f"harness.engine.{name}" for name in ("pack", "base", "ledger", "untrained", "job", "worker")}
-    there = {f"harness.engine.{p.stem}" for p in (ROOT / "harness" / "engine").glob("*.py") if p.stem != "__init__"}
-    assert core | runs == there
-    assert not core & runs
+    for section in rules.sections():
+        if section not in ("importlinter", "importlinter:contract:layers"):
+            rules.remove_section(section)
+    layers = rules["importlinter:contract:layers"]
+    layers["layers"] = layers["layers"].replace("\nscoring", "")
+    with (tmp_path / "rules").open("w") as file:
+        rules.write(file)
+    done = lint(tmp_path / "rules")
+    assert done.returncode == 1
+    assert "scoring" in done.stdout

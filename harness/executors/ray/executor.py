@@ -21,12 +21,12 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from harness.engine.job import Job
-from harness.engine.worker import Outcome, failed, stalled
 from harness.errors import InputError, LorabenchError, clipped
 from harness.executors import Watch
 from harness.executors.ray.cluster import Cluster
 from harness.executors.ray.task import STARTING, Signs, carry_out, read_progress
+from harness.run.job import Job
+from harness.run.worker import Outcome, failed, stalled
 from harness.store.records import Status
 
 POLL_SECONDS = 0.3

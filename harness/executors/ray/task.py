@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.engine.job import Job
-from harness.engine.worker import Outcome, execute, failed
+from harness.run.job import Job
+from harness.run.worker import Outcome, execute, failed
 
 STARTING = "starting"
 

@@ -1,0 +1,310 @@
+"""Stacked low-rank adapters: the factors of K trials in one flat tensor.
+
+Every trainable number of every trial lies in one fp32 tensor ``[K, P]``: row k is trial k, and its columns are all A
+factors, then all B factors, sorted by size so that factors of equal shape are neighbours.  That makes clip, AdamW,
+shrink and average a handful of elementwise kernels for the whole pack, whatever the number of matrices, and norms per
+matrix one reduction per distinct shape.  The forward pass sees each factor as a view; the gradient comes back as one
+``cat``, the backward of the one ``split``.
+
+A :class:`DenseLayout` divides a row into full-size matrices instead.  Either may stand on something :class:`Frozen`:
+what earlier tasks have left on the base, or what was taken off it at the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from harness.engine.model.linear import Change
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One adapted matrix W0 of shape [out_features, in_features]; ``module`` is its name in the model."""
+
+    module: str
+    out_features: int
+    in_features: int
+
+    @property
+    def projection(self) -> str:
+        """Its type: the last part of the name, ``q_proj``."""
+        return self.module.rpartition(".")[2]
+
+    @property
+    def layer(self) -> str:
+        """Its depth: the first number in the name, ``0`` in ``model.layers.0.self_attn.q_proj``; else ``-``."""
+        return next((part for part in self.module.split(".") if part.isdigit()), "-")
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Where one factor lies in a row: A is [rank, in_features], B is [out_features, rank], M is [out_features, 1]."""
+
+    slot: Slot
+    name: str  # "A" or "B", or "M" for DoRA's magnitudes
+    shape: tuple[int, int]
+    start: int
+
+    @property
+    def size(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What lies on the base below the adapters of K trials and is not trained; W0 itself is never written to.
+
+    ``values`` [K, P'] carry their scaling in B.  ``scales`` holds, where rows of W0 are scaled (DoRA), the scale [K, m]
+    of every slot.
+    """
+
+    layout: Layout | DenseLayout
+    values: Tensor
+    scales: tuple[Tensor, ...] = ()
+
+    def changes(self, dtype: torch.dtype) -> list[Change]:
+        return self.layout.changes(self.values, torch.ones_like(self.values[:, 0]), dtype)
+
+    def row(self, row: int) -> Frozen:
+        """That of one trial."""
+        one = slice(row, row + 1)
+        return Frozen(self.layout, self.values[one], tuple(scale[one] for scale in self.scales))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a row of ``P`` numbers divides into the factors of all slots at one rank, and their magnitudes (DoRA)."""
+
+    slots: tuple[Slot, ...]
+    rank: int
+    magnitudes: bool = False
+    frozen: Frozen | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def factors(self) -> tuple[Factor, ...]:
+        shapes = {
+            "A": [(self.rank * s.in_features, s, (self.rank, s.in_features)) for s in self.slots],
+            "B": [(self.rank * s.out_features, s, (s.out_features, self.rank)) for s in self.slots],
+            "M": [(s.out_features, s, (s.out_features, 1)) for s in self.slots] if self.magnitudes else [],
+        }
+        found, start = [], 0
+        for name in "ABM":
+            for size, slot, shape in sorted(shapes[name], key=lambda entry: entry[0]):  # stable: slot order is kept
+                found.append(Factor(slot, name, shape, start))
+                start += size
+        return tuple(found)
+
+    @property
+    def size(self) -> int:
+        """P: trainable numbers of one trial."""
+        return sum(factor.size for factor in self.factors)
+
+    @cached_property
+    def a_size(self) -> int:
+        """Columns taken by the A factors, which come first."""
+        return sum(factor.size for factor in self.factors if factor.name == "A")
+
+    @cached_property
+    def _pairs(self) -> tuple[tuple[int, int], ...]:
+        """For every slot, the positions of its A and B among ``factors``."""
+        index = {(factor.slot.module, factor.name): i for i, factor in enumerate(self.factors)}
+        return tuple((index[slot.module, "A"], index[slot.module, "B"]) for slot in self.slots)
+
+    def magnitudes_of(self, flat: Tensor) -> list[Tensor]:
+        """Views [K, m] of the magnitudes in ``flat`` [K, P], one a slot, in slot order."""
+        found = {
+            factor.slot.module: flat[:, factor.start : factor.start + factor.size]
+            for factor in self.factors[2 * len(self.slots) :]
+        }
+        return [found[slot.module] for slot in self.slots]
+
+    @property
+    def sections(self) -> tuple[int, ...]:
+        """Widths of the neighbouring columns that may have rates of their own: those of A, then the others."""
+        return (self.a_size, self.size - self.a_size)
+
+    def split(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Views (A [K, r, n], B [K, m, r]) of ``flat`` [K, P], one pair a slot, in slot order."""
+        parts = flat.split([factor.size for factor in self.factors], dim=1)
+        views = [part.unflatten(1, factor.shape) for part, factor in zip(parts, self.factors, strict=True)]
+        return [(views[a], views[b]) for a, b in self._pairs]
+
+    @cached_property
+    def _runs(self) -> tuple[tuple[int, int, int], ...]:
+        """(start, members, size) of every run of neighbouring factors of one size, A's before B's."""
+        runs = []
+        for (_, size), run in groupby(self.factors, key=lambda factor: (factor.name, factor.size)):
+            members = list(run)
+            runs.append((members[0].start, len(members), size))
+        return tuple(runs)
+
+    @cached_property
+    def b_of_a(self) -> tuple[int, ...]:
+        """For the A factors in the order they lie in a row, the position of each one's B among the B factors."""
+        position = {
+            factor.slot.module: i for i, factor in enumerate(self.factors[len(self.slots) : 2 * len(self.slots)])
+        }
+        return tuple(position[factor.slot.module] for factor in self.factors[: len(self.slots)])
+
+    def norms(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """Frobenius norms of every A and every B of ``flat`` [K, P]: two tensors [K, slots], each in row order."""
+        columns = [
+            flat[:, start : start + members * size].unflatten(1, (members, size)).norm(dim=-1)
+            for start, members, size in self._runs
+        ]
+        norms = torch.cat(columns, dim=1)
+        return norms[:, : len(self.slots)], norms[:, len(self.slots) : 2 * len(self.slots)]
+
+    def scale_a_(self, flat: Tensor, by: Tensor) -> None:
+        """Multiply every A of ``flat`` [K, P] in place by its entry of ``by`` [K, slots], in row order."""
+        done = 0
+        for start, members, size in self._runs:
+            if start < self.a_size:
+                view = flat[:, start : start + members * size].unflatten(1, (members, size))
+                view.mul_(by[:, done : done + members, None])
+                done += members
+
+    def scaled(self, values: Tensor, scaling: Tensor) -> Tensor:
+        """``values`` [K, P] with the scaling [K] of each trial in its B, so that B A needs none.
+
+        Where the rows of what lies below are scaled, B is divided by that: diag(c) (W0 + ...) + B A is
+        diag(c) (W0 + ... + B A / c), which the magnitude scales as a whole.
+        """
+        end = self.a_size + sum(self.rank * slot.out_features for slot in self.slots)
+        a, b, others = values.split([self.a_size, end - self.a_size, self.size - end], dim=1)
+        b = b * scaling[:, None]
+        return torch.cat([a, b if self._below_b is None else b / self._below_b, others], dim=1)
+
+    @cached_property
+    def _below_b(self) -> Tensor | None:
+        """The scale of the row below for every number of B, [K, columns of B]; none: rows are not scaled."""
+        if self.frozen is None or not self.frozen.scales:
+            return None
+        scale = dict(zip(self.slots, self.frozen.scales, strict=True))
+        order = self.factors[len(self.slots) : 2 * len(self.slots)]
+        return torch.cat([scale[factor.slot].repeat_interleave(self.rank, dim=1) for factor in order], dim=1)
+
+    def changes(self, values: Tensor, scaling: Tensor, dtype: torch.dtype) -> list[Change]:
+        """What ``values`` [K, P] do to every matrix, with what is frozen below; differentiable in ``values``.
+
+        All factors are cast to this dtype at once.
+        """
+        pairs = self.split(self.scaled(values, scaling).to(dtype))
+        lengths = self.magnitudes_of(values) if self.magnitudes else [None] * len(pairs)
+        own = [Change(a, b, magnitude=length) for (a, b), length in zip(pairs, lengths, strict=True)]
+        return stacked(self.frozen, own, dtype)
+
+    def live(self, values: Tensor) -> int:
+        """How many of the numbers ``values`` [P] train: ranks whose row of A and column of B are zero do not."""
+        dead = 0
+        for slot, (a, b) in zip(self.slots, self.split(values[None]), strict=True):
+            ranks = (a[0] == 0).all(1) & (b[0] == 0).all(0)
+            dead += int(ranks.sum()) * (slot.in_features + slot.out_features)
+        return self.size - dead
+
+    def initial(self, seed: int) -> Tensor:
+        """One row [P] at its start: A ~ U(-1/sqrt(n), 1/sqrt(n)), B = 0.
+
+        That is PEFT's default, ``kaiming_uniform_(a=sqrt(5))``.  Drawn on the CPU, slot by slot, so that a seed means
+        the same numbers on every device and in every pack.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        row = torch.zeros(self.size)
+        starts = {factor.slot.module: factor for factor in self.factors if factor.name == "A"}
+        for slot in self.slots:
+            factor, bound = starts[slot.module], slot.in_features**-0.5
+            draw = torch.rand(factor.size, generator=generator)
+            row[factor.start : factor.start + factor.size] = (2 * draw - 1) * bound
+        return row
+
+
+@dataclass(frozen=True)
+class DenseLayout:
+    """How a row of ``P`` numbers divides into a full matrix [m, n] for every slot."""
+
+    slots: tuple[Slot, ...]
+    frozen: Frozen | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def size(self) -> int:
+        return sum(slot.out_features * slot.in_features for slot in self.slots)
+
+    @property
+    def sections(self) -> tuple[int, ...]:
+        return (self.size,)
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Views [K, m, n] of ``flat`` [K, P], one a slot, in slot order."""
+        parts = flat.split([slot.out_features * slot.in_features for slot in self.slots], dim=1)
+        shapes = [(slot.out_features, slot.in_features) for slot in self.slots]
+        return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def scaled(self, values: Tensor, scaling: Tensor) -> Tensor:
+        return values * scaling[:, None]
+
+    def live(self, values: Tensor) -> int:
+        return self.size
+
+    def changes(self, values: Tensor, scaling: Tensor, dtype: torch.dtype) -> list[Change]:
+        """What ``values`` [K, P] do to every matrix, with what is frozen below; differentiable in ``values``."""
+        own = [Change(dense=dense) for dense in self.split(self.scaled(values, scaling).to(dtype))]
+        return stacked(self.frozen, own, dtype)
+
+    def initial(self, seed: int) -> Tensor:
+        """One row [P] at its start: no change, whatever the seed."""
+        return torch.zeros(self.size)
+
+
+def stacked(frozen: Frozen | None, own: list[Change], dtype: torch.dtype) -> list[Change]:
+    """``own`` on top of what is frozen."""
+    if frozen is None:
+        return own
+    return [change.on(below) for below, change in zip(frozen.changes(dtype), own, strict=True)]
+
+
+def joined(below: Frozen | None, layout: Layout | DenseLayout, values: Tensor) -> Frozen:
+    """``values`` [K, P], which carry their scaling, and what lies below them: ranks, or dense changes, add up."""
+    layout = replace(layout, frozen=None)
+    if below is None:
+        return Frozen(layout, values)
+    if isinstance(layout, DenseLayout) or isinstance(below.layout, DenseLayout):
+        assert layout == below.layout, "what is frozen is what was scored, of one kind through a whole stream"
+        return Frozen(layout, below.values + values)
+    both = replace(layout, rank=below.layout.rank + layout.rank)
+    found = values.new_empty(len(values), both.size)
+    pairs = zip(both.split(found), below.layout.split(below.values), layout.split(values), strict=True)
+    for (a, b), (below_a, below_b), (own_a, own_b) in pairs:
+        a.copy_(torch.cat([below_a, own_a], 1))
+        b.copy_(torch.cat([below_b, own_b], 2))
+    if both.magnitudes:  # the upper ones are those of the whole
+        for magnitude, own in zip(both.magnitudes_of(found), layout.magnitudes_of(values), strict=True):
+            magnitude.copy_(own)
+    return Frozen(both, found)
+
+
+class AdapterBank:
+    """The adapters of K trials: ``values`` [K, P] in fp32, and each trial's scaling alpha / r."""
+
+    def __init__(
+        self, layout: Layout | DenseLayout, seeds: Sequence[int], scaling: Sequence[float], device: torch.device
+    ) -> None:
+        self.layout = layout
+        self.values = torch.empty(len(seeds), layout.size, device=device)
+        self.scaling = torch.tensor(scaling, dtype=torch.float32, device=device)
+        self.draw(seeds)
+
+    @property
+    def trials(self) -> int:
+        return self.values.shape[0]
+
+    def draw(self, seeds: Sequence[int]) -> None:
+        """Put every row where its seed starts."""
+        rows = {seed: self.layout.initial(seed) for seed in dict.fromkeys(seeds)}
+        for values, seed in zip(self.values, seeds, strict=True):
+            values.copy_(rows[seed])

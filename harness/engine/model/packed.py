@@ -1,0 +1,245 @@
+"""The frozen base model with room for stacked adapters: load, wrap, forward.
+
+The adapted projections of a transformers decoder, ``nn.Linear`` each, are replaced by :class:`PackedLinear`, which
+share the base weight and take the factors of K trials from outside; a batch then holds the rows of trial 0, then those
+of trial 1, and so on.  Whether a family bears that is tried when it is loaded (``harness.engine.model.family``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, masking_utils
+
+from harness.engine.adapters.layout import AdapterBank, DenseLayout, Layout, Slot
+from harness.engine.model import attention
+from harness.engine.model.head import Head, find_head
+from harness.engine.model.linear import PackedLinear
+from harness.errors import InputError
+
+#: Projections that LoRA adapts by default: all linear layers of a Llama-like block, never the head.
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+#: Settings that limit how far attention sees, in the families of transformers.
+_REACH = re.compile(r"^(sliding_|attention_|keep_)?window(_size)?$|^attention_chunk_size$|^local_attention$")
+
+
+class PackedModel:
+    """One frozen base model and the slots that its adapters fill."""
+
+    def __init__(self, model: nn.Module, targets: Sequence[str] = ALL_LINEAR, found: Head | None = None) -> None:
+        """``found`` is the model's head where it is known already; else the model reads a few tokens, to show it."""
+        projections(model, targets)  # refused before the model runs
+        self.module = model.eval().requires_grad_(False)
+        self.found = found or find_head(model)
+        self.decoder, self.head = self.found.decoder, self.found.linear
+        self._takes_positions = _takes(self.decoder, "position_ids")
+        implementation = getattr(model.config, "_attn_implementation", "")
+        # SDPA takes boolean masks; eager attention adds whatever it is given (as ours does, on a CPU)
+        self._adds_masks = implementation == "eager"
+        if implementation == "sdpa" and targets:
+            model.set_attn_implementation(attention.NAME)
+        self.slots = tuple(_wrap(model, targets))
+        self._last = _last_feed_forward(self.decoder)
+        self._linears = [model.get_submodule(slot.module) for slot in self.slots]
+        #: What the family bears (``harness.engine.model.family``): a mask that is not causal, prompts continued from
+        #: one reading of what they begin with, a last feed-forward layer that computes only what is read.
+        self.branches, self.shares, self.skips = True, True, self._last is not None
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.head.weight.dtype
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that it has an embedding for."""
+        return self.module.get_input_embeddings().weight.shape[0]
+
+    @property
+    def max_length(self) -> int:
+        """Positions the model was made for."""
+        return int(getattr(self.module.config.get_text_config(), "max_position_embeddings", 2048))
+
+    @property
+    def window(self) -> int | None:
+        """The shortest reach of attention in any layer, or none: sliding windows, chunks, local attention."""
+        config = self.module.config.get_text_config()
+        used = {**config.to_dict(), "sliding_window": getattr(config, "sliding_window", None)}
+        if not getattr(config, "use_sliding_window", True):
+            del used["sliding_window"]
+        reach = [value for name, value in used.items() if _REACH.search(name) and isinstance(value, int) and value > 0]
+        return min(reach, default=None)
+
+    def weights(self) -> Iterator[tuple[Slot, Tensor]]:
+        """W0 of every slot."""
+        for slot, linear in zip(self.slots, self._linears, strict=True):
+            yield slot, linear.weight
+
+    def layout(self, rank: int) -> Layout:
+        return Layout(self.slots, rank)
+
+    @contextmanager
+    def adapted(
+        self, layout: Layout | DenseLayout, values: Tensor | None, scaling: Tensor | None, *, precise: bool = False
+    ) -> Iterator[None]:
+        """Within this context the forward pass is that of the trials ``values`` [K, P]; ``None``: of the base.
+
+        The factors are in the base's dtype, as in training under autocast; ``precise``: in float32, as PEFT infers.
+        """
+        if values is None or scaling is None:
+            yield
+            return
+        dtype = torch.float32 if precise else self.dtype
+        try:
+            for linear, change in zip(self._linears, layout.changes(values, scaling, dtype), strict=True):
+                linear.take(change)
+            yield
+        finally:
+            for linear in self._linears:
+                linear.take(None)
+
+    def hidden(self, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Last hidden states [B, T, d] of token ids [B, T].
+
+        Without a mask attention is causal; rows are padded on the right, where nothing that counts looks.  A mask is
+        boolean, [B, 1, T, T], true where query i may look at key j.
+        """
+        if mask is not None and (self._adds_masks or not (mask.is_cuda or torch.is_grad_enabled())):
+            mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
+        with _one_sequence_a_row():
+            return self.decoder(
+                input_ids=ids, attention_mask=mask, use_cache=False, **self._placed(positions)
+            ).last_hidden_state
+
+    def hidden_at(self, at: Tensor, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Last hidden states [N, d] at places ``at`` [N] of the flattened [B * T], equally many a trial and in order.
+
+        Attention needs every token, but behind the last attention only what is read counts: its feed-forward layer
+        skips the rest, 2 % of a pass where a third of the tokens is read.
+        """
+        with _only(self._last, at) if self._last is not None and self.skips else nullcontext():
+            return self.hidden(ids, mask, positions).flatten(0, 1)[at]
+
+    def decode(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+        """Last hidden states [B, t, d] of the next tokens [B, t]; ``cache`` holds the past and takes them in.
+
+        ``mask`` [B, past + t] is 0 on padding.
+        """
+        with _one_sequence_a_row():
+            return self.decoder(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **self._placed(positions)
+            ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [N, V] of hidden states [N, d].
+
+        ``hidden`` must be 2-D: with a 3-D one the head goes through bmm with a copy of itself for every row.
+        """
+        return self.found.logits(hidden)
+
+    def _placed(self, positions: Tensor | None) -> dict[str, Tensor]:
+        """Positions as an argument, for a decoder that takes them: those with ALiBi count what the mask shows."""
+        return {} if positions is None or not self._takes_positions else {"position_ids": positions}
+
+    def digest(self) -> str:
+        """sha256 over every frozen weight's bytes: the base must have the same digest after a trial as before."""
+        sha = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            sha.update(name.encode())
+            sha.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+        return sha.hexdigest()
+
+
+@contextmanager
+def _one_sequence_a_row() -> Iterator[None]:
+    """Keep transformers from looking for several sequences in a row: it reads from the device in every forward."""
+    original = getattr(masking_utils, "find_packed_sequence_indices", None)
+    if original is None:
+        yield
+        return
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = original
+
+
+def _last_feed_forward(decoder: nn.Module) -> nn.Module | None:
+    """The last layer's, where it is the usual one: a tensor in, a tensor out (experts and their routers are not)."""
+    last = getattr(next(reversed(getattr(decoder, "layers", [])), None), "mlp", None)
+    return last if isinstance(getattr(last, "down_proj", None), nn.Linear | PackedLinear) else None
+
+
+@contextmanager
+def _only(module: nn.Module, at: Tensor) -> Iterator[None]:
+    """Within this context a module that treats every token by itself does so at these places, and gives 0 elsewhere."""
+    whole = module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        out = whole(x.flatten(0, 1)[None, at])[0]
+        return torch.zeros_like(x).flatten(0, 1).index_copy(0, at, out).view_as(x)
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward  # the class's own is behind it
+
+
+def _takes(module: nn.Module, argument: str) -> bool:
+    parameters = inspect.signature(module.forward).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def projections(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
+    """The modules whose last name is a target, by name.  Raises InputError for one that is not ``nn.Linear``, and for a
+    target that names none.
+    """
+    family, found = type(model).__name__, {}
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] not in targets:
+            continue
+        if type(module) is not nn.Linear:
+            raise InputError(
+                f"{family}: {name} is a {type(module).__name__}, and only nn.Linear projections are adapted",
+                remedy="choose a model of the Llama, Qwen, Gemma or Mistral families with unquantised weights",
+            )
+        if module is model.get_output_embeddings():
+            raise InputError(
+                f"{family}: {name} is its head, and adapters are put on projections below it",
+                remedy="leave it out of adapter.targets",
+            )
+        found[name] = module
+    if missing := sorted(set(targets) - {name.rpartition(".")[2] for name in found}):
+        names = {name.rpartition(".")[2] for name, module in model.named_modules() if type(module) is nn.Linear}
+        raise InputError(
+            f"{family} has no projection named {', '.join(missing)}",
+            remedy="name its own projections in the study (adapter.targets); "
+            f"it has {', '.join(sorted(names - {'lm_head'})) or 'no nn.Linear layer'}",
+        )
+    return found
+
+
+def _wrap(model: nn.Module, targets: Sequence[str]) -> Iterator[Slot]:
+    for name, module in projections(model, targets).items():
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, PackedLinear(module))
+        yield Slot(name, module.out_features, module.in_features)
+
+
+def make_bank(
+    model: PackedModel, layout: Layout | DenseLayout, seeds: Sequence[int], scaling: Sequence[float]
+) -> AdapterBank:
+    """Fresh adapters for one trial a seed, on the model's device."""
+    return AdapterBank(layout, seeds, scaling, model.device)

@@ -1,0 +1,55 @@
+"""What models were found to bear, kept in the cache: packs, and the plan of a study, need not try it again."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from harness.data import paths
+from harness.data.model_folder import folder_digest
+from harness.engine.model.family import Verdict
+from harness.errors import LorabenchError
+
+#: Whose change may change a verdict.
+SOURCES = (
+    "adapters/layout", "generate", "model/attention", "model/family", "model/head", "model/linear", "model/packed",
+    "model/precision",
+)  # fmt: skip
+
+
+def kept_verdict(path: Path, dtype: torch.dtype, device: str, targets: Sequence[str]) -> Verdict | None:
+    """Of the model in this folder on this kind of device, if it was tried with these targets."""
+    try:
+        return Verdict(**json.loads(_file(path, dtype, device, targets).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None  # not tried yet, or a torn file: try it
+
+
+def keep_verdict(verdict: Verdict, path: Path, dtype: torch.dtype, device: str, targets: Sequence[str]) -> None:
+    """Where nothing can be written it is tried again next time."""
+    text = json.dumps(asdict(verdict), indent=1)
+    try:
+        paths.publish_file(
+            lambda temporary: temporary.write_text(text, encoding="utf-8"), _file(path, dtype, device, targets)
+        )
+    except (LorabenchError, OSError):
+        return
+
+
+def _file(path: Path, dtype: torch.dtype, device: str, targets: Sequence[str]) -> Path:
+    key = [folder_digest(path), str(dtype), device, sorted(targets), _engine()]
+    return paths.cache_dir() / "families" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.json"
+
+
+@functools.cache
+def _engine() -> list[str]:
+    folder = Path(__file__).parents[1]  # harness/engine
+    sources = [hashlib.sha256((folder / f"{name}.py").read_bytes()).hexdigest() for name in SOURCES]
+    return [version("torch"), version("transformers"), *sources]

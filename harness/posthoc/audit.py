@@ -1,0 +1,294 @@
+"""An audit from adapter folders to its record: adapters that were made elsewhere, scored like trials.
+
+The base model and all adapters are the rows of one pack, the base with an adapter of zeros, so that everything about
+two rows but their adapters is the same: an adapter that does nothing differs from the base by exactly nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from harness.analysis import continual
+from harness.analysis.statistics import jackknife_error, paired_change
+from harness.data import models as model_files
+from harness.data import paths, tasks
+from harness.engine.adapters.layout import Layout
+from harness.engine.adapters.peft import PeftAdapter, check_base_name, check_fits, names_base, read_peft, stack_adapters
+from harness.engine.environment import host, stack, use_threads
+from harness.engine.model.load import load_model, wrap
+from harness.engine.model.packed import PackedModel
+from harness.engine.spectra import Spectra
+from harness.errors import InputError, LorabenchError
+from harness.run.campaign import Watcher, model_label
+from harness.scoring.bench import Bench, make_bench
+from harness.scoring.scorer import Score
+from harness.store.audit import (
+    AUDIT_FILE,
+    AdapterFile,
+    AuditChange,
+    AuditedAdapter,
+    AuditRecord,
+    AuditScore,
+    AuditTask,
+)
+from harness.store.files import write_json
+from harness.store.records import Intruders, pack_bits
+from harness.store.results import MANIFEST
+from harness.study import forecast
+from harness.study.config import AuditSettings, first_problem
+
+#: More than this many standard errors is a clear difference.
+CLEAR = 2.0
+METRICS: Mapping[str, Callable[[Any], float | None]] = {
+    "average_accuracy": continual.average_accuracy,
+    "learning_accuracy": continual.learning_accuracy,
+    "forgetting": continual.forgetting,
+    "backward_transfer": continual.backward_transfer,
+    "forward_transfer": continual.forward_transfer,
+    "normalised_forgetting": continual.normalised_forgetting,
+}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is audited, everything read and checked but the base model, and where the record goes."""
+
+    settings: AuditSettings
+    adapters: Mapping[str, PeftAdapter]  #: by label, in the order given
+    model: model_files.ModelSource
+    tasks: Mapping[str, tasks.PreparedTask]  #: tasks, then probes
+    folder: Path
+
+
+def load_audit(folders: Sequence[Path], values: Mapping[str, Any], out: Path | None) -> Audit:
+    """Read the adapters and make model and tasks ready; ``values`` are the fields of ``AuditSettings``.
+
+    Raises InputError for an adapter, a name or a value that can't be used.
+    """
+    try:
+        settings = AuditSettings.model_validate(values)
+    except ValidationError as error:
+        problem = first_problem(error, "audit")
+        raise InputError(problem.what, where=problem.where, remedy="see lorabench audit --help") from error
+    names = (*settings.tasks, *settings.probes)
+    for name in names:
+        tasks.load_task(name)
+    adapters = dict(zip(labels(folders), [read_peft(folder.resolve()) for folder in folders], strict=True))
+    for adapter in adapters.values():
+        if not settings.another_base:
+            check_base_name(adapter, settings.model)
+    target = (out or Path("results") / f"audit-{model_label(next(iter(adapters)))}").resolve()
+    if (target / MANIFEST).exists():
+        raise InputError("this folder holds a study", where=str(target), remedy="choose another folder with --out")
+    source = model_files.resolve_model(settings.model)
+    return Audit(settings, adapters, source, {name: _prepare(name, settings.scoring.split) for name in names}, target)
+
+
+def _prepare(name: str, split: str) -> tasks.PreparedTask:
+    prepared = tasks.prepare_task(name)
+    if not prepared.task.splits.get(split):
+        raise InputError(f"task '{name}' has no rows in its {split} split", where="--split", remedy="choose another")
+    return prepared
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """A name for each folder: its own, with its parent's where that is not enough, numbered where nothing else is."""
+    full = [folder.resolve() for folder in folders]
+    names = [folder.name for folder in full]
+    names = [
+        f"{folder.parent.name}/{name}" if names.count(name) > 1 else name
+        for folder, name in zip(full, names, strict=True)
+    ]
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}#{number}" for number in itertools.count(1))
+        found.append(next(label for label in numbered if label not in found) if names.count(name) > 1 else name)
+    return found
+
+
+def run(audit: Audit, device: str, watcher: Watcher, say: Callable[[str], object] = lambda _: None) -> AuditRecord:
+    """Score the base and every adapter, count intruders, and write ``audit.json``.
+
+    ``say`` gets a sentence for whatever stands in an adapter's folder and has no effect.
+    """
+    watcher.progress("base", 0, "loading the model and the tasks")
+    use_threads(audit.settings.threads)
+    model = _load_base(audit, torch.device(device), say)
+    layout, values, scaling = stack_adapters(list(audit.adapters.values()), model)
+    bench = _bench(audit, model, layout)
+    done, count = 0.0, len(audit.adapters)
+    watcher.total(bench.scorer.tokens(list(audit.tasks)) * (count + 1) + forecast.INTRUDER_UNITS * count)
+
+    def advance(units: float, what: str) -> None:
+        nonlocal done
+        done += units
+        watcher.progress("audit", done, what)
+
+    base, *scores = _score(audit, bench, values, scaling, lambda n: advance(n, "scoring"))
+    if base is None:
+        raise LorabenchError(
+            "the base model gives log-probabilities that are not finite",
+            where=str(audit.model.path),
+            remedy="check the weights; in bfloat16 some models need --dtype float32",
+        )
+    spectra = Spectra(model, paths.cache_dir() / "spectra", lambda text: advance(0, text))
+    intruders = spectra.intruders(layout, values, scaling, [a.factors.keys() for a in audit.adapters.values()])
+    advance(forecast.INTRUDER_UNITS * count, "intruder dimensions")
+    asked = _tasks(audit, bench, base)
+    found = [
+        _adapter(name, _file(adapter, audit.settings.model), asked, score, bench, Intruders.model_validate(own))
+        for (name, adapter), score, own in zip(audit.adapters.items(), scores, intruders, strict=True)
+    ]
+    record = _record(audit, asked, found, torch.device(device))
+    write_json(audit.folder / AUDIT_FILE, record.model_dump(mode="json"))
+    return record
+
+
+def _load_base(audit: Audit, device: torch.device, say: Callable[[str], object]) -> PackedModel:
+    """The base with room for every projection that an adapter has, once all of them fit."""
+    dtype = getattr(torch, audit.settings.dtype)
+    base = load_model(audit.model.path, dtype=dtype, device=device, targets=())
+    for name, adapter in audit.adapters.items():
+        bare = check_fits(adapter, base)
+        if adapter.config.ignored:
+            say(f"{name}: ignored in its configuration, as PEFT ignores it: {', '.join(adapter.config.ignored)}")
+        if bare:
+            say(f"{name}: {len(bare)} of the projections that its configuration names have no factors in its file and "
+                f"stay as they are in the base, the first {bare[0]}")  # fmt: skip
+    targets = sorted({name for adapter in audit.adapters.values() for name in adapter.targets})
+    return wrap(base.module, audit.model.path, dtype, targets)
+
+
+def _bench(audit: Audit, model: PackedModel, layout: Layout) -> Bench:
+    return make_bench(audit.settings, tuple(audit.tasks), model, audit.model.path, layout.rank)
+
+
+def _score(
+    audit: Audit, bench: Bench, values: Tensor, scaling: Tensor, progress: Callable[[int], None]
+) -> list[dict[str, Score] | None]:
+    """The scores of the base, then of every adapter; none for a row whose log-probabilities are not finite."""
+    pack = torch.cat([torch.zeros_like(values[:1]), values]), torch.cat([torch.ones_like(scaling[:1]), scaling])
+    return bench.scorer.score(sorted(audit.tasks), *pack, progress)  # sorted: in whatever order they were named
+
+
+# -- the record -------------------------------------------------------------------------------------------------------
+
+
+def _entry(score: Score) -> AuditScore:
+    correct = None if score.correct is None else pack_bits(score.correct)
+    return AuditScore(score=score.value, stderr=score.stderr, correct=correct)
+
+
+def _tasks(audit: Audit, bench: Bench, base: Mapping[str, Score]) -> dict[AuditTask, Score]:
+    """Every task and probe with the base's score on it, in the order given."""
+    found = {}
+    for name, prepared in audit.tasks.items():
+        task = bench.suite.tasks[name]
+        entry = AuditTask(
+            name=name,
+            probe=name in audit.settings.probes,
+            metric=task.metric,
+            higher_is_better=task.higher_is_better,
+            items=task.items,
+            chance=task.chance,
+            digest=prepared.digest,
+            truncated=bench.lm.truncated(task.task.instances),
+            base=_entry(base[name]),
+        )
+        found[entry] = base[name]
+    return found
+
+
+def _change(task: AuditTask, base: Score, score: Score, aggregate: Callable[[Sequence[Any]], float]) -> AuditChange:
+    """Paired on the items: by their correctness, or by leaving items out of both scores where nothing is right."""
+    difference = score.value - base.value
+    loss = base.value - score.value if task.higher_is_better else difference
+    if base.correct is not None and score.correct is not None:
+        paired = paired_change(base.correct, score.correct)
+        error, p = paired.error, paired.p
+    else:
+
+        def gained(pairs: Sequence[tuple[Any, Any]]) -> float:
+            return aggregate([after for _, after in pairs]) - aggregate([before for before, _ in pairs])
+
+        error, p = jackknife_error(list(zip(base.values, score.values, strict=True)), gained), None
+    clear = None if error is None else abs(difference) > CLEAR * error
+    return AuditChange(difference=difference, loss=loss, stderr=error, p=p, clear=clear)
+
+
+def _adapter(
+    name: str,
+    file: AdapterFile,
+    asked: Mapping[AuditTask, Score],
+    scores: Mapping[str, Score] | None,
+    bench: Bench,
+    intruders: Intruders,
+) -> AuditedAdapter:
+    """What the record says of one adapter; without scores, it has diverged."""
+    if scores is None:
+        return AuditedAdapter(
+            name=name, file=file, status="diverged", scores={}, changes={}, mean_probe_loss=None, intruders=intruders
+        )
+    changes = {
+        task.name: _change(task, base, scores[task.name], bench.suite.tasks[task.name].aggregate)
+        for task, base in asked.items()
+    }
+    probes = [changes[task.name].loss for task in asked if task.probe and task.higher_is_better]
+    return AuditedAdapter(
+        name=name,
+        file=file,
+        status="ok",
+        scores={task.name: _entry(scores[task.name]) for task in asked},
+        changes=changes,
+        mean_probe_loss=sum(probes) / len(probes) if probes else None,
+        intruders=intruders,
+    )
+
+
+def _file(adapter: PeftAdapter, model: str) -> AdapterFile:
+    return AdapterFile(
+        folder=str(adapter.folder),
+        base_named=adapter.config.base_model_name_or_path,
+        names_base=names_base(adapter, model),
+        sha256=adapter.sha256,
+        bytes=adapter.bytes,
+        trained_parameters=adapter.parameters,
+        ranks=adapter.ranks,
+        alpha=adapter.config.lora_alpha,
+        scalings=adapter.scalings,
+        targets=adapter.targets,
+        matrices=len(adapter.factors),
+    )
+
+
+def _record(
+    audit: Audit, asked: Mapping[AuditTask, Score], adapters: Sequence[AuditedAdapter], device: torch.device
+) -> AuditRecord:
+    settings = audit.settings
+    stream = [task for task in asked if not task.probe]
+    sequence = 1 < len(stream) == len(adapters) and not settings.independent
+    record = AuditRecord(
+        name=audit.folder.name,
+        model=settings.model,
+        model_digest=audit.model.digest,
+        scoring=settings.scoring.model_dump(mode="json", exclude={"curve", "probes_after", "intruders_after"}),
+        tasks=tuple(asked),
+        adapters=tuple(adapters),
+        sequence=sequence,
+        continual={},
+        stack=stack(settings, device),
+        host=host(),
+    )
+    whole = all(adapter.status == "ok" for adapter in adapters) and all(task.higher_is_better for task in stream)
+    if not sequence or not whole:
+        return record
+    matrix = record.matrix()
+    return record.model_copy(update={"continual": {name: metric(matrix) for name, metric in METRICS.items()}})

@@ -1,0 +1,69 @@
+"""Row 0 of every matrix: the base model's scores, computed once a study."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+
+from harness.engine.environment import peak_memory_gib, reset_peak_memory, synchronize
+from harness.errors import LorabenchError
+from harness.run.job import Job, Report, set_up
+from harness.scoring.bench import Bench
+from harness.store.records import BaseRecord, BaseScore, pack_bits
+from harness.store.results import write_base
+
+
+def run_base(job: Job, report: Report) -> None:
+    """Score the base on every task and probe of the study and write ``base.json``."""
+    report(0, "loading the model and the tasks")
+    bench = set_up(job)
+    device = bench.model.device
+    reset_peak_memory(device)
+    names = (*job.study.tasks, *job.study.probes)
+    done, start = 0.0, time.monotonic()
+
+    def progress(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        report(done, "scoring the base model")
+
+    (scores,) = bench.scorer.score(names, None, None, progress)
+    synchronize(device)
+    if scores is None:
+        raise LorabenchError(
+            "the base model gives log-probabilities that are not finite",
+            where=str(job.model_path),
+            remedy="check the weights; in bfloat16 or float16 some models need dtype: float32",
+        )
+    record = BaseRecord(
+        key=job.base_key,
+        scores={name: _base_score(bench, name, scores[name]) for name in names},
+        train_tokens={name: _mean_length(bench, name, job) for name in job.study.tasks},
+        score_seconds=time.monotonic() - start,
+        peak_memory_gib=peak_memory_gib(device),
+    )
+    write_base(job.folder, record)
+
+
+def _base_score(bench: Bench, name: str, score) -> BaseScore:
+    task = bench.suite.tasks[name]
+    return BaseScore(
+        metric=task.metric,
+        higher_is_better=task.higher_is_better,
+        items=task.items,
+        chance=task.chance,
+        score=score.value,
+        stderr=score.stderr,
+        correct=None if score.correct is None else pack_bits(score.correct),
+        truncated=bench.lm.truncated(task.task.instances),
+        tokens=bench.scorer.tokens([name]),
+    )
+
+
+def _mean_length(bench: Bench, name: str, job: Job) -> float:
+    """Tokens of a training example, from as many as a forecast needs."""
+    examples = bench.suite.training_examples(name, bench.lm._encode_pair, bench.lm.eot_token_id)
+    longest = job.study.training.max_length
+    return float(np.mean([min(len(example.ids), longest) for example in itertools.islice(examples, 1000)]))

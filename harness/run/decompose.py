@@ -1,0 +1,93 @@
+"""What a run would else do first: decompose the base model, whose SVDs intruder dimensions are read from.
+
+On two CPU cores that takes 15 s for a model of 135M, twice what all else takes of the analysis in study `quick` and
+3 % of its run.  So `lorabench fetch` does it, into the cache that the run reads.  On a GPU it is left to the run: that
+takes 9 s there, of a study of an hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.data import paths
+from harness.data.models import ModelSource
+from harness.errors import LorabenchError
+from harness.store.spectra import Wanted, find, write_note
+from harness.study.config import Study
+from harness.study.overrides import own_adapter, taken_apart
+from harness.study.plan import expand_arms
+
+Report = Callable[[str], None]
+
+
+def decompose(study: Study, file: Path, model: ModelSource, report: Report) -> None:
+    """Put the decompositions that a run of the study on this machine will read into the cache.
+
+    ``report`` is called with one line a step.  Where they are there, nothing is loaded, neither the model nor torch.
+    Where they can't be kept, that is a line as well: model and data are ready, and there may be nothing left to run.
+
+    Raises InputError for a study or a model that the run would refuse.
+    """
+    if study.scoring.intruders_after == "never" or study.device == "cuda":
+        return
+    cache = paths.cache_dir() / "spectra"
+    wanted = [Wanted(model.digest, study.dtype, targets) for targets in _written(study, file)]
+    absent = [each for each in wanted if find(cache, each) is None]
+    if absent:
+        if not _on_cpu(study.device):
+            return
+        trained = _trained(study, file)
+        wanted, absent = ([each for each in some if each.targets in trained] for some in (wanted, absent))
+    if all(_decompose(study, each, model, report) for each in absent) and wanted:
+        report(f"model {model.name}: decomposed for intruder dimensions in {cache}")
+
+
+def _written(study: Study, file: Path) -> list[frozenset[str]]:
+    """The projections that arms adapt, by the study file alone: to ask the methods takes torch.
+
+    That is too many where the study's own are those of arms that train nothing.
+    """
+    own = (
+        own_adapter(taken_apart(given)[1], study, f"{file}:methods.{key}").targets
+        for key, given in study.methods.items()
+    )
+    return list(dict.fromkeys(map(frozenset, own)))
+
+
+def _trained(study: Study, file: Path) -> set[frozenset[str]]:
+    """The projections that arms adapt, without arms that train nothing."""
+    from harness.method.registry import methods
+
+    arms = expand_arms(study, methods(), str(file))
+    return {frozenset(arm.own.adapter.targets) for arm in arms if arm.recipe.adapter is not None}
+
+
+def _on_cpu(wanted: str) -> bool:
+    """As the executors choose the device of a study; asking them takes 8 s more, for lm-eval."""
+    if wanted == "cpu":
+        return True
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def _decompose(study: Study, wanted: Wanted, model: ModelSource, report: Report) -> bool:
+    """Decompose as a pack does, and note which file that made; whether it could be kept."""
+    import torch
+
+    from harness.engine.environment import use_threads
+    from harness.engine.model.load import load_model
+    from harness.engine.spectra import Spectra
+
+    use_threads(study.threads)
+    dtype, targets = getattr(torch, study.dtype), sorted(wanted.targets)
+    loaded = load_model(model.path, dtype=dtype, device=torch.device("cpu"), targets=targets)
+    cache = paths.cache_dir() / "spectra"
+    try:
+        spectra = Spectra(loaded, cache, lambda text: report(f"model {model.name}: {text}"))
+        write_note(cache, wanted, spectra.path)
+    except LorabenchError as error:
+        report(f"model {model.name}: not decomposed, so the run has to: {error.where}: {error.what}")
+        return False
+    return True

@@ -1,0 +1,305 @@
+"""How a pack trains: K trials through their streams, side by side, from fresh adapters to finished records.
+
+    for each task of the stream:
+        train on its examples, with a score of that task at every inner point of the curve
+        score every task of the stream and the probes
+        count intruder dimensions
+        write the boundary checkpoint
+
+A pack that is killed goes on from its last boundary; on a CPU its records are then the same, bit for bit, as those of
+an uninterrupted run, but for ``costs`` and ``host``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+from harness.engine.adapters.files import adapter_path, save_adapters
+from harness.engine.adapters.layout import DenseLayout, Layout
+from harness.engine.batches import Example, draw, make_step
+from harness.engine.environment import peak_memory_gib, reset_peak_memory, synchronize
+from harness.engine.optimizer import AdamWSettings
+from harness.engine.spectra import Spectra
+from harness.engine.trainer import RowSpec, Scored, Trainer
+from harness.errors import FolderError, LorabenchError
+from harness.run.job import Job, Report, set_up
+from harness.run.ledger import Ledger
+from harness.scoring.bench import Bench
+from harness.scoring.scorer import Score
+from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
+from harness.store.records import BaseRecord, TrialRecord
+from harness.store.results import read_base, unless_finished, write_trial
+from harness.study import forecast
+from harness.study.plan import Pack, PlannedTrial, Row
+from harness.study.seeds import derive
+
+
+class BaseChangedError(LorabenchError):
+    """A method wrote to the frozen base model, so that the results of its whole pack are void."""
+
+
+def run_pack(job: Job, report: Report) -> None:
+    """Train and score a pack and write its missing records.
+
+    Raises :class:`BaseChangedError`; the next job loads the base anew.
+    """
+    assert job.pack is not None, "a job without a pack is the base model's (harness.run.base)"
+    base = read_base(job.folder, job.base_key)
+    if base is None:
+        raise FolderError(
+            "the base model's scores are not there",
+            where=str(job.folder / "base.json"),
+            remedy="run the study again: it scores the base first",
+        )
+    report(0, "loading the model and the tasks")
+    run = PackRun(job, job.pack, base, report)
+    run.train_all()
+    run.finish()
+
+
+class PackRun:
+    """One pack on its way through its stages."""
+
+    def __init__(self, job: Job, pack: Pack, base: BaseRecord, report: Report) -> None:
+        self.job, self.pack, self.study, self.base = job, pack, job.study, base
+        self.bench: Bench = set_up(job)
+        self.device = self.bench.model.device
+        reset_peak_memory(self.device)
+        self.digest_before = self.bench.model.digest()
+        self.stages = len(pack.rows[0].stream)
+        self._spectra: Spectra | None = None
+        self._report, self.units = report, forecast.START_UNITS
+        self._advance(0, "making the adapters")
+        self.trainer = self._trainer()
+        self.ledger = Ledger.fresh(pack, self.study, base)
+        self.owner = [(index, trial) for index, row in enumerate(pack.rows) for trial in row.trials]
+        self._examples: dict[tuple[str, str | None], Sequence[Example]] = {}
+
+    def _trainer(self) -> Trainer:
+        training, adapter = self.study.training, self.pack.adapter
+        rows = [
+            RowSpec(
+                recipe=row.trials[0].recipe,
+                learning_rate=row.trials[0].learning_rate,
+                init_seed=row.init_seed,
+                also_average=tuple(t.recipe.average for t in row.trials if t.recipe.average is not None),
+            )
+            for row in self.pack.rows
+        ]
+        settings = AdamWSettings(weight_decay=training.weight_decay, clip=training.clip)
+        return Trainer(self.bench.model, rows, adapter.rank, adapter.alpha, settings, lambda: self._base_spectra().each)
+
+    def _base_spectra(self) -> Spectra:
+        if self._spectra is None:
+            cache = self.job.cache / "spectra"
+            self._spectra = Spectra(self.bench.model, cache, lambda text: self._advance(0, text))
+        return self._spectra
+
+    # -- the stream -----------------------------------------------------------------------------------------------
+
+    def train_all(self) -> None:
+        for stage in range(self._resume(), self.stages):
+            self._train(stage)
+            self._score(stage)
+            self._count_intruders(stage)
+            if self.study.keep_adapters == "all":
+                self._save_adapters(stage)
+            self._checkpoint(stage)
+
+    def _train(self, stage: int) -> None:
+        """One pass over the examples of each row's task, in steps of all rows, with the curve's inner scores."""
+        self._advance(0, self._training(stage))  # what fails in the first step has this as its place
+        order = [self._choose(row, stage) for row in self.pack.rows]
+        losses: list[torch.Tensor] = []
+        with self._clock("train"):
+            self.trainer.begin_task(stage, order)
+        for start, stop in itertools.pairwise(self.study.curve):
+            with self._clock("train"):
+                for seen in range(start, stop, self.study.training.batch):
+                    losses.append(self._step(stage, order, seen))
+            if stop < self.study.training.examples:
+                self._score_curve(stage, stop)
+        with self._clock("train"):
+            self.trainer.end_task()
+        self.ledger.take_losses(torch.stack(losses, dim=1).tolist())
+
+    def _training(self, stage: int) -> str:
+        return f"task {stage + 1}/{self.stages}: training"
+
+    def _step(self, stage: int, order: Sequence[Sequence[Example]], seen: int) -> torch.Tensor:
+        """The optimizer step of every row on its next examples; ``seen`` have been seen before it."""
+        training = self.study.training
+        rows = [examples[seen : seen + training.batch] for examples in order]
+        # A row draws its own answers from its own seed for the task, whoever it is packed with.
+        seeds = [derive(row.data_seeds[stage], "own answers", seen // training.batch) for row in self.pack.rows]
+        step = make_step(rows, self.bench.lm.eot_token_id, self.device, training.pass_tokens, seeds=seeds)
+        warmup = min(1.0, (seen // training.batch + 1) / (training.warmup_steps + 1))
+        losses, spent = self.trainer.step(step, warmup, seen / training.examples)
+        self.ledger.count_tokens(stage, seen + training.batch, spent)
+        taught = any(spent.teacher)
+        work = [forecast.token_units(row.trials[0].recipe.loss, taught) for row in self.pack.rows]
+        units = sum(tokens * each for tokens, each in zip(step.tokens, work, strict=True))
+        self._advance(forecast.adapter_weight(self.pack, stage) * units, self._training(stage))
+        return losses
+
+    def _choose(self, row: Row, stage: int) -> list[Example]:
+        """The examples a row trains on at its task number ``stage``."""
+        choice = row.trials[0].recipe.examples
+        return choice.choose(stage, lambda task: self._draw(row, task), row.data_seeds)
+
+    def _draw(self, row: Row, stage: int) -> list[Example]:
+        """The examples of task number ``stage`` that a row's seed draws: a function of nothing else."""
+        task, shown, lm = row.stream[stage], row.trials[0].recipe.loss.demonstration, self.bench.lm
+        if (task, shown) not in self._examples:
+            found = self.bench.suite.training_examples(task, lm._encode_pair, lm.eot_token_id, shown)
+            self._examples[task, shown] = found
+        available, longest = self._examples[task, shown], self.study.training.max_length
+        drawn = draw(self.study.training.examples, len(available), row.data_seeds[stage])
+        return [available[i].truncated(longest, self.bench.model.max_length) for i in drawn]
+
+    # -- scores ---------------------------------------------------------------------------------------------------
+
+    def _score(self, stage: int) -> None:
+        """Every task of each trial's stream, those to come included, and the probes where they are due."""
+        probes = self.study.probes if forecast.scores_probes(self.study, stage, self.stages) else ()
+        for trial, scores in self._ask(lambda trial: (*trial.spec.stream, *probes), stage):
+            self.ledger.take_scores(trial.fingerprint, stage, scores)
+        for row, trial in self.owner:
+            lost = self.trainer.lost_energy(row, trial.recipe)
+            if lost is not None and self.ledger.alive(trial.fingerprint):
+                self.ledger.take_lost_energy(trial.fingerprint, stage, lost)
+
+    def _score_curve(self, stage: int, seen: int) -> None:
+        for trial, scores in self._ask(lambda trial: (trial.spec.stream[stage],), stage):
+            self.ledger.take_curve(trial.fingerprint, stage, seen, scores)
+
+    def _ask(
+        self, tasks: Callable[[PlannedTrial], tuple[str, ...]], stage: int
+    ) -> Iterator[tuple[PlannedTrial, dict[str, Score] | None]]:
+        """Scores of every live trial; trials with the same questions are asked together."""
+        self._note_diverged(stage)
+        for (names, layout), trials, values, scaling in self._alike(lambda trial: tuple(sorted(tasks(trial)))):
+            label, weight = f"task {stage + 1}/{self.stages}: scoring", forecast.adapter_weight(self.pack, stage)
+
+            def advance(tokens: int, label: str = label, weight: float = weight) -> None:
+                self._advance(weight * tokens, label)
+
+            with self._clock("score"):
+                found = self.bench.scorer.score(names, values, scaling, advance, layout)
+            yield from zip(trials, found, strict=True)
+
+    def _alike(
+        self, key: Callable[[PlannedTrial], Hashable] = lambda trial: None
+    ) -> Iterator[tuple[tuple[Any, Layout | DenseLayout], list[PlannedTrial], torch.Tensor, torch.Tensor]]:
+        """Live trials of equal ((key, layout), trials, what is scored of them [K, P], its scaling [K])."""
+        groups: dict[tuple[Any, Layout | DenseLayout], list[tuple[PlannedTrial, Scored]]] = {}
+        for row, trial in self.owner:
+            if self.ledger.alive(trial.fingerprint):
+                scored = self.trainer.scored(row, trial.recipe)
+                groups.setdefault((key(trial), scored.layout), []).append((trial, scored))
+        for shared, members in groups.items():
+            values = torch.stack([scored.values for _, scored in members])
+            scaling = torch.tensor([scored.scaling for _, scored in members], device=self.device)
+            yield shared, [trial for trial, _ in members], values, scaling
+
+    def _note_diverged(self, stage: int) -> None:
+        alive = self.trainer.alive.tolist()
+        for row, trial in self.owner:
+            if not alive[row]:
+                self.ledger.diverge(trial.fingerprint, f"training on task {stage + 1} ({trial.spec.stream[stage]})")
+
+    def _count_intruders(self, stage: int) -> None:
+        if not forecast.takes_intruders(self.study, stage, self.stages):
+            return
+        with self._clock("analysis"):
+            label = f"task {stage + 1}/{self.stages}: intruder dimensions"
+            for (_, layout), trials, values, scaling in self._alike():
+                found = self._base_spectra().intruders(layout, values, scaling)
+                for trial, summary in zip(trials, found, strict=True):
+                    self.ledger.take_intruders(trial.fingerprint, stage, summary)
+            self._advance(forecast.intruder_units(self.pack.adapter) * len(self.owner), label)
+
+    # -- boundaries -----------------------------------------------------------------------------------------------
+
+    def _resume(self) -> int:
+        """The first stage that is still to do, with the state of the last boundary in place."""
+        found = load_checkpoint(checkpoint_path(self.job.folder, self.pack.name), self._key())
+        if found is None:
+            return 0
+        tensors, data = found
+        self.trainer.load(tensors)
+        self.ledger = Ledger.model_validate(data["ledger"])
+        self.units = data["units"]
+        return data["stage"] + 1
+
+    def _checkpoint(self, stage: int) -> None:
+        self._check_base()  # or a run that goes on from here, on a fresh base, would take what is void for good
+        self.ledger.memory(peak_memory_gib(self.device))
+        data = {"stage": stage, "units": self.units, "ledger": self.ledger.model_dump(mode="json")}
+        path = checkpoint_path(self.job.folder, self.pack.name)
+        save_checkpoint(path, self._key(), self.trainer.state(), data)
+
+    def _key(self) -> str:
+        """A checkpoint goes on only where the same pack runs on the same stack."""
+        return f"{self.pack.name} {self.job.base_key}"
+
+    def finish(self) -> None:
+        """Check that the base is untouched, write the missing records, and drop the checkpoint."""
+        self._check_base()
+        self.ledger.memory(peak_memory_gib(self.device))
+        for row, trial in self.owner:
+            if trial.fingerprint in self.job.write:
+                write_trial(self.job.folder, self._record(row, trial), partial(self._keep_adapter, row, trial))
+        checkpoint_path(self.job.folder, self.pack.name).unlink(missing_ok=True)
+
+    def _check_base(self) -> None:
+        if self.bench.model.digest() != self.digest_before:
+            names = sorted({trial.spec.method for trial in self.pack.trials})
+            raise BaseChangedError(
+                "the frozen base model changed while a pack trained; its results are void",
+                where=f"pack {self.pack.name} ({', '.join(names)})",
+                remedy=f"`lorabench methods --check {names[0]}` and so on says which part does it, if any does",
+            )
+
+    def _record(self, row: int, trial: PlannedTrial) -> TrialRecord:
+        bank, scored = self.trainer.bank, self.trainer.scored(row, trial.recipe)
+        trained = bank.layout.live(bank.values[row])
+        return self.ledger.record(trial, self.job, self.base, trained, scored.layout.live(scored.values))
+
+    def _keep_adapter(self, row: int, trial: PlannedTrial) -> None:
+        if self.study.keep_adapters == "last":
+            self._save_adapter(row, trial, trial.fingerprint)
+
+    def _save_adapters(self, stage: int) -> None:
+        """The adapters after a task, of trials that are not finished: another's is the one that was scored then."""
+        for row, trial in self.owner:
+            if trial.fingerprint in self.job.write:
+                save = partial(self._save_adapter, row, trial, f"{trial.fingerprint}-task{stage + 1}")
+                unless_finished(self.job.folder, trial.fingerprint, save)
+
+    def _save_adapter(self, row: int, trial: PlannedTrial, name: str) -> None:
+        if self.ledger.alive(trial.fingerprint):
+            scored = self.trainer.scored(row, trial.recipe)
+            path = adapter_path(self.job.folder, name)
+            entries = [(trial.fingerprint, scored.values)]
+            save_adapters(path, scored.layout, entries, self.study.model, self.pack.adapter, [float(scored.scaling)])
+
+    # -- bookkeeping ----------------------------------------------------------------------------------------------
+
+    def _advance(self, units: float, what: str) -> None:
+        self.units += units
+        self._report(self.units, what)
+
+    @contextmanager
+    def _clock(self, what: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        synchronize(self.device)
+        self.ledger.spend(what, time.monotonic() - start)

@@ -1,0 +1,77 @@
+"""What scores adapters: a base model, the tasks of a study as lm-eval's objects, and a scorer over both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.data.tasks import prepare_task, read_split
+from harness.engine.model.load import load_tokenizer
+from harness.engine.model.packed import PackedModel
+from harness.errors import InputError
+from harness.scoring.lm import PackedLM
+from harness.scoring.scorer import Scorer
+from harness.scoring.suite import Prompting, Suite, TaskData
+from harness.study.config import Scored
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A base model, a suite of tasks and a scorer: the things that a job uses and does not change."""
+
+    model: PackedModel
+    tokenizer: Any
+    suite: Suite
+    lm: PackedLM
+    scorer: Scorer
+
+
+def make_bench(settings: Scored, names: tuple[str, ...], model: PackedModel, path: Path, rank: int) -> Bench:
+    """What scores adapters of this rank on these tasks; ``path`` is the model's folder, for its tokenizer."""
+    tokenizer = load_tokenizer(path)
+    scoring = settings.scoring
+    lm = PackedLM(model, tokenizer, max_length=scoring.max_length, batch_tokens=scoring.batch_tokens)
+    _refuse_long_batches(model, lm.max_length, path)
+    suite = load_suite(settings, names, _prompting(settings, names, lm, path))
+    return Bench(model, tokenizer, suite, lm, Scorer(model, suite, lm, model.layout(rank)))
+
+
+def _refuse_long_batches(model: PackedModel, length: int, path: Path) -> None:
+    """Refuse rotary embeddings that depend on the longest text of a batch, where texts may get so long.
+
+    transformers switches those of ``longrope`` for all rows of a batch at once: a short item would be read otherwise
+    beside a long one than alone.
+    """
+    found = getattr(model.module.config.get_text_config(), "rope_parameters", None) or {}
+    for rope in (found, *(part for part in found.values() if isinstance(part, dict))):
+        most = rope.get("original_max_position_embeddings")
+        if rope.get("rope_type") == "longrope" and isinstance(most, int) and length > most:
+            raise InputError(
+                f"beyond {most} tokens this model reads a short text otherwise beside a long one than alone",
+                where=f"{path}/config.json:rope_parameters.rope_type",
+                remedy=f"set scoring.max_length in the study to at most {most}",
+            )
+
+
+def _prompting(settings: Scored, names: tuple[str, ...], lm: PackedLM, model: Path) -> Prompting:
+    """How prompts are to be put; refuses a chat template that the model has not."""
+    chat = settings.scoring.chat_template
+    if chat and not lm.has_chat_template:
+        raise InputError(
+            "a chat template is asked for, and the tokenizer has none",
+            where=f"{model}/tokenizer_config.json:chat_template",
+            remedy="set scoring.chat_template: false in the study, or choose an instruction-tuned model",
+        )
+    return Prompting({name: settings.fewshot(name) for name in names}, lm.apply_chat_template if chat else None)
+
+
+def load_suite(study: Scored, names: tuple[str, ...], prompting: Prompting) -> Suite:
+    """lm-eval's task objects for these names, with the study's split, item counts and prompts."""
+    data = []
+    for name in names:
+        prepared = prepare_task(name)
+        splits = {split: read_split(prepared, split) for split in prepared.files}
+        data.append(TaskData(name, prepared.config, splits, prepared.task.chance, prepared.shuffled))
+    items = {name: study.items(name) for name in names}
+    return Suite(data, split=study.scoring.split, items=items, prompting=prompting)

@@ -1,0 +1,128 @@
+"""Rows of a pack: what the study says, or the table of memory by model size and device class.
+
+Decided from the study, the model and the class of device alone, never from what happens to be free.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError
+from harness.reading import parse_json, read_yaml
+from harness.study.config import AdapterSettings, Study
+
+TABLE = Path(__file__).with_name("memory.yaml")
+#: The rank that the table was measured at; its rows have room for factors of that size.
+TABLE_RANK = 8
+#: fp32 copies of a row's factors: themselves, gradient, two moments, what a step makes of them, an average.  Measured
+#: from the peaks of rank 8 and 64, twelve rows on a CPU: 6.6, and 7.9 with an average.
+FACTOR_COPIES = 8
+#: The same of what each earlier task has left under them: held, joined, stacked to be scored, cast.  Likewise: 4.5 with
+#: two below, 4.8 with four.
+FROZEN_COPIES = 5
+#: The same of every average beyond the first.
+AVERAGE_COPIES = 1.3
+
+
+def pack_size(study: Study, model: Path, device: str) -> int:
+    """The most rows that one pack of this study has on this class of device."""
+    if study.pack != "auto":
+        return study.pack
+    wanted = device_class(device)
+    rows = read_yaml(TABLE)
+    size = parameters(model)
+    return next((int(row[wanted]) for row in rows if size <= row["parameters"]), 1)
+
+
+def factor_copies(share: float, rank: int, below: int, averages: int = 0) -> float:
+    """fp32 copies of the model that a row's factors take beyond those of the table's rank.
+
+    ``share`` is one adapter's numbers over the model's (``adapter_share``), ``rank`` its rank, 0 of dense changes;
+    ``below`` as many adapters stay frozen under it at the end, and ``averages`` of its factors are kept.
+    """
+    if not rank:
+        return 0.0
+    more = AVERAGE_COPIES * max(0, averages - 1)
+    return share * (max(0, 1 - TABLE_RANK / rank) * FACTOR_COPIES + FROZEN_COPIES * below + more)
+
+
+def adapter_share(model: Path) -> Callable[[AdapterSettings], float]:
+    """Numbers of an adapter's factors over those of the model in this folder (a function of its rank and targets)."""
+    shapes = dict(_shapes(model))
+    whole = sum(map(math.prod, shapes.values()))
+
+    def share(adapter: AdapterSettings) -> float:
+        kinds = {f"{target}.weight" for target in adapter.targets}
+        adapted = [shape for name, shape in shapes.items() if ".".join(name.split(".")[-2:]) in kinds]
+        return adapter.rank * sum(map(sum, adapted)) / whole if whole else 0.0
+
+    return share
+
+
+def dense_rows(study: Study, model: Path, device: str) -> Callable[[float], int]:
+    """How many rows fit that hold so many fp32 copies of the model beside the factors (a function of their number).
+
+    Three fifths of a device's memory are for them, 8 GB on a CPU: activations and the base want the rest.
+    """
+    kind = device_class(device)
+    memory = 8e9 if kind == "cpu" else 1e9 * int(kind.removeprefix("gpu-"))
+    size = parameters(model)
+    most = pack_size(study, model, device)
+    if study.pack != "auto":
+        return lambda copies: most
+    return lambda copies: max(1, min(most, int(0.6 * memory / (4 * size * copies)))) if copies else most
+
+
+def device_class(device: str) -> str:
+    """``cpu``, or ``gpu-N`` for the largest N of the table that the first GPU's memory reaches."""
+    if device != "cuda":
+        return "cpu"
+    import torch
+
+    gigabytes = torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else 8
+    return next((f"gpu-{n}" for n in (70, 40, 16, 8) if gigabytes >= n), "gpu-8")
+
+
+def parameters(model: Path) -> int:
+    """Numbers in a model's safetensors files."""
+    return sum(math.prod(shape) for _, shape in _shapes(model))
+
+
+def _shapes(model: Path) -> Iterator[tuple[str, list[int]]]:
+    """(name, shape) of every tensor, read from the headers.  Raises InputError, which names the file."""
+    for path in model.glob("*.safetensors"):
+        header = _header(path)
+        for name, entry in header.items():
+            if name != "__metadata__":
+                yield name, _shape(entry, path, name)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    remedy = "fetch or convert the model again"
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            text = file.read(length).decode()
+    except OSError as error:
+        raise InputError(f"can't be read: {error.strerror}", where=str(path), remedy=remedy) from error
+    except (struct.error, ValueError) as error:
+        raise InputError(f"not a file of safetensors: {error}", where=str(path), remedy=remedy) from error
+    header = parse_json(text, where=str(path), remedy=remedy)
+    if not isinstance(header, dict):
+        raise InputError("not a file of safetensors: its header is no mapping", where=str(path), remedy=remedy)
+    return header
+
+
+def _shape(entry: Any, path: Path, name: str) -> list[int]:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise InputError(
+            f"the tensor '{name}' has no shape", where=str(path), remedy="fetch or convert the model again"
+        )
+    return shape

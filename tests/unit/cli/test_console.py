@@ -1,0 +1,115 @@
+"""What comes from outside is printed as the text that it is: no markup, no emoji codes, nothing a terminal obeys."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.live import Live
+from synthetic import QUICK, failed
+
+from harness.cli import console, terminal
+from harness.run.campaign import State
+from harness.store import write_trial
+from harness.store.records import Failure
+from harness.study.tuning import Tuning
+
+#: Texts, and how they are shown.
+ODD = [
+    ("[/bold]", "[/bold]"),
+    ("[red]x", "[red]x"),
+    ("[link=https://x.y]z[/link]", "[link=https://x.y]z[/link]"),
+    (":smile:", ":smile:"),
+    ("\x1b[2Ja\x9b1mb\x00c", r"\x1b[2Ja\x9b1mb\x00c"),
+    ("a\u202eb", r"a\u202eb"),
+    ("a\ud83db", r"a\ud83db"),
+    ("é 日本 😀", "é 日本 😀"),
+]
+
+
+@pytest.fixture
+def screen(monkeypatch) -> io.StringIO:
+    """A terminal, as rich sees it."""
+    file = io.StringIO()
+    start, stop = Live.start, Live.stop  # a thread of rich's draws in between, now and then
+    monkeypatch.setattr(Live, "start", lambda self, refresh=False: start(self, True))
+    monkeypatch.setattr(Live, "stop", lambda self: (self.refresh(), stop(self)))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(console.console, "_file", file)  # `file` would come back as today's stdout
+    monkeypatch.setattr(console.console, "_force_terminal", True)
+    monkeypatch.setattr(console.console, "is_interactive", True)
+    monkeypatch.setattr(console.console, "_width", 300)
+    return file
+
+
+def campaign(text: str, folder=None) -> SimpleNamespace:
+    return SimpleNamespace(study=SimpleNamespace(name=text), folder=folder, searches=())
+
+
+@pytest.mark.parametrize(("text", "shown"), ODD)
+def test_a_text_is_shown_as_it_is(text, shown):
+    assert terminal.visible(text) == shown
+
+
+@pytest.mark.parametrize(("text", "shown"), ODD)
+def test_a_spinner_and_a_bar_show_it_as_it_is(screen, text, shown):
+    with console.preparing(f"preparing {text}"):
+        pass
+    with console.progress(text) as watcher:
+        watcher.total(10)
+        watcher.progress("job", 5, f"training {text}")
+    assert f"preparing {shown}" in screen.getvalue()
+    assert f"training {shown}" in screen.getvalue()
+
+
+@pytest.mark.parametrize(("text", "shown"), ODD[:4])
+def test_a_log_shows_it_as_it_is(monkeypatch, capsys, text, shown):
+    monkeypatch.setattr(console._LogLines, "every", -1.0)
+    with console.progress(text) as watcher:
+        watcher.progress("job", 5, f"training {text}")
+    assert capsys.readouterr().err == f"[{shown}] training {shown}\n"
+
+
+@pytest.mark.parametrize(("text", "shown"), ODD)
+def test_tables_titles_and_outcomes_show_it_as_it_is(screen, tmp_path, text, shown):
+    row = {"arm": text, "setting": text, "metric": "", "score": 0.5, "standard_error": None, "trials": 1,
+           "diverged": 0, "best": True, "chosen": True}  # fmt: skip
+    tuning = Tuning.model_construct(study=text, seeds=(1,), settings=5, arms={}, tries=(row,))
+    console.show_choices(SimpleNamespace(searches=(SimpleNamespace(arm=text),), folder=tmp_path / "x"), tuning)
+    said = screen.getvalue()
+    assert said.count(shown) == 4, "the title, two cells and what there is nothing to tune for"
+    record = failed("lora", QUICK, status="error").model_copy(
+        update={"failure": Failure(phase="train", message="boom [/bold]")}
+    )
+    write_trial(tmp_path, record)
+    state = State({"a": "error"}, [], (), 1)
+    console.show_outcome(campaign(text, tmp_path), state, state)
+    assert f"{shown}: 1 error" in screen.getvalue()
+    assert "train: boom [/bold]" in screen.getvalue()
+
+
+def test_many_long_messages_fill_a_screen_at_most(screen, tmp_path):
+    for seed in range(30):
+        failure = Failure(phase="train", message=f"{seed} " + "x" * 1_000_000)
+        record = failed("lora", QUICK, status="error", seed=seed).model_copy(update={"failure": failure})
+        write_trial(tmp_path, record)
+    state = State({"a": "error"}, [], (), 1)
+    console.show_outcome(campaign("mine", tmp_path), state, state)
+    assert len(screen.getvalue()) < 25 * terminal.LONGEST
+    assert "and 10 more" in screen.getvalue()
+
+
+def test_a_table_of_thousands_of_rows_is_cut(screen):
+    console._table("t", ("a",), [(f"row{n}",) for n in range(20_000)])
+    assert "row199" in screen.getvalue()
+    assert "row200" not in screen.getvalue()
+    assert "and 19,800 more" in screen.getvalue()
+
+
+def test_an_encoding_that_lacks_a_letter_is_no_traceback(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    terminal.take_any_encoding()
+    terminal.say("a → b")
+    assert raw.getvalue() == b"a \\u2192 b\n"

@@ -1,0 +1,200 @@
+"""What stands beside the page: documented columns, the comparison of two arms, LaTeX, the index over studies."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import synthetic
+from synthetic import QUICK, STACK, Folder, failed, quick, trial
+
+from harness.errors import InputError
+from harness.report import build_index, build_report, compare_studies, comparison, leaderboard, write_report
+from harness.report.latex import escaped
+from harness.report.study import gather
+from harness.report.tidy import TIDY
+from harness.store import write_trial
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def stored(folder: Path, records) -> Path:
+    for record in records:
+        write_trial(folder, record)
+    return folder
+
+
+def eight(arms=("lora", "combined", "frozen")):
+    return [trial(arm, QUICK, seed=seed) for arm in arms for seed in range(8)]
+
+
+# -- columns ----------------------------------------------------------------------------------------------------------
+
+
+def documented(section: str) -> set[str]:
+    text = (ROOT / "results" / "README.md").read_text().split(f"## {section}")[1].split("\n## ")[0]
+    lines = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return {name for line in lines for name in re.findall(r"`([^`]+)`", line)}
+
+
+def test_every_column_is_documented_and_every_documented_column_is_there():
+    columns = leaderboard.columns(gather(quick()))
+    plain = {re.sub(r"^delta_(social_iqa|plain_text)$", "delta_<probe>", name) for name in columns}
+    assert {name for name in plain if not name.endswith(("_ci_low", "_ci_high"))} == documented("leaderboard.csv")
+    bases = {re.sub("_ci_(low|high)$", "", name) for name in plain}
+    assert bases == documented("leaderboard.csv"), "an interval is of a documented column"
+    assert set(TIDY) == documented("trials.csv")
+    assert "now 1:" in (ROOT / "results" / "README.md").read_text()
+
+
+def test_the_board_has_groups_effects_and_secondary_tests(tmp_path):
+    write_report(tmp_path, Folder(eight()))
+    with (tmp_path / "leaderboard.csv").open(newline="") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert {row["schema_version"] for row in rows.values()} == {"1"}
+    assert (rows["combined"]["tie_group"], rows["frozen"]["tie_group"]) == ("1", "3")
+    assert 0 < float(rows["combined"]["minimum_detectable_effect"]) < float(rows["combined"]["difference_to_lora"])
+    assert float(rows["combined"]["forgetting_difference_to_lora"]) < 0
+    assert float(rows["combined"]["forgetting_p"]) == 2 / 2**8
+    assert float(rows["combined"]["forgetting_p_holm"]) == 4 / 2**8
+    assert rows["lora"]["minimum_detectable_effect"] == rows["lora"]["forgetting_p"] == ""
+    finals = [r.tasks[task].score[-1] for r in eight(("combined",)) for task in QUICK]
+    middle = sorted(finals)[6:18]
+    assert float(rows["combined"]["interquartile_mean"]) == pytest.approx(sum(middle) / 12)
+
+
+# -- compare ----------------------------------------------------------------------------------------------------------
+
+
+def test_compare_says_the_paired_difference(tmp_path):
+    found = compare_studies(stored(tmp_path, eight()), "combined", tmp_path, "lora")
+    first, second, third = comparison.sentences(found)
+    assert first.startswith("combined minus lora in average accuracy: +")
+    assert first.endswith("over 8 pairs; significant at 5 % (two-sided sign-flip test, p = .008).")
+    assert "would be found in 80 % of such studies" in second
+    assert "not adjusted" in third
+    back = compare_studies(tmp_path, "lora", tmp_path, "combined")
+    assert back.gaps["forgetting"].mean == -found.gaps["forgetting"].mean
+    columns, rows = comparison.table(found)
+    assert columns[1:3] == ["combined (8/8)", "lora (8/8)"]
+    assert rows[0][0] == "Average accuracy, %"
+    assert all(len(row) == len(columns) for row in rows)
+    assert comparison.as_data(found)["differences"]["average_accuracy"]["p"] == 2 / 2**8
+
+
+def test_compare_across_two_studies_of_one_stack(tmp_path):
+    one = stored(tmp_path / "one", eight(("lora",)))
+    other = stored(tmp_path / "other", eight(("combined", "lora")))
+    found = compare_studies(one, "lora", other, "combined")
+    assert found.gaps == compare_studies(other, "lora", other, "combined").gaps
+    same = compare_studies(one, "lora", other, "lora")
+    assert same.gaps["average_accuracy"].mean == 0
+    assert "not significant" in comparison.sentences(same)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"stack": STACK | {"digest": "x", "torch": "3"}}, "torch"),
+        ({"spec": {"model_digest": "other"}}, "more than one base model"),
+        ({"spec": {"scoring": {"items": 7}}}, r"scoring.items differs \(200 / 7\)"),
+        ({"spec": {"training": {"root_seed": 1}}}, "the root seed differs"),
+    ],
+)
+def test_what_may_not_be_compared_is_refused_unless_asked_for(tmp_path, change, words):
+    one = stored(tmp_path / "one", eight(("lora",)))
+    records = [
+        trial("combined", QUICK, seed=seed, **change)
+        if "stack" in change
+        else trial("combined", QUICK, seed=seed, spec=synthetic.spec("combined", QUICK, seed=seed, **change["spec"]))
+        for seed in range(8)
+    ]
+    other = stored(tmp_path / "other", records)
+    with pytest.raises(InputError, match=words):
+        compare_studies(one, "lora", other, "combined")
+    found = compare_studies(one, "lora", other, "combined", allow_mixed=True)
+    assert comparison.sentences(found)[0].startswith("MIXED: ")
+
+
+def test_an_arm_of_another_stack_has_no_say_in_a_comparison_of_two_others(tmp_path):
+    """It is refused, or called mixed, only where it is one of the two."""
+    alone = compare_studies(stored(tmp_path / "two", eight()), "combined", tmp_path / "two", "lora")
+    newer = STACK | {"digest": "x", "torch": "3"}
+    beside = [trial("lora_ema", QUICK, seed=seed, stack=newer) for seed in range(8)]
+    folder = stored(tmp_path / "three", [*eight(), *beside])
+    for allowed in (False, True):
+        found = compare_studies(folder, "combined", folder, "lora", allow_mixed=allowed)
+        assert found.gaps == alone.gaps
+        assert comparison.sentences(found) == comparison.sentences(alone)
+    with pytest.raises(InputError, match="2 stacks, which differ in torch"):
+        compare_studies(folder, "lora_ema", folder, "lora")
+    mixed = compare_studies(folder, "lora_ema", folder, "lora", allow_mixed=True)
+    assert comparison.sentences(mixed)[0].startswith("MIXED: 2 stacks")
+
+
+def test_compare_refuses_names_that_are_not_there_and_arms_that_share_nothing(tmp_path):
+    folder = stored(tmp_path, [*eight(), trial("lora_ema", QUICK, seed=99), failed("self_distill", QUICK)])
+    with pytest.raises(InputError, match="did you mean 'combined'"):
+        compare_studies(folder, "combine", folder, "lora")
+    with pytest.raises(InputError, match="share no order and seed"):
+        compare_studies(folder, "lora_ema", folder, "lora")
+    with pytest.raises(InputError, match="no finished trial"):
+        compare_studies(folder, "self_distill", folder, "lora")
+
+
+def test_an_arm_that_is_not_ranked_is_compared_and_not_tested(tmp_path):
+    folder = stored(tmp_path, [*eight(), failed("combined", QUICK, seed=9)])
+    found = compare_studies(folder, "combined", folder, "lora")
+    assert comparison.sentences(found)[-1].endswith("not tested: combined is not ranked (1 diverged).")
+    assert {row[-1] for row in comparison.table(found)[1]} == {"–"}
+    assert comparison.as_data(found)["differences"]["forgetting"]["p"] is None
+
+
+# -- LaTeX ------------------------------------------------------------------------------------------------------------
+
+
+def test_latex_holds_every_table_and_escapes(tmp_path):
+    odd = [trial("lora", QUICK, seed=s, spec=synthetic.spec(r"50%_&\x", QUICK, seed=s), fingerprint=f"x{s}")
+           for s in range(3)]  # fmt: skip
+    (path,) = (p for p in write_report(tmp_path, Folder([*eight(), *odd]), latex=True) if p.suffix == ".tex")
+    text = path.read_text()
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\toprule")
+    for heading in ("Leaderboard", r"Final score by task, \%", "Probes: end minus base", "Costs of a trial"):
+        assert rf"\caption{{{heading}" in text
+    assert r"50\%\_\&\textbackslash{}x" in text
+    assert r"$-$" in text
+    assert text.isascii(), "needs no Unicode font"
+    first = text.split(r"\toprule")[1].split(r"\bottomrule")[0].splitlines()
+    assert len({line.count("&") - line.count(r"\&") for line in first if line.endswith(r"\\")}) == 1
+    assert escaped("a\nb {x} $1 ~^") == r"a b \{x\} \$1 \textasciitilde{}\textasciicircum{}"
+
+
+# -- the index --------------------------------------------------------------------------------------------------------
+
+
+def test_the_index_is_over_everything_and_says_what_it_could_not_read(tmp_path):
+    stored(tmp_path / "good", eight())
+    build_report(tmp_path / "good")
+    stored(tmp_path / "reference" / "older", eight(("lora", "combined")))
+    stored(tmp_path / "broken", [failed("lora", QUICK)])
+    (tmp_path / "audit-x").mkdir()
+    (tmp_path / "audit-x" / "audit.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    text = build_index(tmp_path).read_text()
+    assert 'href="good/report.html"' in text
+    assert 'href="reference/older/report.html"' in text
+    assert (tmp_path / "reference" / "older" / "report.html").exists(), "a missing page is written"
+    assert "Not reported: no finished trial to report" in text
+    assert 'href="audit-x/audit.html"' in text
+    assert "empty" not in text
+    assert text.count("combined has the highest mean of average accuracy") == 2
+    before = (tmp_path / "good" / "report.html").stat().st_mtime_ns
+    assert build_index(tmp_path).read_text() == text
+    assert (tmp_path / "good" / "report.html").stat().st_mtime_ns == before, "a page that is there is left alone"
+
+
+def test_nothing_to_index_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="there are no results here"):
+        build_index(tmp_path)

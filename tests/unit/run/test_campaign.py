@@ -1,0 +1,466 @@
+"""A study from its file to its packs: what is refused, with which words, and where results go."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import hub_copies
+import pytest
+import torch
+import yaml
+
+from harness import cli
+from harness.data import lm_eval_index
+from harness.engine.model.load import load_model
+from harness.errors import InputError, LorabenchError
+from harness.executors.local import LocalExecutor
+from harness.run import campaign
+from harness.store.results import read_trials
+
+STUDY: dict[str, Any] = {
+    "model": "tiny-random-llama", "dtype": "float32", "threads": 1, "device": "cpu", "seeds": [0],
+    "streams": {"order": ["toy_recall", "toy_digits"]}, "probes": ["toy_text"], "methods": {"frozen": {}, "lora": {}},
+    "training": {"examples": 64, "batch": 8}, "scoring": {"items": 8},
+}  # fmt: skip
+SMALL = {"examples": 16, "batch": 8}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch) -> Path:
+    """One cache for the session: the tiny model and the toy tasks are made once."""
+    folder = tmp_path_factory.getbasetemp() / "lorabench-cache"
+    monkeypatch.setenv("LORABENCH_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def load(tmp_path):
+    """``load(seeds=[1])``: the campaign of the study with these keys changed; results in tmp_path/out."""
+
+    def make(name: str = "mine", model: str | None = None, device: str = "cpu", **changes: Any) -> campaign.Campaign:
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(STUDY | changes))
+        return campaign.load_campaign(str(file), model=model, out=tmp_path / "out", device=lambda wanted: device)
+
+    return make
+
+
+class Recorder:
+    """An executor that runs nothing."""
+
+    def __init__(self) -> None:
+        self.jobs: list[str] = []
+
+    def device(self, wanted: str) -> str:
+        return "cpu"
+
+    def run(self, jobs, watch) -> list:
+        self.jobs += [job.name for job in jobs]
+        raise LorabenchError("stopped here on purpose")
+
+    def close(self) -> None:
+        pass
+
+
+WATCHER = campaign.Watcher(lambda units: None, lambda job, units, what: None)
+
+
+def refused(call, *arguments: Any, **settings: Any) -> InputError:
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **settings)
+    assert caught.value.exit_status == 2
+    assert caught.value.remedy
+    return caught.value
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+def start(found: campaign.Campaign) -> Recorder:
+    executor = Recorder()
+    with pytest.raises(LorabenchError, match="on purpose"):
+        campaign.run(found, executor, "cpu", WATCHER, {})
+    return executor
+
+
+def test_the_base_comes_first(load):
+    assert start(load()).jobs == ["base"]
+
+
+def test_a_run_that_fails_gives_its_claim_back(load, tmp_path):
+    start(load())
+    assert not list((tmp_path / "out" / "running").iterdir())
+
+
+def test_a_run_takes_the_published_numbers_along(load, tmp_path):
+    found = load(published="standard_cl")
+    assert start(found).jobs == ["base"]
+    kept = {(row.method, row.model): row.accuracy for row in read_trials(tmp_path / "out").published}
+    assert kept["sequential LoRA", "T5-large"] == 43.7
+    prints = [trial.fingerprint for trial in found.plan.trials]
+    assert prints == [trial.fingerprint for trial in load().plan.trials]
+    assert refused(load, published="standard").where.endswith("mine.yaml:published")
+
+
+def test_a_folder_in_use_is_refused(load, tmp_path):
+    import socket
+
+    claim = tmp_path / "out" / "running" / "claim.json"
+    claim.parent.mkdir(parents=True)
+    claim.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+    with pytest.raises(LorabenchError, match=f"process {os.getpid()}"):
+        campaign.run(load(), Recorder(), "cpu", WATCHER, {})
+    assert claim.exists()
+
+
+def test_a_folder_of_another_study_is_refused(load, tmp_path):
+    start(load("mine"))
+    before = (tmp_path / "out" / "study.json").read_bytes()
+    executor = Recorder()
+    error = refused(campaign.run, load("other"), executor, "cpu", WATCHER, {})
+    assert "'mine', not 'other'" in error.what
+    assert "--out" in str(error.remedy)
+    assert executor.jobs == []
+    assert (tmp_path / "out" / "study.json").read_bytes() == before
+
+
+def test_trials_of_nobody_are_refused(load, tmp_path):
+    (tmp_path / "out" / "trials").mkdir(parents=True)
+    (tmp_path / "out" / "trials" / "abc.json").write_text("{}")
+    assert "no study.json" in refused(campaign.run, load(), Recorder(), "cpu", WATCHER, {}).what
+
+
+@pytest.mark.parametrize("version", [0, 99, None, "1"])
+def test_a_folder_of_another_schema_is_refused(load, tmp_path, version):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "study.json").write_text(
+        json.dumps({"schema_version": version, "study": "mine", "expected": {}})
+    )
+    for call, arguments in ((campaign.run, (load(), Recorder(), "cpu", WATCHER, {})), (campaign.read_state, (load(),))):
+        error = refused(call, *arguments)
+        assert f"schema {version}" in error.what
+
+
+def test_a_record_of_another_schema_is_refused_and_stays(load, tmp_path):
+    start(load())
+    path = tmp_path / "out" / "trials" / "abc.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"schema_version": 99, "fingerprint": "abc"}))
+    assert "schema 99" in refused(campaign.read_state, load(), quarantine=True).what
+    assert path.exists()
+
+
+def test_a_damaged_record_is_only_moved_by_a_run(load, tmp_path):
+    start(load())
+    path = tmp_path / "out" / "trials" / "abc.json"
+    path.parent.mkdir()
+    path.write_text("{")
+    assert list(campaign.read_state(load()).damaged) == ["abc.json"]
+    assert path.exists()
+    assert list(campaign.read_state(load(), quarantine=True).damaged) == ["abc.json"]
+    assert not path.exists()
+    assert (tmp_path / "out" / "quarantine" / "abc.json").read_text() == "{"
+    assert read_trials(tmp_path / "out").records == []
+
+
+@pytest.mark.parametrize(
+    ("model", "label"),
+    [
+        ("tiny-random-llama", "tiny-random-llama"),
+        ("HuggingFaceTB/SmolLM2-135M", "huggingfacetb-smollm2-135m"),
+        ("a b/../c", "a-b-..-c"),
+        ("-", "model"),
+        ("x" * 80, "x" * 64),
+    ],
+)
+def test_model_label(model, label, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert campaign.model_label(model) == label
+
+
+def test_a_label_is_ascii(tmp_path):
+    (tmp_path / "modèle").mkdir()
+    assert campaign.model_label(str(tmp_path / "modèle")) == "mod-le"
+
+
+def test_a_folders_label_is_its_name(tmp_path):
+    (tmp_path / "My Model").mkdir()
+    assert campaign.model_label(str(tmp_path / "My Model")) == "my-model"
+
+
+def test_results_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert campaign.results_folder("smoke", None, None) == tmp_path / "results" / "smoke"
+    assert campaign.results_folder("smoke", "org/M", None) == tmp_path / "results" / "smoke@org-m"
+    assert campaign.results_folder("smoke", "org/M", Path("here")) == tmp_path / "here"
+    for name in ("reference", "perf"):
+        assert "reserved" in refused(campaign.results_folder, name, None, None).what
+
+
+# -- devices ----------------------------------------------------------------------------------------------------------
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+
+
+@no_gpu
+def test_local_refuses_a_gpu_that_is_not_there():
+    error = refused(LocalExecutor().device, "cuda")
+    assert "asks for a GPU" in error.what
+    assert "device: any" in str(error.remedy)
+    assert [LocalExecutor().device(wanted) for wanted in ("any", "cpu")] == ["cpu", "cpu"]
+
+
+@no_gpu
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_a_study_for_a_gpu_is_bad_usage_without_one(tmp_path, monkeypatch, capsys, verb):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(STUDY | {"device": "cuda"}))
+    more = ["--executor", "local"] if verb == "run" else []
+    monkeypatch.setattr(sys, "argv", ["lorabench", verb, str(file), "--out", str(tmp_path / "out"), *more])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "asks for a GPU" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def ray_executor(monkeypatch):
+    """``ray_executor([{"CPU": 2}])``: the Ray executor on a made-up cluster with these nodes; ray is not started."""
+
+    from harness.executors.ray import executor
+
+    def make(nodes: list[dict[str, float]]):
+        names = {name for resources in nodes for name in resources}
+        totals = {name: sum(node.get(name, 0) for node in nodes) for name in names}
+        monkeypatch.setattr(executor.ray, "is_initialized", lambda: True)
+        monkeypatch.setattr(executor.ray, "nodes", lambda: [{"Alive": True, "Resources": each} for each in nodes])
+        monkeypatch.setattr(executor.ray, "cluster_resources", lambda: totals)
+        return executor.RayExecutor()
+
+    return make
+
+
+def job(threads: int = 1, device: str = "cpu") -> Any:
+    return types.SimpleNamespace(study=types.SimpleNamespace(threads=threads), device=device, name="pack")
+
+
+def test_ray_knows_its_devices(ray_executor):
+    assert [ray_executor([{"CPU": 4, "GPU": 1}]).device(wanted) for wanted in ("cuda", "any", "cpu")] == [
+        "cuda",
+        "cuda",
+        "cpu",
+    ]
+    assert ray_executor([{"CPU": 4}]).device("any") == "cpu"
+    error = refused(ray_executor([{"CPU": 4}]).device, "cuda")
+    assert "Ray cluster has none" in error.what
+
+
+def test_ray_refuses_what_no_node_has(ray_executor):
+    """Ray would wait for ever; two nodes of two cores are not one of four."""
+    executor = ray_executor([{"CPU": 2}, {"CPU": 2}])
+    assert executor._needs(job(threads=2)) == {"CPU": 2}
+    error = refused(executor._needs, job(threads=4))
+    assert "needs 4 CPU" in error.what
+    assert "more than 2" in error.what
+    assert "needs 1 GPU" in refused(executor._needs, job(device="cuda")).what
+    assert executor.run([], lambda *_: None) == []
+    refused(executor.run, [job(threads=4)], lambda *_: None)
+
+
+# -- sizes and roles --------------------------------------------------------------------------------------------------
+
+
+def test_more_examples_than_rows_are_refused(load):
+    error = refused(load, training={"examples": 1024, "batch": 8})
+    assert "'toy_recall' has 512 training rows" in error.what
+    assert "1024" in error.what
+    assert "at most 512" in str(error.remedy)
+    assert str(error.where).endswith("mine.yaml:streams")
+    assert load(training={"examples": 512, "batch": 8}).study.training.examples == 512
+
+
+def test_a_probe_in_a_stream_is_refused(load):
+    error = refused(load, streams={"order": ["toy_recall", "toy_text"]}, probes=[])
+    assert "'toy_text' has no training split" in error.what
+    assert "probe" in error.what
+
+
+def test_a_split_without_rows_is_refused(load):
+    error = refused(load, scoring={"items": 8, "split": "validation"})
+    assert "'toy_text' has no rows in its validation split" in error.what
+
+
+def test_names_are_checked_before_the_model_is_made(load, monkeypatch):
+    monkeypatch.setattr(campaign.model_files, "resolve_model", lambda name: pytest.fail("made first"))
+    hub_copies.write_small_index()
+    assert "unknown task" in refused(load, streams={"order": ["toy_recal"]}).what
+
+
+def test_lm_evals_own_tasks_stand_in_a_study(load, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LORABENCH_DATASETS", str(tmp_path / "mirror"))
+    lm_eval_index.write_index(hub_copies.FOLDERS)
+    for name in ("arc_easy", "lambada_openai"):
+        hub_copies.copy_of(tmp_path / "mirror", name)
+    found = load(streams={"order": ["toy_recall", "arc_easy"]}, probes=["lambada_openai"], training=SMALL)
+    assert set(found.task_digests) == {"toy_recall", "arc_easy", "lambada_openai"}
+    error = refused(load, streams={"order": ["arc_easy"]}, probes=[])
+    assert "'arc_easy' has 30 training rows, and the study trains on 64" in error.what
+    error = refused(load, streams={"order": ["lambada_openai"]}, probes=[], training=SMALL)
+    assert "'lambada_openai' has no training split" in error.what
+    error = refused(load, streams={"order": ["sciq"]}, probes=[], training=SMALL)
+    assert "needs the data set allenai/sciq of the hub" in error.what
+
+
+def test_a_study_of_the_projects_own_tasks_reads_no_index(load, monkeypatch):
+    monkeypatch.setattr(lm_eval_index, "index", lambda: pytest.fail("the index was read"))
+    assert load().plan.trials
+
+
+def test_the_plan_is_the_same_every_time(load):
+    first, second = load(), load()
+    assert [t.fingerprint for t in first.plan.trials] == [t.fingerprint for t in second.plan.trials]
+    assert [pack.name for pack in first.plan.packs] == [pack.name for pack in second.plan.packs]
+    assert campaign.read_state(first).todo == first.plan.packs
+    assert set(campaign.read_state(first).statuses.values()) == {"missing"}
+
+
+# -- models of one's own ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model_folder(load, tmp_path) -> Path:
+    """A copy of the tiny model that may be spoilt."""
+    import shutil
+
+    return Path(shutil.copytree(load().model.path, tmp_path / "model"))
+
+
+def test_a_models_folder_is_taken(load, model_folder):
+    found, catalogue = load(model=str(model_folder)), load()
+    assert found.model.digest == catalogue.model.digest, "the same files are the same model"
+    assert found.study.model == str(model_folder)
+
+
+def test_a_folder_without_safetensors_is_refused(load, model_folder):
+    for path in model_folder.glob("*.safetensors"):
+        path.rename(path.with_name("pytorch_model.bin"))
+    error = refused(load, model=str(model_folder))
+    assert "no *.safetensors" in error.what
+    assert "pytorch_model.bin" in error.what
+
+
+def cpu(path: Path, **settings: Any):
+    return load_model(path, dtype=torch.float32, device=torch.device("cpu"), **settings)
+
+
+def test_a_quantised_base_is_refused(model_folder):
+    config = json.loads((model_folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (model_folder / "config.json").write_text(json.dumps(config))
+    error = refused(cpu, model_folder)
+    assert "quantised" in error.what
+    assert "config.json:quantization_config" in str(error.where)
+
+
+def save_random(kind: str, folder: Path) -> Path:
+    import transformers as tf
+
+    layers: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    size: dict[str, Any] = {"vocab_size": 64, "hidden_size": 16, **layers}
+    model = {
+        "gpt2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=8)),
+        "neox": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**size)),
+        "gemma2": lambda: tf.Gemma2ForCausalLM(tf.Gemma2Config(**size, num_key_value_heads=1, head_dim=8)),
+    }[kind]()
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_family_without_the_projections_is_refused(tmp_path):
+    """GPT-2 has Conv1D layers only; asked for one of them by name, the message says so."""
+    folder = save_random("gpt2", tmp_path / "gpt2")
+    error = refused(cpu, folder)
+    assert "GPT2LMHeadModel has no projection named" in error.what
+    assert "q_proj" in error.what
+    assert "no nn.Linear layer" in str(error.remedy)
+    error = refused(cpu, folder, targets=("c_attn",))
+    assert "c_attn is a Conv1D" in error.what
+
+
+def test_a_family_with_other_names_is_told_them(tmp_path):
+    folder = save_random("neox", tmp_path / "neox")
+    error = refused(cpu, folder)
+    for name in ("query_key_value", "dense_h_to_4h"):
+        assert name in str(error.remedy)
+    targets = ("query_key_value", "dense_h_to_4h")
+    assert {slot.projection for slot in cpu(folder, targets=targets).slots} == set(targets)
+
+
+def test_a_family_without_sdpa_is_taken(tmp_path):
+    """Gemma 2 caps its attention scores: transformers has it in eager form only."""
+    assert cpu(save_random("gemma2", tmp_path / "gemma2")).slots
+
+
+def test_records_that_the_study_no_longer_asks_for_are_moved_aside(tmp_path):
+    from harness.store.results import supersede
+
+    folder = tmp_path / "out" / "trials"
+    folder.mkdir(parents=True)
+    for name in ("kept", "old"):
+        (folder / f"{name}.json").write_text(name)
+    assert supersede(tmp_path / "out", {"kept"}) == ["old.json"]
+    assert [path.name for path in folder.iterdir()] == ["kept.json"]
+    assert (tmp_path / "out" / "superseded" / "old.json").read_text() == "old", "nothing is lost"
+
+
+def family_folder(folder: Path, model_folder: Path, name: str, **changes: Any) -> Path:
+    """A tiny random model of a family, with the byte tokenizer."""
+    import transformers as tf
+
+    size = {"vocab_size": 259, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 258, "eos_token_id": 257}  # fmt: skip
+    config = tf.AutoConfig.for_model(name, **(size | changes))
+    torch.manual_seed(0)
+    tf.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tf.AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
+    return folder
+
+
+def test_a_plan_says_which_projections_a_model_has_not(load, model_folder, tmp_path):
+    folder = family_folder(tmp_path / "neox", model_folder, "gpt_neox")
+    error = refused(load, model=str(folder))
+    assert "GPTNeoXForCausalLM has no projection named" in error.what
+    assert "query_key_value" in str(error.remedy)
+    own = {"adapter": {"targets": ["query_key_value", "dense"]}}
+    assert load(model=str(folder), **own).remarks == ()
+    arms = {"methods": {"lora": {}, "lora@odd": {"adapter": {"targets": ["q_proj"]}}}}
+    assert "no projection named q_proj" in refused(load, model=str(folder), **own, **arms).what
+
+
+def test_a_family_that_bears_less_is_planned_with_a_remark(load, model_folder, tmp_path):
+    """Short convolutions read their neighbour in the row, whatever a mask says."""
+    layers = {"layer_types": ["conv", "full_attention"], "block_ff_dim": 48}
+    folder = family_folder(tmp_path / "lfm2", model_folder, "lfm2", **layers)
+    adapter = {"adapter": {"targets": ["q_proj", "v_proj", "w1"]}}
+    (remark,) = load(model=str(folder), **adapter).remarks
+    assert remark.startswith("Lfm2ForCausalLM is scored one request a row")
+
+
+def test_a_family_that_is_not_taken_is_refused_before_any_work(load, model_folder, tmp_path):
+    folder = family_folder(tmp_path / "mamba", model_folder, "mamba", state_size=8)
+    error = refused(load, model=str(folder), adapter={"targets": ["in_proj", "dt_proj"]})
+    assert error.what.startswith("MambaForCausalLM is not taken: in generation with a cache its logits are off by")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_broken_tokenizer_is_said_by_the_plan(load, model_folder, file):
+    (model_folder / file).write_text("{}" if file == "tokenizer.json" else "[")
+    assert str(model_folder / file).removesuffix(".json") in str(refused(load, model=str(model_folder)).where)

@@ -1,0 +1,97 @@
+"""A pack of every arm that carries something from task to task, killed at a boundary: it goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.engine.adapters.files import export_peft, find_adapter
+from harness.executors.local import LocalExecutor
+from harness.run import campaign
+from harness.run.pack import PackRun
+
+ARMS = [
+    "lora", "lora_ema", "lora_ewc", "lora_replay", "single_task", "multitask", "o_lora", "pissa", "eva", "dora",
+    "full_finetune", "lora_ema_product",
+]  # fmt: skip
+#: An adapter of their own: packs of other shapes, and what these make of a rank or of targets.
+QV = {"adapter": {"targets": ["q_proj", "v_proj"]}}
+OWN = {"o_lora@qv": QV, "dora@qv": QV, "full_finetune@qv": QV, "eva@rank2": {"adapter": {"rank": 2}}}
+STUDY = {
+    "model": "tiny-random-llama", "dtype": "float32", "threads": 1, "device": "cpu", "seeds": [0],
+    "streams": {"order": ["toy_recall", "toy_digits"]}, "methods": {arm: {} for arm in ARMS} | {
+        "lora_ewc": {"fisher_examples": 4}, "lora_ema_product@cut": {"keep_rank": 2}, **OWN,
+    },
+    "training": {"examples": 24, "batch": 8, "between_tasks": "reinit"}, "scoring": {"items": 4},
+}  # fmt: skip
+
+
+class Killed(KeyboardInterrupt):
+    """Not an error that a worker turns into a record."""
+
+
+def run(file: Path, folder: Path) -> dict[str, dict]:
+    """Records by arm, without what two runs may differ in."""
+    found = campaign.load_campaign(str(file), model=None, out=folder, device=LocalExecutor().device)
+    watcher = campaign.Watcher(lambda total: None, lambda *_: None)
+    campaign.run(found, LocalExecutor(), "cpu", watcher, {})
+    records = [json.loads(path.read_text()) for path in (folder / "trials").glob("*.json")]
+    return {
+        f"{r['spec']['method']}@{r['spec']['setting']}": {k: v for k, v in r.items() if k not in ("costs", "host")}
+        for r in records
+    }
+
+
+@pytest.fixture
+def file(tmp_path, tmp_path_factory, monkeypatch) -> Path:
+    monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path_factory.getbasetemp() / "lorabench-cache"))
+    path = tmp_path / "resumed.yaml"
+    path.write_text(yaml.safe_dump(STUDY))
+    return path
+
+
+def test_every_arm_goes_on_from_a_boundary(file, tmp_path, monkeypatch):
+    wanted = run(file, tmp_path / "undisturbed")
+    assert len(wanted) == len(ARMS) + 1 + len(OWN)
+    assert {record["status"] for record in wanted.values()} == {"ok"}
+    lost = wanted["lora_ema_product@cut"]["lost_energy"]
+    assert len(lost) == 2
+    assert all(0 <= share < 1 for share in lost)
+    assert not wanted["lora@default"]["lost_energy"]
+
+    checkpoint, killed = PackRun._checkpoint, set()
+
+    def kill_once(self, stage):
+        checkpoint(self, stage)
+        if stage == 0 and self.pack.name not in killed:
+            killed.add(self.pack.name)
+            raise Killed
+
+    monkeypatch.setattr(PackRun, "_checkpoint", kill_once)
+    while True:
+        try:
+            found = run(file, tmp_path / "killed")
+            break
+        except Killed:
+            continue
+    assert found == wanted
+    assert len(killed) > 5
+    check_exports(tmp_path / "killed", tmp_path)
+
+
+def check_exports(folder: Path, target: Path) -> None:
+    """Rank r for each task where adapters are frozen; PiSSA's negative ones are in it, too."""
+    from peft import PeftConfig
+
+    ranks = {"lora": 16, "o_lora": 16, "single_task": 8, "lora_ewc": 8, "pissa": 32, "dora": 16}
+    for path in (folder / "trials").glob("*.json"):
+        record = json.loads(path.read_text())
+        name = record["spec"]["method"]
+        if name in ranks:
+            export_peft(*find_adapter(folder, record["fingerprint"]), target / name)
+            config = PeftConfig.from_pretrained(target / name)
+            assert config.r == ranks[name]
+            assert config.use_dora == (name == "dora")

@@ -1,0 +1,126 @@
+"""Records that somebody has edited: each kind of edit is found, named, and never counted."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from harness.store.consistency import misfit
+from harness.store.records import Curve, Intruders, TaskScores, TrialRecord, TrialSpec, pack_bits
+from harness.store.results import read_trials, write_trial
+
+ROOT = Path(__file__).resolve().parents[3]
+ITEMS = 10
+
+
+def column(*right: int) -> TaskScores:
+    """Scores of a task of which so many items are right at each stage."""
+    bits = [[i < n for i in range(ITEMS)] for n in right]
+    means = [n / ITEMS for n in right]
+    errors = [math.sqrt(mean * (1 - mean) / (ITEMS - 1)) for mean in means]
+    return TaskScores(
+        metric="acc", higher_is_better=True, items=ITEMS, chance=0.5, score=tuple(means), stderr=tuple(errors),
+        correct=tuple(map(pack_bits, bits)),
+    )  # fmt: skip
+
+
+def record(seed: int = 0, **changes) -> TrialRecord:
+    spec = TrialSpec(
+        model="m", model_digest="d", method="lora", parameters={"learning_rate": 0.1}, seed=seed, method_digest="e",
+        order="o", stream=("a", "b"), probes=("p",), task_digests={}, training={"adapter": {"alpha": 16.0}}, scoring={},
+    )  # fmt: skip
+    curves = (
+        Curve(task="a", examples=(0, 8, 16), score=(0.1, 0.4, 0.7), tokens=(0, 80, 160)),
+        Curve(task="b", examples=(0, 8, 16), score=(0.3, 0.3, 0.9), tokens=(0, 80, 160)),
+    )
+    part = {"matrices": 2, "distance": 0.1, "energy_share": 0.0, "delta_norm": 1.0, "relative_spectral_norm": 0.1,
+            "effective_rank": 2.0}  # fmt: skip
+    kinds = {"q_proj": Intruders(count=1, **part), "v_proj": Intruders(count=2, **part)}
+    found = Intruders(count=3, **part, by_epsilon={"0.5": 3}, by_type=kinds)
+    values = {
+        "fingerprint": spec.fingerprint, "study": "s", "status": "ok", "spec": spec, "stack": {"digest": "x"},
+        "tasks": {"a": column(1, 7, 5), "b": column(2, 3, 9)}, "probes": {"p": column(4, 4, 3)}, "curves": curves,
+        "intruders": (None, found),
+    }  # fmt: skip
+    return TrialRecord(**(values | changes))
+
+
+EDITS = {
+    "a score of 7.5": (("tasks", "a", "score", 2), 7.5, "a: the score after task 2 is 7.5, and acc is"),
+    "a better score": (("tasks", "b", "score", 2), 1.0, "b: the score after task 2"),
+    "a score of the base": (("tasks", "a", "score", 0), 0.2, "a: the score after task 0"),
+    "a probe": (("probes", "p", "score", 2), 0.4, "p: the score after task 2"),
+    "a standard error": (("tasks", "a", "stderr", 1), 0.001, "a: the standard error after task 1"),
+    "items that were right": (("tasks", "a", "correct", 1), pack_bits([True] * ITEMS), "a: the score after task 1"),
+    "fewer items": (("tasks", "a", "correct", 1), pack_bits([True] * 3), "are not 10 bits"),
+    "no bits at all": (("tasks", "a", "correct", 1), "!!", "are not 10 bits"),
+    "the number of items": (("tasks", "a", "items"), 20, "are not 20 bits"),
+    "a lost list": (("tasks", "a", "correct"), ["AA=="], "3 scores, and the items of 1"),
+    "no items to hold it against": (
+        ("tasks", "a"),
+        column(1, 7, 5).model_copy(update={"correct": (), "score": (0.1, 7.5, 0.5)}).model_dump(mode="json"),
+        "7.5, and acc is from 0 to 1",
+    ),
+    "another seed": (("spec", "seed"), 5, "its spec is that of another trial"),
+    "another rate": (("spec", "parameters", "learning_rate"), 0.2, "its spec is that of another trial"),
+    "another method": (("spec", "method"), "stable_lora", "its spec is that of another trial"),
+    "another alpha": (("spec", "training", "adapter", "alpha"), 32.0, "its spec is that of another trial"),
+    "the end of a curve": (("curves", 0, "score", 2), 0.9, "the curve of a ends at"),
+    "the start of a curve": (("curves", 1, "score", 0), 0.0, "the curve of b ends at"),
+    "within a curve": (("curves", 0, "score", 1), 0.45, "no share of 10 items"),
+    "whose curve it is": (("curves", 0, "task"), "b", "curve number 1 is of b"),
+    "points of a curve": (("curves", 0, "tokens"), [0, 160], "points without"),
+    "intruders": (("intruders", 1, "count"), 0, "intruders after task 2: 0, and 3 at 0.5"),
+    "intruders of a type": (("intruders", 1, "by_type", "q_proj", "count"), 0, "by type of projection"),
+    "the name it has": (("fingerprint",), "0" * 32, "it is the record of trial"),
+}
+
+
+@pytest.mark.parametrize(("place", "value", "why"), EDITS.values(), ids=EDITS)
+def test_an_edit_is_found_and_named(tmp_path, place, value, why):
+    write_trial(tmp_path, record(0))
+    write_trial(tmp_path, record(1))
+    path = tmp_path / "trials" / f"{record(0).fingerprint}.json"
+    data = json.loads(path.read_text())
+    at = data
+    for key in place[:-1]:
+        at = at[key]
+    at[place[-1]] = value
+    path.write_text(json.dumps(data))
+    found = read_trials(tmp_path, quarantine=True)
+    assert [r.spec.seed for r in found.records] == [1]
+    assert list(found.quarantined) == [path.name]
+    assert why in found.quarantined[path.name]
+    assert (tmp_path / "quarantine" / path.name).exists()
+
+
+def test_a_swapped_pair_of_files_is_found(tmp_path):
+    write_trial(tmp_path, record(0))
+    write_trial(tmp_path, record(1))
+    one, two = (tmp_path / "trials" / f"{record(seed).fingerprint}.json" for seed in (0, 1))
+    texts = one.read_bytes(), two.read_bytes()
+    one.write_bytes(texts[1])
+    two.write_bytes(texts[0])
+    found = read_trials(tmp_path)
+    assert found.records == []
+    assert all("it is the record of trial" in why for why in found.quarantined.values())
+
+
+def test_a_task_that_the_spec_does_not_name_is_found():
+    assert "its probes are none" in str(misfit(record(probes={})))
+    assert misfit(record()) is None
+
+
+def test_deep_json_is_damage_and_no_crash(tmp_path):
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials" / f"{'0' * 32}.json").write_text("[" * 200_000)
+    assert list(read_trials(tmp_path).quarantined) == [f"{'0' * 32}.json"]
+
+
+def test_every_committed_record_is_of_one_piece():
+    found = [read_trials(path.parent) for path in sorted((ROOT / "results" / "reference").glob("*/study.json"))]
+    assert sum(len(readout.records) for readout in found) >= 300
+    assert [dict(readout.quarantined) for readout in found if readout.quarantined] == []
