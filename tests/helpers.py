@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.engine.batches import Example, Step, make_step
+from harness.engine.batches import Batch, Example, make_batch
 from harness.engine.model.packed import ALL_LINEAR, PackedModel
 from harness.engine.optimizer import AdamWSettings
-from harness.engine.trainer import RowSpec, Trainer
+from harness.engine.rows import Rows, RowSpec
+from harness.engine.step import take_step
 from harness.method.recipe import Recipe
 from harness.study.seeds import derive
 
@@ -86,11 +87,11 @@ def with_demonstrations(examples: Sequence[Example]) -> list[Example]:
 
 def batches(
     data: Sequence[Sequence[Example]], size: int, steps: int, budget: int = 2**31, seeds: Sequence[int] | None = None
-) -> list[Step]:
+) -> list[Batch]:
     """Step s takes the examples s * size ... of every row; row k draws from ``seeds[k]``, by default k."""
     seeds = range(len(data)) if seeds is None else seeds
     return [
-        make_step(
+        make_batch(
             [examples[s * size : (s + 1) * size] for examples in data], 0, CPU, budget,
             seeds=[derive(seed, s) for seed in seeds],
         )
@@ -101,11 +102,11 @@ def batches(
 def trainer(
     model: PackedModel, recipes: Sequence[Recipe], rates: Sequence[float], seeds: Sequence[int] | None = None,
     *, also: Sequence[tuple] | None = None, examples: Sequence[Sequence[Example]] | None = None, **settings: Any,
-) -> Trainer:  # fmt: skip
+) -> Rows:  # fmt: skip
     seeds = seeds if seeds is not None else range(len(recipes))
     also = also if also is not None else [()] * len(recipes)
     rows = [RowSpec(*row) for row in zip(recipes, rates, seeds, also, strict=True)]
-    engine = Trainer(model, rows, RANK, ALPHA, AdamWSettings(**settings))
+    engine = Rows(model, rows, RANK, ALPHA, AdamWSettings(**settings))
     engine.begin_task(0, examples if examples is not None else [random_examples(40, seed) for seed in seeds])
     return engine
 
@@ -114,9 +115,9 @@ def warmup(step: int) -> float:
     return min(1.0, (step + 1) / 5)
 
 
-def train(engine: Trainer, data: Sequence[Step], *, first: int = 0, progress: float = 0.5) -> Tensor:
+def train(engine: Rows, data: Sequence[Batch], *, first: int = 0, progress: float = 0.5) -> Tensor:
     """Losses [steps, K] of the steps given."""
-    return torch.stack([engine.step(step, warmup(first + s), progress)[0] for s, step in enumerate(data)])
+    return torch.stack([take_step(engine, step, warmup(first + s), progress)[0] for s, step in enumerate(data)])
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
@@ -208,7 +209,7 @@ class PeftRun:
         self.optimizer.step()
 
 
-def factors(engine: Trainer, values: Tensor, row: int) -> dict[str, tuple[Tensor, Tensor]]:
+def factors(engine: Rows, values: Tensor, row: int) -> dict[str, tuple[Tensor, Tensor]]:
     """(A, B) by module of one row of ``values`` [K, P], as copies."""
     layout = engine.bank.layout
     pairs = layout.split(values.detach())

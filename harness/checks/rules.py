@@ -24,7 +24,8 @@ from harness.checks.toys import (
 )
 from harness.engine.batches import Example
 from harness.engine.model.packed import PackedModel
-from harness.engine.trainer import Scored, Trainer
+from harness.engine.rows import Rows, ScoredWeights
+from harness.engine.step import take_step
 from harness.method.recipe import Method, Recipe
 from harness.study.overrides import OWN
 
@@ -148,7 +149,7 @@ def _learns(method: Method, kept: Recipe) -> None:
         raise BrokenRuleError(what, method.compose)
 
 
-def _given_losses(engine: Trainer, kept: Recipe, data: Sequence[Sequence[Example]]) -> Tensor:
+def _given_losses(engine: Rows, kept: Recipe, data: Sequence[Sequence[Example]]) -> Tensor:
     """Mean -log p of the given answers' tokens under each row's student, [K]."""
     model, losses = engine.model, []
     for row, examples in enumerate(data):
@@ -225,7 +226,7 @@ def _reads_nothing_back(method: Method, kept: Recipe) -> None:
             engine.begin_task(task, [random_examples(40, seed + 10) for seed in range(3)])
         train(engine, steps[:1])
         with HostReads() as reads, watched(reads):
-            engine.step(steps[1], 0.5, 0.5)
+            take_step(engine, steps[1], 0.5, 0.5)
         if reads.found:
             name, frames = reads.found[0]
             own = [f"{file}:{line}" for file, line in frames if file == str(file_of(method))]
@@ -252,7 +253,7 @@ def _parts_work(method: Method, kept: Recipe) -> None:
             raise BrokenRuleError("what it scores is what was trained, and no average of it", type(kept.average))
 
 
-def _changes(model: PackedModel, scored: Scored) -> Tensor:
+def _changes(model: PackedModel, scored: ScoredWeights) -> Tensor:
     """What it does to the weights, in a line."""
     scaling = torch.tensor([float(scored.scaling)])
     changes = zip(scored.layout.changes(scored.values[None], scaling, torch.float64), model.weights(), strict=True)

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.engine.batches import Example, Step, make_step
+from harness.engine.batches import Batch, Example, make_batch
 from harness.engine.model.packed import PackedModel
 from harness.engine.optimizer import AdamWSettings
-from harness.engine.trainer import RowSpec, Trainer
+from harness.engine.rows import Rows, RowSpec
+from harness.engine.step import take_step
 from harness.method.recipe import Recipe
 from harness.study.seeds import derive
 
@@ -53,9 +54,9 @@ def _teach_to_copy(model: Any, steps: int = 80) -> None:
         adam.step()
 
 
-def make_engine(model: PackedModel, kept: Recipe, rates: Sequence[float], seeds: Sequence[int]) -> Trainer:
+def make_engine(model: PackedModel, kept: Recipe, rates: Sequence[float], seeds: Sequence[int]) -> Rows:
     rows = [RowSpec(kept, rate, seed) for rate, seed in zip(rates, seeds, strict=True)]
-    engine = Trainer(model, rows, 8, 16.0, AdamWSettings())
+    engine = Rows(model, rows, 8, 16.0, AdamWSettings())
     engine.begin_task(0, [random_examples(40, seed) for seed in seeds])
     return engine
 
@@ -79,23 +80,23 @@ def learnable(count: int, seed: int, answer: np.random.Generator | None = None) 
     return [Example(np.array([1, *rng.integers(10, 20, size=3), q, a, 2]), 5) for q, a in zip(asked, said, strict=True)]
 
 
-def make_steps(kept: Recipe, data: Sequence[Sequence[Example]], count: int, seeds: Sequence[int]) -> list[Step]:
+def make_steps(kept: Recipe, data: Sequence[Sequence[Example]], count: int, seeds: Sequence[int]) -> list[Batch]:
     """``count`` steps; a teacher that is shown the answer reads prompt, answer and prompt."""
     if kept.loss.demonstration:
         data = [[Example(e.ids, e.answer_start, np.concatenate([e.prompt, e.answer, e.prompt])) for e in examples]
                 for examples in data]  # fmt: skip
     return [
-        make_step([rows[s * SIZE : (s + 1) * SIZE] for rows in data], 0, CPU, seeds=[derive(k, s) for k in seeds])
+        make_batch([rows[s * SIZE : (s + 1) * SIZE] for rows in data], 0, CPU, seeds=[derive(k, s) for k in seeds])
         for s in range(count)
     ]
 
 
-def train(engine: Trainer, steps: Sequence[Step], *, first: int = 0) -> Tensor:
+def train(engine: Rows, steps: Sequence[Batch], *, first: int = 0) -> Tensor:
     """Losses [steps, K]."""
-    return torch.stack([engine.step(step, min(1.0, (first + s + 1) / 5), 0.5)[0] for s, step in enumerate(steps)])
+    return torch.stack([take_step(engine, step, min(1.0, (first + s + 1) / 5), 0.5)[0] for s, step in enumerate(steps)])
 
 
-def train_two_tasks(engine: Trainer, kept: Recipe, rows: Sequence[int]) -> Tensor:
+def train_two_tasks(engine: Rows, kept: Recipe, rows: Sequence[int]) -> Tensor:
     """Losses [steps, K] of a few steps on each of two tasks, for an engine that has begun the first."""
     losses = []
     for task in range(2):

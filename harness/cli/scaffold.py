@@ -32,7 +32,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.engine.adapters.layout import AdapterBank
+from harness.engine.adapters.bank import AdapterBank
 from harness.method.recipe import BoundUpdate, Method, MethodSettings, Recipe, UpdateRule
 
 

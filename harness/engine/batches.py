@@ -1,7 +1,7 @@
-"""Training data of a pack: encoded examples, a sampler per trial, and batches that hold the rows of all trials.
+"""Training data of a pack: encoded examples, what a row draws of them, and batches of the examples of all rows.
 
-A trial draws its examples from its own seed and its own task, whatever its neighbours do: packing changes which rows
-stand beside it and how far they are padded, never which examples form a step.
+A row draws its examples from its own seed and its own task, whatever its neighbours do: packing changes which examples
+go through the model beside its own and how far they are padded, never which form a step.
 """
 
 from __future__ import annotations
@@ -75,23 +75,23 @@ def fill_teacher_prompt(template: str, prompt: str, demonstration: str) -> str:
 
 
 def draw(examples: int, available: int, seed: int) -> np.ndarray:
-    """The indices [examples] that a trial sees of a task with ``available`` examples, in order; one pass."""
+    """The indices [examples] that a row sees of a task with ``available`` examples, in order; one pass."""
     return np.random.default_rng(seed).permutation(available)[:examples]
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows of K trials that go through the model together: rows of trial 0 first.
+class Pass:
+    """Examples of K rows that go through the model together: R of row 0 first, then R of row 1, and so on.
 
     ``ids`` is [K * R, T]; the other tensors have one entry an answer token: where its logits come from, what they
-    should say, whose it is, its place in the answer, and its weight in the mean of its trial's step.  A teacher reads
+    should say, whose it is, its place in the answer, and its weight in the mean of its row's step.  A teacher reads
     ``teacher_ids`` [K * R, T'] and has its logits at ``teacher_source``: the same tensors where no prompt differs.
     """
 
     ids: Tensor
     source: Tensor  # index into the flattened [K * R * T] hidden states, of the position before the token
     target: Tensor
-    trial: Tensor
+    row: Tensor
     position: Tensor
     weight: Tensor
     teacher_ids: Tensor
@@ -99,51 +99,54 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One optimizer step of K trials, in as many passes as its token budget asks for."""
+class Batch:
+    """The examples of one optimizer step of K rows, in as many passes as its token budget asks for."""
 
-    rows: Sequence[Sequence[Example]]  # of each trial
-    passes: tuple[Batch, ...]
+    rows: Sequence[Sequence[Example]]  # of each row
+    passes: tuple[Pass, ...]
     end: int  # pads, and ends an answer that the student gives itself
     budget: int  # padded tokens that go through the model at once
-    seeds: Sequence[int]  # of each trial's draws in this step; none where nobody samples
+    seeds: Sequence[int]  # of each row's draws in this step; none where nobody samples
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Real tokens of each trial."""
-        return tuple(sum(len(example.ids) for example in trial) for trial in self.rows)
+        """Real tokens of each row."""
+        return tuple(sum(len(example.ids) for example in examples) for examples in self.rows)
 
     @property
     def teacher_tokens(self) -> tuple[int, ...]:
         """The same as a teacher reads them."""
-        return tuple(sum(example.teacher_length for example in trial) for trial in self.rows)
+        return tuple(sum(example.teacher_length for example in examples) for examples in self.rows)
 
     @property
     def real_tokens(self) -> int:
         return sum(self.tokens)
 
 
-def make_step(
+def make_batch(
     rows: Sequence[Sequence[Example]], pad: int, device: torch.device, budget: int = 2**31,
     *, seeds: Sequence[int] = (), by_answer: bool = False,
-) -> Step:  # fmt: skip
-    """The step of ``rows[k]``, the examples of trial k; every trial has the same number of rows.
+) -> Batch:  # fmt: skip
+    """The batch of ``rows[k]``, the examples of row k of the pack; every row has the same number of them.
 
-    Rows are padded on the right, and cut into passes of rows of similar length where that is cheaper than padding them
-    all to the longest, or where they do not fit the ``budget`` of tokens; the passes' gradients add up to the same.
-    An answer token weighs 1 / (answer tokens of its trial), or 1 / (tokens of its answer * rows) if ``by_answer``.
+    Examples are padded on the right, and cut into passes of similar lengths where that is cheaper than padding them all
+    to the longest, or where they do not fit the ``budget`` of tokens; the passes' gradients add up to the same.
+    An answer token weighs 1 / (answer tokens of its row), or 1 / (tokens of its answer * examples) if ``by_answer``.
     """
-    weights = [_weights(trial, by_answer) for trial in rows]
+    weights = [_weights(examples, by_answer) for examples in rows]
     ordered = [
-        sorted(zip(trial, own, strict=True), key=lambda pair: -_width(pair[0]))
-        for trial, own in zip(rows, weights, strict=True)
+        sorted(zip(examples, shares, strict=True), key=lambda pair: -_width(pair[0]))
+        for examples, shares in zip(rows, weights, strict=True)
     ]
-    longest = [max(_width(trial[i][0]) for trial in ordered) * len(rows) for i in range(len(ordered[0]))]
+    longest = [max(_width(pairs[i][0]) for pairs in ordered) * len(rows) for i in range(len(ordered[0]))]
     cuts = cheapest_cuts(longest, budget, PASS_OVERHEAD.get(device.type, PASS_OVERHEAD["cpu"]))
     passes = tuple(
-        _collate([trial[start:stop] for trial in ordered], pad, device) for start, stop in itertools.pairwise(cuts)
+        _collate([pairs[start:stop] for pairs in ordered], pad, device) for start, stop in itertools.pairwise(cuts)
     )
-    return Step(rows, passes, pad, budget, seeds)
+    return Batch(rows, passes, pad, budget, seeds)
+
+
+make_step = make_batch  # the name in the sources of ``baselines``
 
 
 def _width(example: Example) -> int:
@@ -174,9 +177,9 @@ def cheapest_cuts(widths: Sequence[int], budget: int, overhead: int) -> list[int
     return best[-1][1]
 
 
-def _collate(rows: Sequence[Sequence[tuple[Example, float]]], pad: int, device: torch.device) -> Batch:
+def _collate(rows: Sequence[Sequence[tuple[Example, float]]], pad: int, device: torch.device) -> Pass:
     """One pass of examples, each with what a token of its answer weighs."""
-    flat = [pair for trial in rows for pair in trial]
+    flat = [pair for pairs in rows for pair in pairs]
     examples = [example for example, _ in flat]
     ids, source = _padded([example.ids for example in examples], examples, pad)
     columns = [
@@ -190,7 +193,7 @@ def _collate(rows: Sequence[Sequence[tuple[Example, float]]], pad: int, device: 
     moved = torch.from_numpy(np.concatenate([part.ravel() for part in parts])).to(device, non_blocking=True)
     views = [view.view(part.shape) for view, part in zip(moved.split([p.size for p in parts]), parts, strict=True)]
     weight = np.repeat([share for _, share in flat], [len(example.answer) for example in examples])
-    return Batch(
+    return Pass(
         *views[:5],
         weight=torch.from_numpy(weight).float().to(device, non_blocking=True),
         teacher_ids=views[5] if len(views) > 5 else views[0],

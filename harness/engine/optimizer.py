@@ -30,7 +30,8 @@ class PackedAdamW:
         """``sections`` are the widths of neighbouring columns with rates of their own; none: one rate a row."""
         self.settings = settings
         self.sections = list(sections or values.shape[1:])
-        self.step_count = 0
+        # In float64 on the device: the corrections of the bias are what Python's floats would make of the same count.
+        self.step_count = torch.zeros((), dtype=torch.float64, device=values.device)
         self.mean = torch.zeros_like(values)
         self.square = torch.zeros_like(values)
 
@@ -63,9 +64,9 @@ class PackedAdamW:
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        return {"mean": self.mean, "square": self.square, "step_count": torch.tensor(self.step_count)}
+        return {"mean": self.mean, "square": self.square, "step_count": self.step_count}
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.mean.copy_(state["mean"])
         self.square.copy_(state["square"])
-        self.step_count = int(state["step_count"])
+        self.step_count.copy_(state["step_count"])

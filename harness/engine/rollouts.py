@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from harness.engine.batches import PASS_OVERHEAD, Example, Step, cheapest_cuts
+from harness.engine.batches import PASS_OVERHEAD, Batch, Example, cheapest_cuts
 from harness.engine.generate import Draws, Pick, generate, greedy
 from harness.engine.model.packed import PackedModel
 from harness.errors import InputError
@@ -28,12 +28,12 @@ class Rollout:
     sampled_tokens: tuple[int, ...]  # drawn by each trial
 
 
-def own_answers(model: PackedModel, step: Step, sampling: Sampling) -> Rollout:
+def own_answers(model: PackedModel, batch: Batch, sampling: Sampling) -> Rollout:
     """One answer a prompt from the trials whose adapters are in place; all of a step's rows have one.
 
     Prompts are cut on the left where the longest answer would not fit the model's positions behind them.
     """
-    limits = [[_limit(example, step.end, sampling) for example in trial] for trial in step.rows]
+    limits = [[_limit(example, batch.end, sampling) for example in trial] for trial in batch.rows]
     room = model.max_length - max(map(max, limits))
     if room < 1:
         raise InputError(
@@ -41,14 +41,14 @@ def own_answers(model: PackedModel, step: Step, sampling: Sampling) -> Rollout:
             where="sample_tokens",
             remedy="lower it in the study's settings of the method",
         )
-    prompts = [[example.prompt[-room:] for example in trial] for trial in step.rows]
-    answers = _answers(model, prompts, limits, step, sampling)
+    prompts = [[example.prompt[-room:] for example in trial] for trial in batch.rows]
+    answers = _answers(model, prompts, limits, batch, sampling)
     rows = [
         [
             Example(np.concatenate([prompt, said]), len(prompt), None if own.shown is None else own.shown[-room:])
             for own, prompt, said in zip(*trial, strict=True)
         ]
-        for trial in zip(step.rows, prompts, answers, strict=True)
+        for trial in zip(batch.rows, prompts, answers, strict=True)
     ]
     return Rollout(
         rows,
@@ -66,7 +66,7 @@ def _answers(
     model: PackedModel,
     prompts: list[list[np.ndarray]],
     limits: list[list[int]],
-    step: Step,
+    batch: Batch,
     sampling: Sampling,
 ) -> list[list[list[int]]]:
     """``answers[k][i]`` to ``prompts[k][i]``, drawn in groups of rows that fit the step's budget."""
@@ -76,18 +76,18 @@ def _answers(
     overhead = (longest + 1) * PASS_OVERHEAD.get(model.device.type, PASS_OVERHEAD["cpu"])
     uniform = None
     if sampling.temperature > 0:
-        drawn = [np.random.default_rng(seed).random((size, sampling.max_tokens)) for seed in step.seeds]
+        drawn = [np.random.default_rng(seed).random((size, sampling.max_tokens)) for seed in batch.seeds]
         uniform = torch.from_numpy(np.stack([own[rows] for own, rows in zip(drawn, order, strict=True)]))
         uniform = uniform.to(model.device, non_blocking=True)
     answers: list[list[list[int]]] = [[[] for _ in own] for own in prompts]
-    for start, stop in itertools.pairwise(cheapest_cuts(widths, step.budget, overhead)):
+    for start, stop in itertools.pairwise(cheapest_cuts(widths, batch.budget, overhead)):
         places = [rows[start:stop] for rows in order]
 
         def finished(
             spoken: list[tuple[int, int]], said: list[list[int]], places: list[list[int]] = places
         ) -> list[bool]:
             return [
-                tokens[-1] == step.end or len(tokens) == limits[k][places[k][i]]
+                tokens[-1] == batch.end or len(tokens) == limits[k][places[k][i]]
                 for (k, i), tokens in zip(spoken, said, strict=True)
             ]
 

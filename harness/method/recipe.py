@@ -29,7 +29,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from harness.analysis.intruders import Spectrum
-from harness.engine.adapters.layout import AdapterBank, DenseLayout, Layout, Slot
+from harness.engine.adapters.bank import AdapterBank
+from harness.engine.adapters.layout import DenseLayout, Layout, Slot
 from harness.engine.batches import Example
 from harness.engine.losses import cross_entropy
 from harness.engine.model.packed import PackedModel

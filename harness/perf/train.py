@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.engine.batches import Example, Step, make_step
+from harness.engine.batches import Batch, Example, make_batch
 from harness.engine.environment import device_name, peak_memory_gib, reset_peak_memory
 from harness.engine.model.packed import PackedModel
 from harness.engine.optimizer import AdamWSettings
-from harness.engine.trainer import RowSpec, Trainer
+from harness.engine.rows import Rows, RowSpec
+from harness.engine.step import take_step
 from harness.method.recipe import Recipe
 from harness.perf.common import perf_model, save, this_device, timed
 
@@ -47,15 +48,15 @@ def measure(model: PackedModel, trials: int, labels: str) -> dict[str, Any]:
     device = model.device
     reset_peak_memory(device)
     rows = [RowSpec(Recipe(), 5e-4, seed) for seed in range(trials)]
-    trainer = Trainer(model, rows, 8, 16, AdamWSettings())
+    engine = Rows(model, rows, 8, 16, AdamWSettings())
     batches = [_batch(model, trials, ANSWERS[labels], seed) for seed in range(4)]  # rotated, so that no cache flatters
     for batch in batches[:WARM_UP_STEPS]:
-        trainer.step(batch, 1.0, 0.5)
+        take_step(engine, batch, 1.0, 0.5)
     least = LEAST_STEPS if device.type == "cuda" else 3
     times: list[float] = []
     while len(times) < least or (sum(times) < LEAST_SECONDS and len(times) < 200):
-        times.append(timed(lambda: trainer.step(batches[len(times) % 4], 1.0, 0.5), device))
-    assert bool(trainer.alive.all()), "a trial diverged while it was timed"
+        times.append(timed(lambda: take_step(engine, batches[len(times) % 4], 1.0, 0.5), device))
+    assert bool(engine.alive.all()), "a trial diverged while it was timed"
     tokens = trials * ROWS * LENGTH
     return {
         "trials": trials,
@@ -69,11 +70,11 @@ def measure(model: PackedModel, trials: int, labels: str) -> dict[str, Any]:
     }
 
 
-def _batch(model: PackedModel, trials: int, answer: int, seed: int) -> Step:
+def _batch(model: PackedModel, trials: int, answer: int, seed: int) -> Batch:
     generator = np.random.default_rng(seed)
     vocabulary = model.head.weight.shape[0]
     rows = [
         [Example(generator.integers(0, vocabulary, LENGTH), LENGTH - answer) for _ in range(ROWS)]
         for _ in range(trials)
     ]
-    return make_step(rows, 0, model.device)
+    return make_batch(rows, 0, model.device)

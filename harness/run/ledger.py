@@ -12,7 +12,7 @@ from dataclasses import fields
 from pydantic import BaseModel
 
 from harness.engine.environment import host, stack
-from harness.engine.trainer import Spent
+from harness.engine.step import Spent
 from harness.run.job import Job
 from harness.scoring.scorer import Score
 from harness.store.records import (

@@ -23,11 +23,13 @@ import torch
 
 from harness.engine.adapters.files import adapter_path, save_adapters
 from harness.engine.adapters.layout import DenseLayout, Layout
-from harness.engine.batches import Example, draw, make_step
+from harness.engine.batches import Example, draw, make_batch
 from harness.engine.environment import peak_memory_gib, reset_peak_memory, synchronize
 from harness.engine.optimizer import AdamWSettings
+from harness.engine.rows import Rows, RowSpec, ScoredWeights
+from harness.engine.schedule import make_schedule
 from harness.engine.spectra import Spectra
-from harness.engine.trainer import RowSpec, Scored, Trainer
+from harness.engine.step import take_step
 from harness.errors import FolderError, LorabenchError
 from harness.run.job import Job, Report, set_up
 from harness.run.ledger import Ledger
@@ -74,15 +76,16 @@ class PackRun:
         reset_peak_memory(self.device)
         self.digest_before = self.bench.model.digest()
         self.stages = len(pack.rows[0].stream)
+        self.schedule = make_schedule(self.study.training)
         self._spectra: Spectra | None = None
         self._report, self.units = report, forecast.START_UNITS
         self._advance(0, "making the adapters")
-        self.trainer = self._trainer()
+        self.rows = self._fresh_rows()
         self.ledger = Ledger.fresh(pack, self.study, base)
         self.owner = [(index, trial) for index, row in enumerate(pack.rows) for trial in row.trials]
         self._examples: dict[tuple[str, str | None], Sequence[Example]] = {}
 
-    def _trainer(self) -> Trainer:
+    def _fresh_rows(self) -> Rows:
         training, adapter = self.study.training, self.pack.adapter
         rows = [
             RowSpec(
@@ -94,7 +97,7 @@ class PackRun:
             for row in self.pack.rows
         ]
         settings = AdamWSettings(weight_decay=training.weight_decay, clip=training.clip)
-        return Trainer(self.bench.model, rows, adapter.rank, adapter.alpha, settings, lambda: self._base_spectra().each)
+        return Rows(self.bench.model, rows, adapter.rank, adapter.alpha, settings, lambda: self._base_spectra().each)
 
     def _base_spectra(self) -> Spectra:
         if self._spectra is None:
@@ -119,7 +122,7 @@ class PackRun:
         order = [self._choose(row, stage) for row in self.pack.rows]
         losses: list[torch.Tensor] = []
         with self._clock("train"):
-            self.trainer.begin_task(stage, order)
+            self.rows.begin_task(stage, order)
         for start, stop in itertools.pairwise(self.study.curve):
             with self._clock("train"):
                 for seen in range(start, stop, self.study.training.batch):
@@ -127,7 +130,7 @@ class PackRun:
             if stop < self.study.training.examples:
                 self._score_curve(stage, stop)
         with self._clock("train"):
-            self.trainer.end_task()
+            self.rows.end_task()
         self.ledger.take_losses(torch.stack(losses, dim=1).tolist())
 
     def _training(self, stage: int) -> str:
@@ -139,13 +142,13 @@ class PackRun:
         rows = [examples[seen : seen + training.batch] for examples in order]
         # A row draws its own answers from its own seed for the task, whoever it is packed with.
         seeds = [derive(row.data_seeds[stage], "own answers", seen // training.batch) for row in self.pack.rows]
-        step = make_step(rows, self.bench.lm.eot_token_id, self.device, training.pass_tokens, seeds=seeds)
-        warmup = min(1.0, (seen // training.batch + 1) / (training.warmup_steps + 1))
-        losses, spent = self.trainer.step(step, warmup, seen / training.examples)
+        batch = make_batch(rows, self.bench.lm.eot_token_id, self.device, training.pass_tokens, seeds=seeds)
+        factor = self.schedule.factor(seen // training.batch, training.examples // training.batch)
+        losses, spent = take_step(self.rows, batch, factor, seen / training.examples)
         self.ledger.count_tokens(stage, seen + training.batch, spent)
         taught = any(spent.teacher)
         work = [forecast.token_units(row.trials[0].recipe.loss, taught) for row in self.pack.rows]
-        units = sum(tokens * each for tokens, each in zip(step.tokens, work, strict=True))
+        units = sum(tokens * each for tokens, each in zip(batch.tokens, work, strict=True))
         self._advance(forecast.adapter_weight(self.pack, stage) * units, self._training(stage))
         return losses
 
@@ -172,7 +175,7 @@ class PackRun:
         for trial, scores in self._ask(lambda trial: (*trial.spec.stream, *probes), stage):
             self.ledger.take_scores(trial.fingerprint, stage, scores)
         for row, trial in self.owner:
-            lost = self.trainer.lost_energy(row, trial.recipe)
+            lost = self.rows.lost_energy(row, trial.recipe)
             if lost is not None and self.ledger.alive(trial.fingerprint):
                 self.ledger.take_lost_energy(trial.fingerprint, stage, lost)
 
@@ -199,10 +202,10 @@ class PackRun:
         self, key: Callable[[PlannedTrial], Hashable] = lambda trial: None
     ) -> Iterator[tuple[tuple[Any, Layout | DenseLayout], list[PlannedTrial], torch.Tensor, torch.Tensor]]:
         """Live trials of equal ((key, layout), trials, what is scored of them [K, P], its scaling [K])."""
-        groups: dict[tuple[Any, Layout | DenseLayout], list[tuple[PlannedTrial, Scored]]] = {}
+        groups: dict[tuple[Any, Layout | DenseLayout], list[tuple[PlannedTrial, ScoredWeights]]] = {}
         for row, trial in self.owner:
             if self.ledger.alive(trial.fingerprint):
-                scored = self.trainer.scored(row, trial.recipe)
+                scored = self.rows.scored(row, trial.recipe)
                 groups.setdefault((key(trial), scored.layout), []).append((trial, scored))
         for shared, members in groups.items():
             values = torch.stack([scored.values for _, scored in members])
@@ -210,7 +213,7 @@ class PackRun:
             yield shared, [trial for trial, _ in members], values, scaling
 
     def _note_diverged(self, stage: int) -> None:
-        alive = self.trainer.alive.tolist()
+        alive = self.rows.alive.tolist()
         for row, trial in self.owner:
             if not alive[row]:
                 self.ledger.diverge(trial.fingerprint, f"training on task {stage + 1} ({trial.spec.stream[stage]})")
@@ -234,7 +237,7 @@ class PackRun:
         if found is None:
             return 0
         tensors, data = found
-        self.trainer.load(tensors)
+        self.rows.load(tensors)
         self.ledger = Ledger.model_validate(data["ledger"])
         self.units = data["units"]
         return data["stage"] + 1
@@ -244,7 +247,7 @@ class PackRun:
         self.ledger.memory(peak_memory_gib(self.device))
         data = {"stage": stage, "units": self.units, "ledger": self.ledger.model_dump(mode="json")}
         path = checkpoint_path(self.job.folder, self.pack.name)
-        save_checkpoint(path, self._key(), self.trainer.state(), data)
+        save_checkpoint(path, self._key(), self.rows.state(), data)
 
     def _key(self) -> str:
         """A checkpoint goes on only where the same pack runs on the same stack."""
@@ -269,7 +272,7 @@ class PackRun:
             )
 
     def _record(self, row: int, trial: PlannedTrial) -> TrialRecord:
-        bank, scored = self.trainer.bank, self.trainer.scored(row, trial.recipe)
+        bank, scored = self.rows.bank, self.rows.scored(row, trial.recipe)
         trained = bank.layout.live(bank.values[row])
         return self.ledger.record(trial, self.job, self.base, trained, scored.layout.live(scored.values))
 
@@ -286,7 +289,7 @@ class PackRun:
 
     def _save_adapter(self, row: int, trial: PlannedTrial, name: str) -> None:
         if self.ledger.alive(trial.fingerprint):
-            scored = self.trainer.scored(row, trial.recipe)
+            scored = self.rows.scored(row, trial.recipe)
             path = adapter_path(self.job.folder, name)
             entries = [(trial.fingerprint, scored.values)]
             save_adapters(path, scored.layout, entries, self.study.model, self.pack.adapter, [float(scored.scaling)])

@@ -20,6 +20,7 @@ from helpers import (
 )
 
 from harness.checks import RULES, HostReads, recipe
+from harness.engine.step import take_step
 from harness.errors import InputError
 from harness.method.recipe import Recipe
 from harness.method.registry import methods
@@ -206,7 +207,7 @@ def test_of_its_own_answers_a_step_reads_each_token_once(name, monkeypatch):
 
         monkeypatch.setattr(torch.Tensor, attribute, read)
     with Operations() as seen:
-        engine.step(steps[1], 0.5, 0.5)
+        take_step(engine, steps[1], 0.5, 0.5)
     names = Counter(name for name, _ in seen.found.elements())
     assert not names.keys() & {"nonzero", "masked_select", "equal", "is_nonzero"}
     longest = max(len(example.answer) for trial in steps[1].rows for example in trial)

@@ -1,5 +1,6 @@
 """The trained weights of K trials, how they lie in one tensor, and the files they become."""
 
-from harness.engine.adapters.layout import AdapterBank, DenseLayout, Factor, Frozen, Layout, Slot, joined, stacked
+from harness.engine.adapters.bank import AdapterBank
+from harness.engine.adapters.layout import Below, DenseLayout, Factor, Layout, Slot, joined, stacked
 
-__all__ = ["AdapterBank", "DenseLayout", "Factor", "Frozen", "Layout", "Slot", "joined", "stacked"]
+__all__ = ["AdapterBank", "Below", "DenseLayout", "Factor", "Layout", "Slot", "joined", "stacked"]

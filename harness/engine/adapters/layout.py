@@ -6,13 +6,12 @@ shrink and average a handful of elementwise kernels for the whole pack, whatever
 matrix one reduction per distinct shape.  The forward pass sees each factor as a view; the gradient comes back as one
 ``cat``, the backward of the one ``split``.
 
-A :class:`DenseLayout` divides a row into full-size matrices instead.  Either may stand on something :class:`Frozen`:
+A :class:`DenseLayout` divides a row into full-size matrices instead.  Either may stand on something :class:`Below`:
 what earlier tasks have left on the base, or what was taken off it at the start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -57,7 +56,7 @@ class Factor:
 
 
 @dataclass(frozen=True)
-class Frozen:
+class Below:
     """What lies on the base below the adapters of K trials and is not trained; W0 itself is never written to.
 
     ``values`` [K, P'] carry their scaling in B.  ``scales`` holds, where rows of W0 are scaled (DoRA), the scale [K, m]
@@ -71,10 +70,10 @@ class Frozen:
     def changes(self, dtype: torch.dtype) -> list[Change]:
         return self.layout.changes(self.values, torch.ones_like(self.values[:, 0]), dtype)
 
-    def row(self, row: int) -> Frozen:
+    def row(self, row: int) -> Below:
         """That of one trial."""
         one = slice(row, row + 1)
-        return Frozen(self.layout, self.values[one], tuple(scale[one] for scale in self.scales))
+        return Below(self.layout, self.values[one], tuple(scale[one] for scale in self.scales))
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Layout:
     slots: tuple[Slot, ...]
     rank: int
     magnitudes: bool = False
-    frozen: Frozen | None = field(default=None, compare=False, repr=False)
+    frozen: Below | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def factors(self) -> tuple[Factor, ...]:
@@ -229,7 +228,7 @@ class DenseLayout:
     """How a row of ``P`` numbers divides into a full matrix [m, n] for every slot."""
 
     slots: tuple[Slot, ...]
-    frozen: Frozen | None = field(default=None, compare=False, repr=False)
+    frozen: Below | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def size(self) -> int:
@@ -261,21 +260,21 @@ class DenseLayout:
         return torch.zeros(self.size)
 
 
-def stacked(frozen: Frozen | None, own: list[Change], dtype: torch.dtype) -> list[Change]:
+def stacked(frozen: Below | None, own: list[Change], dtype: torch.dtype) -> list[Change]:
     """``own`` on top of what is frozen."""
     if frozen is None:
         return own
     return [change.on(below) for below, change in zip(frozen.changes(dtype), own, strict=True)]
 
 
-def joined(below: Frozen | None, layout: Layout | DenseLayout, values: Tensor) -> Frozen:
+def joined(below: Below | None, layout: Layout | DenseLayout, values: Tensor) -> Below:
     """``values`` [K, P], which carry their scaling, and what lies below them: ranks, or dense changes, add up."""
     layout = replace(layout, frozen=None)
     if below is None:
-        return Frozen(layout, values)
+        return Below(layout, values)
     if isinstance(layout, DenseLayout) or isinstance(below.layout, DenseLayout):
         assert layout == below.layout, "what is frozen is what was scored, of one kind through a whole stream"
-        return Frozen(layout, below.values + values)
+        return Below(layout, below.values + values)
     both = replace(layout, rank=below.layout.rank + layout.rank)
     found = values.new_empty(len(values), both.size)
     pairs = zip(both.split(found), below.layout.split(below.values), layout.split(values), strict=True)
@@ -285,26 +284,4 @@ def joined(below: Frozen | None, layout: Layout | DenseLayout, values: Tensor) -
     if both.magnitudes:  # the upper ones are those of the whole
         for magnitude, own in zip(both.magnitudes_of(found), layout.magnitudes_of(values), strict=True):
             magnitude.copy_(own)
-    return Frozen(both, found)
-
-
-class AdapterBank:
-    """The adapters of K trials: ``values`` [K, P] in fp32, and each trial's scaling alpha / r."""
-
-    def __init__(
-        self, layout: Layout | DenseLayout, seeds: Sequence[int], scaling: Sequence[float], device: torch.device
-    ) -> None:
-        self.layout = layout
-        self.values = torch.empty(len(seeds), layout.size, device=device)
-        self.scaling = torch.tensor(scaling, dtype=torch.float32, device=device)
-        self.draw(seeds)
-
-    @property
-    def trials(self) -> int:
-        return self.values.shape[0]
-
-    def draw(self, seeds: Sequence[int]) -> None:
-        """Put every row where its seed starts."""
-        rows = {seed: self.layout.initial(seed) for seed in dict.fromkeys(seeds)}
-        for values, seed in zip(self.values, seeds, strict=True):
-            values.copy_(rows[seed])
+    return Below(both, found)

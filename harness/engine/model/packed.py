@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, masking_utils
 
-from harness.engine.adapters.layout import AdapterBank, DenseLayout, Layout, Slot
+from harness.engine.adapters.bank import AdapterBank
+from harness.engine.adapters.layout import DenseLayout, Layout, Slot
 from harness.engine.model import attention
 from harness.engine.model.head import Head, find_head
 from harness.engine.model.linear import PackedLinear

@@ -7,6 +7,7 @@ import torch
 from helpers import ALPHA, RANK, Operations, batches, packed_model, random_examples, trainer
 
 from baselines import dora, full_finetune, lora, lora_plus, lora_small_a, rslora, stable_lora
+from harness.engine.step import take_step
 from harness.method.recipe import MethodSettings, Recipe
 
 LORA = lora.compose(MethodSettings())
@@ -36,7 +37,7 @@ def test_dora_builds_no_merged_weights():
         engine = trainer(model, [arm] * 3, [1e-3] * 3)
         [step] = batches([random_examples(5, seed) for seed in range(3)], 5, 1)
         with Operations() as seen:
-            engine.step(step, 1.0, 0.5)
+            take_step(engine, step, 1.0, 0.5)
         sizes = {(3, *shape) for _, weight in model.weights() for shape in (weight.shape, weight.T.shape)}
         return sizes & {shape for _, shape in seen.found}
 

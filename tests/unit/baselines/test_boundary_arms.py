@@ -13,7 +13,8 @@ from baselines import lora, lora_ewc, lora_replay, multitask
 from baselines.lora_ewc import Ewc
 from baselines.lora_replay import Replay
 from baselines.multitask import Union
-from harness.engine.adapters.layout import AdapterBank, Layout, Slot
+from harness.engine.adapters.bank import AdapterBank
+from harness.engine.adapters.layout import Layout, Slot
 from harness.engine.batches import Example
 from harness.method.recipe import MethodSettings, OwnTask, Recipe, Task
 from harness.method.registry import methods

@@ -27,8 +27,10 @@ from baselines.lora_ema import FactorEma
 from baselines.self_distill import SelfDistillation
 from baselines.stable_lora import Shrink
 from harness.engine import losses
-from harness.engine.adapters.layout import AdapterBank, Layout, Slot
+from harness.engine.adapters.bank import AdapterBank
+from harness.engine.adapters.layout import Layout, Slot
 from harness.engine.losses import cross_entropy, kl_student_teacher, kl_teacher_student, loss_and_gradient
+from harness.engine.step import take_step
 from harness.method.recipe import CrossEntropy, MethodSettings, Recipe
 
 CPU = torch.device("cpu")
@@ -167,7 +169,7 @@ def test_at_a_constant_rate_it_is_weight_decay_on_a():
     engine = trainer(packed_model(), [Recipe(updates=(Shrink(shrink),))], [rate])
     run = PeftRun(tiny_model(), factors(engine, engine.bank.values, 0), rate, a_decay=shrink / rate)
     for step, batch in enumerate(batches(examples, SIZE, steps)):
-        (loss,), _ = engine.step(batch, 1.0, 0.5)
+        (loss,), _ = take_step(engine, batch, 1.0, 0.5)
         wanted = run.backward(examples[0][step * SIZE : (step + 1) * SIZE])
         run.update()
         assert loss.item() == pytest.approx(wanted, rel=2e-5, abs=2e-5)
@@ -194,12 +196,12 @@ def test_the_average_is_the_formula_with_its_decay():
     engine = trainer(packed_model(), recipes, [1e-2] * 4)
     wanted = engine.bank.values.double().clone()
     for t, batch in enumerate(batches(data(4), SIZE, steps)):
-        engine.step(batch, 1.0, 0.5)
+        take_step(engine, batch, 1.0, 0.5)
         for row, average in enumerate(averages):
             decay = min(average.decay, (1 + t) / (10 + t)) if average.warm else average.decay
             wanted[row] = decay * wanted[row] + (1 - decay) * engine.bank.values[row].double()
     for row in range(4):
-        found = engine.weights(row, engine.rows[row].recipe)
+        found = engine.weights(row, engine.specs[row].recipe)
         assert relative(found.double(), wanted[row]) < 1e-6
         assert relative(found, engine.bank.values[row]) > 1e-4, "the average must lag behind"
 
@@ -210,7 +212,7 @@ def test_the_average_is_fp32_under_a_bf16_base_and_moves_by_less_than_bf16_can()
     start = engine.bank.values.clone()
     assert model.dtype == torch.bfloat16
     for batch in batches(data(1), SIZE, 3):
-        engine.step(batch, 1.0, 0.5)
+        take_step(engine, batch, 1.0, 0.5)
     average = engine.averages["FactorEma"].values
     assert average.dtype == engine.bank.values.dtype == torch.float32
     a = slice(0, engine.bank.layout.a_size)
@@ -223,7 +225,7 @@ def test_the_average_is_fp32_under_a_bf16_base_and_moves_by_less_than_bf16_can()
 def test_decay_zero_is_the_student():
     engine = trainer(packed_model(), [lora_ema.compose(lora_ema.Settings(ema_decay=0))], [1e-2])
     train(engine, batches(data(1), SIZE, 4))
-    assert torch.equal(engine.weights(0, engine.rows[0].recipe), engine.bank.values[0])
+    assert torch.equal(engine.weights(0, engine.specs[0].recipe), engine.bank.values[0])
 
 
 def test_the_average_of_factors_differs_from_that_of_products_by_their_covariance():
@@ -320,7 +322,7 @@ def test_the_first_step_from_a_fresh_copy_is_plain_lora_s(divergence):
     settings = self_distill.Settings(ema_decay=0.9, distill_warmup=0, divergence=divergence, distill_weight=5)
     (batch,) = batches(data(1), SIZE, 1)
     plain, engine = (trainer(packed_model(), [r], [1e-2]) for r in (LORA, self_distill.compose(settings)))
-    (wanted, _), (found, spent) = plain.step(batch, 1.0, 0.0), engine.step(batch, 1.0, 0.0)
+    (wanted, _), (found, spent) = take_step(plain, batch, 1.0, 0.0), take_step(engine, batch, 1.0, 0.0)
     assert spent.teacher == spent.student == batch.tokens
     assert found.item() == pytest.approx(wanted.item(), abs=1e-6)
     assert relative(engine.optimizer.mean, plain.optimizer.mean) < 1e-5
@@ -352,11 +354,11 @@ def test_nothing_is_distilled_before_its_share_of_the_task():
     plain, engine = (trainer(packed_model(), [r] * 2, [1e-2] * 2) for r in (LORA, recipe))
     assert torch.equal(train(engine, steps[:4], progress=0.24), train(plain, steps[:4]))
     assert torch.equal(engine.bank.values, plain.bank.values)
-    assert engine.step(steps[4], 1.0, 0.249)[1].teacher == (0, 0)
-    plain.step(steps[4], 1.0, 0.249)
+    assert take_step(engine, steps[4], 1.0, 0.249)[1].teacher == (0, 0)
+    take_step(plain, steps[4], 1.0, 0.249)
     assert torch.equal(engine.bank.values, plain.bank.values)
-    losses, spent = engine.step(steps[5], 1.0, 0.25)
-    wanted, _ = plain.step(steps[5], 1.0, 0.25)
+    losses, spent = take_step(engine, steps[5], 1.0, 0.25)
+    wanted, _ = take_step(plain, steps[5], 1.0, 0.25)
     assert spent.teacher == steps[5].tokens
     assert (losses > wanted + 1e-4).all(), "the lagging teacher is now part of the loss"
 
@@ -379,7 +381,7 @@ def test_the_teacher_is_the_average_and_gets_no_gradient():
     per_token = cross_entropy(logits(values), batch.target) + 2 * kl_teacher_student(logits(values), teacher)
     per_token.mean().backward()
     before = engine.optimizer.mean.clone()
-    found, _ = engine.step(last, 1.0, 0.5)
+    found, _ = take_step(engine, last, 1.0, 0.5)
     assert found.item() == pytest.approx(per_token.mean().item(), rel=1e-5)
     clipped = values.grad * min(1.0, 1.0 / (float(values.grad.norm()) + 1e-6))
     assert relative((engine.optimizer.mean - 0.9 * before) / 0.1, clipped) < 1e-4

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from harness.engine.adapters.layout import AdapterBank, Layout, Slot
+from harness.engine.adapters.bank import AdapterBank
+from harness.engine.adapters.layout import Layout, Slot
 from harness.engine.model.linear import Change
 from harness.engine.model.packed import PackedLinear, PackedModel
 from harness.errors import InputError

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.engine import batches
-from harness.engine.batches import Example, draw, make_step
+from harness.engine.batches import Example, draw, make_batch
 
 PAD = 99
 
@@ -21,16 +21,16 @@ def example(ids: list[int], answer_start: int) -> Example:
 
 
 def test_known_answer():
-    step = make_step([[example([5, 6, 7, 8], 2)], [example([1, 2], 1)]], PAD, CPU)
-    (batch,) = step.passes
-    assert batch.ids.tolist() == [[5, 6, 7, 8], [1, 2, PAD, PAD]]
-    assert batch.source.tolist() == [1, 2, 4]  # the position before each answer token, in [2 * 4] states
-    assert batch.target.tolist() == [7, 8, 2]
-    assert batch.trial.tolist() == [0, 0, 1]
-    assert batch.position.tolist() == [0, 1, 0]
-    assert batch.weight.tolist() == [0.5, 0.5, 1.0]
-    assert step.tokens == (4, 2)
-    assert step.real_tokens == 6
+    batch = make_batch([[example([5, 6, 7, 8], 2)], [example([1, 2], 1)]], PAD, CPU)
+    (each,) = batch.passes
+    assert each.ids.tolist() == [[5, 6, 7, 8], [1, 2, PAD, PAD]]
+    assert each.source.tolist() == [1, 2, 4]  # the position before each answer token, in [2 * 4] states
+    assert each.target.tolist() == [7, 8, 2]
+    assert each.row.tolist() == [0, 0, 1]
+    assert each.position.tolist() == [0, 1, 0]
+    assert each.weight.tolist() == [0.5, 0.5, 1.0]
+    assert batch.tokens == (4, 2)
+    assert batch.real_tokens == 6
 
 
 shapes = st.integers(1, 4).flatmap(
@@ -44,19 +44,19 @@ shapes = st.integers(1, 4).flatmap(
 def test_every_answer_token_counts_once(shape, budget):
     rng = np.random.default_rng(0)
     rows = [[Example(rng.integers(0, 90, size=n), min(start, n - 1)) for n, start in trial] for trial in shape]
-    step = make_step(rows, PAD, CPU, budget)
-    assert step.tokens == tuple(sum(len(e.ids) for e in trial) for trial in rows)
+    batch = make_batch(rows, PAD, CPU, budget)
+    assert batch.tokens == tuple(sum(len(e.ids) for e in trial) for trial in rows)
     found = [[] for _ in rows]
     weights = torch.zeros(len(rows), dtype=torch.float64)
-    for batch in step.passes:
-        assert batch.ids.numel() <= budget or batch.ids.shape[0] == len(rows), "over budget only with a row a trial"
-        flat, length = batch.ids.flatten(), batch.ids.shape[1]
-        assert torch.equal(flat[batch.source + 1], batch.target), "the state before a token predicts it"
-        assert torch.equal(batch.source // length // (batch.ids.shape[0] // len(rows)), batch.trial)
-        assert (batch.target != PAD).all()
-        for trial, position, target in zip(batch.trial, batch.position, batch.target, strict=True):
-            found[trial].append((int(position), int(target)))
-        weights.index_add_(0, batch.trial, batch.weight.double())
+    for each in batch.passes:
+        assert each.ids.numel() <= budget or each.ids.shape[0] == len(rows), "over budget only with a row a trial"
+        flat, length = each.ids.flatten(), each.ids.shape[1]
+        assert torch.equal(flat[each.source + 1], each.target), "the state before a token predicts it"
+        assert torch.equal(each.source // length // (each.ids.shape[0] // len(rows)), each.row)
+        assert (each.target != PAD).all()
+        for row, position, target in zip(each.row, each.position, each.target, strict=True):
+            found[row].append((int(position), int(target)))
+        weights.index_add_(0, each.row, each.weight.double())
     wanted = [[(i, int(t)) for e in trial for i, t in enumerate(e.ids[e.answer_start :])] for trial in rows]
     assert [sorted(pairs) for pairs in found] == [sorted(pairs) for pairs in wanted]
     assert torch.allclose(weights, torch.ones_like(weights), atol=1e-6), "a mean over each trial's own answer tokens"
@@ -65,16 +65,16 @@ def test_every_answer_token_counts_once(shape, budget):
 def test_a_budget_keeps_long_rows_from_stretching_short_ones(monkeypatch):
     monkeypatch.setitem(batches.PASS_OVERHEAD, "cpu", 10**6)
     rows = [[*random_examples(8, seed, shortest=4, longest=6), example(list(range(40)), 39)] for seed in (0, 1)]
-    whole, cut = (make_step(rows, PAD, CPU, budget) for budget in (2**31, 100))
+    whole, cut = (make_batch(rows, PAD, CPU, budget) for budget in (2**31, 100))
     assert len(whole.passes) == 1
-    assert sum(batch.ids.numel() for batch in cut.passes) < 0.5 * whole.passes[0].ids.numel()
+    assert sum(each.ids.numel() for each in cut.passes) < 0.5 * whole.passes[0].ids.numel()
 
 
 def test_neighbours_do_not_change_an_example_s_weight_or_target():
     mine, other = random_examples(3, 0), random_examples(3, 1, longest=20)
-    (alone,), (packed,) = make_step([mine], PAD, CPU).passes, make_step([other, mine], PAD, CPU).passes
+    (alone,), (packed,) = make_batch([mine], PAD, CPU).passes, make_batch([other, mine], PAD, CPU).passes
     for name in ("target", "position", "weight"):
-        assert torch.equal(getattr(packed, name)[packed.trial == 1], getattr(alone, name))
+        assert torch.equal(getattr(packed, name)[packed.row == 1], getattr(alone, name))
 
 
 def test_truncation_keeps_the_answer():

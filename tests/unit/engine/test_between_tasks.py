@@ -12,8 +12,9 @@ from helpers import batches, packed_model, random_examples, relative, tiny_model
 from baselines import dora, lora, lora_ema, o_lora, pissa, single_task, stable_lora
 from baselines.o_lora import Orthogonal
 from harness.analysis.intruders import analyse, analyse_dense, spectrum
+from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.files import export_peft, save_adapters
-from harness.engine.adapters.layout import AdapterBank, DenseLayout, Frozen, Layout, Slot, joined
+from harness.engine.adapters.layout import Below, DenseLayout, Layout, Slot, joined
 from harness.engine.spectra import Spectra
 from harness.method.recipe import MethodSettings
 from harness.study.config import AdapterSettings
@@ -194,7 +195,7 @@ def test_the_dense_count_is_that_of_the_low_rank_one(shape):
 def test_o_lora_by_hand():
     """One 1 x 2 matrix at rank 1, with A_1 = [1, -2] frozen: |A_1 A_2^T| = |3 - 2 * 4| = 5, its slope -A_1."""
     layout = Layout((Slot("layers.0.q_proj", 1, 2),), 1)
-    below = Frozen(layout, torch.tensor([[1.0, -2.0, 9.0]]).repeat(3, 1))
+    below = Below(layout, torch.tensor([[1.0, -2.0, 9.0]]).repeat(3, 1))
     bank = AdapterBank(Layout(layout.slots, 1, frozen=below), range(3), [1.0] * 3, CPU)
     bank.values.copy_(torch.tensor([[3.0, 4.0, 7.0]]))
     bound = Orthogonal.bind([Orthogonal(0.5, 0.0), None, Orthogonal(0.0, 10.0)], bank)
@@ -207,7 +208,7 @@ def test_o_lora_by_hand():
 
 def test_o_lora_s_penalty_is_autograd_s():
     generator = torch.Generator().manual_seed(3)
-    below = Frozen(Layout(SLOTS, 4), torch.randn(2, Layout(SLOTS, 4).size, generator=generator))
+    below = Below(Layout(SLOTS, 4), torch.randn(2, Layout(SLOTS, 4).size, generator=generator))
     bank = AdapterBank(Layout(SLOTS, 2, frozen=below), range(2), [2.0] * 2, CPU)
     bank.values.copy_(torch.randn(bank.values.shape, generator=generator))
     leaf = bank.values.clone().requires_grad_()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from harness.engine.batches import Example, make_step
+from harness.engine.batches import Example, make_batch
 from harness.engine.generate import Draws
 from harness.engine.model.packed import PackedModel
 from harness.engine.rollouts import own_answers
@@ -35,9 +35,9 @@ def open_ended(count: int, seed: int, end: int = END) -> list[Example]:
 
 
 def roll_out(model, rows, values, sampling, *, seeds=None, budget=2**31, end=END):
-    step = make_step(rows, end, CPU, budget, seeds=range(len(rows)) if seeds is None else seeds)
+    batch = make_batch(rows, end, CPU, budget, seeds=range(len(rows)) if seeds is None else seeds)
     with model.adapted(model.layout(RANK), values, torch.full((len(rows),), SCALING)):
-        return own_answers(model, step, sampling)
+        return own_answers(model, batch, sampling)
 
 
 def answers(rollout) -> list[list[list[int]]]:

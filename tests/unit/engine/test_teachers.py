@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from baselines import combined_on_policy, lora_ema, pissa, sdft, self_distill, stable_lora
 from harness.engine import losses
-from harness.engine.batches import Example, fill_teacher_prompt, make_step
+from harness.engine.batches import Example, fill_teacher_prompt, make_batch
+from harness.engine.step import take_step
 from harness.errors import InputError
 from harness.method.recipe import BoundLoss, Loss, Recipe, Sampling
 from harness.method.registry import methods
@@ -136,15 +137,15 @@ def mixed(count: int, seed: int) -> list[Example]:
 
 
 def check(*rows) -> None:
-    engine, step, start = settle(*rows)
+    engine, batch, start = settle(*rows)
     rows = rows if len(rows) > 1 else rows * 2
     kinds = {"snapshot": start, "ema": engine.averages["FactorEma"].values, "live": engine.bank.values}
     teachers = [kinds[s.teacher][k].clone() if s.teacher in kinds else None for k, s in enumerate(rows)]
     plain = [Plain(engine, row) for row in range(len(rows))]
-    each = zip(plain, step.rows, rows, teachers, strict=True)
+    each = zip(plain, batch.rows, rows, teachers, strict=True)
     wanted = [one.loss(list(examples), settings, teacher) for one, examples, settings, teacher in each]
     before = engine.optimizer.mean.clone()
-    found, spent = engine.step(step, 1.0, 0.5)
+    found, spent = take_step(engine, batch, 1.0, 0.5)
     for row, (one, loss) in enumerate(zip(plain, wanted, strict=True)):
         assert found[row].item() == pytest.approx(loss.item(), rel=2e-5, abs=2e-6)
         loss.backward()
@@ -192,11 +193,15 @@ def test_sdft_with_another_divergence_a_temperature_and_skipped_tokens(divergenc
 
 def test_answers_are_drawn_where_the_temperature_is_not_zero():
     settings = sdft.Settings(ema_decay=0.9)
-    engine, step, _ = settle(settings)
+    engine, batch, _ = settle(settings)
     twin, again, _ = settle(settings)
     other, _, _ = settle(settings)
-    reseeded = make_step(step.rows, END, CPU, step.budget, seeds=[seed + 1 for seed in step.seeds])
-    (a, _), (b, _), (c, _) = engine.step(step, 1, 0.5), twin.step(again, 1, 0.5), other.step(reseeded, 1, 0.5)
+    reseeded = make_batch(batch.rows, END, CPU, batch.budget, seeds=[seed + 1 for seed in batch.seeds])
+    (a, _), (b, _), (c, _) = (
+        take_step(engine, batch, 1, 0.5),
+        take_step(twin, again, 1, 0.5),
+        take_step(other, reseeded, 1, 0.5),
+    )
     assert torch.equal(a, b)
     assert not torch.isclose(a, c).any()
 
@@ -206,14 +211,14 @@ def test_answers_are_drawn_where_the_temperature_is_not_zero():
 
 def test_the_snapshot_is_taken_at_the_start_of_a_task_and_survives_a_checkpoint():
     settings = self_distill.Settings(teacher="snapshot", ema_decay=0.9, distill_warmup=0)
-    engine, step, start = settle(settings)
+    engine, batch, start = settle(settings)
     assert torch.equal(engine.starts, start)
     assert relative(engine.bank.values, start) > 1e-3
     state = {name: tensor.clone() for name, tensor in engine.state().items()}
-    wanted, _ = engine.step(step, 1.0, 0.5)
-    fresh = trainer(packed_model(), [row.recipe for row in engine.rows], [3e-2, 1e-2], [8, 9])
+    wanted, _ = take_step(engine, batch, 1.0, 0.5)
+    fresh = trainer(packed_model(), [row.recipe for row in engine.specs], [3e-2, 1e-2], [8, 9])
     fresh.load(state)
-    found, _ = fresh.step(step, 1.0, 0.5)
+    found, _ = take_step(fresh, batch, 1.0, 0.5)
     assert torch.equal(found, wanted)
     assert torch.equal(fresh.bank.values, engine.bank.values)
 
@@ -222,9 +227,9 @@ def test_the_snapshot_is_taken_at_the_start_of_a_task_and_survives_a_checkpoint(
 def test_a_live_teacher_that_sees_the_same_teaches_nothing(tokens):
     """Neither loss nor gradient: what is left is plain LoRA."""
     settings = self_distill.Settings(teacher="live", tokens=tokens, ema_decay=0.9, distill_warmup=0, distill_weight=50)
-    (step,) = batches([mixed(4, 0)], 4, 1)
+    (batch,) = batches([mixed(4, 0)], 4, 1)
     plain, engine = (trainer(packed_model(), [r], [1e-2]) for r in (Recipe(), self_distill.compose(settings)))
-    (wanted, _), (found, _) = plain.step(step, 1.0, 0.0), engine.step(step, 1.0, 0.0)
+    (wanted, _), (found, _) = take_step(plain, batch, 1.0, 0.0), take_step(engine, batch, 1.0, 0.0)
     assert found.item() == pytest.approx(wanted.item(), abs=1e-5)
     assert relative(engine.optimizer.mean, plain.optimizer.mean) < 1e-4
 
@@ -263,24 +268,24 @@ def test_rows_with_and_without_a_demonstration_stand_side_by_side():
 
 def test_before_its_share_of_the_task_nobody_samples():
     settings = self_distill.Settings(tokens="own", ema_decay=0.9, distill_warmup=0.25)
-    (step,) = batches([mixed(4, 0)], 4, 1)
+    (batch,) = batches([mixed(4, 0)], 4, 1)
     plain, engine = (trainer(packed_model(), [r], [1e-2]) for r in (Recipe(), self_distill.compose(settings)))
-    (wanted, _), (found, spent) = plain.step(step, 1.0, 0.2), engine.step(step, 1.0, 0.2)
+    (wanted, _), (found, spent) = take_step(plain, batch, 1.0, 0.2), take_step(engine, batch, 1.0, 0.2)
     assert torch.equal(found, wanted)
     assert spent.sampled == spent.prompt == spent.teacher == (0,)
 
 
 def test_sdft_spends_tokens_on_own_answers_alone():
-    engine, step, _ = settle(sdft.Settings(sample_temperature=0, sample_tokens=5, ema_decay=0.9))
-    _, spent = engine.step(step, 1.0, 0.5)
-    prompts = tuple(sum(e.answer_start for e in trial) for trial in step.rows)
-    shown = tuple(sum(len(e.shown) for e in trial) for trial in step.rows)
+    engine, batch, _ = settle(sdft.Settings(sample_temperature=0, sample_tokens=5, ema_decay=0.9))
+    _, spent = take_step(engine, batch, 1.0, 0.5)
+    prompts = tuple(sum(e.answer_start for e in trial) for trial in batch.rows)
+    shown = tuple(sum(len(e.shown) for e in trial) for trial in batch.rows)
     assert spent.prompt == prompts
     assert spent.student == tuple(map(sum, zip(prompts, spent.sampled, strict=True)))
     assert spent.teacher == tuple(map(sum, zip(shown, spent.sampled, strict=True)))
-    both, step, _ = settle(self_distill.Settings(tokens="own", sample_temperature=0, ema_decay=0.9, distill_warmup=0))
-    _, more = both.step(step, 1.0, 0.5)
-    assert more.student == tuple(a + b + c for a, b, c in zip(step.tokens, prompts, more.sampled, strict=True))
+    both, batch, _ = settle(self_distill.Settings(tokens="own", sample_temperature=0, ema_decay=0.9, distill_warmup=0))
+    _, more = take_step(both, batch, 1.0, 0.5)
+    assert more.student == tuple(a + b + c for a, b, c in zip(batch.tokens, prompts, more.sampled, strict=True))
 
 
 def test_sdft_comes_nearer_to_its_teacher():
@@ -288,7 +293,7 @@ def test_sdft_comes_nearer_to_its_teacher():
     settings = sdft.Settings(teacher="base", sample_tokens=1, ema_decay=0.9)
     engine = trainer(packed_model(), [sdft.compose(settings)], [1e-2])
     rows = [with_demonstrations(random_examples(6, 0))]
-    steps = [make_step(rows, END, CPU, seeds=[seed]) for seed in range(60)]
+    steps = [make_batch(rows, END, CPU, seeds=[seed]) for seed in range(60)]
     found = train(engine, steps)[:, 0]
     assert found[-10:].mean() < 0.2 * found[:10].mean()
 

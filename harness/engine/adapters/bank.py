@@ -1,0 +1,31 @@
+"""The adapters of K trials in one tensor, as their layout divides it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from harness.engine.adapters.layout import DenseLayout, Layout
+
+
+class AdapterBank:
+    """The adapters of K trials: ``values`` [K, P] in fp32, and each trial's scaling alpha / r."""
+
+    def __init__(
+        self, layout: Layout | DenseLayout, seeds: Sequence[int], scaling: Sequence[float], device: torch.device
+    ) -> None:
+        self.layout = layout
+        self.values = torch.empty(len(seeds), layout.size, device=device)
+        self.scaling = torch.tensor(scaling, dtype=torch.float32, device=device)
+        self.draw(seeds)
+
+    @property
+    def trials(self) -> int:
+        return self.values.shape[0]
+
+    def draw(self, seeds: Sequence[int]) -> None:
+        """Put every row where its seed starts."""
+        rows = {seed: self.layout.initial(seed) for seed in dict.fromkeys(seeds)}
+        for values, seed in zip(self.values, seeds, strict=True):
+            values.copy_(rows[seed])

@@ -1,0 +1,110 @@
+"""One optimizer step of K rows: losses, gradient, penalties, update, averages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.engine.batches import Batch, Pass, make_batch
+from harness.engine.passes import PassLoss, forward_backward, hidden_states
+from harness.engine.rollouts import own_answers
+from harness.engine.rows import Rows
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Real tokens of one step, of each row of the pack, by what they went through the model for."""
+
+    student: tuple[int, ...]  #: with gradient
+    teacher: tuple[int, ...]
+    prompt: tuple[int, ...]  #: read in order to sample
+    sampled: tuple[int, ...]
+
+
+def take_step(rows: Rows, batch: Batch, factor: float, progress: float) -> tuple[Tensor, Spent]:
+    """Losses [K] of this step, after updating every row; and the tokens that it took.
+
+    ``factor`` scales the rates; ``progress`` in [0, 1) is the share of the current task's steps that are done.
+    Nothing is read back to the host but the students' own answers, token by token, where a loss is on those.
+    """
+    assert not rows.awaits_examples, "an adapter that starts from examples must have seen them: call begin_task first"
+    rows.factor.fill_(factor)
+    losses, gradient, spent = _losses_and_gradient(rows, batch, progress)
+    with torch.no_grad():
+        rows.alive &= losses.isfinite() & rows.rates.isfinite()
+        for rule in rows.updates.values():
+            rule.penalise(rows.bank, gradient)
+        for rule in rows.updates.values():
+            rule.before_step(rows.bank, rows.alive)
+        rates = rows.rates[:, None] * rows.ratios * rows.factor
+        norm = rows.optimizer.step(rows.bank.values, gradient, rates, rows.alive)
+        rows.alive &= norm.isfinite()
+        for average in rows.averages.values():
+            average.after_step(rows.bank)
+    return losses, spent
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Passes with one kind of loss."""
+
+    passes: Sequence[Pass]
+    loss: PassLoss
+    taught: bool
+
+
+def _losses_and_gradient(rows: Rows, batch: Batch, progress: float) -> tuple[Tensor, Tensor, Spent]:
+    """Losses [K], their gradient [K, P] at the present values, and the tokens that both took."""
+    taught = rows.loss.needs_teacher(progress)
+    work, spent = _work(rows, batch, taught)
+    model, layout, values, scaling = rows.model, rows.bank.layout, rows.bank.values, rows.bank.scaling
+    teachers = rows.teachers() if taught else None
+    losses, gradient = torch.zeros_like(rows.rates), None
+    for part in work:
+        for each in part.passes:
+            states = None
+            if part.taught:  # behind the teachers' own prompts
+                with torch.no_grad():
+                    states = hidden_states(model, layout, each.teacher_ids, each.teacher_source, teachers, scaling)
+            of_losses, of_gradient = forward_backward(model, layout, part.loss, each, values, scaling, states)
+            losses += of_losses
+            gradient = of_gradient if gradient is None else gradient.add_(of_gradient)
+    assert gradient is not None, "a loss that leaves out the given answers needs its teacher in every step"
+    return losses, gradient, spent
+
+
+def _work(rows: Rows, batch: Batch, taught: bool) -> tuple[list[_Work], Spent]:
+    """What a step's loss is on: the given answers, the students' own, or both; and the tokens that this takes."""
+    kind, none = rows.kind_of_loss, (0,) * len(rows.specs)
+    samples = kind.sampling is not None
+    work, spent = [], Spent(none, none, none, none)
+    if kind.given:
+        work.append(_Work(batch.passes, rows.loss.tokens, taught and not samples))
+        spent = Spent(batch.tokens, batch.teacher_tokens if taught and not samples else none, none, none)
+    if taught and samples:
+        own, prompt, sampled = _rollout(rows, batch)
+        work.append(_Work(own.passes, _on_own_answers(rows), taught))
+        student = tuple(map(sum, zip(spent.student, own.tokens, strict=True)))
+        spent = Spent(student, own.teacher_tokens, prompt, sampled)
+    return work, spent
+
+
+def _rollout(rows: Rows, batch: Batch) -> tuple[Batch, tuple[int, ...], tuple[int, ...]]:
+    """The batch with the students' own answers, and the tokens read and drawn for them."""
+    sampling, bank = rows.kind_of_loss.sampling, rows.bank
+    assert sampling is not None
+    with rows.model.adapted(bank.layout, bank.values, bank.scaling):
+        rollout = own_answers(rows.model, batch, sampling)
+    own = make_batch(rollout.rows, batch.end, rows.model.device, batch.budget, by_answer=True)
+    return own, rollout.prompt_tokens, rollout.sampled_tokens
+
+
+def _on_own_answers(rows: Rows) -> PassLoss:
+    def loss(student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
+        assert teacher is not None
+        return rows.loss.own_tokens(student, teacher, row, position)
+
+    return loss
