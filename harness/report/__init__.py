@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.report import leaderboard, page, plots
-from harness.report.audit import write_audit
+from harness.report import leaderboard
 from harness.report.comparison import Comparison, compare
-from harness.report.frame import write_csv
-from harness.report.index import PAGE, study_folders, write_index
-from harness.report.latex import write_latex
+from harness.report.csv_files import write_csv
+from harness.report.figures.registry import draw_all
 from harness.report.mitigation import write_mitigation
+from harness.report.pages.audit import write_audit
+from harness.report.pages.index import PAGE, study_folders, write_index
+from harness.report.pages.study import write_pages
 from harness.report.study import Readout, gather
-from harness.report.tidy import write_tidy
-from harness.report.tuning import tuning_table
+from harness.report.text.latex import write_latex
+from harness.report.text.tuning import tuning_table
+from harness.report.trials_csv import write_trials
 
 __all__ = ["build_index", "build_report", "compare_studies", "write_audit", "write_mitigation", "write_report"]
 
@@ -36,11 +38,11 @@ def write_report(folder: Path, readout: Readout, *, allow_mixed: bool = False, l
     board, tries = leaderboard.rows(study), tuning_table(folder)
     unfinished = [record for arm in study.arms for record in arm.unfinished]
     written = [
-        write_tidy(folder / "trials.csv", study.trials, unfinished),
+        write_trials(folder / "trials.csv", study.trials, unfinished),
         write_csv(folder / "leaderboard.csv", leaderboard.columns(study), leaderboard.table(study, board)),
     ]
-    written += plots.draw_all(study, board, folder / "figures")
-    written += page.write_pages(study, board, folder, tries)
+    written += draw_all(study, board, folder / "figures")
+    written += write_pages(study, board, folder, tries)
     return [*written, write_latex(study, board, folder)] if latex else written
 
 

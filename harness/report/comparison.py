@@ -16,11 +16,11 @@ from harness.analysis.statistics import (
     smallest_p,
 )
 from harness.errors import InputError, unknown_name
-from harness.report.frame import Arm, same_matrices
+from harness.report.arms import Arm, same_matrices
 from harness.report.leaderboard import OF_MATRICES, PRIMARY, trial_count
 from harness.report.study import KINDS, Study, find_mixtures
-from harness.report.tables import COSTS, METRICS
-from harness.report.words import NOTHING, interval, number, p_text, percent, plural, points
+from harness.report.text.numbers import NOTHING, interval, number, p_text, percent, plural, points
+from harness.report.text.tables import COSTS, METRICS
 
 #: Metric -> (heading, how to write a value, how to write a difference).
 COMPARED = {

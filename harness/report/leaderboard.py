@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.statistics import Paired, holm, minimum_detectable_effect, paired_differences, tie_groups
-from harness.report.frame import ADAPTER, COSTS, INTRUDERS, TABLE_SCHEMA, Arm, adapter_of, same_matrices
+from harness.report.arms import ADAPTER, Arm, adapter_of, same_matrices
+from harness.report.csv_files import TABLE_SCHEMA
+from harness.report.evidence import COSTS, INTRUDERS
 from harness.report.study import Study
 
 PRIMARY = "average_accuracy"

@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from harness.errors import InputError
-from harness.report.frame import REFERENCE, Arm, Trial, reference_budgets, reference_gains, trial_metrics
+from harness.report.arms import REFERENCE, Arm
+from harness.report.evidence import Trial, reference_budgets, reference_gains, trial_metrics
 from harness.store.published import PublishedRow
 from harness.store.records import TrialRecord
 

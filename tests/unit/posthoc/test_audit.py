@@ -22,8 +22,8 @@ from harness.engine.model.packed import PackedModel
 from harness.errors import InputError, LorabenchError
 from harness.posthoc import audit as audits
 from harness.report import write_audit
-from harness.report.audit import command
-from harness.report.audit_words import notes, verdict
+from harness.report.pages.audit import command
+from harness.report.text.audit import notes, verdict
 from harness.run.campaign import Watcher
 from harness.scoring.scorer import Score
 from harness.store.audit import AuditRecord

@@ -16,8 +16,13 @@ from hypothesis import strategies as st
 from synthetic import QUICK, STACK, Folder, failed, quick, trial
 
 from harness.errors import InputError
-from harness.report import answer, build_report, frame, leaderboard, plots, style, words, write_report
+from harness.report import build_report, leaderboard, write_report
+from harness.report.csv_files import cell
+from harness.report.figures import registry, style
+from harness.report.figures.accuracy_forgetting import pareto_front
+from harness.report.figures.parts import limits
 from harness.report.study import gather
+from harness.report.text import answer, notes, numbers
 from harness.store import write_trial
 from harness.store.published import PublishedRow
 
@@ -158,8 +163,8 @@ def test_items_that_lost_their_beginning_are_reported(tmp_path):
     folder = quick()
     cut = folder.records[0].tasks["language_id"].model_copy(update={"truncated": 7})
     folder.records[0] = folder.records[0].model_copy(update={"tasks": folder.records[0].tasks | {"language_id": cut}})
-    assert "language_id (7 of 200 items)" in " ".join(words.notes(gather(folder), []))
-    assert "lost their beginning" not in " ".join(words.notes(gather(quick()), []))
+    assert "language_id (7 of 200 items)" in " ".join(notes.notes(gather(folder), []))
+    assert "lost their beginning" not in " ".join(notes.notes(gather(quick()), []))
 
 
 def test_no_file_says_nan(quick_folder):
@@ -209,7 +214,7 @@ def test_the_settings_of_a_method_are_those_on_the_board_and_those_that_tune_tri
     found = {line["method"]: line["settings_tried"] for line in leaderboard.table(study, board)}
     assert found == {arm.name: 1 if arm.name == "lora" else 8 for arm in study.arms}
     assert len(found) == 5
-    said = [note for note in words.notes(study, board) if note.startswith("More settings")]
+    said = [note for note in notes.notes(study, board) if note.startswith("More settings")]
     assert said == [
         "More settings were tried of one method than of another (lora 1, lora_ema 8): the best of many flatters it."
     ]
@@ -347,9 +352,9 @@ def test_a_long_board_is_drawn_in_part(tmp_path):
     none = trial("frozen", QUICK, intruders="all").intruders
     records = [r.model_copy(update={"intruders": none}) if r.spec.method == "clean" else r for r in records]
     study = gather(Folder(records))
-    drawn = set(plots.drawn_looks(study, leaderboard.rows(study)))
+    drawn = set(registry.drawn_looks(study, leaderboard.rows(study)))
     assert {"lora", "stable_lora", "combined"} < drawn < {*low, *others} - {"worst", "clean"}
-    assert len(drawn) == plots.DRAWN
+    assert len(drawn) == registry.DRAWN
     write_report(tmp_path, Folder(records))
     for name in ("intruders", "intruders_by_epsilon"):
         assert {row["arm"] for row in read(tmp_path / "figures" / f"{name}.csv")} == {*low, *others} - {"clean"}
@@ -361,10 +366,10 @@ def test_one_method_s_grid_leaves_room_for_the_best_of_the_others():
     records = [trial(arm, QUICK, seed=seed) for arm in (*low, *grid) for seed in range(3)]
     study = gather(Folder([_halved(r) if r.spec.method in ("lora", "sdft") else r for r in records]))
     board = leaderboard.rows(study)
-    drawn = list(plots.drawn_looks(study, board))
+    drawn = list(registry.drawn_looks(study, board))
     (best, _) = [row.arm.name for row in board if row.arm.method == "sdft"]
     assert [name for name in drawn if name in low] == ["lora", best]
-    assert len(drawn) == plots.DRAWN
+    assert len(drawn) == registry.DRAWN
 
 
 def _halved(record):
@@ -424,7 +429,7 @@ def test_settings_of_one_method_have_colours_of_their_own():
     assert len({look.color for look in drawn.values()}) == 4
 
 
-@given(st.lists(st.sampled_from([*style.FIXED, "dora", "eva"]), min_size=1, max_size=plots.DRAWN))
+@given(st.lists(st.sampled_from([*style.FIXED, "dora", "eva"]), min_size=1, max_size=registry.DRAWN))
 def test_arms_of_one_colour_have_other_lines(methods):
     drawn = style.looks((f"{method}@setting={i}", method) for i, method in enumerate(methods))
     assert len({(look.color, look.line) for look in drawn.values()}) == len(methods)
@@ -472,11 +477,11 @@ def test_examples_to_90_needs_plain_lora():
 
 def test_pareto_front():
     points = {"a": (0.1, 0.5), "b": (0.2, 0.7), "c": (0.2, 0.6), "d": (0.3, 0.7), "e": (0.1, 0.5)}
-    assert plots.pareto_front(points) == ["a", "e", "b"]
+    assert pareto_front(points) == ["a", "e", "b"]
 
 
 def test_cells():
-    assert [frame.cell(v) for v in (None, float("nan"), -0.0, 3, 0.1 + 0.2, True, "-x", "\tx", "x")] == [
+    assert [cell(v) for v in (None, float("nan"), -0.0, 3, 0.1 + 0.2, True, "-x", "\tx", "x")] == [
         "", "", "0", "3", "0.3", "yes", "'-x", "'\tx", "x"]  # fmt: skip
 
 
@@ -484,15 +489,15 @@ def test_cells():
     ("value", "text"), [(None, "–"), (0.9999, "1"), (0.25, ".250"), (0.0004, "< .001"), (0.0499, ".050"), (1.0, "1")]
 )
 def test_p_text(value, text):
-    assert words.p_text(value) == text
+    assert numbers.p_text(value) == text
 
 
 def test_numbers_in_words():
-    assert words.points(-0.0123) == "−1.2"
-    assert words.points(-0.0001) == "0.0"
-    assert words.number(float("inf")) == "–"
+    assert numbers.points(-0.0123) == "−1.2"
+    assert numbers.points(-0.0001) == "0.0"
+    assert numbers.number(float("inf")) == "–"
 
 
 def test_equal_values_get_a_sensible_axis():
-    low, high = plots.limits([0.5, 0.5], 2)
+    low, high = limits([0.5, 0.5], 2)
     assert low < -0.5 < 1.5 < high

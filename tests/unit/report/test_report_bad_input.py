@@ -16,11 +16,14 @@ import synthetic
 from synthetic import QUICK, STACK, Folder, failed, trial
 
 from harness.errors import InputError, LorabenchError
-from harness.report import answer, build_report, leaderboard, page, plots, style, write_report
-from harness.report.frame import write_csv
-from harness.report.index import write_index
+from harness.report import build_report, leaderboard, write_report
+from harness.report.csv_files import write_csv
+from harness.report.figures import registry, style
+from harness.report.pages import study as study_page
+from harness.report.pages.index import write_index
 from harness.report.study import gather
-from harness.report.tuning import tuning_table
+from harness.report.text import answer
+from harness.report.text.tuning import tuning_table
 from harness.store import SCHEMA_VERSION, write_trial
 from harness.store.records import Failure
 
@@ -99,7 +102,7 @@ def test_failures_are_shown_once_with_their_traceback(tmp_path):
 def test_a_failure_of_megabytes_is_clipped_on_the_page(tmp_path):
     long = Failure(phase="train", message="m" * 1_000_000, traceback="t" * 1_000_000)
     bad = failed("frozen", QUICK).model_copy(update={"failure": long})
-    (found,) = page._failures(gather(Folder([trial("lora", QUICK), bad])))
+    (found,) = study_page._failures(gather(Folder([trial("lora", QUICK), bad])))
     assert [len(found[key]) < 11_000 for key in ("message", "traceback")] == [True, True]
 
 
@@ -292,8 +295,8 @@ def full(*_, **__):
     ],
 )
 def test_a_full_disk_is_one_message_and_nothing_is_cut_off(tmp_path, monkeypatch, part):
-    one = tuple(plot for plot in plots.FIGURES if plot.name == "forgetting")
-    for module in (plots, page):
+    one = tuple(plot for plot in registry.FIGURES if plot.name == "forgetting")
+    for module in (registry, study_page):
         monkeypatch.setattr(module, "FIGURES", one)
     write_trial(tmp_path, trial("lora", QUICK))
     build_report(tmp_path, latex=True)

@@ -17,9 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import QUICK, Folder, failed, trial
 
-from harness.report import leaderboard, plots, tables
-from harness.report.frame import Trial, certain
+from harness.report import leaderboard
+from harness.report.estimates import certain
+from harness.report.evidence import Trial
+from harness.report.figures import registry
 from harness.report.study import Study, gather
+from harness.report.text import tables
 from harness.store import read_trials
 from harness.store.records import Curve, TrialRecord
 
@@ -87,8 +90,8 @@ def own_numbers(study: Study, figures: bool = False) -> dict[tuple[Any, ...], An
         for row in table.rows:
             cells = zip(table.columns[1:], row[1:], strict=True)
             found |= {(row[0], table.heading, column): cell for column, cell in cells}
-    for plot in plots.FIGURES if figures else ():
-        _, _, rows = plot.draw(study, plots.drawn_looks(study, board))
+    for plot in registry.FIGURES if figures else ():
+        _, _, rows = plot.draw(study, registry.drawn_looks(study, board))
         for row in rows:
             place = tuple(row.get(key) for key in PLACE)
             found |= {(row["arm"], plot.name, *place, column): value for column, value in row.items()}

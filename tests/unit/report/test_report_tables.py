@@ -12,9 +12,9 @@ from synthetic import QUICK, STACK, Folder, failed, quick, trial
 
 from harness.errors import InputError
 from harness.report import build_index, build_report, compare_studies, comparison, leaderboard, write_report
-from harness.report.latex import escaped
 from harness.report.study import gather
-from harness.report.tidy import TIDY
+from harness.report.text.latex import escaped
+from harness.report.trials_csv import TIDY
 from harness.store import write_trial
 
 ROOT = Path(__file__).resolve().parents[3]

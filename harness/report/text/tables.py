@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.analysis.statistics import Estimate
-from harness.report import published
-from harness.report.frame import ADAPTER, Arm, adapter_of, adapters_differ, estimate
+from harness.report.arms import ADAPTER, Arm, adapter_of, adapters_differ
+from harness.report.estimates import estimate
 from harness.report.leaderboard import PRIMARY, Row
-from harness.report.render import Table, settings
 from harness.report.study import Study
-from harness.report.words import NOTHING, interval, number, percent, points, with_error
+from harness.report.text import published
+from harness.report.text.numbers import NOTHING, interval, number, percent, points, with_error
+from harness.report.text.table import Table, settings
 
 #: Column -> (heading, how to write it).
 METRICS = {

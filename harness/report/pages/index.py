@@ -10,12 +10,13 @@ from urllib.parse import quote
 
 from harness.errors import InputError
 from harness.report import leaderboard
-from harness.report.answer import answer, scope
 from harness.report.leaderboard import PRIMARY, Row
-from harness.report.render import Table, write_page
+from harness.report.pages.render import write_page
 from harness.report.study import Study, gather
-from harness.report.tables import METRICS, joined
-from harness.report.words import NOTHING, interval, p_text, percent, points
+from harness.report.text.answer import answer, scope
+from harness.report.text.numbers import NOTHING, interval, p_text, percent, points
+from harness.report.text.table import Table
+from harness.report.text.tables import METRICS, joined
 from harness.store import read_trials
 from harness.store.audit import AUDIT_FILE
 

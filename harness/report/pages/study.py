@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.analysis.statistics import Estimate
 from harness.errors import clipped
-from harness.report import words
-from harness.report.answer import answer, scope
-from harness.report.frame import Arm, certain
-from harness.report.heatmap import mean_matrix
-from harness.report.leaderboard import PRIMARY, Row, trial_count
-from harness.report.plots import DRAWN, FIGURES, drawn_looks
-from harness.report.render import Table, settings, write_pair
+from harness.report.arms import Arm
+from harness.report.estimates import certain
+from harness.report.figures.accuracy_matrix import mean_matrix
+from harness.report.figures.registry import DRAWN, FIGURES, drawn_looks
+from harness.report.figures.style import GRID
+from harness.report.leaderboard import PRIMARY, Row
+from harness.report.pages.render import write_pair
 from harness.report.study import Study
-from harness.report.style import GRID
-from harness.report.tables import METRICS, joined, parameters, tables
-from harness.report.words import NOTHING, interval, number, percent, points, with_error
+from harness.report.text.answer import answer, scope
+from harness.report.text.board import board_cells, leaderboard_table
+from harness.report.text.notes import notes
+from harness.report.text.table import Table, settings
+from harness.report.text.tables import parameters, tables
 
 #: Failures that are shown with their traceback; more of them say nothing new.
 FAILURES = 40
@@ -48,11 +49,11 @@ def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
         "model": common.get("model", "several models"),
         "scope": scope(study),
         "summary": answer(study, board),
-        "notes": words.notes(study, board),
+        "notes": notes(study, board),
         "mixtures": study.mixtures,
         "leaderboard": leaderboard_table(board),
         "rows": [
-            _board_row(row) | {"bar": bar, "color": colors[row.arm.name]}
+            board_cells(row) | {"bar": bar, "color": colors[row.arm.name]}
             for row, bar in zip(board, _bars(board, study.reference), strict=True)
         ],
         "left_out": f"Drawn: main methods and the best others, {DRAWN} of {drawn} arms." if drawn > DRAWN else "",
@@ -65,43 +66,10 @@ def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def leaderboard_table(board: Sequence[Row]) -> Table:
-    """The board as text, for Markdown and LaTeX; the page draws the same cells with bars."""
-    statistics = ["Average accuracy, %", "Difference to LoRA, points", "p", "p (Holm)", "Detectable, points"]
-    metrics = [heading for heading, _ in METRICS.values()]
-    table = Table("Leaderboard", ["Method", "Tie group", "Trials", *statistics, *metrics, "Settings tried", "Ranked"])
-    for row in board:
-        cells = _board_row(row)
-        accuracy = joined(cells["accuracy"], cells["interval"])
-        difference = joined(cells["difference"], cells["difference_interval"])
-        table.rows.append(
-            [row.arm.name, cells["group"], cells["trials"], accuracy, difference, cells["p"], cells["p_holm"],
-             cells["detectable"], *cells["metrics"], cells["settings_tried"], cells["why_not"] or "yes"]
-        )  # fmt: skip
-    return table
-
-
 def _colors(study: Study, board: Sequence[Row]) -> dict[str, str]:
     """Of every arm: those of the figures, and grey of arms that no figure draws."""
     drawn = drawn_looks(study, board)
     return {row.arm.name: drawn[row.arm.name].color if row.arm.name in drawn else GRID for row in board}
-
-
-def _board_row(row: Row) -> dict[str, Any]:
-    arm, gap = row.arm, row.difference
-    outcome, error = arm.estimate(PRIMARY), arm.estimate(f"{PRIMARY}_stderr")
-    return {
-        "name": arm.name, "trials": trial_count(arm), "why_not": row.why_not,
-        "group": NOTHING if row.group is None else str(row.group),
-        "accuracy": with_error(percent(outcome.mean if outcome else None), error.mean if error else None),
-        "interval": interval(outcome),
-        "difference": points(gap.mean if gap else None),
-        "difference_interval": interval(Estimate(gap.mean, gap.low, gap.high, gap.pairs), points) if gap else "",
-        "p": words.p_text(row.p), "p_holm": words.p_text(row.p_holm), "detectable": number(row.detectable, 1, 100),
-        "metrics": [write(value.mean) if (value := arm.estimate(name)) else NOTHING
-                    for name, (_, write) in METRICS.items()],
-        "settings_tried": str(arm.settings_tried),
-    }  # fmt: skip
 
 
 def _bars(board: Sequence[Row], reference: Arm | None) -> list[dict[str, Any] | None]:

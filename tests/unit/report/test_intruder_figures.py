@@ -10,9 +10,11 @@ from scipy import stats
 from synthetic import QUICK, Folder, large, quick, trial
 
 from harness.analysis.correlation import spearman
-from harness.report.intruder_plots import against_forgetting, by_epsilon, by_place, correlation_words
+from harness.report.figures.intruders_by_epsilon import by_epsilon
+from harness.report.figures.intruders_by_place import by_place
+from harness.report.figures.intruders_forgetting import against_forgetting, correlation_words
+from harness.report.figures.style import context, looks
 from harness.report.study import gather
-from harness.report.style import context, looks
 
 
 def drawn(draw, folder: Folder):

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from harness.report.drawing import Rows, empty
-from harness.report.frame import write_csv
-from harness.report.heatmap import heat_maps
-from harness.report.style import INK, PAPER, Look, context, drawn_name, legend, looks_in_order, new_figure, save
+from harness.report.csv_files import write_csv
+from harness.report.figures.heat_maps import heat_maps
+from harness.report.figures.parts import Rows, empty
+from harness.report.figures.style import INK, PAPER, Look, context, drawn_name, legend, looks_in_order, new_figure, save
 from harness.store.audit import AuditedAdapter, AuditRecord, AuditTask
 
 CHANGE = ("adapter", "task", "probe", "metric", "items", "difference", "stderr", "p", "clear")

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from harness.analysis.statistics import LEVEL, Paired, smallest_p
-from harness.report.frame import Arm, certain
+from harness.report.arms import Arm
+from harness.report.estimates import certain
 from harness.report.leaderboard import PRIMARY, Row
 from harness.report.study import Study
-from harness.report.words import interval, listed, number, p_text, percent, plural, points
+from harness.report.text.numbers import interval, listed, number, p_text, percent, plural, points
 
 #: Metric -> (what it is called, how a difference is written, its unit).
 OUTCOMES = {

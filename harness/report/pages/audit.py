@@ -6,11 +6,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from harness.report.audit_figures import draw_audit, figures_of
-from harness.report.audit_words import STREAM_METRICS, change_text, notes, score_text, standing, verdict
-from harness.report.frame import write_csv
-from harness.report.render import Table, settings, write_pair
-from harness.report.words import NOTHING, number, p_text, percent
+from harness.report.csv_files import write_csv
+from harness.report.figures.audit import draw_audit, figures_of
+from harness.report.pages.render import write_pair
+from harness.report.text.audit import STREAM_METRICS, change_text, notes, score_text, standing, verdict
+from harness.report.text.numbers import NOTHING, number, p_text, percent
+from harness.report.text.table import Table, settings
 from harness.store.audit import AuditedAdapter, AuditRecord
 
 CAPTIONS = {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.report.leaderboard import PRIMARY, Row
 from harness.report.study import Study
-from harness.report.words import number, percent, points
+from harness.report.text.numbers import number, percent, points
 
 COLUMNS = ["Method", "Average accuracy, %", "BWT, points", "Model", "Protocol", "Source"]
 CAPTION = (

@@ -1,4 +1,4 @@
-"""trials.csv: the tidy table of every record, one row a number."""
+"""trials.csv: every number of every record, one row a number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from harness.report.frame import COSTS, INTRUDERS, TABLE_SCHEMA, Trial, cell
+from harness.report.csv_files import TABLE_SCHEMA, cell
+from harness.report.evidence import COSTS, INTRUDERS, Trial
 from harness.store.files import atomic_file
 from harness.store.records import Curve, TrialRecord
 
@@ -34,7 +35,7 @@ TIDY = (
 Number = tuple[int, int | None, str, str, float | None, int | None, float | None]
 
 
-def write_tidy(path: Path, trials: Sequence[Trial], unfinished: Sequence[TrialRecord]) -> Path:
+def write_trials(path: Path, trials: Sequence[Trial], unfinished: Sequence[TrialRecord]) -> Path:
     """The tidy table: one row a number, columns ``TIDY``; a failed trial has the scores it got to, and no metrics."""
     metrics = {id(trial.record): trial.metrics for trial in trials}
     records = sorted([*(t.record for t in trials), *unfinished], key=_record_order)

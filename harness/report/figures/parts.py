@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from harness.analysis.statistics import Estimate
-from harness.report.frame import Arm
+from harness.report.arms import Arm
+from harness.report.figures.style import GRID, INK, PAPER, Look, drawn_name, new_figure
 from harness.report.study import Study
-from harness.report.style import GRID, INK, PAPER, Look, drawn_name, new_figure
 
 #: Rows of the table behind a figure, and its columns where x is a stage of the stream.
 Rows = list[dict[str, Any]]

@@ -1,62 +1,15 @@
-"""What the report says in words: numbers as text, and the notes."""
+"""What a reader must know before quoting a number."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from harness.analysis.statistics import LEVEL, Estimate, smallest_p
-from harness.report.frame import LEAST_SEEDS, adapter_of, adapters_differ, certain
+from harness.analysis.statistics import LEVEL, smallest_p
+from harness.report.arms import LEAST_SEEDS, adapter_of, adapters_differ
+from harness.report.estimates import certain
 from harness.report.leaderboard import Row
 from harness.report.study import Study
-
-NOTHING = "–"
-
-
-def number(value: float | None, digits: int = 1, scale: float = 1.0, sign: bool = False) -> str:
-    """A number with a real minus sign; a dash for what is undefined or not finite."""
-    if value is None or not math.isfinite(value):
-        return NOTHING
-    text = f"{value * scale:{'+' if sign else ''},.{digits}f}"
-    # A mean that rounds to nothing has no sign.
-    if not text.strip("+-0.,"):
-        text = text.lstrip("+-")
-    return text.replace("-", "−")
-
-
-def percent(value: float | None) -> str:
-    return number(value, 1, 100)
-
-
-def points(value: float | None) -> str:
-    return number(value, 1, 100, sign=True)
-
-
-def p_text(p: float | None) -> str:
-    """An exact p to three digits, as .250; never rounded to 0 and never to a 1 that it is not."""
-    if p is None:
-        return NOTHING
-    if p < 0.001:
-        return "< .001"
-    return "1" if p >= 0.9995 else f"{p:.3f}"[1:]
-
-
-def interval(value: Estimate | None, text=percent) -> str:
-    """[low, high], or nothing where one trial gives no interval."""
-    return f"[{text(value.low)}, {text(value.high)}]" if value and value.low is not None else ""
-
-
-def with_error(text: str, error: float | None, scale=percent) -> str:
-    """``41.7 ± 2.3``: a score with its standard error over the test items, where that is known."""
-    return text if error is None or text == NOTHING else f"{text} ± {scale(error)}"
-
-
-def listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def plural(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
+from harness.report.text.numbers import p_text, plural
 
 
 def notes(study: Study, board: Sequence[Row]) -> list[str]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from harness.report.files import readable, write_text
 from harness.report.leaderboard import Row
-from harness.report.page import leaderboard_table
-from harness.report.render import Table
 from harness.report.study import Study
-from harness.report.tables import parameters, tables
+from harness.report.text.board import leaderboard_table
+from harness.report.text.table import Table
+from harness.report.text.tables import parameters, tables
 
 #: What LaTeX reads as something else, and signs that its usual fonts lack.
 SIGNS = str.maketrans(

@@ -1,4 +1,4 @@
-"""How a page is put together: tables as text, two templates, escaping for HTML and Markdown, figures in the page."""
+"""How a page is put together: two templates, escaping for HTML and Markdown, figures in the page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from harness.report.figures.style import inline
 from harness.report.files import write_text
-from harness.report.style import inline
+from harness.report.text.table import Table
 
 TEMPLATES = Path(__file__).parent / "templates"
 #: What Markdown would read as markup, as text.
@@ -32,17 +32,6 @@ MARKDOWN = str.maketrans(
         "\\": r"\\",
     }
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as text: the first column names the row; ``fixed`` rows stay on top however the others are sorted."""
-
-    heading: str
-    columns: list[str]
-    rows: list[list[str]] = field(default_factory=list)
-    caption: str = ""
-    fixed: list[list[str]] = field(default_factory=list)
 
 
 def write_pair(
@@ -125,7 +114,3 @@ def _grid(table: Table) -> Markup:
 def indented(text: str) -> Markup:
     """Verbatim text as an indented Markdown block, which nothing inside can end."""
     return Markup("\n".join("    " + line for line in text.splitlines()))
-
-
-def settings(values: dict[str, Any]) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}

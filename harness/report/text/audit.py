@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.report.words import NOTHING, listed, number, p_text, percent, plural, points
+from harness.report.text.numbers import NOTHING, listed, number, p_text, percent, plural, points
 from harness.store.audit import AuditChange, AuditedAdapter, AuditRecord, AuditTask
 
 STREAM_METRICS = {

@@ -8,8 +8,8 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.reading import read_json
-from harness.report.render import Table, settings
-from harness.report.words import NOTHING
+from harness.report.text.numbers import NOTHING
+from harness.report.text.table import Table, settings
 
 TUNING_FILE = "tuning.json"
 #: On arms whose best was the least or the largest that was tried.

@@ -1,0 +1,117 @@
+"""Arms: what the trials of one method with one setting have together, and which adapter they have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from harness.analysis.statistics import Estimate, interquartile_mean
+from harness.report.estimates import certain, estimate
+from harness.report.evidence import Trial
+from harness.store.records import TrialRecord, TrialSpec
+
+REFERENCE = "lora"
+#: Arms whose adapter has no rank, and none at all.
+NO_RANK, NO_ADAPTER = frozenset({"full_finetune", "frozen"}), frozenset({"frozen"})
+#: Arms that decide by themselves what happens between tasks.
+OWN_REGIME = frozenset({"single_task", "multitask", "o_lora", "lora_ewc"})
+#: Arms with fewer seeds than this are provisional and not ranked.
+LEAST_SEEDS = 3
+#: From so many tasks and seeds up there is an interquartile mean.
+IQM_TASKS, IQM_SEEDS = 3, 5
+#: What an arm may have of its own in ``adapter`` and ``between_tasks``.
+ADAPTER = ("rank", "alpha", "targets", "between_tasks")
+
+
+@dataclass
+class Arm:
+    """One row of the board: every trial of one method with one setting."""
+
+    name: str
+    method: str
+    setting: str
+    expected: int
+    settings_tried: int = 1  #: of the method: each of its arms is one, or as many as `tune` tried to choose it
+    trials: list[Trial] = field(default_factory=list)
+    unfinished: list[TrialRecord] = field(default_factory=list)
+    _known: dict[str, dict[tuple[str, int], float]] = field(default_factory=dict, repr=False, compare=False)
+
+    def count(self, status: str) -> int:
+        return sum(record.status == status for record in self.unfinished)
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """Of every trial that has one, finished ones first."""
+        return [*(trial.record for trial in self.trials), *self.unfinished]
+
+    @property
+    def missing(self) -> int:
+        return max(0, self.expected - len(self.trials) - len(self.unfinished))
+
+    @property
+    def seeds(self) -> int:
+        return len({trial.record.spec.seed for trial in self.trials})
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial that was wanted finished; a mean over survivors would flatter the arm."""
+        return bool(self.trials) and not self.unfinished and not self.missing
+
+    def why_not_ranked(self) -> str:
+        """Empty for a ranked arm."""
+        reasons = [f"{n} {word}" for word, n in self.failures().items() if n]
+        if self.trials and self.seeds < LEAST_SEEDS:
+            reasons.append(f"provisional: {self.seeds} seed{'s' if self.seeds > 1 else ''}")
+        if self.trials and self.estimate("average_accuracy") is None:
+            reasons.append("no average accuracy")
+        return ", ".join(reasons) or ("" if self.trials else "no trials")
+
+    def failures(self) -> dict[str, int]:
+        failed = len(self.unfinished) - self.count("diverged")
+        return {"diverged": self.count("diverged"), "failed": failed, "missing": self.missing}
+
+    def values(self, metric: str) -> dict[tuple[str, int], float]:
+        """The metric of every finished trial; empty unless all of them have it (a mean over some is another metric)."""
+        if metric not in self._known:
+            values = {trial.key: trial.metrics.get(metric) for trial in self.trials}
+            known = {key: value for key, value in values.items() if value is not None}
+            self._known[metric] = known if len(known) == len(values) else {}
+        return self._known[metric]
+
+    def estimate(self, metric: str) -> Estimate | None:
+        """Mean and 95 % interval over trials, orders as strata."""
+        values = self.values(metric)
+        return estimate(values) if values else None
+
+    def interquartile_mean(self) -> float | None:
+        """Of the final scores of all trials on all tasks; None for few seeds or tasks, or no matrix."""
+        if self.seeds < IQM_SEEDS or any(t.matrix is None or t.matrix.shape[1] < IQM_TASKS for t in self.trials):
+            return None
+        return interquartile_mean(np.concatenate([certain(trial.matrix)[-1] for trial in self.trials]).tolist())
+
+
+def adapter_of(spec: TrialSpec) -> dict[str, Any]:
+    """Rank, alpha and targets of a trial's adapter, and what was asked of it between tasks; without what it has not."""
+    if spec.method in NO_ADAPTER:
+        return {}
+    found = {"targets": " ".join(spec.training.get("adapter", {}).get("targets", ())) or None}
+    if spec.method not in NO_RANK:
+        found |= {key: spec.training.get("adapter", {}).get(key) for key in ("rank", "alpha")}
+    if spec.method not in OWN_REGIME:
+        found["between_tasks"] = spec.training.get("between_tasks")
+    return {key: found[key] for key in ADAPTER if found.get(key) is not None}
+
+
+def adapters_differ(arms: Sequence[Arm]) -> bool:
+    """Whether rank, alpha, targets or regime is not the same in all arms that have such a thing."""
+    found = [adapter_of(arm.records[0].spec) for arm in arms if arm.records]
+    return any(len({adapter.get(key) for adapter in found} - {None}) > 1 for key in ADAPTER)
+
+
+def same_matrices(one: Arm, other: Arm) -> bool:
+    """Whether intruders of both were counted in the same matrices; an arm that adapts none has none anywhere."""
+    specs = (arm.records[0].spec for arm in (one, other) if arm.records)
+    return len({adapter_of(spec).get("targets") for spec in specs} - {None}) < 2

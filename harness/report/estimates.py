@@ -1,0 +1,22 @@
+"""Means with intervals over trials keyed by order and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from harness.analysis.statistics import Estimate, stratified_mean
+
+T = TypeVar("T")
+
+
+def estimate(values: Mapping[tuple[str, int], float]) -> Estimate:
+    """Stratified mean of at least one value keyed by (order, seed)."""
+    keys = sorted(values)
+    return certain(stratified_mean([values[key] for key in keys], [key[0] for key in keys]))
+
+
+def certain(value: T | None) -> T:
+    """A value that cannot be None here, for the type checker and for whoever breaks that."""
+    assert value is not None
+    return value

@@ -1,0 +1,1 @@
+"""The figures: one module a figure, and the registry that names them all."""

@@ -1,0 +1,67 @@
+"""Intruder dimensions by type of matrix and by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.analysis.statistics import Estimate
+from harness.report.estimates import estimate
+from harness.report.figures.intruders_at_end import LABELS, intruders_of_arms
+from harness.report.figures.parts import POINT, Rows, drawn_arms, empty, from_zero, point_row, spans, whisker
+from harness.report.figures.style import Look, drawn_name, legend, new_figure
+from harness.report.study import Study
+
+
+def by_place(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+    """Count and distance after the last task by type of projection and by layer."""
+    columns = ("metric", "place", *POINT)
+    arms, by_name = intruders_of_arms(drawn_arms(study, styles)), {arm.name: arm for arm in study.arms}
+    rows: Rows = []
+    series: dict[tuple[str, str], dict[str, dict[str, Estimate]]] = {}
+    for metric in LABELS:
+        for place in ("by_type", "by_layer"):
+            for name, taken in arms.items():
+                for x in getattr(next(iter(taken.values())), place):
+                    parts = {key: getattr(found, place).get(x) for key, found in taken.items()}
+                    if all(parts.values()):
+                        value = estimate({key: float(getattr(part, metric)) for key, part in parts.items()})
+                        series.setdefault((metric, place), {}).setdefault(name, {})[x] = value
+                        rows.append(point_row(by_name[name], x, value, metric=metric, place=place))
+    if not series:
+        return empty("No intruder dimensions were counted by matrix."), columns, rows
+    figure = new_figure(8.4, 5.6)
+    panels = figure.subplots(2, 2, squeeze=False, width_ratios=(1, 1.4))
+    for line, metric in zip(panels, LABELS, strict=True):
+        for axes, place in zip(line, ("by_type", "by_layer"), strict=True):
+            own = series.get((metric, place), {})
+            _place(axes, own, styles, "type" if place == "by_type" else "layer")
+            values = [value for points in own.values() for value in points.values()]
+            held = spans(values) if place == "by_type" else [value.mean for value in values]
+            axes.set_ylim(from_zero(held, metric == "count"))
+        line[0].set_ylabel(LABELS[metric])
+    legend(figure, arms, styles)
+    return figure, columns, rows
+
+
+def _place(axes: Axes, arms: dict[str, dict[str, Estimate]], styles: dict[str, Look], what: str) -> None:
+    """One position a type or layer; layers in order of their number are joined by lines."""
+    names = list(dict.fromkeys(name for values in arms.values() for name in values))
+    if what == "layer":
+        names.sort(key=lambda name: (not name.isdecimal(), len(name) if name.isdecimal() else 0, name))
+    for nth, (arm, values) in enumerate(arms.items()):
+        look = styles[arm]
+        own = [name for name in names if name in values]
+        if what == "layer":
+            x = [names.index(name) for name in own]
+            axes.plot(x, [values[name].mean for name in own], color=look.color, linestyle=look.line, linewidth=1.2)
+            continue
+        for name in own:
+            shift = (nth - (len(arms) - 1) / 2) * min(0.12, 0.8 / len(arms))
+            whisker(axes, names.index(name) + shift, values[name], look)
+    step = max(1, len(names) // 10) if what == "layer" else 1
+    turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if what == "type" else {}
+    axes.set_xticks(range(0, len(names), step), [drawn_name(name) for name in names[::step]], **turned)
+    axes.set_xlabel("type of projection" if what == "type" else "layer")

@@ -1,0 +1,66 @@
+"""Forgetting of every trained trial against its intruder dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from harness.analysis.correlation import Correlation, spearman
+from harness.report.figures.intruders_at_end import LABELS, last_intruders
+from harness.report.figures.parts import Rows, drawn_arms, empty, from_zero, limits, other_arms
+from harness.report.figures.style import GRID, Look, legend, new_figure
+from harness.report.study import Study
+
+#: A trial of an arm that the figures don't draw.
+OTHER = Look("", GRID, "o", "-")
+
+
+def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+    """Forgetting of every trained trial against its intruders; Spearman's rho is over all of them.
+
+    Those of arms without a look are grey: which arms are drawn goes by accuracy, and must not choose the trials.
+    """
+    columns = ("arm", "order", "seed", "count", "distance", "forgetting", "rho_count", "rho_distance")
+    points = [
+        (arm.name, trial, taken)
+        for arm in (*drawn_arms(study, styles), *other_arms(study, styles))
+        for trial in arm.trials
+        if (taken := last_intruders(trial)) and trial.metrics.get("forgetting") is not None
+    ]
+    if not points:
+        return empty("Intruders against forgetting needs two tasks and trained adapters."), columns, []
+    lost = [float(trial.metrics["forgetting"] or 0.0) for _, trial, _ in points]
+    found = {metric: spearman([float(getattr(taken, metric)) for *_, taken in points], lost) for metric in LABELS}
+    rows: Rows = [
+        {"arm": name, "order": trial.key[0], "seed": trial.key[1], "count": taken.count, "distance": taken.distance,
+         "forgetting": trial.metrics["forgetting"], **{f"rho_{m}": r.rho if r else None for m, r in found.items()}}
+        for name, trial, taken in points
+    ]  # fmt: skip
+    figure = new_figure(8.4, 3.8)
+    for axes, (metric, label) in zip(figure.subplots(1, 2, sharey=True), LABELS.items(), strict=True):
+        for (name, _, taken), value in zip(points, lost, strict=True):
+            look = styles.get(name, OTHER)
+            axes.plot(getattr(taken, metric), 100 * value, color=look.color, marker=look.marker, markersize=5,
+                      alpha=0.8, zorder=2 + (name in styles))  # fmt: skip
+        axes.set_title(correlation_words(found[metric], len(points)))
+        axes.set_xlabel(label)
+    axes = figure.axes[0]
+    axes.set_ylabel("forgetting (points)")
+    axes.set_ylim(limits([100 * value for value in lost], 2))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    if not any(taken.count for *_, taken in points):
+        axes.set_xlim(from_zero([], counts=True))
+    distances = [taken.distance for *_, taken in points]
+    if max(distances) > 10 * min(distances) > 0:  # methods may lie decades apart
+        figure.axes[1].set_xscale("log")
+    legend(figure, {name for name, *_ in points}, styles)
+    return figure, columns, rows
+
+
+def correlation_words(found: Correlation | None, n: int) -> str:
+    """Spearman's rho with its interval, or that there is none."""
+    if found is None:
+        return f"Spearman's ρ: not defined ({n} trials)"
+    return f"Spearman's ρ {found.rho:.2f} [{found.low:.2f}, {found.high:.2f}], {found.n} trials"

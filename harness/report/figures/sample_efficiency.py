@@ -1,0 +1,123 @@
+"""The score on the task being learnt, over its examples and over tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.analysis.statistics import Estimate
+from harness.report.arms import Arm
+from harness.report.estimates import estimate
+from harness.report.evidence import NOT_SEQUENTIAL
+from harness.report.figures.parts import Rows, drawable, drawn_arms, empty, limits, point_row, spans
+from harness.report.figures.style import INK, PAPER, Look, legend, new_figure
+from harness.report.study import Study
+
+#: Curves that have a band each at most: more of them hide the lines.
+BANDS = 6
+
+
+def sample_efficiency(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+    """Score on the task being learnt against examples and against tokens, both log2 with n = 0 set apart."""
+    columns = ("arm", "examples", "tokens", "mean", "ci_low", "ci_high", "trials")
+    curves = {arm.name: points for arm in drawn_arms(study, styles) if (points := _curve(arm))}
+    rows = [
+        point_row(arm, None, value, examples=n, tokens=tokens)
+        for arm in drawn_arms(study, styles)
+        for n, tokens, value in curves.get(arm.name, ())
+    ]
+    for row in rows:
+        del row["x"]
+    if not curves:
+        return empty("No learning curves were taken."), columns, rows
+    figure = new_figure(8.4, 3.6)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, exact, label in ((left, True, "examples of the task"), (right, False, "tokens spent on the task")):
+        lines = {n: [(x if exact else spent, v) for x, spent, v in points] for n, points in curves.items()}
+        grid = sorted({x for line in lines.values() for x, _ in line if x > 0})
+        zero = math.log2(grid[0]) - max(0.8, 0.12 * math.log2(grid[-1] / grid[0])) if grid else 0.0
+        for name, line in lines.items():
+            _learning_curve(axes, line, styles[name], zero, band=len(curves) <= BANDS)
+        _log_axis(axes, grid, zero, exact=exact)
+        axes.set_xlabel(label)
+    left.set_ylabel("score on the task being learnt (%)")
+    left.set_ylim(limits(spans((p[2] for points in curves.values() for p in points), 100), 4))
+    legend(figure, curves, styles)
+    return figure, columns, rows
+
+
+def _curve(arm: Arm) -> list[tuple[float, float, Estimate]]:
+    """(examples, mean tokens, score) at the grid points every curve of the arm has; tasks averaged within a trial."""
+    if arm.method in NOT_SEQUENTIAL:
+        return []
+    curves = {trial.key: trial.record.curves for trial in arm.trials}
+    if not all(curves.values()):
+        return []
+    shared = set.intersection(*(set(curve.examples) for group in curves.values() for curve in group))
+    points = []
+    for n in sorted(shared):
+        at = {
+            key: [(c.score[i], c.tokens[i]) for c in group for i in [c.examples.index(n)]]
+            for key, group in curves.items()
+        }
+        scores = {key: float(np.mean([score for score, _ in pairs])) for key, pairs in at.items()}
+        tokens = float(np.mean([token for pairs in at.values() for _, token in pairs]))
+        points.append((float(n), tokens, estimate(scores)))
+    return points
+
+
+def _learning_curve(axes: Axes, points: list[tuple[float, Estimate]], look: Look, zero: float, *, band: bool) -> None:
+    """A line with its band; the start at n = 0 is a hollow point, tied by dots because no scale leads there."""
+    x = [math.log2(n) if n > 0 else zero for n, _ in points]
+    y = [value.mean * 100 for _, value in points]
+    if len(set(x)) < len(x):
+        axes.axhline(y[0], color=look.color, linestyle=(0, (2, 2)), linewidth=1.2)
+        return
+    start = 1 if points[0][0] == 0 else 0
+    axes.plot(x[: start + 1], y[: start + 1], color=look.color, linewidth=1, linestyle=(0, (1, 2)))
+    axes.plot(x[start:], y[start:], color=look.color, linestyle=look.line, marker=look.marker, markersize=4)
+    axes.plot(x[:start], y[:start], color=look.color, marker=look.marker, markersize=4, markerfacecolor=PAPER)
+    if band and all(drawable(value) for _, value in points):
+        low, high = ([getattr(value, side) * 100 for _, value in points] for side in ("low", "high"))
+        axes.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
+
+
+def _log_axis(axes: Axes, grid: list[float], zero: float, *, exact: bool) -> None:
+    """Ticks at 0 and at the grid (or powers of two in k), and two strokes where the axis leaves its scale."""
+    if exact:
+        ticks = [math.log2(n) for n in grid][:: max(1, len(grid) // 8)]
+    else:
+        # 1k times powers of two: even steps on the axis, and round numbers.
+        low, high = (math.log2(grid[0] / 1000), math.log2(grid[-1] / 1000)) if grid else (0.0, 0.0)
+        step = max(1, math.ceil((high - low) / 6))
+        ticks = [t + math.log2(1000) for t in range(math.ceil(low), math.floor(high) + 1, step)] or [
+            low + math.log2(1000)
+        ]
+    if not grid:
+        ticks = []
+    axes.set_xticks([zero, *ticks], ["0", *(_short(2**tick) for tick in ticks)])
+    axes.minorticks_off()
+    if ticks and grid:
+        between = (zero + math.log2(grid[0])) / 2
+        axes.plot(
+            [between],
+            [0],
+            marker=[(-1, -2), (1, 2)],
+            markersize=7,
+            color=INK,
+            clip_on=False,
+            transform=axes.get_xaxis_transform(),
+            linestyle="none",
+        )
+
+
+def _short(n: float) -> str:
+    """512, 4k, 1.2M: at most two digits that matter where letters help."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if n >= size:
+            return f"{n / size:.2g}{letter}" if n < 100 * size else f"{n / size:.0f}{letter}"
+    return f"{n:.0f}"

@@ -1,0 +1,1 @@
+"""What the report says: numbers as text, sentences, notes, and the tables for page, Markdown and LaTeX."""

@@ -1,0 +1,22 @@
+"""A table as text, for page, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text: the first column names the row; ``fixed`` rows stay on top however the others are sorted."""
+
+    heading: str
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    caption: str = ""
+    fixed: list[list[str]] = field(default_factory=list)
+
+
+def settings(values: dict[str, Any]) -> dict[str, str]:
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
