@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from harness.scoring.suite import TaskData
+from harness.scoring.lm_eval_task import TaskData
 
 Range = tuple[int, int]
 

@@ -33,8 +33,9 @@ from harness.errors import LorabenchError
 from harness.perf.common import save, this_device, timed
 from harness.perf.questions import questions
 from harness.scoring.lm import PackedLM
+from harness.scoring.lm_eval_task import TaskData
 from harness.scoring.scorer import Scorer
-from harness.scoring.suite import Suite, TaskData
+from harness.scoring.suite import Suite
 from harness.study.config import AdapterSettings
 
 MAX_LENGTH = 2048

@@ -64,6 +64,6 @@ def _base_score(bench: Bench, name: str, score) -> BaseScore:
 
 def _mean_length(bench: Bench, name: str, job: Job) -> float:
     """Tokens of a training example, from as many as a forecast needs."""
-    examples = bench.suite.training_examples(name, bench.lm._encode_pair, bench.lm.eot_token_id)
+    examples = bench.training_examples(name)
     longest = job.study.training.max_length
     return float(np.mean([min(len(example.ids), longest) for example in itertools.islice(examples, 1000)]))

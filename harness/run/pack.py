@@ -83,7 +83,6 @@ class PackRun:
         self.rows = self._fresh_rows()
         self.ledger = Ledger.fresh(pack, self.study, base)
         self.owner = [(index, trial) for index, row in enumerate(pack.rows) for trial in row.trials]
-        self._examples: dict[tuple[str, str | None], Sequence[Example]] = {}
 
     def _fresh_rows(self) -> Rows:
         training, adapter = self.study.training, self.pack.adapter
@@ -159,11 +158,8 @@ class PackRun:
 
     def _draw(self, row: Row, stage: int) -> list[Example]:
         """The examples of task number ``stage`` that a row's seed draws: a function of nothing else."""
-        task, shown, lm = row.stream[stage], row.trials[0].recipe.loss.demonstration, self.bench.lm
-        if (task, shown) not in self._examples:
-            found = self.bench.suite.training_examples(task, lm._encode_pair, lm.eot_token_id, shown)
-            self._examples[task, shown] = found
-        available, longest = self._examples[task, shown], self.study.training.max_length
+        available = self.bench.training_examples(row.stream[stage], row.trials[0].recipe.loss.demonstration)
+        longest = self.study.training.max_length
         drawn = draw(self.study.training.examples, len(available), row.data_seeds[stage])
         return [available[i].truncated(longest, self.bench.model.max_length) for i in drawn]
 

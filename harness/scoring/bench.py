@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ from harness.data.tasks import prepare_task, read_split
 from harness.engine.model.load import load_tokenizer
 from harness.engine.model.packed import PackedModel
 from harness.errors import InputError
+from harness.scoring.examples import TrainingExamples
 from harness.scoring.lm import PackedLM
+from harness.scoring.lm_eval_task import Prompting, TaskData
 from harness.scoring.scorer import Scorer
-from harness.scoring.suite import Prompting, Suite, TaskData
+from harness.scoring.suite import Suite
 from harness.study.config import Scored
 
 
@@ -25,6 +27,17 @@ class Bench:
     suite: Suite
     lm: PackedLM
     scorer: Scorer
+    _examples: dict[tuple[str, str | None], TrainingExamples] = field(default_factory=dict, repr=False)
+
+    def training_examples(self, task: str, demonstration: str | None = None) -> TrainingExamples:
+        """The training rows of a task, in their order, each rendered once.
+
+        ``demonstration`` is the template of a teacher's prompt that shows the answer.  Raises InputError for a probe.
+        """
+        key = (task, demonstration)
+        if key not in self._examples:
+            self._examples[key] = self.suite.training_examples(task, self.lm.encoder, demonstration)
+        return self._examples[key]
 
 
 def make_bench(settings: Scored, names: tuple[str, ...], model: PackedModel, path: Path, rank: int) -> Bench:

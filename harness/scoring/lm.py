@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
-from lm_eval import utils
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import has_bos_prefix, postprocess_generated_text
+from lm_eval.models.utils import postprocess_generated_text
 
 from harness.engine.generate import Penalised, generate, greedy
 from harness.engine.model.packed import PackedModel
-from harness.errors import InputError
 from harness.scoring.decoding import Decoding, decoding
+from harness.scoring.encoding import EncodingLM
 from harness.scoring.forward import Batch, collate, score_batches
 from harness.scoring.trees import Row, TokenRequest, batch_rows, build_rows
 
@@ -42,73 +39,21 @@ def _by_kind(instances: Sequence[Instance]) -> tuple[list[Instance], list[Instan
     return [instance for instance in instances if instance.request_type != "generate_until"], generated
 
 
-class PackedLM(TemplateLM):
+class PackedLM(EncodingLM):
     """Answers lm-eval's requests for K trials at once, then hands each trial its own answers.
 
-    Encoding is lm-eval's (``TemplateLM._encode_pair``), with the special tokens of its HF model.  Requests are encoded
-    once and remembered.  Use: :meth:`answer` for the trials whose adapters are in place, then ``lm_eval.evaluate`` for
-    each trial with :attr:`trial` set.
+    Requests are encoded once and remembered.  Use: :meth:`answer` for the trials whose adapters are in place, then
+    ``lm_eval.evaluate`` for each trial with :attr:`trial` set.
     """
 
     def __init__(self, model: PackedModel, tokenizer: Any, *, max_length: int, batch_tokens: int) -> None:
-        super().__init__()
-        self.model, self.tokenizer = model, tokenizer
-        self.max_length = min(max_length, model.max_length)
-        self.batch_tokens = batch_tokens
+        super().__init__(tokenizer, vocabulary=model.vocabulary, max_length=min(max_length, model.max_length))
+        self.model, self.batch_tokens = model, batch_tokens
         self.trial = 0
         self.broken: set[int] = set()  # trials with an answer that is not finite
         self._encoded: dict[tuple, list[TokenRequest]] = {}
         self._layouts: dict[tuple, _Layout] = {}
         self._answers: dict[tuple, list[Any]] = {}
-        self._known([self.eot_token_id, self.prefix_token_id])
-
-    @property
-    def eot_token_id(self) -> int:
-        return self.tokenizer.eos_token_id
-
-    @property
-    def prefix_token_id(self) -> int:
-        bos = self.tokenizer.bos_token_id
-        return self.eot_token_id if bos is None else bos
-
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """As lm-eval's HF model encodes: special tokens as the tokenizer adds them, no second BOS."""
-        if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
-            add_special_tokens = False
-        extra = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        return self._known(self.tokenizer.encode(string, **extra))
-
-    def _known(self, tokens: list[int]) -> list[int]:
-        """The tokens, if the model has an embedding for each."""
-        size = self.model.vocabulary
-        if beyond := [token for token in tokens if token >= size]:
-            raise InputError(
-                f"the tokenizer says token {beyond[0]} '{self.tokenizer.convert_ids_to_tokens(beyond[0])}', and the "
-                f"model knows {size}",
-                where=f"{self.tokenizer.name_or_path}/tokenizer.json",
-                remedy="give a folder whose tokenizer and weights are of one model",
-            )
-        return tokens
-
-    @property
-    def has_chat_template(self) -> bool:
-        return bool(getattr(self.tokenizer, "chat_template", None))
-
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as the model's own template writes it; without its system turn where the template has none."""
-
-        def render(turns: list[dict[str, str]]) -> str:
-            return self.tokenizer.apply_chat_template(
-                turns,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-
-        try:
-            return render(chat_history)
-        except TemplateError:
-            return render([turn for turn in chat_history if turn["role"] != "system"])
 
     def answer(self, instances: Sequence[Instance], trials: int, progress: Callable[[int], None]) -> None:
         """Compute the answers of all ``trials`` to these requests; earlier answers are forgotten."""
@@ -161,38 +106,11 @@ class PackedLM(TemplateLM):
         key = request_key(instance)
         if key not in self._encoded:
             if instance.request_type == "loglikelihood_rolling":
-                pairs = self._rolling_windows(instance.args[0])
+                pairs = self.rolling_windows(instance.args[0])
             else:
-                pairs = [self._encode(*instance.args)]
+                pairs = [self.encode_request(*instance.args)]
             self._encoded[key] = [TokenRequest(key, tuple(context), tuple(answer)) for context, answer in pairs]
         return self._encoded[key]
-
-    def _encode(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """lm-eval's encoding of one request, the empty context included (``TemplateLM.loglikelihood``)."""
-        if context:
-            pair = self._encode_pair(context, continuation)
-        else:
-            answer = self.tok_encode(continuation, add_special_tokens=False)
-            prefix = self.prefix_token_id
-            pair = (answer[:1], answer[1:]) if answer[:1] == [prefix] else ([prefix], answer)
-        if not pair[0]:  # only spaces, which lm-eval moves to the answer: something must predict its first token
-            pair = ([self.prefix_token_id], pair[1])
-        if not pair[1] or len(pair[1]) > self.max_length:
-            raise InputError(
-                f"an answer has {len(pair[1])} tokens; it needs at least 1 and at most max_length ({self.max_length})",
-                where=repr(continuation[:60]),
-                remedy="correct the task, or raise scoring.max_length in the study",
-            )
-        return pair
-
-    def _rolling_windows(self, text: str) -> list[tuple[list[int], list[int]]]:
-        windows = utils.get_rolling_token_windows(
-            token_list=self.tok_encode(text),
-            prefix_token=self.prefix_token_id,
-            max_seq_len=self.max_length,
-            context_len=1,
-        )
-        return [utils.make_disjoint_window(window) for window in windows]
 
     def _layout(self, instances: Sequence[Instance]) -> _Layout:
         """How these requests lie in rows; the same questions are laid out once."""

@@ -19,7 +19,8 @@ from harness.analysis.statistics import jackknife_error
 from harness.engine.adapters.layout import DenseLayout, Layout
 from harness.engine.model.packed import PackedModel
 from harness.scoring.lm import PackedLM
-from harness.scoring.suite import ScoredTask, Suite, trusted
+from harness.scoring.lm_eval_task import ScoredTask, trusted
+from harness.scoring.suite import Suite
 
 
 @dataclass(frozen=True)

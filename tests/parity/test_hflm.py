@@ -14,9 +14,11 @@ from lm_eval.api.instance import Instance
 from harness.engine.generate import generate
 from harness.engine.model.load import load_model
 from harness.errors import InputError
+from harness.scoring.examples import right_answer
 from harness.scoring.lm import PackedLM
+from harness.scoring.lm_eval_task import Prompting, TaskData
 from harness.scoring.scorer import Scorer
-from harness.scoring.suite import Prompting, Suite, TaskData
+from harness.scoring.suite import Suite
 
 TRIALS = 3  # as many as the fixture `world` has
 LONG = 96  # tokens of context in the request tests; some items are longer
@@ -507,7 +509,7 @@ def test_few_shot_and_chat_prompts_are_lm_evals(world, llama, data, chat, sample
             assert list(map(str, instance.args)) == asked[instance.doc_id][instance.idx]
         assert found[1][task.name].value == pytest.approx(results[task.name][f"{scored.metric},none"], rel=1e-5)
         ((context, answer), *_) = [
-            suite._asked(scored, row, "") for row in scored.task.training_docs().select(range(1))
+            right_answer(scored, prompting, row, "") for row in scored.task.training_docs().select(range(1))
         ]
         assert context.endswith("<assistant>" if chat else task.splits["train"][0]["text"])
         assert answer.startswith(" ") != (chat or task.name == "say")
@@ -649,7 +651,7 @@ def test_training_examples_say_what_the_test_asks(scorer, data):
             continue
         scored = scorer.suite.tasks[task.name]
         delimiter = task.config.get("target_delimiter", " ")
-        examples = scorer.suite.training_examples(task.name, lm._encode_pair, end)
+        examples = scorer.suite.training_examples(task.name, lm.encoder)
         assert len(examples) == len(task.splits["train"])
         for number, (example, row) in enumerate(zip(examples, task.splits["train"], strict=True)):
             asked = [instance for instance in scored.task.instances if instance.doc_id == number]
@@ -667,7 +669,7 @@ def test_training_examples_say_what_the_test_asks(scorer, data):
 
 def test_a_probe_has_no_training_examples(scorer):
     with pytest.raises(InputError, match="no training split"):
-        scorer.suite.training_examples("read", scorer.lm._encode_pair, 0)
+        scorer.suite.training_examples("read", scorer.lm.encoder)
 
 
 def test_a_label_out_of_range_is_refused(world, tokenizer, data):
@@ -678,7 +680,7 @@ def test_a_label_out_of_range_is_refused(world, tokenizer, data):
     )
     lm = PackedLM(world.model, tokenizer, max_length=LONG, batch_tokens=512)
     with pytest.raises(InputError, match="not one of the 4 choices"):
-        suite.training_examples("four", lm._encode_pair, 0)[0]
+        suite.training_examples("four", lm.encoder)[0]
 
 
 def test_items_limit_what_is_asked(data):

@@ -19,8 +19,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from harness.data import lm_eval_index, paths, tasks
 from harness.data.models import resolve_model
 from harness.scoring.lm import PackedLM
+from harness.scoring.lm_eval_task import FEWSHOT_SEED, TaskData
 from harness.scoring.scorer import Scorer
-from harness.scoring.suite import FEWSHOT_SEED, Suite, TaskData
+from harness.scoring.suite import Suite
 
 #: lm-eval's task -> what is particular about its format.
 FORMATS = {

@@ -13,7 +13,9 @@ import pytest
 from hub_rows import ROWS
 
 from harness.data import hub_data, lm_eval_index, paths, splits, tasks
-from harness.scoring.suite import Suite, TaskData
+from harness.scoring.encoding import Encoder
+from harness.scoring.lm_eval_task import TaskData
+from harness.scoring.suite import Suite
 from harness.store.published import read_published
 from harness.study.config import load_study
 
@@ -92,7 +94,7 @@ def test_lm_eval_asks_and_counts_the_same(documents, name):
         texts.append((prompt, answer))
         return [1], [2]
 
-    assert len(list(suite.training_examples(name, encode, None))) == 8
+    assert len(list(suite.training_examples(name, Encoder(encode, None)))) == 8
     for doc, (prompt, answer) in zip(drawn["train"], texts, strict=True):
         assert prompt == splits.question(task, doc)
         assert answer == " " + splits._answer(task, doc)

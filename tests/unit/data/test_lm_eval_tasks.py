@@ -139,7 +139,8 @@ def test_worked_examples_are_lm_evals_where_validation_is_taken_out_of_train(mir
 
 
 def test_no_item_of_the_validation_split_is_its_own_example(mirror):
-    from harness.scoring.suite import Prompting, Suite, TaskData
+    from harness.scoring.lm_eval_task import Prompting, TaskData
+    from harness.scoring.suite import Suite
 
     hub_copies.copy_of(mirror, "gsm8k")
     prepared = tasks.prepare_task("gsm8k")
@@ -333,7 +334,8 @@ def test_functions_that_fail_to_import_are_one_message(own_yaml, mirror, code, s
     "code", ["def docs(d):\n    return d[0]['nothing']\n", "def docs(d):\n    return None\n", "docs = 7\n"]
 )
 def test_a_task_that_can_not_be_made_is_named(own_yaml, mirror, code):
-    from harness.scoring.suite import Suite, TaskData
+    from harness.scoring.lm_eval_task import TaskData
+    from harness.scoring.suite import Suite
 
     hub_copies.copy(mirror, "org/name", "default", {"test": [{"q": "a?", "a": 0}]})
     (own_yaml().parent / "utils.py").write_text(code)

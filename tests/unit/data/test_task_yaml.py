@@ -14,7 +14,8 @@ import yaml
 from harness.data import paths, stored, tasks
 from harness.data.task_yaml import KEYS, REFUSED
 from harness.errors import InputError, LorabenchError
-from harness.scoring.suite import Suite, TaskData
+from harness.scoring.lm_eval_task import TaskData
+from harness.scoring.suite import Suite
 
 ROWS = """
 def rows(source):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from baselines.self_distill import TEACHER_PROMPT
-from harness.scoring.suite import Prompting, Suite, TaskData
+from harness.scoring.encoding import Encoder
+from harness.scoring.lm_eval_task import Prompting, TaskData
+from harness.scoring.suite import Suite
 
 CHOICE = {
     "output_type": "multiple_choice", "doc_to_text": "{{q}} {prompt}\nAnswer:", "doc_to_target": "{{label}}",
@@ -37,7 +39,7 @@ def text(ids) -> str:
 def examples(config, rows, template, prompting=None):
     data = TaskData("t", config, {"train": rows, "test": rows}, None)
     suite = Suite([data], split="test", items={}, prompting=prompting)
-    return [list(suite.training_examples("t", encode, END, shown)) for shown in (None, template)]
+    return [list(suite.training_examples("t", Encoder(encode, END), shown)) for shown in (None, template)]
 
 
 @pytest.mark.parametrize(("config", "labels"), [(CHOICE, [1, 0]), (SAID, ["up {prompt}", "down"])])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import InputError
+from harness.scoring.lm_eval_task import TaskData
 from harness.scoring.metrics import edit_similarity, rouge_l, with_source
 from harness.scoring.sari import sari
-from harness.scoring.suite import Suite, TaskData
+from harness.scoring.suite import Suite
 
 SOURCE = "About 95 species are currently accepted."
 

@@ -1,0 +1,213 @@
+"""One task as lm-eval's object: made from rows in memory, checked, its requests built once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.errors import InputError, LorabenchError, unknown_name
+
+# lm-eval's tasks here are local files; nothing may wait for a hub (measured: a hang or a five-second retry each).
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval draws a bar for every task
+
+ChatTemplate = Callable[..., str]  #: ``PackedLM.apply_chat_template``: messages -> the prompt's text
+
+#: lm-eval's seed for few-shot examples, which also draws the items of a task whose rows are not shuffled.
+FEWSHOT_SEED = 1234
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task in memory: lm-eval's configuration and the rows of each split."""
+
+    name: str
+    config: Mapping[str, Any]
+    splits: Mapping[str, Sequence[Mapping[str, Any]]]  # train, validation, test, fewshot
+    chance: float | None
+    shuffled: bool = True  #: whether the first n rows are a fair sample
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How prompts are put: worked examples before the question, by task, and the model's chat template.
+
+    A task without a count has as many examples as its configuration says, or 0.  Training examples never have any.
+    Without a chat template prompts are plain text.
+    """
+
+    fewshot: Mapping[str, int | None] = field(default_factory=dict)
+    chat_template: ChatTemplate | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of lm-eval's ``build_all_requests``."""
+        chat = self.chat_template is not None
+        return {"apply_chat_template": chat, "fewshot_as_multiturn": chat, "chat_template": self.chat_template}
+
+    def shots(self, data: TaskData) -> int:
+        """Worked examples before each question of a task."""
+        if data.config["output_type"] == "loglikelihood_rolling":
+            return 0  # there is no question that examples could stand before
+        wanted = self.fewshot.get(data.name)
+        return int(data.config.get("num_fewshot") or 0) if wanted is None else wanted
+
+
+@dataclass
+class ScoredTask:
+    """A task of a suite: lm-eval's object with its requests built once, and how it is scored."""
+
+    name: str
+    task: Any  # lm_eval.api.task.ConfigurableTask
+    kind: str
+    metric: str
+    higher_is_better: bool
+    chance: float | None
+    items: int
+    item_metrics: list[dict[str, Any]] = field(default_factory=list)  #: of each item in lm-eval's latest evaluation
+
+    @property
+    def aggregate(self) -> Callable[[Sequence[Any]], float]:
+        """lm-eval's function from the values of all items to the score."""
+        return self.task.aggregation()[self.metric]
+
+    def values(self) -> list[Any]:
+        """The score's value on each item; a task with several filters is scored by its first."""
+        return [metrics[self.metric] for metrics in self.item_metrics[: self.items]]
+
+
+def make_scored_task(
+    data: TaskData, splits: Mapping[str, Sequence[Mapping[str, Any]]], prompting: Prompting
+) -> ScoredTask:
+    """lm-eval's object for a task that may see these ``splits``; what is scored is its ``test``.
+
+    Raises InputError for what lm-eval can't make or score, and for too few rows to take examples from.
+    """
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    task = _make_task(data, splits)
+    shots = prompting.shots(data)
+    _check_examples(task, data.name, shots)
+    task.set_config("num_fewshot", shots)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    metric = next(iter(task.aggregation()))
+    scored = ScoredTask(
+        name=data.name,
+        task=task,
+        kind=str(data.config["output_type"]),
+        metric=metric,
+        higher_is_better=bool(task.higher_is_better()[metric]),
+        chance=data.chance,
+        items=len(task.eval_docs),
+    )
+    _build_once(scored, prompting.arguments)
+    return scored
+
+
+def _make_task(data: TaskData, splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+    import datasets
+    from lm_eval.tasks import TaskManager
+
+    from harness.scoring import metrics
+
+    def custom_dataset(**_: Any) -> dict[str, datasets.Dataset]:
+        return {name: datasets.Dataset.from_list([dict(row) for row in rows]) for name, rows in splits.items()}
+
+    keys = {"training_split": "train", "validation_split": "validation", "test_split": "test"}
+    config = {key: value for key, value in data.config.items() if key not in keys}
+    config |= {key: name for key, name in keys.items() if name in splits}
+    config |= {"task": data.name, "custom_dataset": custom_dataset}
+    _check_metrics(data)
+    config |= metrics.with_source(data.config, data.name)
+    with trusted(f"task '{data.name}'"):
+        return TaskManager(include_defaults=False).load([config])["tasks"][data.name]
+
+
+@contextmanager
+def trusted(where: str) -> Iterator[None]:
+    """What lm-eval raises in making or scoring a task is one message about that task, not a place in lm-eval.
+
+    Templates, filters, metrics, aggregations and, in lm-eval's own tasks, functions each fail in a way of their own.
+    """
+    try:
+        yield
+    except (LorabenchError, MemoryError):
+        raise
+    except Exception as problem:
+        what = f"lm-eval can't make or score this task: {type(problem).__name__}: {problem}"
+        raise InputError(what, where=where, remedy="correct its YAML or its rows, or choose another task") from problem
+
+
+def _check_metrics(data: TaskData) -> None:
+    """lm-eval looks for a metric that it does not have on the hub, and runs what it finds there.
+
+    An aggregation that it does not have becomes None.
+    """
+    from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
+
+    for number, entry in enumerate(data.config.get("metric_list") or ()):
+        aggregation = entry.get("aggregation")
+        if isinstance(aggregation, str) and aggregation not in AGGREGATION_REGISTRY:
+            where = f"{data.name}:metric_list.{number}.aggregation"
+            raise unknown_name("aggregation", aggregation, AGGREGATION_REGISTRY, where=where)
+    if data.config.get("process_results") is not None:
+        return  # the task's own function scores, and the metrics are names
+    for number, entry in enumerate(data.config.get("metric_list") or ()):
+        metric = entry["metric"]
+        if isinstance(metric, str) and (metric not in METRIC_REGISTRY or entry.get("hf_evaluate")):
+            raise InputError(
+                f"the metric '{metric}' is not one of lm-eval's own; it would be downloaded as code",
+                where=f"{data.name}:metric_list.{number}",
+                remedy=f"use one of {', '.join(sorted(METRIC_REGISTRY))}",
+            )
+
+
+def _check_examples(task: Any, name: str, shots: int) -> None:
+    """There must be rows to take ``shots`` examples from, and others than those that are scored: lm-eval takes them."""
+    if not shots:
+        return
+    own = task.fewshot_cfg.split is not None or task.fewshot_cfg.samples is not None
+    if not (own or task.has_training_docs() or task.has_validation_docs()):
+        what = "the task has no rows but those that are scored to take examples from"
+    elif len(task.sampler.df) < shots + (task.fewshot_cfg.split == "test"):  # not the item itself
+        what = f"the task has {len(task.sampler.df)} rows to take examples from, and {shots} are wanted"
+    else:
+        return
+    raise InputError(what, where=f"scoring.num_fewshot: {name}", remedy="lower num_fewshot for this task in the study")
+
+
+def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
+    """Build lm-eval's requests now; later evaluations reuse them with their answers wiped, and what they find is kept.
+
+    ``evaluate`` builds requests and reads documents anew for every model otherwise, which costs more than scoring a
+    small one; and it keeps samples with three hashes an item only to say what each item's metrics were.
+    """
+    task = scored.task
+    where = f"task '{scored.name}'"
+    with trusted(where):
+        task.build_all_requests(rank=0, world_size=1, **settings)
+    docs = list(enumerate(task.eval_docs))
+    judge, filters = task.process_results, task.apply_filters
+
+    def reuse(**_: Any) -> None:
+        scored.item_metrics.clear()
+        for instance in task.instances:
+            instance.resps = []
+            instance.filtered_resps = {}
+
+    def keep(doc: Any, results: list[Any]) -> dict[str, Any]:
+        with trusted(where):
+            metrics = judge(doc, results)
+        scored.item_metrics.append(metrics)
+        return metrics
+
+    def filtered() -> Any:
+        with trusted(where):
+            return filters()
+
+    task.build_all_requests, task.process_results, task.doc_iterator = reuse, keep, lambda **_: iter(docs)
+    task.apply_filters = filtered
