@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.store.published import PublishedRow
-from harness.store.records import Costs, Curve, Failure, Intruders, TaskScores, TrialRecord, TrialSpec
+from harness.store.records import Costs, Curve, Facts, Failure, Intruders, TaskScores, TrialRecord, TrialSpec
 
 #: What a method gains on a task, what it forgets a step, its intruders (a matrix, distance) and its cost.
 TRAITS = {
@@ -20,6 +20,19 @@ TRAITS = {
     "self_distill": (0.33, 0.020, 0.3, 0.17, 1.9),
     "combined": (0.345, 0.012, 0.15, 0.13, 1.95),
 }
+
+
+def facts(method: str, **changes: Any) -> Facts:
+    """Of the project's methods as their recipes have them, as far as the report's tests use them."""
+    trains = method != "frozen"
+    values = {
+        "trains": trains, "sequential": method not in ("multitask", "single_task"),
+        "control": method in ("frozen", "multitask", "single_task", "full_finetune"),
+        "has_rank": method not in ("frozen", "full_finetune"), "between": "continue" if trains else None,
+        "chooses_between": method in ("multitask", "single_task", "o_lora", "lora_ewc"),
+        "scored": "average" if method in ("lora_ema", "combined") else "student" if trains else "base",
+    }  # fmt: skip
+    return Facts(**(values | changes))
 
 
 @dataclass
@@ -89,7 +102,7 @@ def trial(
     seen = spec(method.split("@")[0], stream, order=order, seed=seed,
                 **({"setting": method.split("@")[1]} if "@" in method else {}))  # fmt: skip
     record = {
-        "study": study, "status": "ok", "spec": seen,
+        "study": study, "status": "ok", "spec": seen, "facts": facts(seen.method),
         "stack": STACK,
         "tasks": tasks, "probes": probes, "curves": curves, "intruders": tuple(taken), "costs": costs,
     }  # fmt: skip
@@ -137,7 +150,7 @@ def failed(
     """A trial without scores."""
     seen = spec(method, stream, seed=seed, order=order)
     return TrialRecord(
-        fingerprint=seen.fingerprint, study="quick", status=status, spec=seen, stack=STACK,
+        fingerprint=seen.fingerprint, study="quick", status=status, spec=seen, facts=facts(seen.method), stack=STACK,
         failure=Failure(phase=f"train task 1 ({stream[0]}), step 17", message="loss is not finite",
                         traceback='Traceback (most recent call last):\n  "pack.py", line 3\nFloatingPointError: <nan>'),
     )  # fmt: skip

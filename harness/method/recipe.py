@@ -34,9 +34,7 @@ from harness.engine.adapters.layout import DenseLayout, Layout, Slot
 from harness.engine.batches import Example
 from harness.engine.losses import cross_entropy
 from harness.engine.model.packed import PackedModel
-
-#: What happens between tasks: one adapter goes on; what is scored is frozen under a fresh one; a fresh one alone.
-Between = Literal["continue", "reinit", "fresh"]
+from harness.store.records import Between, Facts
 
 
 class NoSettings(BaseModel):
@@ -85,6 +83,11 @@ class Adapter(ABC):
     needs_examples: ClassVar[bool] = False  #: whether ``start`` looks at the examples of the task that begins
     taken_off: ClassVar[bool] = False  #: whether what it starts with is taken off the base, so that both add up to W0
     dense_copies: ClassVar[int] = 0  #: fp32 tensors of the adapted matrices' size that a row holds (pack sizes)
+
+    @property
+    def has_rank(self) -> bool:
+        """Whether rank and alpha mean anything to it."""
+        return self.dense_copies == 0
 
     @property
     @abstractmethod
@@ -277,6 +280,11 @@ class _BoundCrossEntropy(BoundLoss):
 class OwnTask:
     """Which examples a trial sees: those of the task it is at.  Subclasses choose among all tasks of the stream."""
 
+    @property
+    def sequential(self) -> bool:
+        """Whether the examples of a task are seen while the trial is at that task."""
+        return type(self).__name__ != "Union"
+
     def choose(self, stage: int, drawn: Callable[[int], list[Example]], seeds: Sequence[int]) -> list[Example]:
         """The examples of task number ``stage``, in order, as many as ``drawn(stage)``.
 
@@ -306,6 +314,19 @@ class Recipe:
             raise ValueError("a loss on own answers needs a teacher: nobody else says what is good about them")
         if not (self.loss.given or self.loss.sampling):
             raise ValueError("a loss is on the given answers, on own answers, or on both")
+
+    def facts(self, *, control: bool, study_between: Between) -> Facts:
+        """What the record says of an arm with this recipe, in a study with this regime between tasks."""
+        trains = self.adapter is not None
+        return Facts(
+            trains=trains,
+            sequential=self.examples.sequential and self.between != "fresh",
+            control=control,
+            has_rank=self.adapter is not None and self.adapter.has_rank,
+            between=(self.between or study_between) if trains else None,
+            chooses_between=self.between is not None,
+            scored=self.scored if trains else "base",
+        )
 
     @property
     def training_key(self) -> tuple:
@@ -341,3 +362,8 @@ class Method:
     compose: Callable[[Any], Recipe]  #: resolved settings -> recipe
     settings: type[NoSettings] = MethodSettings
     alone: str = ""  #: what is left of it on a stream of one task, where that is not worth its name
+
+    @property
+    def control(self) -> bool:
+        """Whether it is there to compare with, not as a remedy."""
+        return self.source.startswith("control")

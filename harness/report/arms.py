@@ -11,13 +11,9 @@ import numpy as np
 from harness.analysis.statistics import Estimate, interquartile_mean
 from harness.report.estimates import certain, estimate
 from harness.report.evidence import Trial
-from harness.store.records import TrialRecord, TrialSpec
+from harness.store.records import Facts, TrialRecord
 
 REFERENCE = "lora"
-#: Arms whose adapter has no rank, and none at all.
-NO_RANK, NO_ADAPTER = frozenset({"full_finetune", "frozen"}), frozenset({"frozen"})
-#: Arms that decide by themselves what happens between tasks.
-OWN_REGIME = frozenset({"single_task", "multitask", "o_lora", "lora_ewc"})
 #: Arms with fewer seeds than this are provisional and not ranked.
 LEAST_SEEDS = 3
 #: From so many tasks and seeds up there is an interquartile mean.
@@ -46,6 +42,19 @@ class Arm:
     def records(self) -> list[TrialRecord]:
         """Of every trial that has one, finished ones first."""
         return [*(trial.record for trial in self.trials), *self.unfinished]
+
+    @property
+    def facts(self) -> Facts | None:
+        """What kind of arm it is; None before it has a record."""
+        return self.records[0].facts if self.records else None
+
+    @property
+    def trains(self) -> bool:
+        return self.facts is None or self.facts.trains
+
+    @property
+    def sequential(self) -> bool:
+        return self.facts is None or self.facts.sequential
 
     @property
     def missing(self) -> int:
@@ -93,25 +102,26 @@ class Arm:
         return interquartile_mean(np.concatenate([certain(trial.matrix)[-1] for trial in self.trials]).tolist())
 
 
-def adapter_of(spec: TrialSpec) -> dict[str, Any]:
+def adapter_of(record: TrialRecord) -> dict[str, Any]:
     """Rank, alpha and targets of a trial's adapter, and what was asked of it between tasks; without what it has not."""
-    if spec.method in NO_ADAPTER:
+    facts, training = record.facts, record.spec.training
+    if not facts.trains:
         return {}
-    found = {"targets": " ".join(spec.training.get("adapter", {}).get("targets", ())) or None}
-    if spec.method not in NO_RANK:
-        found |= {key: spec.training.get("adapter", {}).get(key) for key in ("rank", "alpha")}
-    if spec.method not in OWN_REGIME:
-        found["between_tasks"] = spec.training.get("between_tasks")
+    found = {"targets": " ".join(training.get("adapter", {}).get("targets", ())) or None}
+    if facts.has_rank:
+        found |= {key: training.get("adapter", {}).get(key) for key in ("rank", "alpha")}
+    if not facts.chooses_between:
+        found["between_tasks"] = training.get("between_tasks")
     return {key: found[key] for key in ADAPTER if found.get(key) is not None}
 
 
 def adapters_differ(arms: Sequence[Arm]) -> bool:
     """Whether rank, alpha, targets or regime is not the same in all arms that have such a thing."""
-    found = [adapter_of(arm.records[0].spec) for arm in arms if arm.records]
+    found = [adapter_of(arm.records[0]) for arm in arms if arm.records]
     return any(len({adapter.get(key) for adapter in found} - {None}) > 1 for key in ADAPTER)
 
 
 def same_matrices(one: Arm, other: Arm) -> bool:
     """Whether intruders of both were counted in the same matrices; an arm that adapts none has none anywhere."""
-    specs = (arm.records[0].spec for arm in (one, other) if arm.records)
-    return len({adapter_of(spec).get("targets") for spec in specs} - {None}) < 2
+    records = (arm.records[0] for arm in (one, other) if arm.records)
+    return len({adapter_of(record).get("targets") for record in records} - {None}) < 2

@@ -16,8 +16,6 @@ from harness.analysis import continual, efficiency
 from harness.report.estimates import certain
 from harness.store.records import TrialRecord
 
-#: Arms that do not go through the stream task by task: only their final scores mean something.
-NOT_SEQUENTIAL = frozenset({"multitask", "single_task"})
 CONTINUAL = {
     "average_accuracy_over_time": continual.average_accuracy_over_time,
     "backward_transfer": continual.backward_transfer,
@@ -80,7 +78,7 @@ def trial_metrics(record: TrialRecord, gains: dict[str, list[float]], budgets: d
     if matrix is not None:
         metrics["average_accuracy"] = continual.average_accuracy(matrix)
         metrics["average_accuracy_stderr"] = _error_of_mean([record.tasks[task].stderr[-1] for task in spec.stream])
-        if spec.method not in NOT_SEQUENTIAL:
+        if record.facts.sequential:
             metrics |= {name: function(matrix) for name, function in CONTINUAL.items()}
             metrics |= curve_metrics(record, gains, budgets)
     probes = record.probes

@@ -203,7 +203,7 @@ def _state(row: Row) -> dict[str, Any]:
         "orders": len({trial.record.spec.order for trial in row.arm.trials}),
         "items_per_task": items_per_task(row.arm),
         "shared_by": max((record.costs.shared_by for record in records), default=None),
-        **(adapter_of(records[0].spec) if records else {}),
+        **(adapter_of(records[0]) if records else {}),
     }
 
 

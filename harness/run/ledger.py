@@ -150,6 +150,7 @@ class Ledger(BaseModel):
             study=job.study.name,
             status=status,
             spec=spec,
+            facts=trial.facts,
             stack=stack(job.study, torch.device(job.device)),
             tasks={name: self._column(notes, name, base.scores[name]) for name in spec.stream},
             probes={name: self._column(notes, name, base.scores[name]) for name in spec.probes},

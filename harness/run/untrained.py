@@ -42,6 +42,7 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
         study=study.name,
         status="ok",
         spec=spec,
+        facts=trial.facts,
         stack=stack(study, torch.device(job.device)),
         tasks={name: _column(base.scores[name], [True] * (stages + 1)) for name in spec.stream},
         probes={name: _column(base.scores[name], probed) for name in spec.probes},

@@ -123,6 +123,7 @@ def failed(job: Job, status: Status, phase: str, message: str, trace: str) -> Ou
                 study=job.study.name,
                 status=status,
                 spec=trial.spec,
+                facts=trial.facts,
                 stack=stack(job.study, torch.device(job.device)),
                 host={**host(), **job.extras, "pack": job.name},
                 failure=Failure(phase=phase, message=message, traceback=trace),

@@ -31,10 +31,33 @@ def _timeouts(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "schema_version": 3}
 
 
+def _facts(record: dict[str, Any]) -> dict[str, Any]:
+    """3 -> 4: what kind of arm it is; before, only the names of the project's methods told."""
+    spec = record["spec"]
+    method = spec["method"]
+    trains = method != "frozen"
+    chosen = _CHOSEN_BETWEEN.get(method)
+    facts = {
+        "trains": trains,
+        "sequential": method not in ("multitask", "single_task"),
+        "control": method in _CONTROLS,
+        "has_rank": method not in ("full_finetune", "frozen"),
+        "between": (chosen or spec["training"].get("between_tasks", "continue")) if trains else None,
+        "chooses_between": chosen is not None,
+        "scored": "average" if method in _AVERAGED else "student" if trains else "base",
+    }
+    return {**record, "facts": facts, "schema_version": 4}
+
+
 def _of_bits(bits: str | None, items: int) -> float | None:
     """lm-eval's ``mean_stderr`` of zeros and ones."""
     return float(unpack_bits(bits, items).std(ddof=1) / items**0.5) if bits is not None and items > 1 else None
 
 
 _GROUPS = ("tasks", "probes")
-_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _standard_errors, 2: _timeouts}
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _standard_errors, 2: _timeouts, 3: _facts}
+
+# The methods there were when records had no facts.
+_CONTROLS = ("frozen", "full_finetune", "lora_small_a", "multitask", "single_task")
+_CHOSEN_BETWEEN = {"lora_ewc": "continue", "multitask": "continue", "o_lora": "reinit", "single_task": "fresh"}
+_AVERAGED = ("combined", "combined_on_policy", "lora_ema", "lora_ema_product")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.store.fingerprint import digest
 
-SCHEMA_VERSION = 3  # with every change of a field; harness/store/migrations.py reads the older ones
+SCHEMA_VERSION = 4  # with every change of a field; harness/store/migrations.py reads the older ones
 
 Score = Annotated[float, Field(allow_inf_nan=False)]
 Status = Literal["ok", "diverged", "oom", "error", "timeout"]
@@ -24,12 +24,26 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 #: A record with one of these is an answer, and is written once; anything else is tried again by the next run.
 FINAL = ("ok", "diverged")
 Scalar = str | int | float | bool | None
+#: What happens between tasks: one adapter goes on; what is scored is frozen under a fresh one; a fresh one alone.
+Between = Literal["continue", "reinit", "fresh"]
 
 
 class Frozen(BaseModel):
     """A typed, immutable value that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Facts(Frozen):
+    """What kind of arm a trial is of, as its recipe knows it.  Reports ask this, never a method's name."""
+
+    trains: bool  #: false for the base model as it is
+    sequential: bool  #: it meets the tasks one after the other: what lies between two scores is one task's doing
+    control: bool  #: it is there to compare with (a bound, a reference), not as a remedy
+    has_rank: bool  #: its adapter has a rank and an alpha
+    between: Between | None  #: what happens between its tasks; null where nothing trains
+    chooses_between: bool  #: its method decides that; else the study does
+    scored: Literal["base", "student", "average"]  #: whose weights count as its result
 
 
 class TrialSpec(Frozen):
@@ -141,11 +155,12 @@ class Failure(Frozen):
 class TrialRecord(Frozen):
     """One trial: one method with one setting, through one stream, with one seed."""
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[4] = SCHEMA_VERSION
     fingerprint: str
     study: str
     status: Status
     spec: TrialSpec
+    facts: Facts
     stack: dict[str, Scalar]  #: versions, device kind, dtype, threads, scoring batch; ``digest`` is over the rest
     tasks: dict[str, TaskScores] = {}  #: the stream's tasks: the full (T+1) x T matrix, by column
     probes: dict[str, TaskScores] = {}
@@ -205,7 +220,7 @@ class BaseScore(Frozen):
 class BaseRecord(Frozen):
     """The base model on every task and probe of a study: row 0 of every trial's matrix, scored once."""
 
-    schema_version: Literal[2, 3] = SCHEMA_VERSION  #: 3 has changed nothing here
+    schema_version: Literal[2, 3, 4] = SCHEMA_VERSION  #: 3 and 4 have changed nothing here
     key: str  #: digest of everything the scores depend on, stack included
     scores: dict[str, BaseScore]
     train_tokens: dict[str, float]  #: mean tokens of a training example, by task; for forecasts

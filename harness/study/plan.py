@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness.errors import InputError, unknown_name
 from harness.store.fingerprint import digest
-from harness.store.records import TrialSpec
+from harness.store.records import Facts, TrialSpec
 from harness.study.config import AdapterSettings, Study, first_problem
 from harness.study.limits import check_size, shown, twice
 from harness.study.memory import factor_copies
@@ -30,6 +30,9 @@ class MethodLike(Protocol):
     name: str
     settings: type[BaseModel]
     alone: str
+
+    @property
+    def control(self) -> bool: ...
 
     def compose(self, settings: Any) -> Any: ...
 
@@ -52,6 +55,7 @@ class Arm:
     setting: str
     settings: Any
     recipe: Any
+    facts: Facts
     own: Own
 
     @property
@@ -66,6 +70,7 @@ class PlannedTrial:
     spec: TrialSpec
     fingerprint: str
     recipe: Any = field(compare=False)
+    facts: Facts
 
     @property
     def learning_rate(self) -> float:
@@ -236,7 +241,8 @@ def _arm(study: Study, method: MethodLike, setting: str, point: Mapping[str, Any
     values, instead = taken_apart(point)
     settings, recipe = composed(method, checked(method, values, place, OWN), study.steps_per_task, place)
     own = own_training(instead, study, method.name, recipe, place)
-    return Arm(method.name, setting, settings, recipe.under(own.between_tasks), own)
+    facts = recipe.facts(control=method.control, study_between=own.between_tasks)
+    return Arm(method.name, setting, settings, recipe.under(own.between_tasks), facts, own)
 
 
 def composed(method: MethodLike, settings: Any, steps: int, place: str) -> tuple[Any, Any]:
@@ -320,7 +326,7 @@ def _trial(study: Study, arm: Arm, order: str, stream: Sequence[str], seed: int,
         tuned=arm.name in inputs.tuned,
         settings_tried=inputs.tuned.get(arm.name, 1),
     )
-    return PlannedTrial(spec, spec.fingerprint, arm.recipe)
+    return PlannedTrial(spec, spec.fingerprint, arm.recipe, arm.facts)
 
 
 def _row(study: Study, trials: list[PlannedTrial]) -> Row:

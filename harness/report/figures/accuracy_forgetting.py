@@ -40,7 +40,7 @@ def accuracy_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, 
             points[arm.name] = (arm, across, up)
     if not points:
         return empty("Accuracy against forgetting needs two tasks."), columns, []
-    front = pareto_front({n: (x.mean, y.mean) for n, (arm, x, y) in points.items() if arm.complete and n != "frozen"})
+    front = pareto_front({n: (x.mean, y.mean) for n, (arm, x, y) in points.items() if arm.complete and arm.trains})
     rows: Rows = []
     for name, (arm, x, y) in points.items():
         rows.append(

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from harness.analysis.continual import forgetting_over_stream
 from harness.report.estimates import certain, estimate
-from harness.report.evidence import NOT_SEQUENTIAL
 from harness.report.figures.over_stream import Series, lines_over_stream, task_ticks
 from harness.report.figures.parts import POINT, Rows, drawn_arms, empty, limits, point_row, spans, values_of
 from harness.report.figures.style import INK, Look, legend, new_figure
@@ -20,7 +19,7 @@ def forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[
     series: Series = {}
     rows: Rows = []
     for arm in drawn_arms(study, styles):
-        if arm.method in NOT_SEQUENTIAL or any(trial.matrix is None for trial in arm.trials):
+        if not arm.sequential or any(trial.matrix is None for trial in arm.trials):
             continue
         traces = {trial.key: forgetting_over_stream(certain(trial.matrix)) for trial in arm.trials}
         for t in range(2, min(map(len, traces.values())) + 1):

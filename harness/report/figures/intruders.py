@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from harness.analysis.statistics import Estimate
 from harness.report.arms import Arm
 from harness.report.estimates import estimate
-from harness.report.evidence import NOT_SEQUENTIAL, Trial
+from harness.report.evidence import Trial
 from harness.report.figures.over_stream import Series, lines_over_stream, task_ticks
 from harness.report.figures.parts import (
     POINT,
@@ -64,7 +64,7 @@ def _measured(arm: Arm, metric: str) -> list[tuple[int, Estimate]]:
     """What an arm has of it, after each task after which it was taken of all trials."""
     last = max(len(trial.record.intruders) for trial in arm.trials)
     found = []
-    for t in range(max(1, last) if arm.method in NOT_SEQUENTIAL else 1, last + 1):
+    for t in range(1 if arm.sequential else max(1, last), last + 1):
         values = {trial.key: _taken(trial, t, metric) for trial in arm.trials}
         taken = {key: value for key, value in values.items() if value is not None}
         if len(taken) == len(values):

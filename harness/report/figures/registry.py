@@ -50,7 +50,7 @@ def drawn_looks(study: Study, board: Sequence[Row]) -> dict[str, Look]:
     reader looks for, wherever they come out.  After them comes the best arm of every other method, then the rest.
     """
     arms = [row.arm for row in board if row.arm.trials]
-    best = {arm.method: arm.name for arm in reversed(arms) if arm.method != "frozen"}
+    best = {arm.method: arm.name for arm in reversed(arms) if arm.trains}
 
     def place(arm: Arm) -> int:
         first = best.get(arm.method) == arm.name

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from harness.analysis.statistics import Estimate
 from harness.report.arms import Arm
 from harness.report.estimates import estimate
-from harness.report.evidence import NOT_SEQUENTIAL
 from harness.report.figures.parts import Rows, drawable, drawn_arms, empty, limits, point_row, spans
 from harness.report.figures.style import INK, PAPER, Look, legend, new_figure
 from harness.report.study import Study
@@ -52,7 +51,7 @@ def sample_efficiency(study: Study, styles: dict[str, Look]) -> tuple[Figure, Se
 
 def _curve(arm: Arm) -> list[tuple[float, float, Estimate]]:
     """(examples, mean tokens, score) at the grid points every curve of the arm has; tasks averaged within a trial."""
-    if arm.method in NOT_SEQUENTIAL:
+    if not arm.sequential:
         return []
     curves = {trial.key: trial.record.curves for trial in arm.trials}
     if not all(curves.values()):

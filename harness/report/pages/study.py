@@ -75,7 +75,7 @@ def _colors(study: Study, board: Sequence[Row]) -> dict[str, str]:
 def _bars(board: Sequence[Row], reference: Arm | None) -> list[dict[str, Any] | None]:
     """Point and interval of the outcome on one axis for all arms, in per cent of it, marked at plain LoRA's mean."""
     outcomes = [row.arm.estimate(PRIMARY) for row in board]
-    trained = [v for row, v in zip(board, outcomes, strict=True) if v and row.arm.method != "frozen"]
+    trained = [v for row, v in zip(board, outcomes, strict=True) if v and row.arm.trains]
     ends = [x for v in trained or outcomes if v for x in (v.mean, v.low, v.high) if x is not None]
     if not ends:
         return [None] * len(outcomes)

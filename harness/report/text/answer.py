@@ -89,7 +89,7 @@ def _clear(rows: Sequence[Row], metric: str) -> list[tuple[Row, Paired]]:
 
 def _others(study: Study, board: Sequence[Row]) -> str:
     # A model that is never trained forgets nothing and has no intruders: that is no merit.
-    trained = [row for row in board if row.arm.method != "frozen"]
+    trained = [row for row in board if row.arm.trains]
     lowest = _lowest_forgetting(trained)
     if study.reference is None:
         return f"Without plain LoRA nothing is tested of forgetting, learning speed and intruder dimensions{lowest}."

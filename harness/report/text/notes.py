@@ -47,7 +47,7 @@ def notes(study: Study, board: Sequence[Row]) -> list[str]:
         )
         if names
     ]
-    adapters = [adapter_of(arm.records[0].spec) for arm in study.arms if arm.records]
+    adapters = [adapter_of(arm.records[0]) for arm in study.arms if arm.records]
     if varying:
         where = " The table of hyper-parameters has the adapter of each arm." if adapters_differ(study.arms) else ""
         found.append(f"Not all trials share the same settings: {'; '.join(varying)} vary.{where}")
@@ -105,7 +105,7 @@ def _standing(study: Study, board: Sequence[Row]) -> list[str]:
         )
     specs = {arm.name: [record.spec for record in arm.records] for arm in study.arms}
     untuned = [name for name, own in specs.items() if own and not all(spec.tuned for spec in own)]
-    trained = [name for name, own in specs.items() if own and own[0].method != "frozen"]
+    trained = [arm.name for arm in study.arms if arm.records and arm.trains]
     if trained and set(trained) <= set(untuned):
         found.append("No arm was tuned: each ran with one fixed setting, and another setting may change the order.")
     elif left := [name for name in trained if name in untuned]:

@@ -209,7 +209,7 @@ def parameters(study: Study) -> Table:
     """Hyper-parameters of every arm, as its first record has them; with its adapter where that is not everyone's."""
     specs = {arm.name: arm.records[0].spec for arm in study.arms if arm.records}
     tried = {arm.name: arm.settings_tried for arm in study.arms}
-    adapters = {arm: adapter_of(spec) for arm, spec in specs.items()}
+    adapters = {arm.name: adapter_of(arm.records[0]) for arm in study.arms if arm.records}
     own = {key if key == "between_tasks" else f"adapter.{key}": key for key in ADAPTER}
     if not adapters_differ(study.arms):
         own = {}

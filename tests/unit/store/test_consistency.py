@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from synthetic import facts
 
 from harness.store.consistency import misfit
 from harness.store.records import Curve, Intruders, TaskScores, TrialRecord, TrialSpec, pack_bits
@@ -41,7 +42,8 @@ def record(seed: int = 0, **changes) -> TrialRecord:
     kinds = {"q_proj": Intruders(count=1, **part), "v_proj": Intruders(count=2, **part)}
     found = Intruders(count=3, **part, by_epsilon={"0.5": 3}, by_type=kinds)
     values = {
-        "fingerprint": spec.fingerprint, "study": "s", "status": "ok", "spec": spec, "stack": {"digest": "x"},
+        "fingerprint": spec.fingerprint, "study": "s", "status": "ok", "spec": spec,
+        "facts": facts("lora"), "stack": {"digest": "x"},
         "tasks": {"a": column(1, 7, 5), "b": column(2, 3, 9)}, "probes": {"p": column(4, 4, 3)}, "curves": curves,
         "intruders": (None, found),
     }  # fmt: skip

@@ -19,6 +19,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from synthetic import facts
 
 from harness.errors import InputError, LorabenchError
 from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
@@ -159,7 +160,8 @@ def scores(*values, **changes) -> TaskScores:
 
 def record(seed: int = 0, **changes) -> TrialRecord:
     seen = changes.get("spec", spec(seed=seed))
-    values = {"fingerprint": seen.fingerprint, "study": "s", "status": "ok", "spec": seen, "stack": {"digest": "x"},
+    values = {"fingerprint": seen.fingerprint, "study": "s", "status": "ok", "spec": seen, "facts": facts(seen.method),
+              "stack": {"digest": "x"},
               "tasks": {"a": scores(0.1, 0.5, 0.4), "b": scores(0.2, 0.3, 0.9)},
               "probes": {"p": scores(0.3, None, 0.3)}}  # fmt: skip
     return TrialRecord(**(values | changes))

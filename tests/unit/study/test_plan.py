@@ -233,8 +233,8 @@ def test_the_fingerprint_is_the_same_from_the_plan_and_from_the_record():
             metric="acc", higher_is_better=True, items=2, chance=0.5, score=(0.5, 0.5, 1.0), stderr=(0.5, 0.5, 0.0)
         )
         record = TrialRecord(
-            fingerprint=trial.fingerprint, study="s", status="ok", spec=trial.spec, stack={}, costs=Costs(),
-            tasks=dict.fromkeys(trial.spec.stream, scores),
+            fingerprint=trial.fingerprint, study="s", status="ok", spec=trial.spec, facts=trial.facts, stack={},
+            costs=Costs(), tasks=dict.fromkeys(trial.spec.stream, scores),
         )  # fmt: skip
         text = json.dumps(record.model_dump(mode="json"), allow_nan=False)
         again = TrialRecord.model_validate(json.loads(text))
@@ -410,3 +410,30 @@ def test_a_seed_is_the_same_in_every_process():
             check=True,
         )
         assert int(found.stdout) == derive(0, "order", 1, "init") == 2660000163312568587
+
+
+def test_a_record_carries_what_kind_of_arm_it_is():
+    names = ("lora", "lora_ema", "frozen", "multitask", "single_task", "full_finetune", "o_lora")
+    plan = build_plan(study({name: {} for name in names}), methods(), inputs(), 8, "s.yaml")
+    facts = {trial.spec.method: trial.facts for trial in plan.trials}
+    assert {name for name, fact in facts.items() if not fact.trains} == {"frozen"}
+    assert {name for name, fact in facts.items() if not fact.sequential} == {"multitask", "single_task"}
+    assert {name for name, fact in facts.items() if not fact.has_rank} == {"frozen", "full_finetune"}
+    assert {name for name, fact in facts.items() if not fact.control} == {"lora", "lora_ema", "o_lora"}
+    assert {name: fact.between for name, fact in facts.items()} == {
+        "frozen": None, "lora": "continue", "lora_ema": "continue", "multitask": "continue", "single_task": "fresh",
+        "full_finetune": "continue", "o_lora": "reinit",
+    }  # fmt: skip
+    assert facts["lora_ema"].scored == "average"
+    assert facts["frozen"].scored == "base"
+
+
+@pytest.mark.parametrize("name", list(methods()))
+def test_migrated_facts_of_every_method_are_those_of_its_recipe(name):
+    """Records without facts knew arms by the names of the project's methods."""
+    from harness.store.migrations import migrate
+
+    plan = build_plan(study({name: {}}), methods(), inputs(), 8, "s.yaml")
+    trial = plan.trials[0]
+    old = {"schema_version": 3, "spec": trial.spec.model_dump(mode="json")}
+    assert migrate(old)["facts"] == trial.facts.model_dump(mode="json")

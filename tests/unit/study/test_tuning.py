@@ -208,7 +208,8 @@ def record(trial, final: list[float] | None, learnt: float = 0.5) -> TrialRecord
     }  # fmt: skip
     return TrialRecord(
         fingerprint=trial.fingerprint, study="s-tuning", status="ok" if final else "diverged", spec=trial.spec,
-        stack={}, tasks=tasks, failure=None if final else Failure(phase="train", message="not finite"),
+        facts=trial.facts, stack={}, tasks=tasks,
+        failure=None if final else Failure(phase="train", message="not finite"),
     )  # fmt: skip
 
 
