@@ -66,6 +66,14 @@ def living(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
+def words(process: psutil.Process) -> str:
+    """Name and command line of a process; empty where it has ended meanwhile."""
+    try:
+        return " ".join([process.name(), *process.cmdline()])
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def wait_until(true, seconds: float = WAIT, said=lambda: "") -> None:
     end = time.monotonic() + seconds
     while not true():

@@ -71,12 +71,12 @@ class Runs:
         for job, pid in sorted(self.at_work().items()) if target == "worker" else ():
             if job not in self.hit:
                 return next((process for process in below if process.pid == pid), None), job
-        return next((process for process in below if process.name() == target), None), ""
+        return next((process for process in below if rays.words(process).startswith(f"{target} ")), None), ""
 
     def sweep(self) -> None:
         """Ray's agents outlive a killed driver by a minute, and nothing else does."""
         left = rays.living(list(self.seen))
-        agents = [process for process in left if "agent" in " ".join(process.cmdline()).lower()]
+        agents = [process for process in left if "agent" in rays.words(process).lower()]
         others = [process for process in left if process not in agents]
         rays.wait_until(lambda: not rays.living(others), 30, lambda: str(rays.living(others)))
         rays.kill_all(agents)
@@ -119,7 +119,8 @@ def kill(runs: Runs, target: str) -> str:
     if victim is None or not rays.living([victim]):
         assert command.status in (None, 0), command.said
         return ""
-    victim.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        victim.kill()
     if target == "worker":
         runs.hit.add(job)
         return part
