@@ -1,4 +1,4 @@
-"""How a pack trains: K trials through their streams, side by side, from fresh adapters to finished records.
+"""How a pack trains: K rows through their streams, side by side, from fresh adapters to finished records.
 
     for each task of the stream:
         train on its examples, with a score of that task at every inner point of the curve
@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 
 from harness.engine.adapters.files import adapter_path, save_adapters
-from harness.engine.adapters.layout import DenseLayout, Layout
 from harness.engine.batches import Example, draw, make_batch
 from harness.engine.environment import peak_memory_gib, reset_peak_memory, synchronize
 from harness.engine.optimizer import AdamWSettings
@@ -31,6 +29,7 @@ from harness.engine.schedule import make_schedule
 from harness.engine.spectra import Spectra
 from harness.engine.step import take_step
 from harness.errors import FolderError, LorabenchError
+from harness.run.groups import grouped
 from harness.run.job import Job, Report, set_up
 from harness.run.ledger import Ledger
 from harness.scoring.bench import Bench
@@ -41,6 +40,10 @@ from harness.store.results import read_base, unless_finished, write_trial
 from harness.study import forecast
 from harness.study.plan import Pack, PlannedTrial, Row
 from harness.study.seeds import derive
+
+#: Of what a checkpoint holds, which is :meth:`Rows.state` and the ledger: a file of another version is left alone, and
+#: its pack starts anew.  Raise it with every change of either.
+CHECKPOINT_VERSION = 2
 
 
 class BaseChangedError(LorabenchError):
@@ -61,9 +64,7 @@ def run_pack(job: Job, report: Report) -> None:
             remedy="run the study again: it scores the base first",
         )
     report(0, "loading the model and the tasks")
-    run = PackRun(job, job.pack, base, report)
-    run.train_all()
-    run.finish()
+    PackRun(job, job.pack, base, report).run()
 
 
 class PackRun:
@@ -82,7 +83,8 @@ class PackRun:
         self._advance(0, "making the adapters")
         self.rows = self._fresh_rows()
         self.ledger = Ledger.fresh(pack, self.study, base)
-        self.owner = [(index, trial) for index, row in enumerate(pack.rows) for trial in row.trials]
+        #: Every trial with the number of its row.
+        self.trials = [(index, trial) for index, row in enumerate(pack.rows) for trial in row.trials]
 
     def _fresh_rows(self) -> Rows:
         training, adapter = self.study.training, self.pack.adapter
@@ -106,26 +108,26 @@ class PackRun:
 
     # -- the stream -----------------------------------------------------------------------------------------------
 
-    def train_all(self) -> None:
+    def run(self) -> None:
         for stage in range(self._resume(), self.stages):
             self._train(stage)
             self._score(stage)
             self._count_intruders(stage)
-            if self.study.keep_adapters == "all":
-                self._save_adapters(stage)
+            self._keep_adapters(stage)
             self._checkpoint(stage)
+        self._finish()
 
     def _train(self, stage: int) -> None:
         """One pass over the examples of each row's task, in steps of all rows, with the curve's inner scores."""
         self._advance(0, self._training(stage))  # what fails in the first step has this as its place
-        order = [self._choose(row, stage) for row in self.pack.rows]
+        examples = [self._chosen(row, stage) for row in self.pack.rows]
         losses: list[torch.Tensor] = []
         with self._clock("train"):
-            self.rows.begin_task(stage, order)
+            self.rows.begin_task(stage, examples)
         for start, stop in itertools.pairwise(self.study.curve):
             with self._clock("train"):
                 for seen in range(start, stop, self.study.training.batch):
-                    losses.append(self._step(stage, order, seen))
+                    losses.append(self._step(stage, examples, seen))
             if stop < self.study.training.examples:
                 self._score_curve(stage, stop)
         with self._clock("train"):
@@ -135,10 +137,10 @@ class PackRun:
     def _training(self, stage: int) -> str:
         return f"task {stage + 1}/{self.stages}: training"
 
-    def _step(self, stage: int, order: Sequence[Sequence[Example]], seen: int) -> torch.Tensor:
+    def _step(self, stage: int, examples: Sequence[Sequence[Example]], seen: int) -> torch.Tensor:
         """The optimizer step of every row on its next examples; ``seen`` have been seen before it."""
         training = self.study.training
-        rows = [examples[seen : seen + training.batch] for examples in order]
+        rows = [each[seen : seen + training.batch] for each in examples]
         # A row draws its own answers from its own seed for the task, whoever it is packed with.
         seeds = [derive(row.data_seeds[stage], "own answers", seen // training.batch) for row in self.pack.rows]
         batch = make_batch(rows, self.bench.lm.eot_token_id, self.device, training.pass_tokens, seeds=seeds)
@@ -151,12 +153,12 @@ class PackRun:
         self._advance(forecast.adapter_weight(self.pack, stage) * units, self._training(stage))
         return losses
 
-    def _choose(self, row: Row, stage: int) -> list[Example]:
+    def _chosen(self, row: Row, stage: int) -> list[Example]:
         """The examples a row trains on at its task number ``stage``."""
         choice = row.trials[0].recipe.examples
-        return choice.choose(stage, lambda task: self._draw(row, task), row.data_seeds)
+        return choice.choose(stage, lambda task: self._drawn(row, task), row.data_seeds)
 
-    def _draw(self, row: Row, stage: int) -> list[Example]:
+    def _drawn(self, row: Row, stage: int) -> list[Example]:
         """The examples of task number ``stage`` that a row's seed draws: a function of nothing else."""
         available = self.bench.training_examples(row.stream[stage], row.trials[0].recipe.loss.demonstration)
         longest = self.study.training.max_length
@@ -170,7 +172,7 @@ class PackRun:
         probes = self.study.probes if forecast.scores_probes(self.study, stage, self.stages) else ()
         for trial, scores in self._ask(lambda trial: (*trial.spec.stream, *probes), stage):
             self.ledger.take_scores(trial.fingerprint, stage, scores)
-        for row, trial in self.owner:
+        for row, trial in self.trials:
             lost = self.rows.lost_energy(row, trial.recipe)
             if lost is not None and self.ledger.alive(trial.fingerprint):
                 self.ledger.take_lost_energy(trial.fingerprint, stage, lost)
@@ -184,33 +186,26 @@ class PackRun:
     ) -> Iterator[tuple[PlannedTrial, dict[str, Score] | None]]:
         """Scores of every live trial; trials with the same questions are asked together."""
         self._note_diverged(stage)
-        for (names, layout), trials, values, scaling in self._alike(lambda trial: tuple(sorted(tasks(trial)))):
-            label, weight = f"task {stage + 1}/{self.stages}: scoring", forecast.adapter_weight(self.pack, stage)
-
-            def advance(tokens: int, label: str = label, weight: float = weight) -> None:
-                self._advance(weight * tokens, label)
-
+        label, weight = f"task {stage + 1}/{self.stages}: scoring", forecast.adapter_weight(self.pack, stage)
+        for group in grouped(self._scored(), lambda trial: tuple(sorted(tasks(trial)))):
             with self._clock("score"):
-                found = self.bench.scorer.score(names, values, scaling, advance, layout)
-            yield from zip(trials, found, strict=True)
+                scores = self.bench.scorer.score(
+                    group.key,
+                    group.values,
+                    group.scaling,
+                    lambda tokens: self._advance(weight * tokens, label),
+                    group.layout,
+                )
+            yield from zip(group.trials, scores, strict=True)
 
-    def _alike(
-        self, key: Callable[[PlannedTrial], Hashable] = lambda trial: None
-    ) -> Iterator[tuple[tuple[Any, Layout | DenseLayout], list[PlannedTrial], torch.Tensor, torch.Tensor]]:
-        """Live trials of equal ((key, layout), trials, what is scored of them [K, P], its scaling [K])."""
-        groups: dict[tuple[Any, Layout | DenseLayout], list[tuple[PlannedTrial, ScoredWeights]]] = {}
-        for row, trial in self.owner:
-            if self.ledger.alive(trial.fingerprint):
-                scored = self.rows.scored(row, trial.recipe)
-                groups.setdefault((key(trial), scored.layout), []).append((trial, scored))
-        for shared, members in groups.items():
-            values = torch.stack([scored.values for _, scored in members])
-            scaling = torch.tensor([scored.scaling for _, scored in members], device=self.device)
-            yield shared, [trial for trial, _ in members], values, scaling
+    def _scored(self) -> list[tuple[PlannedTrial, ScoredWeights]]:
+        """What counts as the result of every live trial so far."""
+        live = [(row, trial) for row, trial in self.trials if self.ledger.alive(trial.fingerprint)]
+        return [(trial, self.rows.scored(row, trial.recipe)) for row, trial in live]
 
     def _note_diverged(self, stage: int) -> None:
         alive = self.rows.alive.tolist()
-        for row, trial in self.owner:
+        for row, trial in self.trials:
             if not alive[row]:
                 self.ledger.diverge(trial.fingerprint, f"training on task {stage + 1} ({trial.spec.stream[stage]})")
 
@@ -219,20 +214,20 @@ class PackRun:
             return
         with self._clock("analysis"):
             label = f"task {stage + 1}/{self.stages}: intruder dimensions"
-            for (_, layout), trials, values, scaling in self._alike():
-                found = self._base_spectra().intruders(layout, values, scaling)
-                for trial, summary in zip(trials, found, strict=True):
+            for group in grouped(self._scored()):
+                summaries = self._base_spectra().intruders(group.layout, group.values, group.scaling)
+                for trial, summary in zip(group.trials, summaries, strict=True):
                     self.ledger.take_intruders(trial.fingerprint, stage, summary)
-            self._advance(forecast.intruder_units(self.pack.adapter) * len(self.owner), label)
+            self._advance(forecast.intruder_units(self.pack.adapter) * len(self.trials), label)
 
     # -- boundaries -----------------------------------------------------------------------------------------------
 
     def _resume(self) -> int:
         """The first stage that is still to do, with the state of the last boundary in place."""
-        found = load_checkpoint(checkpoint_path(self.job.folder, self.pack.name), self._key())
-        if found is None:
+        checkpoint = load_checkpoint(checkpoint_path(self.job.folder, self.pack.name), self._key())
+        if checkpoint is None:
             return 0
-        tensors, data = found
+        tensors, data = checkpoint
         self.rows.load(tensors)
         self.ledger = Ledger.model_validate(data["ledger"])
         self.units = data["units"]
@@ -246,16 +241,16 @@ class PackRun:
         save_checkpoint(path, self._key(), self.rows.state(), data)
 
     def _key(self) -> str:
-        """A checkpoint goes on only where the same pack runs on the same stack."""
-        return f"{self.pack.name} {self.job.base_key}"
+        """A checkpoint goes on only where the same pack runs on the same stack, and both name its tensors alike."""
+        return f"{self.pack.name} {self.job.base_key} {CHECKPOINT_VERSION}"
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Check that the base is untouched, write the missing records, and drop the checkpoint."""
         self._check_base()
         self.ledger.memory(peak_memory_gib(self.device))
-        for row, trial in self.owner:
+        for row, trial in self.trials:
             if trial.fingerprint in self.job.write:
-                write_trial(self.job.folder, self._record(row, trial), partial(self._keep_adapter, row, trial))
+                write_trial(self.job.folder, self._record(row, trial), partial(self._keep_last_adapter, row, trial))
         checkpoint_path(self.job.folder, self.pack.name).unlink(missing_ok=True)
 
     def _check_base(self) -> None:
@@ -272,13 +267,15 @@ class PackRun:
         trained = bank.layout.live(bank.values[row])
         return self.ledger.record(trial, self.job, self.base, trained, scored.layout.live(scored.values))
 
-    def _keep_adapter(self, row: int, trial: PlannedTrial) -> None:
+    def _keep_last_adapter(self, row: int, trial: PlannedTrial) -> None:
         if self.study.keep_adapters == "last":
             self._save_adapter(row, trial, trial.fingerprint)
 
-    def _save_adapters(self, stage: int) -> None:
+    def _keep_adapters(self, stage: int) -> None:
         """The adapters after a task, of trials that are not finished: another's is the one that was scored then."""
-        for row, trial in self.owner:
+        if self.study.keep_adapters != "all":
+            return
+        for row, trial in self.trials:
             if trial.fingerprint in self.job.write:
                 save = partial(self._save_adapter, row, trial, f"{trial.fingerprint}-task{stage + 1}")
                 unless_finished(self.job.folder, trial.fingerprint, save)
