@@ -100,3 +100,20 @@ def test_state_goes_on_bit_for_bit():
         first.step(values, gradient, torch.tensor(RATES), ON)
         second.step(again, gradient, torch.tensor(RATES), ON)
     assert torch.equal(values, again)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.8, 0.95)])
+def test_the_step_count_on_the_device_gives_the_bits_of_python_s(betas):
+    """The corrections of the bias are made of a tensor; a float of Python's makes the same ones."""
+    settings, values, wanted = AdamWSettings(betas), start(), start()
+    packed, rates = PackedAdamW(values, settings), torch.tensor(RATES)[:, None]
+    mean, square = torch.zeros_like(values), torch.zeros_like(values)
+    for count, gradient in enumerate(gradients(120), start=1):
+        norm = packed.step(values, gradient, torch.tensor(RATES), ON)
+        clipped = gradient * (settings.clip / (norm + 1e-6)).clamp(max=1.0)[:, None]
+        mean.lerp_(clipped, 1 - betas[0])
+        square.mul_(betas[1]).addcmul_(clipped, clipped, value=1 - betas[1])
+        below = square.sqrt() / (1 - betas[1] ** count) ** 0.5 + settings.eps
+        wanted -= rates / (1 - betas[0] ** count) * mean / below
+        assert torch.equal(values, wanted)
+    assert packed.step_count.item() == 120

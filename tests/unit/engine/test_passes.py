@@ -1,0 +1,62 @@
+"""Forward and backward of a pass: a function of its tensors, whose gradient is that of its loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import CPU, packed_model, random_examples, relative
+from torch import Tensor
+
+from harness.engine.adapters import AdapterBank, Layout
+from harness.engine.batches import Pass, make_batch
+from harness.engine.losses import cross_entropy, kl_teacher_student
+from harness.engine.passes import forward_backward, hidden_states
+
+SCALING = torch.tensor([2.0, 0.5])
+
+
+def given(student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
+    return cross_entropy(student, target)
+
+
+def taught(student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
+    assert teacher is not None
+    return kl_teacher_student(student, teacher) * (1 + row) + 0.1 * position
+
+
+@pytest.fixture
+def world():
+    """A model, values away from the base, a pass of two rows, and a teacher's states."""
+    model = packed_model()
+    bank = AdapterBank(Layout(model.slots, 3), [0, 1], SCALING.tolist(), CPU)
+    bank.values += 0.05 * torch.randn(bank.values.shape, generator=torch.Generator().manual_seed(0))
+    (batch,) = make_batch([random_examples(4, 0), random_examples(4, 1)], 0, CPU).passes
+    with torch.no_grad():
+        teacher = hidden_states(model, bank.layout, batch.ids, batch.source, None, SCALING)
+    return model, bank, batch, teacher
+
+
+@pytest.mark.parametrize("loss", [given, taught])
+def test_a_pass_has_the_gradient_of_its_loss(world, loss):
+    model, bank, batch, teacher = world
+    losses, gradient = forward_backward(model, bank.layout, loss, batch, bank.values, SCALING, teacher)
+
+    values = bank.values.clone().requires_grad_()
+    with model.adapted(bank.layout, values, SCALING):
+        student = model.logits(model.hidden(batch.ids).flatten(0, 1)[batch.source])
+    each = loss(student, model.logits(teacher), batch.target, batch.row, batch.position) * batch.weight
+    wanted = torch.stack([each[batch.row == row].sum() for row in range(2)])
+    wanted.sum().backward()
+    assert torch.allclose(losses, wanted, rtol=1e-5)
+    assert relative(gradient, values.grad) < 1e-5
+
+
+def test_a_pass_leaves_nothing_behind(world):
+    model, bank, batch, _ = world
+    before = [bank.values.clone(), *(getattr(batch, name).clone() for name in Pass.__dataclass_fields__)]
+    first, second = (forward_backward(model, bank.layout, given, batch, bank.values, SCALING) for _ in range(2))
+    after = [bank.values, *(getattr(batch, name) for name in Pass.__dataclass_fields__)]
+    assert all(map(torch.equal, first, second))
+    assert all(map(torch.equal, before, after))
+    assert bank.values.grad is None
+    assert not bank.values.requires_grad
