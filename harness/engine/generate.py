@@ -68,8 +68,8 @@ class Penalised:
         trials = len(self.prompts)
         if self.seen is None:
             seen = np.zeros((trials, len(self.prompts[0]), logits.shape[-1]), dtype=bool)
-            for k, own in enumerate(self.prompts):
-                for i, prompt in enumerate(own):
+            for k, prompts in enumerate(self.prompts):
+                for i, prompt in enumerate(prompts):
                     seen[k, i, list(prompt)] = True
             self.seen = torch.from_numpy(seen).to(logits.device)
         logits = logits.float()
@@ -115,7 +115,7 @@ def generate(
     """
     trials = len(prompts)
     state = _prefill(model, prompts, progress)
-    out: list[list[list[int]]] = [[[] for _ in own] for own in prompts]
+    out: list[list[list[int]]] = [[[] for _ in each] for each in prompts]
     open_rows = {(k, i) for k in range(trials) for i in state.places}
     finite = torch.ones(trials, dtype=torch.bool, device=model.device)
     for turn in range(max_tokens):
@@ -143,20 +143,20 @@ def generate(
 
 def _prefill(model: PackedModel, prompts: Sequence[Sequence[Sequence[int]]], progress: Progress) -> _State:
     """The prompts padded on the left behind the prefix that all of a trial share, which is in the cache already."""
-    trials, size, flat = len(prompts), len(prompts[0]), [prompt for own in prompts for prompt in own]
+    trials, size, flat = len(prompts), len(prompts[0]), [prompt for each in prompts for prompt in each]
     # a window counts columns, padding included
     shared = min(map(_shared, prompts)) if model.shares and model.window is None else 0
     cache, device = DynamicCache(config=model.module.config), model.device
     if shared:
-        prefix = torch.tensor([list(own[0][:shared]) for own in prompts], device=device)
+        prefix = torch.tensor([list(each[0][:shared]) for each in prompts], device=device)
         model.decode(prefix, torch.ones_like(prefix), torch.arange(shared, device=device).expand_as(prefix), cache)
         cache.batch_repeat_interleave(size)
         progress(prefix.numel())
     length = max(map(len, flat)) - shared
     ids, seen = np.zeros((2, len(flat), length), dtype=np.int64)
     for i, prompt in enumerate(flat):
-        own = prompt[shared:]
-        ids[i, length - len(own) :], seen[i, length - len(own) :] = own, 1
+        rest = prompt[shared:]
+        ids[i, length - len(rest) :], seen[i, length - len(rest) :] = rest, 1
     mask = torch.from_numpy(np.pad(seen, ((0, 0), (shared, 0)), constant_values=1)).to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
     assert len(flat) == trials * size, "every trial has the same number of prompts"

@@ -45,8 +45,8 @@ def own_answers(model: PackedModel, batch: Batch, sampling: Sampling) -> Rollout
     answers = _answers(model, prompts, limits, batch, sampling)
     rows = [
         [
-            Example(np.concatenate([prompt, said]), len(prompt), None if own.shown is None else own.shown[-room:])
-            for own, prompt, said in zip(*trial, strict=True)
+            Example(np.concatenate([prompt, said]), len(prompt), None if given.shown is None else given.shown[-room:])
+            for given, prompt, said in zip(*trial, strict=True)
         ]
         for trial in zip(batch.rows, prompts, answers, strict=True)
     ]
@@ -71,15 +71,15 @@ def _answers(
 ) -> list[list[list[int]]]:
     """``answers[k][i]`` to ``prompts[k][i]``, drawn in groups of rows that fit the step's budget."""
     trials, size, longest = len(prompts), len(prompts[0]), max(map(max, limits))
-    order = [sorted(range(size), key=lambda i, own=own: -len(own[i])) for own in prompts]
+    order = [sorted(range(size), key=lambda i, each=each: -len(each[i])) for each in prompts]
     widths = [trials * max(len(prompts[k][order[k][i]]) + longest for k in range(trials)) for i in range(size)]
     overhead = (longest + 1) * PASS_OVERHEAD.get(model.device.type, PASS_OVERHEAD["cpu"])
     uniform = None
     if sampling.temperature > 0:
         drawn = [np.random.default_rng(seed).random((size, sampling.max_tokens)) for seed in batch.seeds]
-        uniform = torch.from_numpy(np.stack([own[rows] for own, rows in zip(drawn, order, strict=True)]))
+        uniform = torch.from_numpy(np.stack([each[rows] for each, rows in zip(drawn, order, strict=True)]))
         uniform = uniform.to(model.device, non_blocking=True)
-    answers: list[list[list[int]]] = [[[] for _ in own] for own in prompts]
+    answers: list[list[list[int]]] = [[[] for _ in each] for each in prompts]
     for start, stop in itertools.pairwise(cheapest_cuts(widths, batch.budget, overhead)):
         places = [rows[start:stop] for rows in order]
 

@@ -55,7 +55,8 @@ class Spectra:
         self._spectra = _read(path, digest, model, self._groups, say)
         if self._spectra is None:
             say(f"decomposing the base's {len(self.slots)} matrices, once a model: {_effort(model)}")
-            self._spectra = [spectrum(torch.stack([self._weights[i] for i in own])) for own in self._groups.values()]
+            stacks = (torch.stack([self._weights[i] for i in group]) for group in self._groups.values())
+            self._spectra = [spectrum(stack) for stack in stacks]
             _write(path, digest, self._groups, self._spectra)
             # As the next pack reads them: other strides and alignment change the last bits of what is made of them.
             self._spectra = _read(path, digest, model, self._groups, say) or self._spectra
@@ -74,7 +75,7 @@ class Spectra:
         """
         used = None
         if modules is not None:
-            used = np.array([[slot.module in own for own in modules] for slot in self.slots])
+            used = np.array([[slot.module in adapted for adapted in modules] for slot in self.slots])
         labels = [(slot.projection, slot.layer) for slot in self.slots]
         return summaries(self.measure(layout, values, scaling), labels, used)
 
@@ -85,14 +86,14 @@ class Spectra:
         """
         changes = layout.changes(values.detach().double(), scaling.double(), torch.float64)
         parts = []
-        for own, base in zip(self._groups.values(), self._spectra, strict=True):
-            factors = [changes[i].low_rank for i in own]
+        for group, base in zip(self._groups.values(), self._spectra, strict=True):
+            factors = [changes[i].low_rank for i in group]
             if None not in factors:
                 a, b = (torch.stack(part) for part in zip(*factors, strict=True))
                 parts.append(analyse(base, a, b))
                 continue
-            parts += _dense(base, [self._weights[i] for i in own], [changes[i] for i in own])
-        order = np.argsort([i for own in self._groups.values() for i in own])
+            parts += _dense(base, [self._weights[i] for i in group], [changes[i] for i in group])
+        order = np.argsort([i for group in self._groups.values() for i in group])
         return Measured.join(parts)[order]
 
     @property
@@ -102,8 +103,8 @@ class Spectra:
 
     def of(self, slot: Slot) -> Spectrum:
         """The spectrum of one slot, as a stack of one."""
-        for own, base in zip(self._groups.values(), self._spectra, strict=True):
-            for place, i in enumerate(own):
+        for group, base in zip(self._groups.values(), self._spectra, strict=True):
+            for place, i in enumerate(group):
                 if self.slots[i] == slot:
                     return base[place : place + 1]
         raise KeyError(slot.module)
@@ -132,10 +133,10 @@ def _effort(model: Matrices) -> str:
 
 def _groups(slots: Sequence[Slot]) -> dict[tuple[int, int], list[int]]:
     """Shape -> the places of its slots."""
-    found: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {}
     for i, slot in enumerate(slots):
-        found.setdefault((slot.out_features, slot.in_features), []).append(i)
-    return found
+        groups.setdefault((slot.out_features, slot.in_features), []).append(i)
+    return groups
 
 
 def _weights_digest(model: Matrices) -> str:

@@ -71,10 +71,10 @@ def adapter_path(folder: Path, name: str) -> Path:
 
 def find_adapter(folder: Path, trial: str) -> tuple[Path, int]:
     """(file, place in its stacks) of a trial's adapter; of the last task where several were kept."""
-    own = [*(folder / "adapters").glob(f"{trial}-task*.safetensors"), *folder.glob(f"adapters/{trial}.safetensors")]
+    by_name = [*(folder / "adapters").glob(f"{trial}-task*.safetensors"), *folder.glob(f"adapters/{trial}.safetensors")]
     # A later task's name is longer or greater; a pack's file may be named like nothing of these.
-    last = sorted(own, key=lambda path: (path.stem == trial, len(path.name), path.name), reverse=True)
-    packs = sorted(set((folder / "adapters").glob("*.safetensors")) - set(own), key=_written, reverse=True)
+    last = sorted(by_name, key=lambda path: (path.stem == trial, len(path.name), path.name), reverse=True)
+    packs = sorted(set((folder / "adapters").glob("*.safetensors")) - set(by_name), key=_written, reverse=True)
     for path in (*last, *packs):
         try:
             with safe_open(path, framework="pt") as file:

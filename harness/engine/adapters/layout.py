@@ -92,12 +92,12 @@ class Layout:
             "B": [(self.rank * s.out_features, s, (s.out_features, self.rank)) for s in self.slots],
             "M": [(s.out_features, s, (s.out_features, 1)) for s in self.slots] if self.magnitudes else [],
         }
-        found, start = [], 0
+        factors, start = [], 0
         for name in "ABM":
             for size, slot, shape in sorted(shapes[name], key=lambda entry: entry[0]):  # stable: slot order is kept
-                found.append(Factor(slot, name, shape, start))
+                factors.append(Factor(slot, name, shape, start))
                 start += size
-        return tuple(found)
+        return tuple(factors)
 
     @property
     def size(self) -> int:
@@ -117,15 +117,15 @@ class Layout:
 
     def magnitudes_of(self, flat: Tensor) -> list[Tensor]:
         """Views [K, m] of the magnitudes in ``flat`` [K, P], one a slot, in slot order."""
-        found = {
+        by_module = {
             factor.slot.module: flat[:, factor.start : factor.start + factor.size]
             for factor in self.factors[2 * len(self.slots) :]
         }
-        return [found[slot.module] for slot in self.slots]
+        return [by_module[slot.module] for slot in self.slots]
 
     @property
     def sections(self) -> tuple[int, ...]:
-        """Widths of the neighbouring columns that may have rates of their own: those of A, then the others."""
+        """Widths of the neighbouring columns that may have different rates: those of A, then the others."""
         return (self.a_size, self.size - self.a_size)
 
     def split(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -196,8 +196,8 @@ class Layout:
         """
         pairs = self.split(self.scaled(values, scaling).to(dtype))
         lengths = self.magnitudes_of(values) if self.magnitudes else [None] * len(pairs)
-        own = [Change(a, b, magnitude=length) for (a, b), length in zip(pairs, lengths, strict=True)]
-        return stacked(self.frozen, own, dtype)
+        changes = [Change(a, b, magnitude=length) for (a, b), length in zip(pairs, lengths, strict=True)]
+        return stacked(self.frozen, changes, dtype)
 
     def live(self, values: Tensor) -> int:
         """How many of the numbers ``values`` [P] train: ranks whose row of A and column of B are zero do not."""
@@ -252,19 +252,19 @@ class DenseLayout:
 
     def changes(self, values: Tensor, scaling: Tensor, dtype: torch.dtype) -> list[Change]:
         """What ``values`` [K, P] do to every matrix, with what is frozen below; differentiable in ``values``."""
-        own = [Change(dense=dense) for dense in self.split(self.scaled(values, scaling).to(dtype))]
-        return stacked(self.frozen, own, dtype)
+        changes = [Change(dense=dense) for dense in self.split(self.scaled(values, scaling).to(dtype))]
+        return stacked(self.frozen, changes, dtype)
 
     def initial(self, seed: int) -> Tensor:
         """One row [P] at its start: no change, whatever the seed."""
         return torch.zeros(self.size)
 
 
-def stacked(frozen: Below | None, own: list[Change], dtype: torch.dtype) -> list[Change]:
-    """``own`` on top of what is frozen."""
-    if frozen is None:
-        return own
-    return [change.on(below) for below, change in zip(frozen.changes(dtype), own, strict=True)]
+def stacked(below: Below | None, changes: list[Change], dtype: torch.dtype) -> list[Change]:
+    """``changes`` on top of what lies below."""
+    if below is None:
+        return changes
+    return [upper.on(lower) for lower, upper in zip(below.changes(dtype), changes, strict=True)]
 
 
 def joined(below: Below | None, layout: Layout | DenseLayout, values: Tensor) -> Below:
@@ -276,12 +276,12 @@ def joined(below: Below | None, layout: Layout | DenseLayout, values: Tensor) ->
         assert layout == below.layout, "what is frozen is what was scored, of one kind through a whole stream"
         return Below(layout, below.values + values)
     both = replace(layout, rank=below.layout.rank + layout.rank)
-    found = values.new_empty(len(values), both.size)
-    pairs = zip(both.split(found), below.layout.split(below.values), layout.split(values), strict=True)
-    for (a, b), (below_a, below_b), (own_a, own_b) in pairs:
-        a.copy_(torch.cat([below_a, own_a], 1))
-        b.copy_(torch.cat([below_b, own_b], 2))
+    whole = values.new_empty(len(values), both.size)
+    pairs = zip(both.split(whole), below.layout.split(below.values), layout.split(values), strict=True)
+    for (a, b), (below_a, below_b), (upper_a, upper_b) in pairs:
+        a.copy_(torch.cat([below_a, upper_a], 1))
+        b.copy_(torch.cat([below_b, upper_b], 2))
     if both.magnitudes:  # the upper ones are those of the whole
-        for magnitude, own in zip(both.magnitudes_of(found), layout.magnitudes_of(values), strict=True):
-            magnitude.copy_(own)
-    return Below(both, found)
+        for magnitude, upper in zip(both.magnitudes_of(whole), layout.magnitudes_of(values), strict=True):
+            magnitude.copy_(upper)
+    return Below(both, whole)

@@ -75,10 +75,10 @@ def read_peft(folder: Path) -> PeftAdapter:
     if not weights.is_file():
         pickles = sorted(path.name for path in folder.glob("adapter_model.*") if path.suffix in (".bin", ".pt", ".pth"))
         others = sorted(path.name for path in folder.glob("*.safetensors"))
-        found = f"only {pickles[0]}: pickles run code when read and are not loaded" if pickles else "no weights"
-        found = f"but {', '.join(others[:3])}, which PEFT does not read" if others else found
+        instead = f"only {pickles[0]}: pickles run code when read and are not loaded" if pickles else "no weights"
+        instead = f"but {', '.join(others[:3])}, which PEFT does not read" if others else instead
         remedy = "save the adapter with PEFT's save_pretrained, in safetensors"
-        raise InputError(f"no {WEIGHTS}, {found}", where=str(folder), remedy=remedy)
+        raise InputError(f"no {WEIGHTS}, {instead}", where=str(folder), remedy=remedy)
     factors = _read_factors(weights)
     ranks = config.ranks(list(factors))
     for module, (a, b) in factors.items():
@@ -163,10 +163,10 @@ def check_fits(adapter: PeftAdapter, base: PackedModel) -> list[str]:
                 where=where,
                 remedy="audit an adapter without it, or merge it into the base first",
             )
-        found, wanted = (b.shape[0], a.shape[1]), tuple(module.weight.shape)
-        if found != wanted:
+        shape, wanted = (b.shape[0], a.shape[1]), tuple(module.weight.shape)
+        if shape != wanted:
             raise InputError(
-                f"B A is {found[0]} x {found[1]}, and the base's matrix is {wanted[0]} x {wanted[1]}",
+                f"B A is {shape[0]} x {shape[1]}, and the base's matrix is {wanted[0]} x {wanted[1]}",
                 where=where,
                 remedy="give the base that the adapter was made for (--model)",
             )
@@ -211,26 +211,26 @@ def _hub_id(name: str) -> str:
 
 def _read_factors(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """(A, B) in fp32 by module, in the order of the names."""
-    found: dict[str, dict[str, Tensor]] = {}
+    pairs: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(path, framework="pt") as file:
             for name in sorted(file.keys()):
                 match = FACTOR.fullmatch(name)
                 if match is None:
                     raise _no_factor(name, f"{path}:{name}")
-                found.setdefault(match["module"], {})[match["name"]] = _factor(file.get_tensor(name), f"{path}:{name}")
+                pairs.setdefault(match["module"], {})[match["name"]] = _factor(file.get_tensor(name), f"{path}:{name}")
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"not a safetensors file: {error}", where=str(path), remedy="copy or fetch it again"
         ) from error
-    if not found:
+    if not pairs:
         raise InputError("the file has no tensors", where=str(path), remedy="save the adapter again")
-    for module, pair in found.items():
+    for module, pair in pairs.items():
         if absent := {"A", "B"} - set(pair):
             raise InputError(
                 f"lora_{absent.pop()} is missing", where=f"{path}:{module}", remedy="copy or save the adapter again"
             )
-    return {module: (pair["A"], pair["B"]) for module, pair in found.items()}
+    return {module: (pair["A"], pair["B"]) for module, pair in pairs.items()}
 
 
 def _no_factor(name: str, where: str) -> InputError:
@@ -272,10 +272,10 @@ def _factor(tensor: Tensor, where: str) -> Tensor:
     return values
 
 
-def _check_ranks(found: tuple[int, int], rank: int, where: str) -> None:
-    if found != (rank, rank):
+def _check_ranks(ranks: tuple[int, int], rank: int, where: str) -> None:
+    if ranks != (rank, rank):
         raise InputError(
-            f"A has rank {found[0]} and B {found[1]}, and {CONFIG} says {rank}",
+            f"A has rank {ranks[0]} and B {ranks[1]}, and {CONFIG} says {rank}",
             where=where,
             remedy="save weights and configuration together (r, rank_pattern)",
         )

@@ -81,31 +81,31 @@ class PeftConfig(BaseModel):
 
     def ranks(self, modules: Sequence[str]) -> dict[str, int]:
         """The rank of each module."""
-        own = self._by_pattern("rank_pattern", modules)
-        return {module: own.get(module, self.r) for module in modules}
+        ranks = self._by_pattern("rank_pattern", modules)
+        return {module: ranks.get(module, self.r) for module in modules}
 
     def scalings(self, ranks: Mapping[str, int]) -> dict[str, float]:
         """The factor of B A in W0 + s B A, by module; ``ranks`` are those of the modules."""
-        own = self._by_pattern("alpha_pattern", list(ranks))
+        alphas = self._by_pattern("alpha_pattern", list(ranks))
         root = math.sqrt if self.use_rslora else float
-        return {module: own.get(module, self.lora_alpha) / root(rank) for module, rank in ranks.items()}
+        return {module: alphas.get(module, self.lora_alpha) / root(rank) for module, rank in ranks.items()}
 
     def adapted(self, modules: Sequence[str]) -> list[str]:
         """Those of the modules, all of them linear projections, that PEFT gives factors."""
         excluded = set(self._named("exclude_modules", modules))
-        found = [module for module in self._named("target_modules", modules) if module not in excluded]
+        named = [module for module in self._named("target_modules", modules) if module not in excluded]
         if isinstance(self.target_modules, str) or not self.layers_to_transform:
-            return found
-        return [m for m in found if m in self.target_modules or self._layer(m) in self.layers_to_transform]
+            return named
+        return [m for m in named if m in self.target_modules or self._layer(m) in self.layers_to_transform]
 
     def _by_pattern(self, key: str, modules: Sequence[str]) -> dict[str, Any]:
         """What rank_pattern or alpha_pattern says, by module: the first entry that matches, or has its very name."""
         entries: Mapping[str, Any] = getattr(self, key)
         patterns = [Pattern(rf"(.*\.)?({entry})$", "match", f"{self.path}:{key}.{entry}") for entry in entries]
-        found = {module: entries[module] for module in modules if module in entries}
+        values = {module: entries[module] for module in modules if module in entries}
         for entry, matched in reversed(list(zip(entries, match_all(patterns, modules), strict=True))):
-            found |= dict.fromkeys(matched, entries[entry])
-        return found
+            values |= dict.fromkeys(matched, entries[entry])
+        return values
 
     def _named(self, key: str, modules: Sequence[str]) -> list[str]:
         """The modules that a text, which is an expression, or a list of endings names."""
@@ -121,8 +121,8 @@ class PeftConfig(BaseModel):
         """The number of a module's layer: the first after a name, or after one that layers_pattern gives."""
         names = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
         ways = [rf"(?:^|.*?\.){name}\.(\d+)\." for name in names if name] or [r".*?\.[^.]*\.(\d+)\."]
-        found = (re.match(way, module) for way in ways)
-        return next((int(match[1]) for match in found if match), None)
+        matches = (re.match(way, module) for way in ways)
+        return next((int(match[1]) for match in matches if match), None)
 
 
 FIELDS = set(PeftConfig.model_fields) - {"path", "ignored"}

@@ -41,10 +41,10 @@ class Head:
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
-def distance(found: Tensor, wanted: Tensor) -> float:
+def distance(logits: Tensor, wanted: Tensor) -> float:
     """How far logits [n, V] are off at the worst place: root mean square, in units of the spread of the wanted ones."""
     spread = wanted.var(-1, correction=0).mean().sqrt()
-    off = (found - wanted).square().mean(-1).max().sqrt()
+    off = (logits - wanted).square().mean(-1).max().sqrt()
     value = float(off / spread.clamp(min=1e-30))
     return value if value == value else float("inf")
 
@@ -82,12 +82,12 @@ def _find(model: Any, linear: nn.Linear) -> Head:
     decoder = _decoder(model, seen)
     if decoder is None:
         raise InputError(f"{family}: no part of it returns what its head reads", remedy=REMEDY)
-    own = seen.logits.flatten(0, -2)
-    if not own.isfinite().all():
+    wanted = seen.logits.flatten(0, -2)
+    if not wanted.isfinite().all():
         raise InputError(f"the logits of {family} are not finite", remedy="check its weights; they may be damaged")
     states = seen.states[decoder].flatten(0, -2)
     heads = [Head(decoder, linear, factor, cap) for factor in _factors(model.config) for cap in _caps(model.config)]
-    off = {head: distance(head.logits(states), own) for head in heads}
+    off = {head: distance(head.logits(states), wanted) for head in heads}
     best = min(heads, key=off.__getitem__)
     if not off[best] <= ROUNDING:
         raise InputError(

@@ -57,7 +57,7 @@ def remarks_on(path: Path, dtype: torch.dtype, target_sets: Iterable[tuple[str, 
     A model that was not tried before is loaded for that, on the CPU, unless it has more than :data:`QUICK` bytes: then
     only its projections are looked at, and the first job tries it.  Raises InputError for what ``load_model`` refuses.
     """
-    module, found = None, []
+    module, remarks = None, []
     for targets in sorted(target_sets):
         known = next(filter(None, (kept_verdict(path, dtype, device, targets) for device in ("cuda", "cpu"))), None)
         if known is None and sum(file.stat().st_size for file in path.glob(WEIGHTS)) > QUICK:
@@ -70,8 +70,8 @@ def remarks_on(path: Path, dtype: torch.dtype, target_sets: Iterable[tuple[str, 
                 refuse_not_finite(module, path)
             known = _tried(module, path, dtype, targets)
         known.raise_if_refused(_where(path))
-        found.append(known.remark())
-    return tuple(dict.fromkeys(filter(None, found)))
+        remarks.append(known.remark())
+    return tuple(dict.fromkeys(filter(None, remarks)))
 
 
 def _hollow(path: Path) -> nn.Module:
@@ -217,9 +217,9 @@ def _refuse_differences(path: Path, family: str, info: dict[str, Any]) -> None:
 
     What transformers itself ignores or ties is not in ``info``.
     """
-    for key, found, wanted in sorted(info["mismatched_keys"]):
+    for key, shape, wanted in sorted(info["mismatched_keys"]):
         raise InputError(
-            f"the tensor has the shape {tuple(found)}, and config.json makes it {tuple(wanted)} in a {family}",
+            f"the tensor has the shape {tuple(shape)}, and config.json makes it {tuple(wanted)} in a {family}",
             where=f"{path}:{key}",
             remedy="config.json and weights are of different models; copy or fetch both again",
         )

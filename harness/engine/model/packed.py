@@ -35,12 +35,12 @@ _REACH = re.compile(r"^(sliding_|attention_|keep_)?window(_size)?$|^attention_ch
 class PackedModel:
     """One frozen base model and the slots that its adapters fill."""
 
-    def __init__(self, model: nn.Module, targets: Sequence[str] = ALL_LINEAR, found: Head | None = None) -> None:
-        """``found`` is the model's head where it is known already; else the model reads a few tokens, to show it."""
+    def __init__(self, model: nn.Module, targets: Sequence[str] = ALL_LINEAR, head: Head | None = None) -> None:
+        """``head`` is the model's head where it is known already; else the model reads a few tokens, to show it."""
         projections(model, targets)  # refused before the model runs
         self.module = model.eval().requires_grad_(False)
-        self.found = found or find_head(model)
-        self.decoder, self.head = self.found.decoder, self.found.linear
+        self.output = head or find_head(model)
+        self.decoder, self.head = self.output.decoder, self.output.linear
         self._takes_positions = _takes(self.decoder, "position_ids")
         implementation = getattr(model.config, "_attn_implementation", "")
         # SDPA takes boolean masks; eager attention adds whatever it is given (as ours does, on a CPU)
@@ -147,7 +147,7 @@ class PackedModel:
 
         ``hidden`` must be 2-D: with a 3-D one the head goes through bmm with a copy of itself for every row.
         """
-        return self.found.logits(hidden)
+        return self.output.logits(hidden)
 
     def _placed(self, positions: Tensor | None) -> dict[str, Tensor]:
         """Positions as an argument, for a decoder that takes them: those with ALiBi count what the mask shows."""
@@ -207,7 +207,7 @@ def projections(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear
     """The modules whose last name is a target, by name.  Raises InputError for one that is not ``nn.Linear``, and for a
     target that names none.
     """
-    family, found = type(model).__name__, {}
+    family, linears = type(model).__name__, {}
     for name, module in model.named_modules():
         if name.rpartition(".")[2] not in targets:
             continue
@@ -221,15 +221,15 @@ def projections(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear
                 f"{family}: {name} is its head, and adapters are put on projections below it",
                 remedy="leave it out of adapter.targets",
             )
-        found[name] = module
-    if missing := sorted(set(targets) - {name.rpartition(".")[2] for name in found}):
+        linears[name] = module
+    if missing := sorted(set(targets) - {name.rpartition(".")[2] for name in linears}):
         names = {name.rpartition(".")[2] for name, module in model.named_modules() if type(module) is nn.Linear}
         raise InputError(
             f"{family} has no projection named {', '.join(missing)}",
             remedy="name its own projections in the study (adapter.targets); "
             f"it has {', '.join(sorted(names - {'lm_head'})) or 'no nn.Linear layer'}",
         )
-    return found
+    return linears
 
 
 def _wrap(model: nn.Module, targets: Sequence[str]) -> Iterator[Slot]:

@@ -27,8 +27,8 @@ class _Upcast(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") == "__get__":  # an attribute: nothing is computed, and dtypes are as they seem
-            found = func(*args, **kwargs)
-            return torch.float32 if found in LOW else found
+            dtype = func(*args, **kwargs)
+            return torch.float32 if dtype in LOW else dtype
         if func is F.embedding:  # it picks rows: cast those, not all
             return _raised(func(*args, **kwargs))
         args, kwargs = tree_map(_raised, (args, kwargs))

@@ -19,8 +19,8 @@ from harness.errors import LorabenchError
 
 #: Whose change may change a verdict.
 SOURCES = (
-    "adapters/layout", "generate", "model/attention", "model/family", "model/head", "model/linear", "model/packed",
-    "model/precision",
+    "adapters/layout", "generate", "model/attention", "model/family", "model/head", "model/linear", "model/material",
+    "model/packed", "model/precision",
 )  # fmt: skip
 
 

@@ -239,7 +239,7 @@ def test_a_verdict_is_kept_for_the_same_files_and_projections(folder, cache, mon
     ids = torch.arange(3, 20)[None]
     with torch.no_grad():
         assert torch.equal(first.hidden(ids), second.hidden(ids))
-    assert (second.found.factor, second.found.softcap) == (first.found.factor, first.found.softcap)
+    assert (second.output.factor, second.output.softcap) == (first.output.factor, first.output.softcap)
     load(folder, targets=("q_proj",))
     load_model(folder, dtype=torch.bfloat16, device=torch.device("cpu"))
     config = json.loads((folder / "config.json").read_text())
