@@ -7,7 +7,6 @@ go through the model beside its own and how far they are padded, never which for
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.method.prompts import (  # noqa: F401  for the sources of ``baselines``
+    check_teacher_prompt,
+)
+
 #: What a pass costs beside its tokens, in tokens: 300 ms on 2 CPU cores, where a token takes 2.3 ms (135M, bf16); on an
 #: H100 a pass is 130 ms of launches, the time of about 16,000 tokens.
 PASS_OVERHEAD = {"cpu": 128, "cuda": 16384}
-
-#: What a template of a teacher's prompt names in braces.
-PROMPT_PARTS = ("prompt", "demonstration")
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,6 @@ class Example:
             return short
         room = max(1, teacher_length - len(short.answer))
         return Example(short.ids, short.answer_start, self.shown[-room:])
-
-
-def check_teacher_prompt(template: str) -> str:
-    """The template, if it names what a teacher's prompt is made of; else ValueError."""
-    if missing := [name for name in PROMPT_PARTS if f"{{{name}}}" not in template]:
-        raise ValueError(f"a teacher's prompt must hold {{prompt}} and {{demonstration}}; {{{missing[0]}}} is missing")
-    return template
-
-
-def fill_teacher_prompt(template: str, prompt: str, demonstration: str) -> str:
-    """The template with both in their places; what stands in braces within them stays as it is."""
-    parts = dict(zip(PROMPT_PARTS, (prompt, demonstration.strip()), strict=True))
-    return re.sub(r"\{(" + "|".join(PROMPT_PARTS) + r")\}", lambda match: parts[match[1]], template)
 
 
 def draw(examples: int, available: int, seed: int) -> np.ndarray:

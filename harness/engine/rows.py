@@ -15,10 +15,10 @@ from harness.analysis.intruders import Spectrum, spectrum
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import Below, DenseLayout, Layout, joined
 from harness.engine.batches import Example, make_batch
-from harness.engine.losses import cross_entropy
 from harness.engine.model.packed import PackedModel, make_bank
 from harness.engine.optimizer import AdamWSettings, PackedAdamW
 from harness.engine.passes import forward_backward
+from harness.method.losses import cross_entropy
 from harness.method.recipe import Adapter, Average, BoundAverage, BoundPart, BoundUpdate, Recipe, Start, Task
 from harness.study.seeds import derive
 

@@ -32,8 +32,8 @@ from harness.analysis.intruders import Spectrum
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import DenseLayout, Layout, Slot
 from harness.engine.batches import Example
-from harness.engine.losses import cross_entropy
 from harness.engine.model.packed import PackedModel
+from harness.method.losses import cross_entropy
 from harness.store.records import Between, Facts
 
 

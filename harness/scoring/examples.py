@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.engine.batches import Example, fill_teacher_prompt
+from harness.engine.batches import Example
 from harness.errors import InputError
+from harness.method.prompts import fill_teacher_prompt
 from harness.scoring.encoding import Encoder
 from harness.scoring.lm_eval_task import Prompting, ScoredTask
 

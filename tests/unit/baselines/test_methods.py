@@ -26,11 +26,12 @@ from baselines import combined, lora, lora_ema, self_distill, stable_lora
 from baselines.lora_ema import FactorEma
 from baselines.self_distill import SelfDistillation
 from baselines.stable_lora import Shrink
-from harness.engine import losses
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import Layout, Slot
-from harness.engine.losses import cross_entropy, kl_student_teacher, kl_teacher_student, loss_and_gradient
+from harness.engine.losses import loss_and_gradient
 from harness.engine.step import take_step
+from harness.method import losses
+from harness.method.losses import cross_entropy, kl_student_teacher, kl_teacher_student
 from harness.method.recipe import CrossEntropy, MethodSettings, Recipe
 
 CPU = torch.device("cpu")
@@ -440,7 +441,7 @@ def test_scaling_is_alpha_over_rank():
 @pytest.mark.parametrize("chunk", [7, 21, 49, 10**6])  # a token, three and seven of them at a time, all
 @pytest.mark.parametrize("kind", ["ce", "kl_teacher_student", "kl_student_teacher"])
 def test_loss_and_gradient_are_autograd_s(monkeypatch, kind, chunk):
-    monkeypatch.setattr(losses, "CHUNK_LOGITS", {"cpu": chunk})
+    monkeypatch.setattr("harness.engine.losses.CHUNK_LOGITS", {"cpu": chunk})
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(10, 5, generator=generator)
     weight, teacher = torch.rand(10, generator=generator), torch.randn(10, 7, generator=generator)

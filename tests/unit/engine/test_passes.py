@@ -9,8 +9,8 @@ from torch import Tensor
 
 from harness.engine.adapters import AdapterBank, Layout
 from harness.engine.batches import Pass, make_batch
-from harness.engine.losses import cross_entropy, kl_teacher_student
 from harness.engine.passes import forward_backward, hidden_states
+from harness.method.losses import cross_entropy, kl_teacher_student
 
 SCALING = torch.tensor([2.0, 0.5])
 

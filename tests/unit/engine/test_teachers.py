@@ -27,10 +27,11 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from baselines import combined_on_policy, lora_ema, pissa, sdft, self_distill, stable_lora
-from harness.engine import losses
-from harness.engine.batches import Example, fill_teacher_prompt, make_batch
+from harness.engine.batches import Example, make_batch
 from harness.engine.step import take_step
 from harness.errors import InputError
+from harness.method import losses
+from harness.method.prompts import fill_teacher_prompt
 from harness.method.recipe import BoundLoss, Loss, Recipe, Sampling
 from harness.method.registry import methods
 from harness.study.config import Study
