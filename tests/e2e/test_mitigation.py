@@ -31,7 +31,7 @@ def test_the_trained_adapter_is_the_trial_as_recorded(mitigated, local_run):
             assert float(row[f"score_{task}"]) == pytest.approx(record["tasks"][task]["score"][-1], abs=1 / 64)
 
 
-def test_every_variant_is_there_and_the_control_has_the_same_norm(mitigated):
+def test_variants_are_there_and_the_control_has_the_same_norm(mitigated):
     for name in {row["trial"] for row in mitigated}:
         own = {(row["kind"], row["keep"]): row for row in mitigated if row["trial"] == name}
         assert set(own) == {("trained", "1")} | {(k, p) for k in ("mitigated", "control") for p in ("0", "0.5")}

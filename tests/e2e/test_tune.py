@@ -58,7 +58,7 @@ def specs(folder: Path) -> dict[tuple[str, int], dict]:
     return {(r["spec"]["method"] + "@" + r["spec"]["setting"], r["spec"]["seed"]): r["spec"] for r in found}
 
 
-def test_every_try_is_a_trial_on_validation_items_and_tuning_seeds(out):
+def test_a_try_takes_validation_items_and_tuning_seeds(out):
     tried = specs(out / "tuning")
     assert len(tried) == 2 + 2
     assert {seed for _, seed in tried} == {10}

@@ -85,7 +85,7 @@ def contents(wheel: Path) -> dict[str, bytes]:
         return {name: file.read(name) for name in file.namelist() if not name.endswith(".dist-info/RECORD")}
 
 
-def test_every_file_of_the_source_tree_is_in_the_wheel_and_no_other(wheel):
+def test_the_wheel_holds_the_source_tree_and_no_more(wheel):
     wanted = {f"harness/_{name}" if name.startswith("tasks/") else name: ROOT / name for name in tracked(*SOURCES)}
     found = {name: data for name, data in contents(wheel).items() if ".dist-info/" not in name}
     assert sorted(found) == sorted(wanted)

@@ -43,7 +43,7 @@ def test_the_board_sorts_by_any_column_with_mouse_and_keyboard(open_page):
     assert shown == page.evaluate("names => [...names].sort((a, b) => a.localeCompare(b))", shown)
 
 
-def test_every_other_table_sorts_too_and_keeps_its_fixed_rows_on_top(open_page):
+def test_other_tables_sort_and_keep_fixed_rows_on_top(open_page):
     page = open_page()
     table = page.locator("table", has_text="Base model").first
     table.get_by_role("button", name=ORDERS["a"][0]).click()

@@ -362,7 +362,7 @@ def test_in_bfloat16_one_row_a_pass_is_hflm_at_batch_size_1(in_bfloat16):
 
 
 @pytest.mark.slow
-def test_in_bfloat16_predictions_flip_no_more_than_hflms_between_batch_sizes(in_bfloat16):
+def test_in_bfloat16_predictions_flip_no_more_than_hflms(in_bfloat16):
     """McNemar's exact test on 5,000 questions with two answers: flips of ours, and of HFLM at 64, against HFLM at 1."""
     from scipy.stats import binomtest
 

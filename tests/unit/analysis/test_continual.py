@@ -44,7 +44,7 @@ def test_forgetting():
     assert continual.forgetting_over_stream(R) == [None, pytest.approx(0.20), pytest.approx(0.25)]
 
 
-def test_forgetting_takes_the_peak_between_but_neither_the_base_row_nor_the_last():
+def test_forgetting_peaks_between_the_base_row_and_the_last():
     # Task 1 peaks after task 2 (0.9, above its 0.8 just after learning); the base row has 0.99.
     peaked = [[0.99, 0, 0], [0.8, 0, 0], [0.9, 0.5, 0], [0.6, 0.7, 1]]
     assert continual.forgetting(peaked) == pytest.approx(((0.9 - 0.6) + (0.5 - 0.7)) / 2)
@@ -64,7 +64,7 @@ def test_normalised_forgetting():
     assert continual.normalised_forgetting(R) == pytest.approx((0.30 + 0.20) / (0.70 + 0.70))
 
 
-def test_normalised_forgetting_is_undefined_where_nothing_was_gained():
+def test_normalised_forgetting_is_none_without_a_gain():
     # T = 3: the denominator must exceed 0.04; here it is 0.03.
     assert continual.normalised_forgetting([[0.5, 0.5, 0], [0.52, 0, 0], [0.5, 0.51, 0], [0.4, 0.4, 0]]) is None
     assert continual.normalised_forgetting(np.full((4, 3), 0.3)) is None
@@ -83,7 +83,7 @@ def test_one_task_has_no_transfer_and_no_forgetting():
     assert continual.learning_accuracy(ONE) == 0.7
 
 
-def test_general_delta_is_the_mean_over_probes_and_undefined_with_a_hole():
+def test_general_delta_is_a_mean_over_probes_none_with_a_hole():
     assert continual.general_delta([(0.5, None, 0.4), (0.3, 0.2, 0.35)]) == pytest.approx((-0.1 + 0.05) / 2)
     assert continual.general_delta([(0.5, 0.4), (0.3, None)]) is None
     assert continual.general_delta([]) is None

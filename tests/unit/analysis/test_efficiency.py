@@ -40,7 +40,7 @@ def test_the_level_must_hold_at_the_next_point():
     assert efficiency.first_reached(GRID, (0.9, 0.1, 0.2, 0.3), 0.65) is None
 
 
-def test_tokens_are_an_axis_too_and_an_arm_that_spends_none_reaches_nothing():
+def test_tokens_are_an_axis_where_spending_none_reaches_nothing():
     assert efficiency.first_reached((0, 1000, 2000, 8000), (0, 0.7, 0.7, 0.7), 0.65) == 1000
     assert efficiency.first_reached((0, 0, 0, 0), (0.9, 0.9, 0.9, 0.9), 0.65) is None
 

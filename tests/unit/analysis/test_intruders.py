@@ -179,7 +179,7 @@ def test_equal_singular_values_at_the_cut_are_undecided(shape):
     assert low < high
 
 
-def test_equal_singular_values_inside_the_top_k_leave_the_others_decided():
+def test_equal_singular_values_leave_the_others_decided():
     weight = base((110, 110), "steep")
     u, d, vh = torch.linalg.svd(weight)
     a, b = vh[2:3], (u[:, 2:3] * (d[1] - d[2]))  # makes the third value equal to the second, to rounding

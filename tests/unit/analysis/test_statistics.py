@@ -62,7 +62,7 @@ def test_the_smallest_p_is_reached_when_all_differences_agree(pairs, p):
     assert own.sign_flip_p([0.1 + 0.01 * i for i in range(pairs)]) == p == own.smallest_p(pairs)
 
 
-def test_beyond_sixteen_pairs_the_test_samples_with_a_fixed_seed():
+def test_beyond_sixteen_pairs_flips_are_drawn_by_a_fixed_seed():
     rng = np.random.default_rng(3)
     differences = rng.normal(0.3, 1, 20)
     p = own.sign_flip_p(differences)
@@ -109,7 +109,7 @@ def test_columns_are_tested_alike_one_by_one_or_together():
 
 
 @pytest.mark.parametrize(("pairs", "tests"), [(20, 1), (30, 4)])
-def test_the_minimum_detectable_effect_of_one_order_is_that_of_statsmodels(pairs, tests):
+def test_minimum_detectable_effect_equals_that_of_statsmodels(pairs, tests):
     gap = own.Paired(0.0, None, None, pairs, 1.0, error=0.02 / np.sqrt(pairs), df=pairs - 1)
     effect = TTestPower().solve_power(nobs=pairs, alpha=0.05 / tests, power=0.8)
     assert own.minimum_detectable_effect(gap, tests) == pytest.approx(0.02 * effect, rel=1e-5)
@@ -142,7 +142,7 @@ def test_tie_groups_of_clear_and_of_equal_arms():
     assert own.tie_groups(_scores({"x": 0.7, "y": 0.7, "z": 0.5})) == {"x": 1, "y": 1, "z": 2}
 
 
-def test_an_arm_of_wide_spread_stays_with_the_best_until_it_is_shown_to_be_worse():
+def test_a_wide_spread_stays_with_the_best_until_shown_worse():
     arms = _scores({"best": 0.70, "near": 0.69})
     arms["wild"] = {key: value - 0.02 + 0.1 * (-1) ** i for i, (key, value) in enumerate(arms["best"].items())}
     assert own.tie_groups(arms) == {"best": 1, "near": 2, "wild": 1}

@@ -63,7 +63,7 @@ def test_ewc_by_hand():
     assert gradient[1].tolist() == [0.0, 0.0], "the row without the rule"
 
 
-def test_the_fisher_information_is_the_mean_square_of_each_example_s_gradient():
+def test_fisher_is_the_mean_square_of_each_examples_gradient():
     recipe = lora_ewc.compose(lora_ewc.Settings(fisher_examples=3))
     examples = [random_examples(12, seed) for seed in range(2)]
     engine = trainer(packed_model(), [recipe] * 2, [1e-2, 1e-3])
@@ -85,7 +85,7 @@ def test_the_fisher_information_is_the_mean_square_of_each_example_s_gradient():
     assert torch.equal(bound.anchor, engine.bank.values.where(bound.fisher > 0, torch.zeros(())))
 
 
-def test_on_its_first_task_ewc_is_plain_lora_to_the_bit_and_then_it_holds():
+def test_ewc_is_plain_lora_on_its_first_task_and_then_holds():
     steps = batches([random_examples(60, 1)] * 2, 4, 12)
     rows = [lora_ewc.compose(lora_ewc.Settings(ewc_strength=1e4)), LORA]
     engine, plain = (trainer(packed_model(), pack, [1e-2] * 2, [0, 0]) for pack in (rows, [LORA] * 2))
@@ -127,7 +127,7 @@ def test_replay_replaces_every_twentieth_example():
         assert all(found[i] == (stage, i) for i in range(40) if i not in (19, 39))
 
 
-def test_replay_draws_from_all_earlier_tasks_by_the_trial_s_own_seed():
+def test_replay_draws_from_all_earlier_tasks_by_the_trials_seed():
     many = [seen(Replay(2), 2, (1, 2, seed)) for seed in range(30)]
     assert many[0] == seen(Replay(2), 2, (7, 8, 0)), "a function of its own seed alone"
     assert len({tuple(found) for found in many}) == 30

@@ -124,7 +124,7 @@ def test_product_minus_factors_is_the_covariance(warm):
 
 
 @pytest.mark.parametrize("rank", [1, 8, 32])
-def test_a_cut_average_is_the_best_of_its_rank_and_says_what_it_loses(rank):
+def test_a_cut_average_is_best_for_its_rank_and_tells_its_loss(rank):
     dense = lora_ema_product.compose(lora_ema_product.Settings(ema_decay=0.9))
     cut = lora_ema_product.compose(lora_ema_product.Settings(ema_decay=0.9, keep_rank=rank))
     engine, _ = averaged(dense, cut)
@@ -140,7 +140,7 @@ def test_a_cut_average_is_the_best_of_its_rank_and_says_what_it_loses(rank):
     assert (lost / total > 0.01) == (rank == 1)
 
 
-def test_a_dense_average_trains_once_with_lora_and_stands_below_the_next_adapter():
+def test_a_dense_average_trains_with_lora_and_lies_below_later():
     dense = lora_ema_product.compose(lora_ema_product.Settings(ema_decay=0.9))
     assert dense.under("continue").training_key == LORA.under("continue").training_key
     cut = lora_ema_product.compose(lora_ema_product.Settings(ema_decay=0.9, keep_rank=2))

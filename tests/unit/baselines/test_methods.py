@@ -126,7 +126,7 @@ def test_a_row_that_is_off_does_not_shrink():
     assert not torch.equal(bank.values[0], before[0])
 
 
-def test_the_latch_never_opens_again_and_goes_into_the_checkpoint():
+def test_the_latch_stays_shut_and_goes_into_the_checkpoint():
     bank, on = small_bank(1), torch.ones(1, dtype=torch.bool)
     bound = Shrink.bind([Shrink(0.1)], bank)
     bound.before_step(bank, on)
@@ -207,7 +207,7 @@ def test_the_average_is_the_formula_with_its_decay():
         assert relative(found, engine.bank.values[row]) > 1e-4, "the average must lag behind"
 
 
-def test_the_average_is_fp32_under_a_bf16_base_and_moves_by_less_than_bf16_can():
+def test_the_average_is_fp32_under_bf16_and_moves_by_less():
     model = packed_model(dtype=torch.bfloat16)
     engine = trainer(model, [lora_ema.compose(lora_ema.Settings(ema_decay=0.999))], [1e-5])
     start = engine.bank.values.clone()
@@ -229,7 +229,7 @@ def test_decay_zero_is_the_student():
     assert torch.equal(engine.weights(0, engine.specs[0].recipe), engine.bank.values[0])
 
 
-def test_the_average_of_factors_differs_from_that_of_products_by_their_covariance():
+def test_averages_of_factors_and_products_differ_by_covariance():
     """EMA(BA) - EMA(B) EMA(A) = sum_t w_t (B_t - EMA(B)) (A_t - EMA(A)), w_t the weights of the EMA."""
     decay, steps = 0.1, 6  # at most (1 + 0) / (10 + 0), so that the decay is never warmed up
     bank = small_bank(1)

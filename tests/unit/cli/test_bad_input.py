@@ -340,7 +340,7 @@ def test_ctrl_c_at_import_is_ctrl_c(lorabench, plug_in):
 # -- the machine ------------------------------------------------------------------------------------------------------
 
 
-def test_the_check_up_goes_on_where_a_task_or_the_cache_is_broken(lorabench, monkeypatch, tmp_path):
+def test_the_check_up_goes_on_past_a_broken_task_or_cache(lorabench, monkeypatch, tmp_path):
     from harness.cli import doctor as checkup
 
     (tmp_path / "own" / "tasks" / "bad").mkdir(parents=True)

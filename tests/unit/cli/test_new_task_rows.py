@@ -159,7 +159,7 @@ def test_options_that_can_not_be_meant_are_refused(own, columns, where):
     assert refused(own, plain("no", "yes"), **columns).where == where
 
 
-def test_a_column_of_choices_that_is_named_and_missing_is_refused(own):
+def test_a_named_column_of_choices_that_is_missing_is_refused(own):
     assert "no column 'options'" in refused(own, plain("no", "yes"), choices="options").what
 
 

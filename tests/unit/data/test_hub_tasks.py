@@ -137,7 +137,7 @@ def test_lopsided_sources_are_balanced(documents, name):
     assert labels[0] == labels[1] > 0
 
 
-def test_a_paragraph_is_asked_about_ten_times_at_most_and_stays_in_one_split(documents):
+def test_a_paragraph_has_ten_questions_at_most_in_one_split(documents):
     task = _small("scl_multirc")
     found = documents("scl_multirc")
     assert set(Counter(doc["paragraph"] for doc in found).values()) == {10}

@@ -129,7 +129,7 @@ def test_worked_examples_follow_lm_evals_rule(own_yaml, mirror, tmp_path, splits
     assert ours(prepared, num_fewshot=3) == theirs(prepared.task, folder, tmp_path / "hf", num_fewshot=3)
 
 
-def test_worked_examples_are_lm_evals_where_validation_is_taken_out_of_train(mirror, tmp_path):
+def test_worked_examples_are_lm_evals_less_validation_rows(mirror, tmp_path):
     """They are drawn from the whole training split, in its order: the same prompts as lm-eval's own."""
     folder = hub_copies.copy_of(mirror, "gsm8k")
     prepared = tasks.prepare_task("gsm8k")
@@ -298,7 +298,7 @@ def test_what_cannot_be_used_is_refused_by_key(own_yaml, change, key, says):
     assert "'mine'" in error.what
 
 
-def test_a_metric_without_a_registered_name_is_fine_where_the_task_scores_itself(own_yaml):
+def test_an_unregistered_metric_is_fine_where_the_task_scores(own_yaml):
     own_yaml(metric_list=[{"metric": "mine_too"}], process_results="{{a}}")
     assert tasks.load_task("mine").kind == "multiple_choice"
 

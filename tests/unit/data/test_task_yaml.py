@@ -320,7 +320,7 @@ def test_documents_that_are_no_json_are_refused(folder, value, monkeypatch):
     assert "more: " in refused("metadata.source").what
 
 
-def test_an_error_in_another_file_names_the_line_that_imports_it(folder, tmp_path, monkeypatch):
+def test_an_error_in_another_file_names_the_importing_line(folder, tmp_path, monkeypatch):
     (tmp_path / "broken_helper.py").write_text("\n\n\n(\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     (folder / "prepare.py").write_text("import json\nimport broken_helper\n")

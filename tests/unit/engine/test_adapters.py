@@ -113,7 +113,7 @@ def test_a_seed_means_the_same_numbers_in_every_pack():
     assert not torch.equal(bank.values[0], bank.values[2]), "rows with one seed are still two rows"
 
 
-def test_factors_for_the_forward_pass_carry_each_trial_s_scaling():
+def test_factors_for_the_forward_pass_carry_each_trials_scaling():
     layout = Layout(SLOTS, 2)
     values = random(layout).requires_grad_()
     scaling = torch.tensor([2.0, 0.5, 0.0])
@@ -167,7 +167,7 @@ def test_factors_are_taken_away_again_even_after_an_error():
         assert torch.equal(model.hidden(ids), base)
 
 
-def test_what_is_read_is_the_same_when_the_last_layer_skips_the_rest():
+def test_a_last_layer_that_skips_the_rest_reads_the_same():
     model = packed_model()
     layout = model.layout(2)
     ids = torch.arange(3, 35).view(4, 8)
@@ -178,7 +178,7 @@ def test_what_is_read_is_the_same_when_the_last_layer_skips_the_rest():
         assert torch.equal(model.hidden(ids).flatten(0, 1)[at], wanted)  # and afterwards all of it is computed again
 
 
-def test_all_seven_projections_of_every_layer_and_never_the_head():
+def test_all_seven_projections_of_a_layer_and_never_the_head():
     model = packed_model()
     assert len(model.slots) == 14
     assert {slot.projection for slot in model.slots} == {

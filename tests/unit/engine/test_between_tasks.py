@@ -79,7 +79,7 @@ def test_the_rank_grows_by_r_a_task_and_the_earlier_part_stays():
     assert engine.model.digest() == packed_model().digest()
 
 
-def test_the_average_is_what_is_frozen_where_it_is_what_is_scored():
+def test_a_scored_average_is_what_is_frozen():
     recipe = lora_ema.compose(lora_ema.Settings(ema_decay=0.9)).under("reinit")
     engine, (((before, _)),) = after_tasks(recipe, 1)
     student = replace(engine.scored(0, LORA), values=engine.bank.values[0].clone())
@@ -222,7 +222,7 @@ def test_o_lora_s_penalty_is_autograd_s():
     assert torch.allclose(gradient, leaf.grad, atol=1e-5)
 
 
-def test_o_lora_is_plain_lora_on_its_first_task_and_then_turns_away():
+def test_o_lora_is_plain_lora_on_its_first_task_then_turns_away():
     examples = [random_examples(20, 1)] * 2
     rows = [o_lora.compose(o_lora.Settings(orthogonality=5.0)), LORA.under("reinit")]
     engine, plain = (trainer(packed_model(), pack, [1e-2] * 2, [0, 0]) for pack in (rows, [rows[1]] * 2))

@@ -66,7 +66,7 @@ def test_it_leaves_a_model_as_it_was():
 
 
 @pytest.mark.parametrize(("name", "factor"), [("granite", 1 / 3), ("hyperclovax", 3.0)])
-def test_the_same_name_divides_in_one_family_and_multiplies_in_another(name, factor):
+def test_one_name_divides_here_and_multiplies_there(name, factor):
     plain = family(name, logits_scaling=3.0)
     assert find_head(plain).factor == pytest.approx(factor)
     ids = torch.arange(3, 20)[None]
@@ -125,7 +125,7 @@ def test_a_projection_that_the_adapters_do_not_reach_is_refused(forward, dtype, 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_layer_that_reads_its_neighbour_gets_one_request_a_row(dtype, monkeypatch):
+def test_a_layer_that_reads_its_neighbour_gets_a_request_a_row(dtype, monkeypatch):
     plain = tiny_model("llama").to(dtype)
     monkeypatch.setattr(type(plain.model.layers[0].mlp), "forward", mix)
     found = check(plain, ALL_LINEAR)
@@ -180,7 +180,7 @@ def test_a_cache_that_can_not_be_shared_is_not(monkeypatch):
     assert not check(tiny_model("llama"), ALL_LINEAR).shares
 
 
-def test_a_model_with_few_positions_and_tokens_is_tried_as_far_as_they_go():
+def test_a_model_of_few_positions_is_tried_as_far_as_they_go():
     plain = tiny_model("llama", max_position_embeddings=8, vocab_size=5)
     assert not check(plain, ALL_LINEAR).refused
 

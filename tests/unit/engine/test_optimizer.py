@@ -103,7 +103,7 @@ def test_state_goes_on_bit_for_bit():
 
 
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.8, 0.95)])
-def test_the_step_count_on_the_device_gives_the_bits_of_python_s(betas):
+def test_a_step_count_on_the_device_gives_pythons_bits(betas):
     """The corrections of the bias are made of a tensor; a float of Python's makes the same ones."""
     settings, values, wanted = AdamWSettings(betas), start(), start()
     packed, rates = PackedAdamW(values, settings), torch.tensor(RATES)[:, None]

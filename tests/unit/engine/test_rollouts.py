@@ -129,7 +129,7 @@ def test_an_answer_without_an_end_is_as_long_as_the_given_one():
     assert [len(answer) for answer in answers(found)[0]] == [1, 3, 4]
 
 
-def test_the_teacher_s_prompt_stays_and_long_prompts_lose_their_beginning():
+def test_long_prompts_lose_their_beginning_but_for_the_teachers():
     model = packed_model()  # 64 positions
     long = Example(np.append(np.arange(3, 66) % VOCABULARY, END), 62)
     (example,) = with_demonstrations([long])

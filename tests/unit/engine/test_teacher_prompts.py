@@ -63,7 +63,7 @@ def test_in_a_chat_the_demonstration_is_in_the_user_s_turn():
     assert text(taught.answer) == text(student.answer)
 
 
-def test_spaces_at_a_prompt_s_end_belong_to_the_answer_in_both_prompts():
+def test_spaces_at_a_prompts_end_belong_to_the_answer():
     spaced = {**SAID, "doc_to_text": "{{q}} ->", "target_delimiter": "  "}
     ((student,), (taught,)) = examples(spaced, [{"q": "two", "label": "x"}], "{demonstration}: {prompt} ")
     assert text(student.answer) == "  x"

@@ -186,7 +186,7 @@ def test_rows_of_a_pack_have_teachers_of_their_own(tokens):
 
 
 @pytest.mark.parametrize("divergence", ["kl_student_teacher", "jsd(0.3)"])
-def test_sdft_with_another_divergence_a_temperature_and_skipped_tokens(divergence):
+def test_sdft_with_other_divergence_temperature_and_skips(divergence):
     check(sdft.Settings(
         divergence=divergence, temperature=1.7, skip_tokens=1, sample_temperature=0, sample_tokens=6, ema_decay=0.9
     ))  # fmt: skip
@@ -210,7 +210,7 @@ def test_answers_are_drawn_where_the_temperature_is_not_zero():
 # -- one teacher or another -------------------------------------------------------------------------------------------
 
 
-def test_the_snapshot_is_taken_at_the_start_of_a_task_and_survives_a_checkpoint():
+def test_a_tasks_start_takes_the_snapshot_a_checkpoint_keeps_it():
     settings = self_distill.Settings(teacher="snapshot", ema_decay=0.9, distill_warmup=0)
     engine, batch, start = settle(settings)
     assert torch.equal(engine.starts, start)
@@ -235,7 +235,7 @@ def test_a_live_teacher_that_sees_the_same_teaches_nothing(tokens):
     assert relative(engine.optimizer.mean, plain.optimizer.mean) < 1e-4
 
 
-def test_teachers_share_a_pack_where_the_answers_are_of_one_kind():
+def test_teachers_share_a_pack_where_answers_are_of_one_kind():
     keys = {
         (kind, tokens): recipe(self_distill.Settings(teacher=kind, tokens=tokens, ema_decay=0.9)).pack_key
         for kind, tokens in itertools.product(KINDS, ("given", "own"))
@@ -246,13 +246,13 @@ def test_teachers_share_a_pack_where_the_answers_are_of_one_kind():
 
 
 @pytest.mark.parametrize("changes", [{"between": "reinit"}, {"adapter": pissa.Principal()}])
-def test_a_base_with_something_frozen_on_it_shares_a_pack_with_no_other_teacher(changes):
+def test_a_base_with_something_frozen_shares_no_pack(changes):
     base, snapshot = (recipe(self_distill.Settings(teacher=kind, ema_decay=0.9)) for kind in ("base", "snapshot"))
     assert base.pack_key == snapshot.pack_key
     assert replace(base, **changes).pack_key != replace(snapshot, **changes).pack_key
 
 
-def test_rows_with_and_without_a_demonstration_stand_side_by_side():
+def test_rows_with_and_without_demonstration_stand_side_by_side():
     shown, hidden = (
         self_distill.compose(self_distill.Settings(demonstration=d, ema_decay=0.9, distill_warmup=0))
         for d in (True, False)
@@ -356,7 +356,7 @@ def refused(method: str, **settings) -> InputError:
 
 
 @pytest.mark.parametrize("method", ["self_distill", "sdft", "combined", "combined_on_policy"])
-def test_an_unknown_teacher_or_divergence_is_answered_with_the_nearest(method):
+def test_an_unknown_teacher_or_divergence_gets_the_nearest(method):
     assert "'ema'" in str(refused(method, teacher="emma"))
     assert "did you mean 'kl_teacher_student'" in str(refused(method, divergence="kl_teachr_student"))
     assert "did you mean 'jsd(0.5)'" in str(refused(method, divergence="jsd"))

@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_hold_sockets(environment, path):
 
 
 @pytest.mark.parametrize("path", UNUSABLE)
-def test_a_temporary_folder_that_was_not_set_for_ray_is_taken_where_it_does(environment, path):
+def test_an_unusable_folder_not_set_for_ray_gives_way_to_tmp(environment, path):
     environment["TMPDIR"] = path
     folder = settings.make_folder()
     folder.rmdir()

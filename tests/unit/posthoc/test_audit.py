@@ -337,7 +337,7 @@ def test_another_base_is_refused_unless_asked(base, tmp_path):
     audits.load_audit([other], {**ONE, "another_base": True}, tmp_path / "out")
 
 
-def test_shapes_that_do_not_fit_are_refused_before_anything_is_scored(base, tmp_path):
+def test_shapes_that_do_not_fit_are_refused_before_scoring(base, tmp_path):
     name = base.slots[0].module
     wide = write_peft(tmp_path / "wide", {name: (torch.zeros(2, 99), torch.zeros(64, 2))})
     with pytest.raises(InputError, match="64 x 99"):

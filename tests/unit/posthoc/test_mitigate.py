@@ -115,7 +115,7 @@ def run(tmp_path):
     return found
 
 
-def test_the_first_intruder_of_each_matrix_is_scaled_and_nothing_else(run):
+def test_only_the_first_intruder_of_each_matrix_is_scaled(run):
     trained, mitigated, control = run.variants(None, [0.25])
     assert [v.kind for v in (trained, mitigated, control)] == ["trained", "mitigated", "control"]
     pairs = [run.layout.split(variant.values[None].double()) for variant in (trained, mitigated, control)]
@@ -151,7 +151,7 @@ def kept(folder, fingerprint, model, rank, scaling, magnitudes=False):
     return values
 
 
-def test_adapters_of_any_rank_and_scaling_are_laid_out_as_they_were_scored(tmp_path):
+def test_adapters_of_any_rank_are_laid_out_as_they_were_scored(tmp_path):
     """Stacked adapters have more ranks than the study says, rsLoRA another scaling."""
     model = packed_model()
     found = SimpleNamespace(folder=tmp_path)
@@ -166,7 +166,7 @@ def test_adapters_of_any_rank_and_scaling_are_laid_out_as_they_were_scored(tmp_p
             assert torch.allclose(b @ a, stored.scaling * wanted_b @ wanted_a, atol=1e-4)
 
 
-def test_trials_without_an_adapter_of_low_rank_are_left_out_and_alone_refused(tmp_path):
+def test_trials_without_low_rank_are_left_out_and_alone_refused(tmp_path):
     found = SimpleNamespace(folder=tmp_path)
     kept(tmp_path, "0abc", packed_model(), 2, 0.5)
     kept(tmp_path, "1abc", packed_model(), 2, 0.5, magnitudes=True)

@@ -89,7 +89,7 @@ def test_forgetting_is_drawn_for_every_trained_trial():
     assert figure.axes[0].get_title(loc="left").startswith(f"Spearman's ρ {wanted:.2f} [")
 
 
-def test_rho_is_over_the_trials_of_arms_that_are_not_drawn_as_well():
+def test_rho_counts_the_trials_of_arms_that_are_not_drawn():
     study = gather(large())
     some = looks([("lora", "lora"), ("stable_lora", "stable_lora")])
     with context():
@@ -121,7 +121,7 @@ def test_epsilon_and_place_have_the_means_over_trials():
     assert row["mean"] == pytest.approx(np.mean(own))
 
 
-def test_axes_of_counts_and_distances_begin_at_zero_whatever_an_interval_says():
+def test_axes_of_counts_and_distances_begin_at_zero():
     """The t interval of 30, 4 and 4 reaches below zero, where no count is."""
     many, *records = (trial("lora", QUICK, seed=seed) for seed in range(3))
     few = trial("combined", QUICK).intruders

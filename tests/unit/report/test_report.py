@@ -73,7 +73,7 @@ def test_a_results_folder_gives_the_same_report(quick_folder, tmp_path):
     }
 
 
-def test_what_training_costs_is_told_in_tokens_not_in_shares_of_packs():
+def test_what_training_costs_is_told_in_tokens():
     def clause(**costs):
         records = [trial(arm, QUICK, seed=seed) for arm in ("lora", "sdft") for seed in range(3)]
         spent = {"train_tokens": 1000, "teacher_tokens": 0, "prompt_tokens": 0, "sampled_tokens": 0}
@@ -198,7 +198,7 @@ def test_the_words_are_no_stronger_than_the_tests(quick_folder):
         assert "lorabench run quick" in text
 
 
-def test_the_settings_of_a_method_are_those_on_the_board_and_those_that_tune_tried():
+def test_a_methods_settings_are_the_boards_and_those_tune_tried():
     def records(arm, **changes):
         for made in (trial(arm, QUICK, seed=seed) for seed in range(3)):
             yield made.model_copy(update={"spec": made.spec.model_copy(update=changes)})
@@ -261,7 +261,7 @@ def test_two_seeds_are_provisional():
     assert answer.answer(gather(readout), board)[0].startswith("No arm is ranked")
 
 
-def test_published_numbers_stand_below_the_arms_with_model_and_protocol(tmp_path):
+def test_published_numbers_stand_below_the_arms(tmp_path):
     rows = (
         PublishedRow(method="O-LoRA", model="T5-large", protocol="orders 1-3 | r 8", accuracy=75.8, source="a paper"),
         PublishedRow(method="SLAO", model="LLaMA", protocol="orders 4-6", accuracy=74.8, bwt=-3.5, source="<another>"),
@@ -361,7 +361,7 @@ def test_a_long_board_is_drawn_in_part(tmp_path):
     assert {row["arm"] for row in read(tmp_path / "figures" / "accuracy_forgetting.csv")} == {*low, *others}
 
 
-def test_one_method_s_grid_leaves_room_for_the_best_of_the_others():
+def test_one_methods_grid_leaves_room_for_the_best_of_others():
     low, grid = ("lora", "sdft@tokens=own", "sdft@tokens=given"), [f"self_distill@weight={i}" for i in range(14)]
     records = [trial(arm, QUICK, seed=seed) for arm in (*low, *grid) for seed in range(3)]
     study = gather(Folder([_halved(r) if r.spec.method in ("lora", "sdft") else r for r in records]))
@@ -402,7 +402,7 @@ def test_mixed_stacks_are_refused_unless_allowed(tmp_path):
     assert "Mixed board" in (tmp_path / "report.html").read_text()
 
 
-def test_other_task_versions_and_settings_within_an_arm_are_mixtures_too():
+def test_other_task_versions_within_an_arm_are_mixtures_too():
     versions = synthetic.spec("lora_ema", QUICK, task_digests={QUICK[0]: "new"})
     with pytest.raises(InputError, match="task naughty_strings in more than one version"):
         gather(Folder([trial("lora", QUICK), trial("lora_ema", QUICK, spec=versions)]))

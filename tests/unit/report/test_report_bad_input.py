@@ -59,7 +59,7 @@ def test_one_trial(tmp_path):
     assert board(files["leaderboard.csv"])["lora"]["average_accuracy_ci_low"] == ""
 
 
-def test_one_seed_in_three_orders_is_provisional_and_has_no_interval(tmp_path):
+def test_one_seed_in_three_orders_is_provisional(tmp_path):
     orders = {"a": QUICK, "b": QUICK[::-1], "c": (QUICK[1], QUICK[2], QUICK[0])}
     files = written(
         tmp_path, Folder([trial(arm, s, order=o) for arm in ("lora", "combined") for o, s in orders.items()])
@@ -130,7 +130,7 @@ def test_mixed_stacks_are_refused_or_bannered(tmp_path):
     assert 'class="banner" role="alert"' in written(tmp_path, Folder(records), allow_mixed=True)["report.html"]
 
 
-def test_records_of_an_older_schema_are_reported_and_of_a_newer_one_refused(tmp_path):
+def test_older_records_are_reported_and_newer_ones_refused(tmp_path):
     shutil.copytree(GOLDEN / "schema1", tmp_path / "old")
     build_report(tmp_path / "old")
     assert len(board((tmp_path / "old" / "leaderboard.csv").read_text())) >= 2

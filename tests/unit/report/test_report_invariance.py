@@ -137,7 +137,7 @@ def test_dropping_an_arm_changes_no_other_arm_s_number(name):
 
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(st.sets(st.sampled_from(OTHERS)))
-def test_whoever_else_is_on_the_board_an_arm_s_numbers_are_the_same(others):
+def test_an_arms_numbers_ignore_who_else_is_on_the_board(others):
     assert_unchanged(full(), own_numbers(gather(board_of(["lora", *sorted(others)]))))
 
 
@@ -164,7 +164,7 @@ def core() -> tuple[TrialRecord, ...]:
     return tuple(read_trials(REFERENCE_STUDY).records)
 
 
-def test_dropping_an_arm_of_a_study_that_ran_changes_no_other_arm_s_number():
+def test_dropping_an_arm_changes_no_other_arms_number():
     before = own_numbers(gather(Folder(list(core()))))
     for name in sorted({record.spec.arm for record in core()} - {"lora"}):
         left = Folder([record for record in core() if record.spec.arm != name])
@@ -175,7 +175,7 @@ def test_dropping_an_arm_of_a_study_that_ran_changes_no_other_arm_s_number():
 
 
 @pytest.mark.parametrize("records", [lambda: board_of(CAST).records, core], ids=["synthetic", "core_arms"])
-def test_the_cheapest_arm_s_share_in_tokens_is_its_share_in_examples(records):
+def test_the_cheapest_arm_has_one_share_in_tokens_and_examples(records):
     study = gather(Folder(list(records())))
     least = {each.key: _tokens(each) for each in certain(study.reference).trials}
     cheapest = [
@@ -200,7 +200,7 @@ def with_tokens(name: str, seed: int, tokens: int, reached: bool) -> TrialRecord
     return record.model_copy(update={"curves": (curve,)})
 
 
-def test_a_trial_is_followed_as_far_as_plain_lora_goes_on_the_same_data():
+def test_a_trial_is_followed_as_far_as_plain_lora_goes():
     lora = [with_tokens("lora", seed, 1000 * (1 + seed), reached=True) for seed in range(2)]
     # Of seed 2 plain LoRA has no trial: the mean of its others.
     never = [with_tokens("stable_lora", seed, 9000, reached=False) for seed in range(3)]

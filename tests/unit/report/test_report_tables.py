@@ -39,7 +39,7 @@ def documented(section: str) -> set[str]:
     return {name for line in lines for name in re.findall(r"`([^`]+)`", line)}
 
 
-def test_every_column_is_documented_and_every_documented_column_is_there():
+def test_the_documented_columns_are_the_columns():
     columns = leaderboard.columns(gather(quick()))
     plain = {re.sub(r"^delta_(social_iqa|plain_text)$", "delta_<probe>", name) for name in columns}
     assert {name for name in plain if not name.endswith(("_ci_low", "_ci_high"))} == documented("leaderboard.csv")
@@ -118,7 +118,7 @@ def test_what_may_not_be_compared_is_refused_unless_asked_for(tmp_path, change, 
     assert comparison.sentences(found)[0].startswith("MIXED: ")
 
 
-def test_an_arm_of_another_stack_has_no_say_in_a_comparison_of_two_others(tmp_path):
+def test_an_arm_of_another_stack_has_no_say_between_two_others(tmp_path):
     """It is refused, or called mixed, only where it is one of the two."""
     alone = compare_studies(stored(tmp_path / "two", eight()), "combined", tmp_path / "two", "lora")
     newer = STACK | {"digest": "x", "torch": "3"}
@@ -134,7 +134,7 @@ def test_an_arm_of_another_stack_has_no_say_in_a_comparison_of_two_others(tmp_pa
     assert comparison.sentences(mixed)[0].startswith("MIXED: 2 stacks")
 
 
-def test_compare_refuses_names_that_are_not_there_and_arms_that_share_nothing(tmp_path):
+def test_compare_refuses_unknown_names_and_arms_without_pairs(tmp_path):
     folder = stored(tmp_path, [*eight(), trial("lora_ema", QUICK, seed=99), failed("self_distill", QUICK)])
     with pytest.raises(InputError, match="did you mean 'combined'"):
         compare_studies(folder, "combine", folder, "lora")
@@ -174,7 +174,7 @@ def test_latex_holds_every_table_and_escapes(tmp_path):
 # -- the index --------------------------------------------------------------------------------------------------------
 
 
-def test_the_index_is_over_everything_and_says_what_it_could_not_read(tmp_path):
+def test_the_index_has_all_and_says_what_it_could_not_read(tmp_path):
     stored(tmp_path / "good", eight())
     build_report(tmp_path / "good")
     stored(tmp_path / "reference" / "older", eight(("lora", "combined")))

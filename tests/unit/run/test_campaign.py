@@ -408,7 +408,7 @@ def test_a_family_without_sdpa_is_taken(tmp_path):
     assert cpu(save_random("gemma2", tmp_path / "gemma2")).slots
 
 
-def test_records_that_the_study_no_longer_asks_for_are_moved_aside(tmp_path):
+def test_records_no_longer_asked_for_are_moved_aside(tmp_path):
     from harness.store.results import supersede
 
     folder = tmp_path / "out" / "trials"

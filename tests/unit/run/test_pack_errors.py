@@ -154,7 +154,7 @@ def test_what_is_tried_again_is_what_failed(run):
     }
 
 
-def test_the_base_is_loaded_anew_after_a_method_has_written_to_it(run, tmp_path):
+def test_the_base_is_loaded_anew_after_a_method_wrote_to_it(run, tmp_path):
     """The good arms score as they do without the bad one."""
     found = {r.fingerprint: r.matrix() for r in read_trials(run("writes")).records if r.status == "ok"}
     (tmp_path / "out").rename(tmp_path / "spoilt")

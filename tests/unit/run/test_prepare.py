@@ -196,7 +196,7 @@ def test_what_no_run_here_would_read_is_not_made(fetch, folder, changes):
     assert not folder.exists()
 
 
-def test_another_dtype_and_other_weights_have_files_of_their_own(fetch, folder, model):
+def test_another_dtype_and_other_weights_have_other_files(fetch, folder, model):
     fetch()
     fetch(dtype="bfloat16")
     assert len(files(folder)) == len(files(folder, "json")) == 2

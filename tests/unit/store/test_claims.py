@@ -227,7 +227,7 @@ def test_a_claim_is_whole_before_it_is_in_the_slot(tmp_path, monkeypatch):
         assert seen == [(os.getpid(), True, slot_of(tmp_path))]
 
 
-def test_a_claim_that_was_swept_before_it_got_its_place_is_made_again(tmp_path, monkeypatch):
+def test_a_claim_swept_before_it_got_its_place_is_made_again(tmp_path, monkeypatch):
     """The owner of the folder sweeps, then is killed: what a contender renames may be an empty folder."""
     real, swept = Path.rename, []
 
@@ -333,7 +333,7 @@ def container(tmp_path) -> Iterator[subprocess.Popen]:
         run.kill()
 
 
-def test_a_living_run_in_another_container_of_the_same_name_keeps_its_claim(tmp_path, container):
+def test_a_run_in_a_container_of_the_same_name_keeps_its_claim(tmp_path, container):
     notice = json.loads((tmp_path / "running" / "claim.json").read_text())
     assert notice["host"] == socket.gethostname(), "or this tests nothing"
     assert notice["pid"] != container.pid
@@ -343,7 +343,7 @@ def test_a_living_run_in_another_container_of_the_same_name_keeps_its_claim(tmp_
     assert container.returncode == 0
 
 
-def test_a_run_killed_in_another_container_is_taken_over_at_once(tmp_path, container):
+def test_a_run_killed_in_another_container_is_taken_at_once(tmp_path, container):
     container.kill()
     container.wait()
     wait_for(lambda: not owners.is_locked(next(slot_of(tmp_path).iterdir())))
@@ -471,7 +471,7 @@ def test_children_of_a_killed_run_do_not_keep_its_claim(tmp_path):
         os.close(write_end)
 
 
-def test_a_run_that_died_on_another_machine_is_taken_over_after_the_lease(tmp_path, short, told):
+def test_a_run_dead_on_another_machine_is_taken_after_the_lease(tmp_path, short, told):
     """A preempted node comes back under another name: nobody has to remove a file."""
     kill(hold(tmp_path, elsewhere))
     with claim(tmp_path, told.append):
@@ -481,7 +481,7 @@ def test_a_run_that_died_on_another_machine_is_taken_over_after_the_lease(tmp_pa
     assert left_in_running(tmp_path) == []
 
 
-def test_a_dead_machine_whose_lock_never_ends_is_taken_over_after_the_lease(tmp_path, short, told):
+def test_a_dead_machines_endless_lock_is_taken_after_the_lease(tmp_path, short, told):
     """Servers of NFS may keep the lock of a client that never comes back."""
     child = hold(tmp_path, elsewhere)
     os.kill(child, signal.SIGSTOP)
@@ -574,7 +574,7 @@ def test_a_living_claim_of_an_older_version_is_respected(tmp_path):
     assert left_in_running(tmp_path) == ["claim.json"]
 
 
-def test_a_claim_of_an_older_version_on_another_host_needs_a_person(tmp_path):
+def test_an_older_versions_claim_elsewhere_needs_a_person(tmp_path):
     """It never beats, so that nothing can tell whether it lives."""
     path = older(tmp_path, host="elsewhere", pid=dead_process(), started="1")
     with pytest.raises(LorabenchError, match="on elsewhere") as error, claim(tmp_path):
@@ -649,7 +649,7 @@ def test_a_claim_that_was_removed_is_made_again(tmp_path, short):
     assert left_in_running(tmp_path) == []
 
 
-def test_a_run_learns_that_its_folder_was_removed_and_claimed_by_another(tmp_path, monkeypatch):
+def test_a_run_learns_that_its_folder_is_anothers_now(tmp_path, monkeypatch):
     folder = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(claims, "BEAT", 1.0)

@@ -181,7 +181,7 @@ def test_a_missing_record_costs_no_other_trial_its_adapter(load, copy):
         assert all(again[key].equal(value) for key, value in adapters[name].items())
 
 
-def test_the_retry_of_a_worker_that_died_at_its_first_record_leaves_that_as_it_is(load, tmp_path, monkeypatch):
+def test_a_retry_leaves_the_record_that_a_dead_worker_wrote(load, tmp_path, monkeypatch):
     """Ray hands the same job, with the same list of what is missing, to a second worker."""
     from harness.run import pack, worker
 
@@ -243,7 +243,7 @@ def test_adapters_of_earlier_versions_are_found(copy):
 
 
 @pytest.mark.parametrize("manifest", [None, "{", '{"schema_version": 2, "study": "other", "expected": {}}'])
-def test_a_folder_that_lost_its_study_json_is_known_by_its_records(load, copy, manifest):
+def test_a_folder_without_study_json_is_known_by_its_records(load, copy, manifest):
     file = copy / "study.json"
     wanted = file.read_bytes()
     file.unlink() if manifest is None else file.write_text(manifest)
@@ -334,7 +334,7 @@ def test_temporary_files_of_dead_processes_are_swept(load, copy):
     assert not list(copy.rglob(".*.tmp"))
 
 
-def test_what_a_worker_leaves_that_dies_during_the_run_is_swept_at_its_end(load, copy):
+def test_what_a_dead_worker_leaves_is_swept_at_the_runs_end(load, copy):
     """The pack was done by another worker, so no later run would look."""
 
     class Leaves(LocalExecutor):
@@ -363,7 +363,7 @@ def test_half_made_folders_of_the_cache_are_swept_after_a_day(tmp_path, monkeypa
     assert not stale.exists()
 
 
-def test_a_folder_removed_while_running_loses_nothing_that_is_written_later(load, tmp_path):
+def test_a_folder_removed_in_a_run_keeps_what_is_written_later(load, tmp_path):
     """The base's scores are gone with it, so the run ends; the next one takes what is there."""
     found = load()
     gone = threading.Event()

@@ -114,7 +114,7 @@ def test_an_interrupt_goes_through_and_leaves_the_old_file(tmp_path, monkeypatch
     assert names(tmp_path) == ["file.json"]
 
 
-def test_a_write_syncs_the_file_before_it_replaces_and_the_folder_after(tmp_path, monkeypatch):
+def test_a_write_syncs_the_file_first_and_the_folder_last(tmp_path, monkeypatch):
     events, real_sync, real_replace = [], os.fsync, Path.replace
     monkeypatch.setattr(
         os, "fsync", lambda fd: (events.append(str(Path(f"/proc/self/fd/{fd}").readlink())), real_sync(fd))
@@ -315,7 +315,7 @@ def test_published_numbers_are_read_strictly(tmp_path, text):
     assert caught.value.remedy
 
 
-def test_unknown_published_numbers_are_refused_with_the_nearest_name(tmp_path):
+def test_unknown_published_numbers_get_the_nearest_name(tmp_path):
     (tmp_path / "standard_cl.yaml").write_text("[]")
     with pytest.raises(InputError, match="standrad_cl") as caught:
         read_published("standrad_cl", tmp_path, "study.yaml:published")
@@ -346,7 +346,7 @@ def test_records_of_schema_1_are_read(tmp_path):
         assert record.probes["plain_text"].stderr == (None,) * len(record.probes["plain_text"].score)
 
 
-def test_an_older_record_that_is_damaged_is_quarantined_not_a_crash(tmp_path):
+def test_a_damaged_older_record_is_quarantined(tmp_path):
     for number, change in enumerate(({"tasks": 5}, {"tasks": {"a": None}}, {"tasks": {"a": {"score": 1}}})):
         name = f"{number}" * 32
         write_json(tmp_path / "trials" / f"{name}.json", {"schema_version": 1, "fingerprint": name, **change})
@@ -355,7 +355,7 @@ def test_an_older_record_that_is_damaged_is_quarantined_not_a_crash(tmp_path):
 
 @pytest.mark.parametrize("text", ["{", "", "[]", '{"schema_version": 99, "study": "mine"}', '{"study": "mine"}',
                                   '{"schema_version": "x"}', '{"schema_version": null}'])  # fmt: skip
-def test_a_manifest_of_another_schema_or_damaged_is_refused_and_kept(tmp_path, text):
+def test_a_damaged_or_foreign_manifest_is_refused_and_kept(tmp_path, text):
     (tmp_path / "study.json").write_text(text)
     for use in (lambda: open_results(tmp_path, "mine", {}), lambda: read_trials(tmp_path)):
         with pytest.raises(InputError):

@@ -43,7 +43,7 @@ def fingerprints(found: Plan, arm: str | None = None) -> list[str]:
     ({"adapter": {"alpha": 32, "targets": list(QV)}, "training": {"between_tasks": "reinit"}},
      "2e0f722b191f59a7", "9c56b5efb74745e4"),
 ])  # fmt: skip
-def test_a_study_without_overrides_has_the_fingerprints_and_packs_it_always_had(changes, trials, packs):
+def test_without_overrides_fingerprints_and_packs_stay(changes, trials, packs):
     """Digests from before arms could have an adapter of their own.  They change with every new setting of training,
     scoring or these methods, and then finished results run again; nothing else may change them."""
     arms = {"frozen": {}, "lora": {}, "stable_lora": {"shrink": [0.001, 0.01]},
@@ -72,7 +72,7 @@ def test_an_arm_s_own_setting_is_that_of_a_study(own, everyone):
     assert arms[0][0].recipe == arms[1][0].recipe
 
 
-def test_a_rank_keeps_the_study_s_scaling_unless_it_names_an_alpha():
+def test_a_rank_keeps_the_studys_scaling_unless_it_has_an_alpha():
     given = {"lora@two": {"adapter": {"rank": 2}}, "lora@both": {"adapter": {"rank": 2, "alpha": 3}}}
     two, both = expand_arms(study(given, adapter={"rank": 16, "alpha": 8}), methods(), "s.yaml")
     assert (two.own.adapter.rank, two.own.adapter.alpha) == (2, 1.0)

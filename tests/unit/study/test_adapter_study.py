@@ -84,7 +84,7 @@ def test_every_arm_trains_what_it_says(done):
     assert found["lora"]["train_loss"][0] != found["lora@rank2"]["train_loss"][0]
 
 
-def test_an_arm_s_own_adapter_trains_as_a_study_s_does_bit_for_bit(done, tmp_path):
+def test_an_arms_adapter_trains_as_a_studys_bit_for_bit(done, tmp_path):
     everyone = {
         "methods": {"lora@rank2": {}, "lora_ema@rank2": {}}, "adapter": {"rank": 2, "alpha": 4, "targets": QV}
     }  # fmt: skip

@@ -79,7 +79,7 @@ def test_adding_a_method_changes_nobody():
     assert before.items() <= after.items()
 
 
-def test_adding_a_seed_an_order_or_changing_the_pack_changes_nobody():
+def test_more_seeds_orders_or_another_pack_change_nobody():
     before = seeds_by_trial(plan())
     streams = {"zero": ["a"], "one": ["a", "b"], "two": ["b", "a"]}
     assert before.items() <= seeds_by_trial(plan(seeds=[7, 0, 1], streams=streams)).items()
@@ -158,7 +158,7 @@ def test_rows_of_a_pack_agree():
 
 
 @pytest.mark.parametrize(("between", "packs"), [("continue", [4]), ("reinit", [1, 3])])
-def test_teachers_share_a_pack_but_for_a_base_that_lies_under_earlier_tasks(between, packs):
+def test_teachers_share_a_pack_but_not_over_a_changed_base(between, packs):
     teachers = {"self_distill": {"teacher": ["base", "snapshot", "ema", "live"]}}
     found = plan(teachers, seeds=[0], streams={"o": ["a", "b"]}, training={"between_tasks": between})
     assert [len(pack.rows) for pack in found.packs] == packs
@@ -225,7 +225,7 @@ def test_an_empty_grid_is_an_error():
         expand_arms(study({"lora": {"learning_rate": []}, "frozen": {}}), methods(), "s.yaml")
 
 
-def test_the_fingerprint_is_the_same_from_the_plan_and_from_the_record():
+def test_plan_and_record_have_the_same_fingerprint():
     tuned = build_plan(study(), methods(), inputs(tuned={"lora": 5}), 8, "s.yaml")
     assert [t.spec.tuned for t in tuned.trials] == [t.spec.method == "lora" for t in tuned.trials]
     for trial in tuned.trials:

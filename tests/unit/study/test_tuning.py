@@ -64,7 +64,7 @@ def test_every_arm_gets_as_many_settings():
     assert settings(found["lora"]) == [{"learning_rate": rate} for rate in RATES]
 
 
-def test_a_grid_to_tune_over_is_not_multiplied_out_beyond_its_limit():
+def test_a_grid_is_not_multiplied_out_beyond_its_limit():
     values = [n / 1e4 for n in range(1, 201)]
     given = {"lora": {"learning_rate": [0.1, 0.2]}}
     grids = {"lora": {"a_scale": values, "b_ratio": values}}
@@ -284,7 +284,7 @@ def test_where_every_setting_diverged_nothing_is_chosen():
     assert arm.settings.learning_rate == 5e-4
 
 
-def test_an_arm_that_starts_every_task_afresh_is_judged_by_what_it_learns():
+def test_an_arm_that_starts_afresh_is_judged_by_what_it_learns():
     """Its last adapter knows one task: the average over the stream says nothing about the rate."""
     of = study({"single_task": {}}, **ONE, tuning={"grids": {"single_task": {"learning_rate": [0.1, 0.2]}}})
     searches, plan = laid_out(of)
@@ -380,7 +380,7 @@ def test_the_tuning_study_has_a_folder_of_its_own_inside(load, tmp_path):
     assert set(found.task_digests) == {"toy_recall", "toy_digits"}, "probes may have no validation items"
 
 
-def test_a_task_that_is_better_the_lower_has_no_average_accuracy(load, monkeypatch):
+def test_a_lower_is_better_task_has_no_average_accuracy(load, monkeypatch):
     prepare = campaign.tasks.prepare_task
 
     def lower(name: str):
