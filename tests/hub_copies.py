@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.data import lm_eval_index
+from harness.data.tasks.lm_eval import index as lm_eval_index
 
 #: Where lm-eval keeps the tasks of these tests: an index of the whole takes 10 s.
 FOLDERS = ("arc", "hellaswag", "super_glue/boolq", "sciq", "winogrande", "gsm8k", "wikitext", "lambada", "mmlu/default")

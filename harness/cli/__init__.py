@@ -16,7 +16,7 @@ import typer
 from harness.cli import adapters, lists, new, perf, results, study
 from harness.cli.options import kind_of
 from harness.cli.terminal import say, take_any_encoding
-from harness.data.paths import FULL
+from harness.data.files import FULL
 from harness.errors import InputError, LorabenchError
 
 #: In the order of the help.

@@ -126,7 +126,7 @@ def _cached() -> Iterator[Finding]:
         yield Finding(f"model {name}", "ok" if ready else "note", "ready" if ready else "not fetched: lorabench fetch")
     hub = [name for name in tasks.task_names() if tasks.load_task(name).hub]
     for what, names in (("tasks", sorted(set(tasks.task_names()) - set(hub))), ("tasks of the hub", hub)):
-        missing = [name for name in names if not models.task_ready(name)]
+        missing = [name for name in names if not tasks.task_ready(name)]
         text = f"{len(names) - len(missing)} of {len(names)} ready"
         if missing:
             text += "; fetched with a study that uses them" if names is hub else f"; not fetched: {', '.join(missing)}"

@@ -42,7 +42,7 @@ def tasks(
     as_json: AsJson = False,
 ) -> None:
     """List the tasks and probes, one line each; with --lm-eval those that lm-eval brings along."""
-    from harness.data import listing
+    from harness.data.tasks import listing
 
     _list(listing.lm_eval_tasks(pattern, _note) if lm_eval else listing.project_tasks(pattern), as_json)
 

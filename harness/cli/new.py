@@ -36,7 +36,7 @@ def new_task(
 ) -> None:
     """Make a task of rows of one's own, in the clone or in the folder of --plugins, and build its splits."""
     from harness.cli import scaffold
-    from harness.data.rows import Columns
+    from harness.data.new_task import Columns
 
     task, note = scaffold.new_task(name, source, Columns(question, answer, choices, answers), licence)
     sizes = ", ".join(f"{count} {split}" for split, count in task.task.splits.items())

@@ -7,9 +7,9 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from harness.data import new_task as of_rows
+from harness.data import new_task as from_rows
 from harness.data import paths, tasks
-from harness.data.rows import Columns
+from harness.data.new_task import Columns
 from harness.data.tasks import PreparedTask
 from harness.errors import InputError
 from harness.method.registry import methods
@@ -92,9 +92,9 @@ def new_method(name: str) -> Path:
 
 
 def new_task(name: str, source: Path, columns: Columns, licence: str) -> tuple[PreparedTask, str]:
-    """Write ``tasks/NAME`` of the clone or of a folder of one's own; see :func:`harness.data.new_task.new_task`."""
+    """Write ``tasks/NAME`` of the clone or of a folder of plug-ins; see :mod:`harness.data.new_task`."""
     _check_name(name, "task", tasks.task_names())
-    return of_rows.new_task(name, source, _place("task", "tasks", "tasks"), columns, licence)
+    return from_rows.new_task(name, source, _place("task", "tasks", "tasks"), columns, licence)
 
 
 def _place(kind: str, cloned: str, own: str) -> Path:

@@ -21,11 +21,11 @@ ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or local: in
 
 def fetch(study: StudyName = "auto", model: ModelName = None) -> None:
     """Download and verify a study's model and data, and decompose the model for runs on a CPU; offline afterwards."""
-    from harness.data import models as model_files
+    from harness.data.fetch import fetch
     from harness.run import decompose as prepare
 
     file, config = checked_study(resolve(study), model)
-    source = model_files.fetch((*config.tasks, *config.probes), config.model, say)
+    source = fetch((*config.tasks, *config.probes), config.model, say)
     prepare.decompose(config, file, source, say)
 
 
@@ -107,13 +107,13 @@ def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = 
 
 def _changes(name: str, model: str | None, out: Path | None) -> tuple[str, ...]:
     """What of the records no longer fits the study; a line that says why that can't be told here, if it can't."""
-    from harness.data import models, paths
+    from harness.data import models, paths, tasks
     from harness.run import campaign
     from harness.study.config import find_study, load_study
 
     try:
         study = load_study(find_study(name, paths.studies_dir()), overrides={"model": model} if model else None)
-        there = models.model_ready(study.model) and all(map(models.task_ready, (*study.tasks, *study.probes)))
+        there = models.model_ready(study.model) and all(map(tasks.task_ready, (*study.tasks, *study.probes)))
         if not there:
             why = "its model or data are not at hand; lorabench fetch makes them ready"
         else:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.data import files, paths, tasks
 from harness.data import models as model_files
-from harness.data import paths, tasks
 from harness.errors import InputError
 from harness.store.checkpoints import sweep
 from harness.store.claims import claim
@@ -277,7 +277,7 @@ def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, e
         supersede(folder, planned)
         sweep(folder, {pack.name for pack in state.todo})
         sweep_temporary(folder)
-        paths.sweep()
+        files.sweep()
         if state.complete:
             return state
         key = base_key(study, device, campaign.model.digest, campaign.task_digests)

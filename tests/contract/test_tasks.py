@@ -9,7 +9,9 @@ import functools
 
 import pytest
 
-from harness.data import hub_data, splits, tasks
+from harness.data import tasks
+from harness.data.sources import hub_data
+from harness.data.tasks.own import rendering, splits
 from harness.errors import InputError, LorabenchError
 
 NAMES = tasks.task_names()
@@ -70,7 +72,7 @@ def test_the_prepare_docstring_says_what_the_rows_are(prepared):
 
 def test_splits_are_as_declared_and_disjoint(prepared, docs):
     assert {split: len(found) for split, found in docs.items()} == prepared.task.splits
-    texts = [splits.question(prepared.task, doc) for found in docs.values() for doc in found]
+    texts = [rendering.question(prepared.task, doc) for found in docs.values() for doc in found]
     assert len({" ".join(text.split()) for text in texts}) == len(texts)
     splits.check(prepared.task, docs)
 
@@ -87,13 +89,13 @@ def test_no_row_of_a_wheel_is_in_two_tasks(wheel):
             pytest.skip(found)
         for split in tasks.SPLITS:
             for doc in tasks.read_split(found, split):
-                assert owner.setdefault(splits.question(found.task, doc), name) == name
+                assert owner.setdefault(rendering.question(found.task, doc), name) == name
 
 
 def test_prompts_are_short_and_end_without_space(prepared, docs):
     for found in docs.values():
         for doc in found:
-            text = splits.question(prepared.task, doc)
+            text = rendering.question(prepared.task, doc)
             assert 0 < len(text) <= (LONGEST_OF_THE_HUB if prepared.task.hub else LONGEST_PROMPT)
             assert text == text.rstrip()
 
@@ -101,7 +103,7 @@ def test_prompts_are_short_and_end_without_space(prepared, docs):
 def test_chance_is_what_guessing_scores(prepared, docs):
     if prepared.task.kind != "multiple_choice":
         pytest.skip("not a multiple-choice task")
-    guess = sum(1 / len(splits.choices(prepared.task, doc)) for doc in docs["test"]) / len(docs["test"])
+    guess = sum(1 / len(rendering.choices(prepared.task, doc)) for doc in docs["test"]) / len(docs["test"])
     # Where a hub task has as many choices as the row has, its chance was estimated without the data.
     estimated = prepared.task.hub and not isinstance(prepared.task.config["doc_to_choice"], list)
     assert prepared.task.chance == pytest.approx(guess, abs=0.1 if estimated else 2e-3)
@@ -110,7 +112,7 @@ def test_chance_is_what_guessing_scores(prepared, docs):
 def test_no_label_answers_the_task_alone(prepared, docs):
     if prepared.task.kind != "multiple_choice" or prepared.task.name in LOPSIDED:
         pytest.skip("not a multiple-choice task, or lopsided at its source")
-    labels = [splits.target(prepared.task, doc) for doc in docs["test"]]
+    labels = [rendering.target(prepared.task, doc) for doc in docs["test"]]
     assert max(labels.count(label) for label in set(labels)) / len(labels) < prepared.task.chance + 0.1
 
 
@@ -118,7 +120,7 @@ def test_generated_answers_are_single_lines(prepared, docs):
     if prepared.task.kind != "generate_until":
         pytest.skip("not a generation task")
     for doc in docs["test"]:
-        answer = splits.target(prepared.task, doc)
+        answer = rendering.target(prepared.task, doc)
         assert answer == answer.strip()
         assert "\n" not in answer
 

@@ -170,7 +170,7 @@ def test_row_0_is_the_base_for_every_method(local_run, records):
 
 def test_the_base_is_as_it_was(local_run, cache):
     """The files of the model, and the digest that every record carries."""
-    from harness.data.models import folder_digest
+    from harness.data.models.folder import folder_digest
 
     (model,) = (cache / "models").glob("tiny-random-llama-*")
     with pytest.MonkeyPatch.context() as patch:

@@ -16,8 +16,10 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from harness.data import lm_eval_index, paths, tasks
+from harness.data import paths, tasks
 from harness.data.models import resolve_model
+from harness.data.tasks.lm_eval import index as lm_eval_index
+from harness.data.tasks.lm_eval import yaml_files
 from harness.scoring.lm import PackedLM
 from harness.scoring.lm_eval_task import FEWSHOT_SEED, TaskData
 from harness.scoring.scorer import Scorer
@@ -103,7 +105,7 @@ def test_lm_evals_own_tasks(world, hflm, llama, mirror, name):
 
     tokenizer = AutoTokenizer.from_pretrained(llama)
     entry = lm_eval_index.index()[name]
-    config = load_yaml(Path(lm_eval_index.tasks_root()) / entry["yaml"], resolve_func=True, recursive=True)
+    config = load_yaml(Path(yaml_files.tasks_root()) / entry["yaml"], resolve_func=True, recursive=True)
     config["dataset_path"] = str(mirror / config["dataset_path"])
     suite = Suite([prepared_data(name)], split="test", items={})
     lm = PackedLM(world.model, tokenizer, max_length=LENGTH, batch_tokens=4096)

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from harness.data.wheels import sha256_of
+from harness.data.files import sha256_of
 from harness.engine.adapters.layout import Layout
 from harness.engine.adapters.peft_config import CONFIG, PeftConfig, read_config
 from harness.engine.model.packed import PackedModel

@@ -15,8 +15,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from harness.data.catalogue import check_for_loading
-from harness.data.model_folder import WEIGHTS
+from harness.data.models.catalogue import check_for_loading
+from harness.data.models.folder import WEIGHTS
 from harness.engine.model.family import Verdict, check
 from harness.engine.model.packed import ALL_LINEAR, PackedModel, projections
 from harness.engine.model.verdicts import keep_verdict, kept_verdict

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from harness.data import paths
-from harness.data.model_folder import folder_digest
+from harness.data import files, paths
+from harness.data.models.folder import folder_digest
 from harness.engine.model.family import Verdict
 from harness.errors import LorabenchError
 
@@ -36,7 +36,7 @@ def keep_verdict(verdict: Verdict, path: Path, dtype: torch.dtype, device: str, 
     """Where nothing can be written it is tried again next time."""
     text = json.dumps(asdict(verdict), indent=1)
     try:
-        paths.publish_file(
+        files.publish_file(
             lambda temporary: temporary.write_text(text, encoding="utf-8"), _file(path, dtype, device, targets)
         )
     except (LorabenchError, OSError):

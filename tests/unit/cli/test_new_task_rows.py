@@ -13,7 +13,8 @@ import pytest
 
 from harness.cli import scaffold
 from harness.cli.scaffold import Columns
-from harness.data import splits, tasks
+from harness.data import tasks
+from harness.data.tasks.own import rendering
 from harness.errors import InputError, LorabenchError
 
 COLOURS = ["red", "green", "blue"]
@@ -42,7 +43,7 @@ def made(own: Path, rows: list[dict] | list[str] | bytes, **columns: str) -> dic
     docs = [doc for split in tasks.SPLITS for doc in tasks.read_split(found, split)]
     if found.task.kind != "multiple_choice":
         return {doc["question"]: doc["answer"] for doc in docs}
-    return {doc["question"]: splits.choices(found.task, doc)[doc["label"]] for doc in docs}
+    return {doc["question"]: rendering.choices(found.task, doc)[doc["label"]] for doc in docs}
 
 
 def refused(own: Path, rows: list[dict] | list[str] | bytes, **columns: str) -> InputError:
@@ -311,7 +312,9 @@ def test_a_long_answer_is_not_printed_whole(own):
 # -- all or nothing ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["harness.data.stored.digest", "harness.data.splits.build", "pathlib.Path.rename"])
+@pytest.mark.parametrize(
+    "step", ["harness.data.tasks.cache.digest", "harness.data.tasks.own.splits.build", "pathlib.Path.rename"]
+)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), ValueError])
 def test_a_step_that_fails_leaves_nothing_under_the_name(own, monkeypatch, step, error):
     def fail(*_: object, **__: object) -> None:
@@ -326,18 +329,18 @@ def test_a_step_that_fails_leaves_nothing_under_the_name(own, monkeypatch, step,
     assert made(own, plain("no", "yes")), "the name is free"
 
 
-@pytest.mark.parametrize("step", ["stored.write", "paths.Path.rename"])
+@pytest.mark.parametrize("step", ["cache.write", "pathlib.Path.rename"])
 def test_a_kill_leaves_nothing_under_the_name(own, step):
     """Killed where the splits are written, and at the last step, where the folder gets its name."""
     code = (
-        "import os, signal, sys\nfrom harness import scaffold\nfrom harness.data import paths, stored\n"
+        "import os, pathlib, signal, sys\nfrom harness.cli import scaffold\nfrom harness.data.tasks import cache\n"
         f"whole = {step}\n"
         "def kill(*arguments):\n"
         "    if str(arguments[-1]).endswith(os.sep + 'mine') or isinstance(arguments[-1], dict):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return whole(*arguments)\n"
         f"{step} = kill\n"
-        "scaffold.new_task('mine', paths.Path(sys.argv[1]), scaffold.Columns(), 'CC0')\n"
+        "scaffold.new_task('mine', pathlib.Path(sys.argv[1]), scaffold.Columns(), 'CC0')\n"
     )
     file = written(own, plain("no", "yes"))
     done = subprocess.run([sys.executable, "-c", code, str(file)], env=dict(os.environ), check=False)

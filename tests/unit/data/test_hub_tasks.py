@@ -12,7 +12,11 @@ import hub_copies
 import pytest
 from hub_rows import ROWS
 
-from harness.data import hub_data, lm_eval_index, paths, splits, tasks
+from harness.data import paths, tasks
+from harness.data.sources import hub_data
+from harness.data.tasks.lm_eval import index as lm_eval_index
+from harness.data.tasks.own import documents as prepared_by
+from harness.data.tasks.own import rendering, splits
 from harness.scoring.encoding import Encoder
 from harness.scoring.lm_eval_task import TaskData
 from harness.scoring.suite import Suite
@@ -39,8 +43,8 @@ def documents(monkeypatch) -> Callable[..., list[dict]]:
                 assert name in task.hub.splits
                 return iter(rows) if rows else (ROWS[task.name](i) for i in islice(numbers, 2500))
 
-        monkeypatch.setattr(splits, "Source", Source)
-        return list(splits.documents(task))
+        monkeypatch.setattr(prepared_by, "Source", Source)
+        return list(prepared_by.documents(task))
 
     return run
 
@@ -62,14 +66,14 @@ def test_documents_pass_the_checks_of_splits(documents, name):
     splits.check(task, drawn)
     json.dumps(found)
     for doc in found:
-        text = splits.question(task, doc)
+        text = rendering.question(task, doc)
         assert 0 < len(text) <= LONGEST
         assert text == text.strip()
         if task.kind == "generate_until":
-            assert "\n" not in splits.target(task, doc)
+            assert "\n" not in rendering.target(task, doc)
     if task.kind == "multiple_choice":
-        labels = {splits.target(task, doc) for doc in found}
-        assert len(labels) == max(len(splits.choices(task, doc)) for doc in found) or name == "trace_scienceqa"
+        labels = {rendering.target(task, doc) for doc in found}
+        assert len(labels) == max(len(rendering.choices(task, doc)) for doc in found) or name == "trace_scienceqa"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,12 +84,12 @@ def test_lm_eval_asks_and_counts_the_same(documents, name):
     scored = suite.tasks[name]
     assert scored.items == 4
     for doc in drawn["test"]:
-        assert scored.task.doc_to_text(doc) == splits.question(task, doc)
-        assert scored.task.doc_to_target(doc) == splits.target(task, doc)
+        assert scored.task.doc_to_text(doc) == rendering.question(task, doc)
+        assert scored.task.doc_to_target(doc) == rendering.target(task, doc)
         if task.kind == "multiple_choice":
-            assert scored.task.doc_to_choice(doc) == splits.choices(task, doc)
+            assert scored.task.doc_to_choice(doc) == rendering.choices(task, doc)
             continue
-        right = scored.task.process_results(doc, [splits.target(task, doc)])
+        right = scored.task.process_results(doc, [rendering.target(task, doc)])
         assert right == {scored.metric: pytest.approx(1.0)}
         assert scored.task.process_results(doc, ["?"])[scored.metric] < 0.8
     texts: list[tuple[str, str]] = []
@@ -96,8 +100,8 @@ def test_lm_eval_asks_and_counts_the_same(documents, name):
 
     assert len(list(suite.training_examples(name, Encoder(encode, None)))) == 8
     for doc, (prompt, answer) in zip(drawn["train"], texts, strict=True):
-        assert prompt == splits.question(task, doc)
-        assert answer == " " + splits._answer(task, doc)
+        assert prompt == rendering.question(task, doc)
+        assert answer == " " + rendering.answer_text(task, doc)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +120,8 @@ def test_lm_eval_asks_and_counts_the_same(documents, name):
 def test_a_row_as_it_is_asked(documents, name, prompt, answer):
     task = tasks.load_task(name)
     doc = documents(name, ROWS[name](3))[0]
-    assert splits.question(task, doc) == prompt
-    assert splits._answer(task, doc) == answer
+    assert rendering.question(task, doc) == prompt
+    assert rendering.answer_text(task, doc) == answer
 
 
 @pytest.mark.parametrize(("answer", "label"), [("A", 0), ("C", 2), ("支持", 0), ("反对。", 1)])

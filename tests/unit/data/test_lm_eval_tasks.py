@@ -10,7 +10,12 @@ import hub_copies
 import pytest
 import yaml
 
-from harness.data import hub_data, lm_eval_index, lm_eval_tasks, paths, stored, tasks
+from harness.data import paths, tasks
+from harness.data.sources import hub_data
+from harness.data.tasks import cache
+from harness.data.tasks.lm_eval import index as lm_eval_index
+from harness.data.tasks.lm_eval import rows as lm_eval_rows
+from harness.data.tasks.lm_eval import yaml_files
 from harness.errors import InputError
 
 datasets = pytest.importorskip("datasets")
@@ -49,7 +54,7 @@ def own_yaml(tmp_path, monkeypatch, mirror):
         sound = {"task": "mine", "dataset_path": "org/name", "output_type": "multiple_choice", "test_split": "test"}
         sound |= {"doc_to_text": "{{q}}", "doc_to_target": "a", "doc_to_choice": ["no", "yes"]}
         (root / "mine.yaml").write_text(yaml.safe_dump({k: v for k, v in (sound | config).items() if v}) + text)
-        monkeypatch.setattr(lm_eval_index, "tasks_root", lambda: root)
+        monkeypatch.setattr(yaml_files, "tasks_root", lambda: root)
         lm_eval_index.write_index()
         return root / "mine.yaml"
 
@@ -182,7 +187,7 @@ def test_validation_is_taken_out_of_train_where_there_is_none(mirror, name, scor
 
 
 def test_at_most_200_rows_are_taken_for_validation(mirror, monkeypatch):
-    monkeypatch.setattr(lm_eval_tasks, "VALIDATION_ROWS", 3)
+    monkeypatch.setattr(lm_eval_rows, "VALIDATION_ROWS", 3)
     hub_copies.copy_of(mirror, "boolq")
     assert tasks.prepare_task("boolq").task.splits == {
         "train": 37, "validation": 3, "test": 10, "fewshot": 40,
@@ -371,7 +376,7 @@ def test_a_split_that_is_missing_or_empty_is_named(own_yaml, mirror):
     error = refused("mine")
     assert "org/name has no rows in a split 'test'" in error.what
     assert "train" in error.remedy
-    assert not stored.cache_folder(tasks.load_task("mine")).exists()
+    assert not cache.cache_folder(tasks.load_task("mine")).exists()
 
 
 def test_rows_that_are_no_plain_json_are_refused(own_yaml, mirror):

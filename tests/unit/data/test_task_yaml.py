@@ -11,8 +11,9 @@ import pytest
 import torch
 import yaml
 
-from harness.data import paths, stored, tasks
-from harness.data.task_yaml import KEYS, REFUSED
+from harness.data import paths, tasks
+from harness.data.tasks import cache
+from harness.data.tasks.own.task_yaml import KEYS, REFUSED
 from harness.errors import InputError, LorabenchError
 from harness.scoring.lm_eval_task import TaskData
 from harness.scoring.suite import Suite
@@ -315,7 +316,7 @@ def test_a_prepare_that_is_no_text_is_named(folder):
 
 @pytest.mark.parametrize("value", [b"x", {1, 2}, object(), "\ud83d"])
 def test_documents_that_are_no_json_are_refused(folder, value, monkeypatch):
-    monkeypatch.setattr("harness.data.splits.documents", lambda task: [
+    monkeypatch.setattr("harness.data.tasks.own.splits.documents", lambda task: [
         {"text": f"{n}?", "label": n % 2, "more": value} for n in range(60)])  # fmt: skip
     assert "more: " in refused("metadata.source").what
 
@@ -337,7 +338,7 @@ def test_a_source_error_of_ours_keeps_its_place(folder):
 
 def _edited(change) -> str:
     """The manifest's text after a change to it."""
-    found = json.loads((stored.cache_folder(tasks.load_task("foo")) / "manifest.json").read_text())
+    found = json.loads((cache.cache_folder(tasks.load_task("foo")) / "manifest.json").read_text())
     change(found)
     return json.dumps(found)
 
@@ -357,7 +358,7 @@ def _edited(change) -> str:
 )  # fmt: skip
 def test_a_damaged_manifest_is_built_anew(folder, content):
     whole = tasks.prepare_task("foo")
-    manifest = stored.cache_folder(whole.task) / "manifest.json"
+    manifest = cache.cache_folder(whole.task) / "manifest.json"
     if content is None:
         manifest.unlink()
         manifest.mkdir()

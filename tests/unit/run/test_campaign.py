@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from harness import cli
-from harness.data import lm_eval_index
+from harness.data.tasks.lm_eval import index as lm_eval_index
 from harness.engine.model.load import load_model
 from harness.errors import InputError, LorabenchError
 from harness.executors.local import LocalExecutor

@@ -352,13 +352,13 @@ def test_what_a_dead_worker_leaves_is_swept_at_the_runs_end(load, copy):
 
 
 def test_half_made_folders_of_the_cache_are_swept_after_a_day(tmp_path, monkeypatch):
-    from harness.data import paths
+    from harness.data import files
 
     monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path))
-    fresh, stale = paths.temporary_dir(tmp_path / "models" / "m"), paths.temporary_dir(tmp_path / "tasks" / "t" / "d")
+    fresh, stale = files.temporary_dir(tmp_path / "models" / "m"), files.temporary_dir(tmp_path / "tasks" / "t" / "d")
     (stale / "file").write_text("x")
     os.utime(stale, (0, 0))
-    paths.sweep()
+    files.sweep()
     assert fresh.exists()
     assert not stale.exists()
 

@@ -1,4 +1,4 @@
-"""What a task's ``prepare.py`` reads from: a pinned wheel, a data set of the hub, files of its own folder."""
+"""What a task's ``prepare.py`` reads from: a pinned wheel, a data set of the hub, files of the task's folder."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness.data import hub_data, wheels
-from harness.data.tasks import Task
+from harness.data.sources import hub_data, wheels
+from harness.data.tasks.spec import Task
 from harness.errors import InputError, unknown_name
 
 
@@ -50,7 +50,7 @@ class Source:
         return hub_data.rows(data, self._loaded, name, where)
 
     def file(self, name: str) -> str:
-        """A file of the task's own folder as text."""
+        """A file of the task's folder as text."""
         return (self._task.folder / name).read_text(encoding="utf-8")
 
     def _open(self) -> zipfile.ZipFile:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from harness import reading
-from harness.data.hub_data import HubData
-from harness.data.wheels import Wheel
+from harness.data.sources.hub_data import HubData
+from harness.data.sources.wheels import Wheel
+from harness.data.tasks.spec import SPLITS, Role
 from harness.errors import InputError, clipped, unknown_name
 
-Kind = Literal["multiple_choice", "generate_until", "loglikelihood_rolling", "loglikelihood"]
-Role = Literal["stream", "probe", "toy"]
-SPLITS = ("train", "validation", "test")
 KINDS = ("multiple_choice", "generate_until", "loglikelihood_rolling")
 STEP = "see tasks/README.md, step 1"
 

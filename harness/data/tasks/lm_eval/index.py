@@ -1,4 +1,4 @@
-"""The names of lm-eval's own tasks, groups and tags: an index in the cache, one for each version of lm-eval.
+"""The names of lm-eval's tasks, groups and tags: an index in the cache, one for each version of lm-eval.
 
 Reading lm-eval's 14,000 YAML files takes some 10 s, so the index is made only where a name is asked for that the
 project does not have, and once.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from harness.data import paths
+from harness.data import files, paths
+from harness.data.tasks.lm_eval import yaml_files
 from harness.errors import InputError
 from harness.reading import read_json
 
@@ -22,14 +22,6 @@ from harness.reading import read_json
 #: data set, whether there are rows to train on, and the members of a group or tag.
 Entry = dict[str, Any]
 FIELDS = {"kind", "yaml", "output_type", "dataset_path", "training_split", "members"}
-
-
-def tasks_root() -> Path:
-    """The folder ``lm_eval/tasks``; imports lm-eval (1 s, without torch)."""
-    import lm_eval.tasks
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every name that it has twice
-    return Path(lm_eval.tasks.__file__).resolve().parent
 
 
 def index_file() -> Path:
@@ -49,13 +41,13 @@ def write_index(folders: Iterable[str] = (".",)) -> Mapping[str, Entry]:
     """Read the YAML files below these folders of ``lm_eval/tasks`` and keep what they say in the cache."""
     from lm_eval.tasks._index import TaskIndex
 
-    root = tasks_root()
-    found = TaskIndex.build([root / folder for folder in folders])
-    entries = {name: _entry(found[name], root) for name in sorted(found)}
+    root = yaml_files.tasks_root()
+    names = TaskIndex.build([root / folder for folder in folders])
+    entries = {name: _entry(names[name], root) for name in sorted(names)}
     text = json.dumps(entries, indent=0)
     if index_file().is_dir():
-        paths.discard(index_file())
-    file = paths.publish_file(lambda temporary: temporary.write_text(text, encoding="utf-8"), index_file())
+        files.discard(index_file())
+    file = files.publish_file(lambda temporary: temporary.write_text(text, encoding="utf-8"), index_file())
     _read.cache_clear()
     return _read(file)
 
@@ -75,17 +67,6 @@ def tasks_of(name: str) -> list[str]:
     return list(dict.fromkeys(walk(name, frozenset([name]))))
 
 
-def scored_split(config: Mapping[str, Any]) -> str | None:
-    """The split that lm-eval scores: the test split, else the validation split."""
-    return config.get("test_split") or config.get("validation_split")
-
-
-def training_split(config: Mapping[str, Any]) -> str | None:
-    """The split to train on, unless it is the very one that is scored (as in gpqa): then there is none."""
-    split = config.get("training_split")
-    return split if split and split != scored_split(config) else None
-
-
 @functools.lru_cache(maxsize=1)
 def _read(file: Path) -> Mapping[str, Entry]:
     """Raises InputError for what is no index as :func:`write_index` writes it."""
@@ -99,17 +80,17 @@ def _is_entry(value: object) -> bool:
     return isinstance(value, dict) and value.keys() == FIELDS and isinstance(value["members"], list)
 
 
-def _entry(found: Any, root: Path) -> Entry:
-    """``found`` is an entry of lm-eval's own index."""
-    kind = {"TASK": "task", "PY_TASK": "python", "GROUP": "group", "TAG": "tag"}[found.kind.name]
-    config = found.cfg or {}
-    members = sorted(found.tags) if kind == "tag" else _members(config.get("task")) if kind == "group" else []
+def _entry(named: Any, root: Path) -> Entry:
+    """``named`` is an entry of lm-eval's index."""
+    kind = {"TASK": "task", "PY_TASK": "python", "GROUP": "group", "TAG": "tag"}[named.kind.name]
+    config = named.cfg or {}
+    members = sorted(named.tags) if kind == "tag" else _members(config.get("task")) if kind == "group" else []
     return {
         "kind": kind,
-        "yaml": found.yaml_path.resolve().relative_to(root).as_posix() if found.yaml_path else None,
+        "yaml": named.yaml_path.resolve().relative_to(root).as_posix() if named.yaml_path else None,
         "output_type": config.get("output_type", "generate_until") if kind == "task" else None,
         "dataset_path": config.get("dataset_path"),
-        "training_split": training_split(config) is not None,
+        "training_split": yaml_files.training_split(config) is not None,
         "members": members,
     }
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.data import hub, paths
+from harness.data import paths
+from harness.data.sources import hub
 from harness.errors import InputError
 
 _MEDIA = ("Image(", "Audio(", "Video(", "Pdf(", "Nifti(", "Mesh(")
@@ -93,17 +94,17 @@ def load(data: HubData, where: str) -> Mapping[str, Any]:
     try:
         # A folder for each version: datasets does not see that a file of a local folder has changed.
         cache = paths.cache_dir() / "datasets" / identity(data)[:16]
-        found = datasets.load_dataset(place, data.config, revision=commit, cache_dir=str(cache), **options)
+        loaded = datasets.load_dataset(place, data.config, revision=commit, cache_dir=str(cache), **options)
     except Exception as problem:
         # datasets, huggingface_hub, pyarrow and fsspec each raise their own here
         what = f"the data set {data} can't be read: {type(problem).__name__}: {str(problem).strip()[:300]}"
         remedy = f"correct the copy in {folder}" if folder else _remedy(data)
         raise InputError(what, where=where, remedy=remedy) from problem
     for split in data.splits:
-        if split not in found or not len(found[split]):
+        if split not in loaded or not len(loaded[split]):
             what = f"the data set {data} has no rows in a split '{split}'"
-            raise InputError(what, where=where, remedy=f"its splits: {', '.join(found) or 'none'}")
-    return found
+            raise InputError(what, where=where, remedy=f"its splits: {', '.join(loaded) or 'none'}")
+    return loaded
 
 
 def _commit(data: HubData, where: str) -> str:

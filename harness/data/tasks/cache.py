@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.data import hub_data, paths, wheels
-from harness.data.tasks import FEWSHOT, SPLITS, Task
+from harness.data import files, paths
+from harness.data.sources import hub_data
+from harness.data.tasks.spec import FEWSHOT, SPLITS, Task
 from harness.errors import InputError, LorabenchError
 from harness.reading import read_json
 
@@ -23,14 +24,14 @@ FORMAT = 1  # raise when what is written changes
 def source_digest(task: Task) -> str:
     """sha256 over what the splits are made of.
 
-    For the project's tasks the files of the folder (what ``prepare.py`` may read, and how it makes documents of it),
-    for lm-eval's the configuration; for both the version of the hub's data.
+    For a task of a folder the files in it (what ``prepare.py`` may read, and how it makes documents of it),
+    for one of lm-eval's the configuration; for both the version of the hub's data.
     """
     digest = hashlib.sha256(f"format {FORMAT}\n".encode())
     if task.origin == "lorabench":
         for path in sorted(task.folder.iterdir()):
             if path.is_file() and path.suffix != ".md":
-                digest.update(f"{path.name}\n{wheels.sha256_of(path)}\n".encode())
+                digest.update(f"{path.name}\n{files.sha256_of(path)}\n".encode())
     else:
         digest.update(_canonical(task.config).encode())
     if task.hub:
@@ -48,11 +49,11 @@ def read_manifest(task: Task) -> dict | None:
     folder = cache_folder(task)
     try:
         manifest = read_json(folder / "manifest.json")
-        counts, files = manifest["counts"], manifest["files"]
-        found = {split: _identity(folder / f"{split}.jsonl") for split in files if split in (*SPLITS, FEWSHOT)}
-        declared = {split: (counts[split], sha) for split, sha in files.items()}
-        rest = [count for split, count in counts.items() if split not in files]
-        whole = found == declared and not any(rest) and manifest["digest"] == digest(task, files)
+        counts, digests = manifest["counts"], manifest["files"]
+        actual = {split: _identity(folder / f"{split}.jsonl") for split in digests if split in (*SPLITS, FEWSHOT)}
+        declared = {split: (counts[split], sha) for split, sha in digests.items()}
+        rest = [count for split, count in counts.items() if split not in digests]
+        whole = actual == declared and not any(rest) and manifest["digest"] == digest(task, digests)
     except (InputError, OSError, KeyError, TypeError, AttributeError):  # JSON of another form too
         return None
     return manifest if whole else None
@@ -73,19 +74,19 @@ def write(task: Task, splits: Mapping[str, Sequence[dict]]) -> dict:
     folder = cache_folder(task)
 
     def fill(workspace: Path) -> None:
-        files = {}
+        digests = {}
         for split, docs in splits.items():
             if docs:
                 text = "".join(_line(task, split, doc) for doc in docs)
                 (workspace / f"{split}.jsonl").write_bytes(text.encode("utf-8"))
-                files[split] = hashlib.sha256(text.encode("utf-8")).hexdigest()
+                digests[split] = hashlib.sha256(text.encode("utf-8")).hexdigest()
         counts = {split: len(docs) for split, docs in splits.items()}
-        manifest = {"counts": counts, "digest": digest(task, files), "files": files, "source": task.source}
+        manifest = {"counts": counts, "digest": digest(task, digests), "files": digests, "source": task.source}
         (workspace / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
     if read_manifest(task) is None:  # no other process has built it meanwhile: what is there is damaged
-        paths.discard(folder)
-    paths.publish_dir(fill, folder)
+        files.discard(folder)
+    files.publish_dir(fill, folder)
     manifest = read_manifest(task)
     if manifest is None:
         what = "the splits just written can't be read back"
@@ -93,13 +94,13 @@ def write(task: Task, splits: Mapping[str, Sequence[dict]]) -> dict:
     return manifest
 
 
-def digest(task: Task, files: dict[str, str]) -> str:
-    """The task's identity: sha256 over its config and its splits.
+def digest(task: Task, digests: Mapping[str, str]) -> str:
+    """The task's identity: sha256 over its config and its splits, each by the sha256 of its file.
 
     Of ``metadata`` only the version counts: a reworded licence must not make old results look like another task.
     """
     config = task.config | {"metadata": {"version": task.version}}
-    return hashlib.sha256(_canonical([config, files]).encode("utf-8")).hexdigest()
+    return hashlib.sha256(_canonical([config, digests]).encode("utf-8")).hexdigest()
 
 
 def _canonical(value: Any) -> str:

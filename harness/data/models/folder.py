@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from harness.data import paths
-from harness.data.wheels import sha256_of
+from harness.data.files import publish_file, sha256_of
 from harness.errors import InputError
 from harness.reading import read_json
 
@@ -131,10 +131,10 @@ def _weight_map(path: Path) -> dict[str, str]:
     index = path / INDEX
     if not index.exists():
         return {}
-    found = _object(index).get("weight_map")
-    if not isinstance(found, dict) or not found:
+    shards = _object(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
         raise InputError("must be an object: tensor -> file", where=f"{index}:weight_map", remedy=SAVE_AGAIN)
-    for key, shard in found.items():
+    for key, shard in shards.items():
         if not isinstance(shard, str):
             raise InputError(
                 f"must be the name of a file, not {json.dumps(shard)}",
@@ -147,7 +147,7 @@ def _weight_map(path: Path) -> dict[str, str]:
                 where=f"{index}:weight_map.{key}",
                 remedy="do not use this model unless you know who made it; save it anew with save_pretrained",
             )
-    return found
+    return shards
 
 
 # -- digests ----------------------------------------------------------------------------------------------------------
@@ -171,14 +171,14 @@ def folder_digest(path: Path) -> str:
     for file in files:
         total.update(f"{file.relative_to(path).as_posix()} {_identity(file)}\n".encode())
     entry = json.dumps({"format": 2, "path": str(path), "stamp": stamp, "digest": total.hexdigest()})
-    paths.publish_file(lambda temporary: temporary.write_text(entry, encoding="utf-8"), kept)
+    publish_file(lambda temporary: temporary.write_text(entry, encoding="utf-8"), kept)
     return total.hexdigest()
 
 
 def read_files(path: Path) -> list[Path]:
     """What is read beside the weights, in the order of the names."""
-    found = {file for pattern in READ for file in path.glob(pattern) if file.is_file()}
-    return sorted(file for file in found if not UNREAD.fullmatch(file.name))
+    matching = {file for pattern in READ for file in path.glob(pattern) if file.is_file()}
+    return sorted(file for file in matching if not UNREAD.fullmatch(file.name))
 
 
 def _identity(file: Path) -> str:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import yaml
 
-from harness.data import build
-from harness.data.model_folder import check_weights
+from harness.data.models import build
+from harness.data.models.folder import check_weights
 
-CATALOGUE = Path(__file__).with_name("models.yaml")
+CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 
 
 @functools.cache
 def catalogue() -> dict[str, dict]:
-    """The entries of ``models.yaml``."""
+    """The entries of ``catalogue.yaml``."""
     return yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))
 
 

@@ -117,11 +117,11 @@ def _objects(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise _TwiceError(name)
-    return found
+    return values
 
 
 def _row(number: int, values: Mapping[str, Any], columns: Columns, where: str) -> Row:
@@ -215,13 +215,13 @@ def labels(rows: Sequence[Row], source: Path, wanted: str | None) -> list[int]:
     One reading for the whole file: the one ``wanted``, else the one that fits every row.  Raises InputError where none
     does, or where two do that mean different choices.
     """
-    found = {reading: [_read(row, reading) for row in rows] for reading in READINGS}
+    read = {reading: [_read(row, reading) for row in rows] for reading in READINGS}
     if wanted is not None:
-        return _fit(rows, found[wanted], source, wanted)
-    fitting = {reading: places for reading, places in found.items() if None not in places}
+        return _fit(rows, read[wanted], source, wanted)
+    fitting = {reading: places for reading, places in read.items() if None not in places}
     if not fitting:
-        likely = max(("text", "index"), key=lambda reading: len(rows) - found[reading].count(None))
-        return _fit(rows, found[likely], source, likely)
+        likely = max(("text", "index"), key=lambda reading: len(rows) - read[reading].count(None))
+        return _fit(rows, read[likely], source, likely)
     if list(fitting) == ["index1"]:
         what = "the answers fit only as places of the choices that are counted from 1"
         raise InputError(what, where=str(source), remedy="say --answers index1 if they are, or count from 0")

@@ -1,4 +1,4 @@
-"""Models: a name of the catalogue, a local folder or a hub id -> a plain transformers folder and its digest.
+"""The front door of models: a name of the catalogue, a local folder or a hub id -> a plain folder and its digest.
 
 Weights are read from safetensors only, and code that a model brings along is never run.
 """
@@ -6,13 +6,12 @@ Weights are read from safetensors only, and code that a model brings along is ne
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.data import build, hub, tasks
-from harness.data.catalogue import catalogue, model_names
-from harness.data.model_folder import check_folder, folder_digest
+from harness.data.models import build, hub
+from harness.data.models.catalogue import catalogue, model_names
+from harness.data.models.folder import check_folder, folder_digest
 from harness.errors import InputError, unknown_name
 
 
@@ -52,29 +51,6 @@ def model_ready(name: str) -> bool:
     if _is_folder(name):
         return Path(name).expanduser().is_dir()
     return hub.is_hub_id(name) and hub.cached(name) is not None
-
-
-def task_ready(name: str) -> bool:
-    """True where the task's splits are in the cache (``harness.data.tasks.task_ready``)."""
-    return tasks.task_ready(name)
-
-
-def fetch(task_names: Iterable[str], model: str, report: Callable[[str], None]) -> ModelSource:
-    """Make the model and the tasks ready to be used offline; ``report`` is called with one line a step."""
-    if model_ready(model):
-        source = resolve_model(model)
-        report(f"model {model}: ready in {source.path}")
-    else:
-        report(f"model {model}: fetching or building, once")
-        source = resolve_model(model)
-        report(f"model {model}: made {source.path}")
-    for name in task_names:
-        if not tasks.task_ready(name):
-            report(f"task {name}: building from {tasks.load_task(name).source}")
-        prepared = tasks.prepare_task(name)
-        sizes = ", ".join(f"{count} {split}" for split, count in prepared.task.splits.items() if count)
-        report(f"task {name}: ready ({sizes})")
-    return source
 
 
 def _is_folder(name: str) -> bool:

@@ -7,16 +7,18 @@ import fnmatch
 from collections.abc import Callable, Collection
 from typing import Any
 
-from harness.data import lm_eval_index, tasks
+from harness.data.tasks.lm_eval import index as lm_eval_index
+from harness.data.tasks.load import load_task, task_names
+from harness.data.tasks.spec import SPLITS
 from harness.errors import InputError
 
 
 def project_tasks(pattern: str) -> list[dict[str, Any]]:
     """A row for each of the project's tasks whose name matches a shell pattern."""
     rows = []
-    for name in _matching(tasks.task_names(), pattern):
-        task = tasks.load_task(name)
-        sizes = "/".join(str(task.splits.get(split, 0)) for split in tasks.SPLITS)
+    for name in _matching(task_names(), pattern):
+        task = load_task(name)
+        sizes = "/".join(str(task.splits.get(split, 0)) for split in SPLITS)
         row = {"name": name, "role": task.role, "kind": task.kind, "splits": sizes, "chance": task.chance}
         rows.append(row | {"licence": task.licence})
     return rows
@@ -39,10 +41,10 @@ def lm_eval_tasks(pattern: str, report: Callable[[str], object]) -> list[dict[st
 
 def _matching(names: Collection[str], pattern: str) -> list[str]:
     """The names that match.  A name that is written out and is none of them is a slip: InputError."""
-    found = fnmatch.filter(names, pattern)
-    if not found and not set(pattern) & set("*?["):
+    matching = fnmatch.filter(names, pattern)
+    if not matching and not set(pattern) & set("*?["):
         near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
         remedy = f"{hint}list them: lorabench tasks, or lorabench tasks --lm-eval"
         raise InputError(f"there is no task '{pattern}' in this list", where="PATTERN", remedy=remedy)
-    return found
+    return matching

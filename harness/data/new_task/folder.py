@@ -1,4 +1,4 @@
-"""``lorabench new task``: a folder with a YAML, ``prepare.py`` and the rows, from a JSONL file of one's own.
+"""The folder that ``lorabench new task`` writes: a YAML, ``prepare.py`` and the rows of a JSONL file.
 
 A row is a question and its answer.  With a column of choices, or where few answers repeat, it becomes multiple choice;
 else the answer is generated and has to match.  Whatever is odd is refused with its line, before anything is written.
@@ -14,9 +14,13 @@ from typing import Any
 
 import yaml
 
-from harness.data import paths, rows, splits
-from harness.data.rows import Columns, Row
-from harness.data.tasks import PreparedTask, Task, prepare_task, read_task
+from harness.data import files
+from harness.data.new_task import rows
+from harness.data.new_task.rows import Columns, Row
+from harness.data.tasks.own import rendering, splits
+from harness.data.tasks.own.folders import read_task
+from harness.data.tasks.prepare import prepare_task
+from harness.data.tasks.spec import PreparedTask, Task
 from harness.errors import InputError, LorabenchError, clipped
 
 LEAST_ROWS = 40
@@ -27,7 +31,7 @@ DATA = "data.jsonl"
 PROMPT = "{{question}}\nAnswer:"
 SEED = 20260
 
-PREPARE = '''"""{name}: {rows} rows of one's own."""
+PREPARE = '''"""{name}: {rows} rows of a JSONL file."""
 
 import json
 
@@ -65,7 +69,7 @@ def new_task(name: str, source: Path, folder: Path, columns: Columns, licence: s
         splits.build(read_task(name, workspace / f"{name}.yaml"))
 
     try:
-        paths.publish_dir(write, target, new=True)
+        files.publish_dir(write, target, new=True)
     except OSError as error:
         if target.exists():  # made by another process meanwhile
             raise taken from error
@@ -80,39 +84,39 @@ def new_task(name: str, source: Path, folder: Path, columns: Columns, licence: s
 
 def _documents(source: Path, columns: Columns) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
     """The documents, the keys of the YAML that depend on what the answers are, and the columns that are not used."""
-    found, unused = rows.read(source, columns)
-    if len(found) < LEAST_ROWS:
-        what = f"{len(found)} rows are too few to be trained on, chosen by and tested on"
+    parsed, unused = rows.read(source, columns)
+    if len(parsed) < LEAST_ROWS:
+        what = f"{len(parsed)} rows are too few to be trained on, chosen by and tested on"
         raise InputError(what, where=str(source), remedy=f"give at least {LEAST_ROWS}")
-    if found[0].choices is not None:
-        places = rows.labels(found, source, columns.answers)
+    if parsed[0].choices is not None:
+        places = rows.labels(parsed, source, columns.answers)
         docs = [{"question": row.question, "choices": list(row.choices or ()), "label": label}
-                for row, label in zip(found, places, strict=True)]  # fmt: skip
+                for row, label in zip(parsed, places, strict=True)]  # fmt: skip
         return docs, _multiple_choice("choices"), unused
     if columns.answers not in (None, "text"):
         what = f"{columns.answers} means places of choices, and the rows have no column '{columns.choices}'"
         raise InputError(what, where="--answers", remedy="leave it out, or name the column with --choices")
-    classes = _classes(found, source)
+    classes = _classes(parsed, source)
     if classes is not None:
-        docs = [{"question": row.question, "label": classes.index(row.answer)} for row in found]
+        docs = [{"question": row.question, "label": classes.index(row.answer)} for row in parsed]
         return docs, _multiple_choice(classes), unused
-    for row in found:
+    for row in parsed:
         if len(row.answer) > LONGEST_ANSWER:
             what = f"the answer has {len(row.answer)} characters; generated ones have at most {LONGEST_ANSWER}"
             raise InputError(what, where=f"{source}:{row.line}", remedy="shorten it, or give choices")
-    docs = [{"question": row.question, "answer": row.answer} for row in found]
-    return docs, _generated(max(len(row.answer) for row in found)), unused
+    docs = [{"question": row.question, "answer": row.answer} for row in parsed]
+    return docs, _generated(max(len(row.answer) for row in parsed)), unused
 
 
-def _classes(found: Sequence[Row], source: Path) -> list[str] | None:
+def _classes(parsed: Sequence[Row], source: Path) -> list[str] | None:
     """The answers, where so few come so often that they are classes.
 
     Raises InputError where there is only one, or where two are one to a person: a slip of the pen is no class.
     """
     spelt: dict[object, dict[str, int]] = {}  # what a person would hold for one answer -> its spellings, first lines
-    for row in found:
+    for row in parsed:
         spelt.setdefault(rows.alike(row.answer), {}).setdefault(row.answer, row.line)
-    often = Counter(rows.alike(row.answer) for row in found)
+    often = Counter(rows.alike(row.answer) for row in parsed)
     if len(often) > MOST_CLASSES or (len(often) > 1 and min(often.values()) < LEAST_OF_CLASS):
         return None
     for ways in spelt.values():
@@ -122,9 +126,9 @@ def _classes(found: Sequence[Row], source: Path) -> list[str] | None:
             remedy = "spell them alike, or give the choices in every row: those are taken as they are"
             raise InputError(what, where=f"{source}:{second}", remedy=remedy)
     if len(often) == 1:
-        what = f"every answer is {clipped(repr(found[0].answer), 100)}, so there is nothing to learn"
+        what = f"every answer is {clipped(repr(parsed[0].answer), 100)}, so there is nothing to learn"
         raise InputError(what, where=str(source), remedy="name the column of the answers with --answer")
-    return sorted({row.answer for row in found})
+    return sorted({row.answer for row in parsed})
 
 
 def _multiple_choice(choices: str | list[str]) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def _sizes(rows: int) -> dict[str, int]:
 
 
 def _task(name: str, target: Path, config: dict[str, Any], counts: dict[str, int]) -> Task:
-    """As :func:`harness.data.tasks.load_task` will read it, to draw the splits before there is a file."""
+    """As :func:`read_task` will read it, to draw the splits before there is a file."""
     return Task(
         name=name, yaml=target / f"{name}.yaml", config={**config, "doc_to_text": PROMPT}, kind=config["output_type"],
         version=1, licence="", source="", chance=None, splits=counts, role="stream", split_seed=SEED,
@@ -157,7 +161,7 @@ def _guessing(task: Task, docs: list[dict[str, Any]]) -> tuple[float, str]:
     """The score of guessing, and a line about the answers of the test items."""
     if task.kind != "multiple_choice":
         return 0.0, "free text, which has to match exactly"
-    options = [splits.choices(task, doc) for doc in docs]
+    options = [rendering.choices(task, doc) for doc in docs]
     chance = round(sum(1 / len(choices) for choices in options) / len(docs), 4)
     right = Counter(choices[doc["label"]] for choices, doc in zip(options, docs, strict=True))
     answer, often = right.most_common(1)[0]
@@ -181,9 +185,9 @@ def _yaml(config: Mapping[str, Any], counts: Mapping[str, int], chance: float, l
     }  # fmt: skip
     keys |= {key: value for key, value in config.items() if key not in keys and key != "metric"}
     keys["metric_list"] = [{"metric": config["metric"], "aggregation": "mean", "higher_is_better": True}]
-    own = source.encode("utf-8", "replace").decode()  # a file's name may be any bytes
+    file = source.encode("utf-8", "replace").decode()  # a file's name may be any bytes
     meta = {
-        "version": 1, "role": "stream", "licence": licence, "source": f"own rows ({own})", "chance": chance,
+        "version": 1, "role": "stream", "licence": licence, "source": f"own rows ({file})", "chance": chance,
         "splits": dict(counts), "split_seed": SEED,
     }  # fmt: skip
     return yaml.dump(

@@ -10,8 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.data import paths, wheels
-from harness.data.model_folder import WEIGHTS, tensor_digest
+from harness.data import files, paths
+from harness.data.models.folder import WEIGHTS, tensor_digest
+from harness.data.sources import wheels
 from harness.errors import InputError, LorabenchError
 from harness.reading import read_json
 
@@ -29,7 +30,7 @@ def ensure(name: str, entry: dict) -> Path:
     target = folder(name, entry)
     if target.is_dir():
         return target
-    return paths.publish_dir(lambda workspace: _build(name, entry, workspace), target)
+    return files.publish_dir(lambda workspace: _build(name, entry, workspace), target)
 
 
 def _build(name: str, entry: dict, workspace: Path) -> None:
@@ -37,7 +38,7 @@ def _build(name: str, entry: dict, workspace: Path) -> None:
     if (found := tensor_digest(workspace)) != entry["weights"]:
         raise LorabenchError(
             f"the weights that were built have the digest {found}, and the catalogue pins {entry['weights']}",
-            where=f"harness/data/models.yaml:{name}.weights",
+            where=f"harness/data/models/catalogue.yaml:{name}.weights",
             remedy="install the libraries of constraints.txt; with these the numbers would be of another model",
         )
     (workspace / MANIFEST).write_text(json.dumps({"files": _files(workspace)}, indent=1), encoding="utf-8")
@@ -47,8 +48,8 @@ def _build(name: str, entry: dict, workspace: Path) -> None:
 
 def _files(folder: Path) -> dict[str, str]:
     """sha256 of everything but the weights, which have a digest of their own, and the manifest."""
-    files = sorted(set(folder.iterdir()) - set(folder.glob(WEIGHTS)) - {folder / MANIFEST})
-    return {file.name: wheels.sha256_of(file) for file in files if file.is_file()}
+    others = sorted(set(folder.iterdir()) - set(folder.glob(WEIGHTS)) - {folder / MANIFEST})
+    return {file.name: files.sha256_of(file) for file in others if file.is_file()}
 
 
 def verify(path: Path, name: str, entry: dict) -> None:
@@ -60,8 +61,8 @@ def verify(path: Path, name: str, entry: dict) -> None:
     remedy = f"remove the folder {path} and fetch again: lorabench fetch"
     try:
         recorded = read_json(path / MANIFEST, remedy=remedy)["files"]
-        found = _files(path)
-        differ = sorted(file for file in {*recorded, *found} if recorded.get(file) != found.get(file))
+        present = _files(path)
+        differ = sorted(file for file in {*recorded, *present} if recorded.get(file) != present.get(file))
         if tensor_digest(path) != entry["weights"]:
             differ.insert(0, "the weights")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # as much is wrong with it
