@@ -56,8 +56,8 @@ def _refuse_long_batches(model: PackedModel, length: int, path: Path) -> None:
     transformers switches those of ``longrope`` for all rows of a batch at once: a short item would be read otherwise
     beside a long one than alone.
     """
-    found = getattr(model.module.config.get_text_config(), "rope_parameters", None) or {}
-    for rope in (found, *(part for part in found.values() if isinstance(part, dict))):
+    settings = getattr(model.module.config.get_text_config(), "rope_parameters", None) or {}
+    for rope in (settings, *(part for part in settings.values() if isinstance(part, dict))):
         most = rope.get("original_max_position_embeddings")
         if rope.get("rope_type") == "longrope" and isinstance(most, int) and length > most:
             raise InputError(
@@ -68,7 +68,7 @@ def _refuse_long_batches(model: PackedModel, length: int, path: Path) -> None:
 
 
 def _prompting(settings: Scored, names: tuple[str, ...], lm: PackedLM, model: Path) -> Prompting:
-    """How prompts are to be put; refuses a chat template that the model has not."""
+    """How prompts are put.  Raises InputError for a chat template that the model does not have."""
     chat = settings.scoring.chat_template
     if chat and not lm.has_chat_template:
         raise InputError(

@@ -1,4 +1,4 @@
-"""How a generation request is decoded: greedily, until when, and what the model's own settings say beside."""
+"""How a generation request is decoded: greedily, until when, and what the model's settings of generation add."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Decoding(NamedTuple):
 
     until: tuple[str, ...]  #: stop strings
     most: int  #: tokens of an answer
-    penalty: float  #: of tokens that the prompt or the answer has already; 1 is none
+    penalty: float  #: of tokens that the prompt or the answer has already; 1 changes nothing
 
 
-def decoding(instance: Instance, own: Any, end: str, max_length: int) -> Decoding:
+def decoding(instance: Instance, defaults: Any, end: str, max_length: int) -> Decoding:
     """Of a ``generate_until`` request.
 
-    ``own`` is the model's ``generation_config`` (or None), which a request overrides; ``end`` is the text of the token
-    that ends an answer.  Raises InputError for what is not greedy decoding.
+    ``defaults`` is the model's ``generation_config`` (or None), which a request overrides; ``end`` is the text of the
+    token that ends an answer.  Raises InputError for what is not greedy decoding.
     """
     settings = normalize_gen_kwargs(dict(instance.args[1]), 256)
     asked = f"{instance.task_name}:generation_kwargs"
@@ -43,7 +43,7 @@ def decoding(instance: Instance, own: Any, end: str, max_length: int) -> Decodin
         )
     for key, plain in PLAIN.items():
         models = key not in settings
-        value = getattr(own, key, None) if models else settings[key]
+        value = getattr(defaults, key, None) if models else settings[key]
         if value not in (None, plain, []):
             raise InputError(
                 f"scores here are of plain greedy decoding, and {key} is {value!r}",
@@ -55,5 +55,5 @@ def decoding(instance: Instance, own: Any, end: str, max_length: int) -> Decodin
         raise InputError(
             f"max_gen_toks ({most}) must be less than max_length ({max_length})", where=f"{asked}.max_gen_toks"
         )
-    penalty = settings.get("repetition_penalty", getattr(own, "repetition_penalty", None))
+    penalty = settings.get("repetition_penalty", getattr(defaults, "repetition_penalty", None))
     return Decoding(tuple(until), most, 1.0 if penalty is None else float(penalty))

@@ -20,7 +20,7 @@ from harness.scoring.trees import Row
 class Batch:
     """Rows of one pass, on the device; the same for every trial.
 
-    ``ids``, ``positions`` and ``last`` are [R, T]; the latter two are none where the causal mask is enough.  ``place``
+    ``ids``, ``positions`` and ``last`` are [R, T]; the latter two are None where the causal mask is enough.  ``place``
     [u] are the scored places in the flattened [R * T], rising; scored token i is read at ``place[source[i]]``, is
     ``target[i]`` and belongs to request ``request[i]``.  ``ends[j]`` counts the tokens that places 0 ... j score.
     """

@@ -124,8 +124,8 @@ class PackedLM(EncodingLM):
         groups: dict[tuple, list[tuple[int, TokenRequest]]] = defaultdict(list)
         for instance in instances:
             for part, request in enumerate(self._tokens(instance)):
-                own = (part,) if instance.request_type == "loglikelihood_rolling" else ()
-                groups[(instance.task_name, instance.doc_id, *own)].append((len(requests), request))
+                window = (part,) if instance.request_type == "loglikelihood_rolling" else ()
+                groups[(instance.task_name, instance.doc_id, *window)].append((len(requests), request))
                 requests.append(request)
         owners = {request_key(instance): i for i, instance in enumerate(instances)}
         rows = build_rows(list(groups.values()), self.max_length, self.model.window, self.model.branches)
@@ -162,7 +162,7 @@ class PackedLM(EncodingLM):
 
     @property
     def _settings(self) -> Any:
-        """The model's own settings of generation, if it has any."""
+        """The model's settings of generation, or None."""
         return getattr(self.model.module, "generation_config", None)
 
     def _answer_generated(self, instances: Sequence[Instance], trials: int, progress: Callable[[int], None]) -> None:

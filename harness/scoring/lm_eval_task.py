@@ -170,8 +170,8 @@ def _check_examples(task: Any, name: str, shots: int) -> None:
     """There must be rows to take ``shots`` examples from, and others than those that are scored: lm-eval takes them."""
     if not shots:
         return
-    own = task.fewshot_cfg.split is not None or task.fewshot_cfg.samples is not None
-    if not (own or task.has_training_docs() or task.has_validation_docs()):
+    has_examples = task.fewshot_cfg.split is not None or task.fewshot_cfg.samples is not None
+    if not (has_examples or task.has_training_docs() or task.has_validation_docs()):
         what = "the task has no rows but those that are scored to take examples from"
     elif len(task.sampler.df) < shots + (task.fewshot_cfg.split == "test"):  # not the item itself
         what = f"the task has {len(task.sampler.df)} rows to take examples from, and {shots} are wanted"

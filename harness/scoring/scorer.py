@@ -27,8 +27,8 @@ from harness.scoring.suite import Suite
 class Score:
     """One trial's result on one task: lm-eval's aggregate, its standard error, and which items were right.
 
-    ``stderr`` is over the test items, none for a single one; ``correct``, whose mean is ``value``, is none for what is
-    not right or wrong.
+    ``stderr`` is over the test items, and None for a single one; ``correct``, whose mean is ``value``, is None for what
+    is not right or wrong.
     """
 
     value: float
@@ -58,7 +58,7 @@ class Scorer:
         """One dictionary a trial, task -> score; ``None`` for a trial with a non-finite log-probability.
 
         ``values`` [K, P] are the adapters to score; ``None`` scores the base, as one trial.  ``layout`` divides them,
-        where that is not the scorer's own.
+        where that is not the scorer's layout.
         """
         trials = 1 if values is None else values.shape[0]
         chosen = {name: self.suite.tasks[name].task for name in tasks}

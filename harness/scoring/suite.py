@@ -52,7 +52,7 @@ def _chosen(data: TaskData, split: str, items: int | None) -> dict[str, list[Map
     if items is not None and items < len(rows):
         fair = range(items) if data.shuffled else sorted(random.Random(FEWSHOT_SEED).sample(range(len(rows)), items))
         rows = [rows[i] for i in fair]
-    others = {name: list(found) for name, found in data.splits.items() if found and name != "test"}
+    others = {name: list(docs) for name, docs in data.splits.items() if docs and name != "test"}
     if split == "validation":  # no scored row may be an example: lm-eval looks for them in these splits
         scored = {json.dumps(row, sort_keys=True) for row in rows}
         for name in ("fewshot", "validation"):

@@ -116,15 +116,15 @@ def _together(documents: Sequence[Sequence[Clipped]]) -> Iterator[list[Clipped]]
     for document in ordered:
         first = document[0][1]
         shared = common_prefix(begins, first)
-        own = _size(document)
-        pays = shared >= LEAST_SHARED and shared * (LINEAR_COST + own) > 2 * length * (own - shared)
-        if current and pays and length + own - shared <= LONGEST_SHARED:
+        size = _size(document)
+        pays = shared >= LEAST_SHARED and shared * (LINEAR_COST + size) > 2 * length * (size - shared)
+        if current and pays and length + size - shared <= LONGEST_SHARED:
             current += document
-            length += own - shared
+            length += size - shared
         else:
             if current:
                 yield current
-            current, length = list(document), own
+            current, length = list(document), size
         begins = first
     if current:
         yield current
