@@ -13,7 +13,7 @@ READY := .venv/.ready
 MODEL_OPTION := $(if $(MODEL),--model $(MODEL))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: bench test lint report perf clean setup
+.PHONY: bench test lint report reference perf clean setup
 
 bench: setup
 	$(BIN)/lorabench fetch $(STUDY) $(MODEL_OPTION)
@@ -30,6 +30,11 @@ lint: setup
 
 report: setup
 	$(BIN)/lorabench report $(STUDY) $(MODEL_OPTION)
+
+# Of the reference runs the records are committed, with leaderboard.csv, report.md and its figures: this makes the
+# rest (pages, trials.csv, vector figures, their numbers), the same bytes wherever it runs.
+reference: setup
+	$(BIN)/lorabench report --all --out results/reference
 
 perf: setup
 	$(BIN)/lorabench perf train
