@@ -10,7 +10,7 @@ import yaml
 
 from harness.engine.adapters.files import export_peft, find_adapter
 from harness.executors.local import LocalExecutor
-from harness.run import campaign
+from harness.run import campaign, pack
 from harness.run.pack import PackRun
 
 ARMS = [
@@ -80,6 +80,28 @@ def test_every_arm_goes_on_from_a_boundary(file, tmp_path, monkeypatch):
     assert found == wanted
     assert len(killed) > 5
     check_exports(tmp_path / "killed", tmp_path)
+
+
+def test_a_checkpoint_of_another_version_is_left_alone(file, tmp_path, monkeypatch):
+    """Its tensors have other names, or mean something else: the pack starts anew."""
+    file.write_text(yaml.safe_dump(STUDY | {"methods": {"lora": {}}}))
+    wanted = run(file, tmp_path / "undisturbed")
+    checkpoint, trained = PackRun._checkpoint, []
+
+    def kill(self, stage):
+        checkpoint(self, stage)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PackRun, "_checkpoint", kill)
+        with pytest.raises(Killed):
+            run(file, tmp_path / "killed")
+
+    monkeypatch.setattr(pack, "CHECKPOINT_VERSION", -1)
+    train = PackRun._train
+    monkeypatch.setattr(PackRun, "_train", lambda self, stage: trained.append(stage) or train(self, stage))
+    assert run(file, tmp_path / "killed") == wanted
+    assert trained == [0, 1]
 
 
 def check_exports(folder: Path, target: Path) -> None:
