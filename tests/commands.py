@@ -9,7 +9,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import mkstemp
 
-ROOT = Path(__file__).resolve().parents[1]
+from places import ROOT
+
 PRELOADED = ["harness.cli.study", "harness.cli.results", "harness.run.worker", "harness.report", "harness.run.campaign"]
 
 

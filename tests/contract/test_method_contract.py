@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from helpers import (
     trainer,
     with_demonstrations,
 )
+from places import ROOT
 
 from harness.checks import RULES, HostReads, recipe
 from harness.engine.step import take_step
@@ -61,7 +61,7 @@ def test_the_registry_is_complete():
 
 
 def test_the_table_of_methods_has_each_of_them_once():
-    table = (Path(__file__).parents[2] / "baselines" / "README.md").read_text(encoding="utf-8")
+    table = (ROOT / "baselines" / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     assert sorted(name for name in listed if name in OURS) == sorted(OURS)
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 from commands import Command
-
-ROOT = Path(__file__).resolve().parents[2]
+from places import ROOT
 
 
 @pytest.fixture(scope="session")

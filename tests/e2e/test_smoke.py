@@ -206,15 +206,9 @@ def test_an_export_loads_with_peft_and_scores_as_recorded(local_run, lorabench, 
     assert record["tasks"]["toy_digits"]["score"][-1] == pytest.approx(right)
 
 
-def test_frozen_has_no_adapter_to_export(local_run, records, cache, tmp_path, monkeypatch, capsys):
-    import sys
-
-    from harness import cli
-
+def test_frozen_has_no_adapter_to_export(local_run, records, cache, tmp_path, monkeypatch, in_process):
     name = next(n for n, r in records(local_run).items() if r["spec"]["method"] == "frozen")
-    monkeypatch.setattr(sys, "argv", ["lorabench", "export", name[:12], str(tmp_path / "x"), "--out", str(local_run)])
     monkeypatch.setenv("LORABENCH_CACHE", str(cache))
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
-    assert "trains nothing" in capsys.readouterr().err
+    status, _, said = in_process("export", name[:12], tmp_path / "x", "--out", local_run)
+    assert status == 2
+    assert "trains nothing" in said

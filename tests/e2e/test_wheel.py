@@ -12,10 +12,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from places import ROOT, STUDIES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("harness", "baselines", "tasks")
 
 
@@ -112,7 +112,7 @@ def test_the_installed_wheel_checks_a_method(lorabench):
 
 
 def test_the_installed_wheel_lists_the_studies(lorabench):
-    assert {path.stem for path in (ROOT / "tasks" / "studies").glob("*.yaml")} <= set(lorabench("studies").split())
+    assert {path.stem for path in STUDIES.glob("*.yaml")} <= set(lorabench("studies").split())
 
 
 def test_the_installed_wheel_runs_the_smoke_study(lorabench, tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from places import ROOT
 from torch import nn
 
 from harness.engine.model.load import load_model
@@ -23,7 +24,7 @@ from harness.errors import InputError
 from harness.scoring.lm import PackedLM
 
 CASES = json.loads(Path(__file__).with_name("families.json").read_text())
-TABLE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+TABLE = ROOT / "docs" / "models.md"
 #: Run on every change; the others with the slow tests.
 FAST = {
     "bloom", "cohere", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "hyperclovax", "lfm2", "llama4_text",

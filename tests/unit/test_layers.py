@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 pytest.importorskip("importlinter")
-ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / ".importlinter"
 
 

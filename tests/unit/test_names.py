@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from commands import ROOT
+from places import ROOT
 
 LONGEST = 59
 FILES = sorted((ROOT / "tests").rglob("test_*.py"))

@@ -12,7 +12,6 @@ import pytest
 import synthetic
 
 import baselines
-from harness import cli
 from harness.data import models
 from harness.method import registry
 from harness.store import write_trial
@@ -37,23 +36,12 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def lorabench(monkeypatch, capsys, tmp_path, cache):
+def lorabench(in_process, monkeypatch, tmp_path, cache):
     """``lorabench("plan", "x")`` in this process -> (status, stdout, stderr), in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORABENCH_CACHE", str(cache))
     monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lorabench", *arguments])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
+    return in_process
 
 
 def refused(answer: tuple[int, str, str], place: str, status: int = 2) -> str:

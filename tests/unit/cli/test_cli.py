@@ -12,6 +12,7 @@ import hub_copies
 import pytest
 import synthetic
 import typer
+from places import ROOT
 
 from harness import cli
 from harness.errors import LorabenchError
@@ -21,27 +22,15 @@ VERBS = (
     "fetch", "plan", "run", "tune", "status", "report", "compare", "export", "audit", "mitigate", "new", "doctor",
     "perf", "methods", "tasks", "studies",
 )  # fmt: skip
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
-def lorabench(monkeypatch, capsys, tmp_path):
+def lorabench(in_process, monkeypatch, tmp_path):
     """``lorabench("run", "smoke")`` in this process -> (status, stdout, stderr); an empty cache and folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lorabench", *arguments])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
+    return in_process
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

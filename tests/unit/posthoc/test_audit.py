@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from helpers import random_factors, write_peft
 from safetensors.torch import load_file
 
-from harness import cli
 from harness.engine.adapters import patterns
 from harness.engine.model.load import load_model
 from harness.engine.model.packed import PackedModel
@@ -352,34 +350,29 @@ def test_a_study_s_folder_is_left_alone(folders, tmp_path):
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_from_end_to_end(folders, tmp_path, monkeypatch, capsys):
+def test_the_command_from_end_to_end(folders, tmp_path, monkeypatch, in_process):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["lorabench", "audit", str(folders["little"]), str(folders["planted"]), "--model",
-                                      MODEL, "--tasks", "toy_recall", "--probes", " toy_digits,", "--items", "16",
-                                      "--probe-items", "8"])  # fmt: skip
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert not stop.value.code
+    status, out, _ = in_process(
+        "audit", folders["little"], folders["planted"], "--model", MODEL, "--tasks", "toy_recall", "--probes",
+        " toy_digits,", "--items", "16", "--probe-items", "8",
+    )  # fmt: skip
+    assert status == 0
     folder = tmp_path / "results" / "audit-little"
-    assert f"report: {folder / 'audit.html'}" in capsys.readouterr().out
+    assert f"report: {folder / 'audit.html'}" in out
     data = json.loads((folder / "audit.json").read_text())
     assert [task["items"] for task in data["tasks"]] == [16, 8]
     assert [adapter["name"] for adapter in data["adapters"]] == ["little", "planted"]
     assert (folder / "audit.html").exists()
 
 
-def test_bad_input_is_2(folders, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_2(folders, tmp_path, monkeypatch, in_process):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        sys, "argv", ["lorabench", "audit", str(tmp_path / "gone"), "--model", MODEL, "--tasks", "toy_recall"]
-    )
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
-    assert "no such folder" in capsys.readouterr().err
+    status, _, said = in_process("audit", tmp_path / "gone", "--model", MODEL, "--tasks", "toy_recall")
+    assert status == 2
+    assert "no such folder" in said
 
 
-def test_what_has_no_effect_is_said_once(base, tmp_path, monkeypatch, capsys):
+def test_what_has_no_effect_is_said_once(base, tmp_path, monkeypatch, in_process):
     """Keys that PEFT ignores, and projections that the configuration names without factors in the file."""
     factors = random_factors(base, 2, size=0.05)
     left = base.slots[-1].module
@@ -387,12 +380,8 @@ def test_what_has_no_effect_is_said_once(base, tmp_path, monkeypatch, capsys):
     odd = write_peft(tmp_path / "odd", some, target_modules="all-linear", fan_in_fan_out=True, unsloth_version="2025.6")
     plain = write_peft(tmp_path / "plain", some)
     monkeypatch.chdir(tmp_path)
-    words = ["lorabench", "audit", str(odd), str(plain), "--model", MODEL, "--tasks", "toy_recall", "--items", "8"]
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert not stop.value.code
-    said = capsys.readouterr().err
+    status, _, said = in_process("audit", odd, plain, "--model", MODEL, "--tasks", "toy_recall", "--items", "8")
+    assert status == 0
     assert said.count("odd: ignored in its configuration, as PEFT ignores it: fan_in_fan_out, unsloth_version\n") == 1
     assert "odd: 1 of the projections that its configuration names have no factors in its file" in said
     assert left in said
@@ -401,32 +390,23 @@ def test_what_has_no_effect_is_said_once(base, tmp_path, monkeypatch, capsys):
     assert found.adapters[0].scores == found.adapters[1].scores
 
 
-def test_an_expression_that_takes_for_ever_is_bad_input(base, tmp_path, monkeypatch, capsys):
+def test_an_expression_that_takes_for_ever_is_bad_input(base, tmp_path, monkeypatch, in_process):
     monkeypatch.setattr(patterns, "SECONDS", 2.0)
     slow = "(([a-z_.0-9])+)+$X"
     folder = write_peft(tmp_path / "slow", random_factors(base, 2), rank_pattern={slow: 8})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["lorabench", "audit", str(folder), "--model", MODEL, "--tasks", "toy_recall"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
-    said = capsys.readouterr().err
+    status, _, said = in_process("audit", folder, "--model", MODEL, "--tasks", "toy_recall")
+    assert status == 2
     assert f"{folder / 'adapter_config.json'}:rank_pattern.{slow}: the pattern can't be matched" in said
     assert "Traceback" not in said
 
 
-def test_examples_before_a_question_by_task(folders, tmp_path, monkeypatch):
+def test_examples_before_a_question_by_task(folders, tmp_path, monkeypatch, in_process):
     monkeypatch.chdir(tmp_path)
-    words = ["lorabench", "audit", str(folders["little"]), "--model", MODEL, "--tasks", "toy_recall", "--probes",
-             "toy_text", "--items", "8", "--num-fewshot", "toy_recall=2"]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert not stop.value.code
+    words = ["audit", folders["little"], "--model", MODEL, "--tasks", "toy_recall", "--probes", "toy_text", "--items",
+             "8", "--num-fewshot"]  # fmt: skip
+    assert in_process(*words, "toy_recall=2")[0] == 0
     found = AuditRecord.model_validate_json((tmp_path / "results" / "audit-little" / "audit.json").read_bytes())
     assert found.scoring["num_fewshot"] == {"toy_recall": 2}
     assert "--num-fewshot toy_recall=2" in command(found)
-    monkeypatch.setattr(sys, "argv", [*words[:-1], "many"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
+    assert in_process(*words, "many")[0] == 2

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import packed_model
 
-from harness import cli
 from harness.engine.adapters.files import save_adapters
 from harness.engine.adapters.layout import Layout
 from harness.engine.spectra import Spectra
@@ -25,7 +23,7 @@ TRIALS = [SimpleNamespace(fingerprint=f"{n}abc") for n in range(3)]
 
 
 @pytest.fixture
-def lorabench(monkeypatch, capsys, tmp_path):
+def lorabench(in_process, monkeypatch, tmp_path):
     """``lorabench(rows, ...)``: the exit status and what is printed, where ``rows`` are what was found."""
 
     def call(rows: list[dict], *arguments: str) -> tuple[int, str, str]:
@@ -34,10 +32,7 @@ def lorabench(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(mitigation, "find_trials", lambda *_: TRIALS)
         monkeypatch.setattr(mitigation, "read_adapters", lambda *_: ([(trial, None) for trial in TRIALS], []))
         monkeypatch.setattr(mitigation, "mitigate", lambda *_: rows)
-        monkeypatch.setattr(sys, "argv", ["lorabench", "mitigate", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
+        return in_process("mitigate", *arguments)
 
     return call
 

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 import synthetic
+from places import GOLDEN
 from synthetic import QUICK, STACK, Folder, failed, trial
 
 from harness.errors import InputError, LorabenchError
@@ -27,7 +28,6 @@ from harness.report.text.tuning import tuning_table
 from harness.store import SCHEMA_VERSION, write_trial
 from harness.store.records import Failure
 
-GOLDEN = Path(__file__).parents[2] / "golden"
 TEXT = (".csv", ".md", ".html", ".tex")
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import REFERENCE
 from synthetic import QUICK, Folder, failed, trial
 
 from harness.report import leaderboard
@@ -38,7 +38,6 @@ CAST = (
 OTHERS = [name for name in CAST if name != "lora"]
 ORDERS = {"a": QUICK, "b": QUICK[::-1]}
 GRID = (0, 16, 32, 64, 96)
-REFERENCE_STUDY = Path(__file__).parents[3] / "results" / "reference" / "core_arms"
 
 
 def arm(name: str) -> list[TrialRecord]:
@@ -161,7 +160,7 @@ def _renamed(record: TrialRecord) -> TrialRecord:
 
 @cache
 def core() -> tuple[TrialRecord, ...]:
-    return tuple(read_trials(REFERENCE_STUDY).records)
+    return tuple(read_trials(REFERENCE / "core_arms").records)
 
 
 def test_dropping_an_arm_changes_no_other_arms_number():

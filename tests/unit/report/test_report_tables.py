@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import synthetic
+from places import ROOT
 from synthetic import QUICK, STACK, Folder, failed, quick, trial
 
 from harness.errors import InputError
@@ -16,8 +17,6 @@ from harness.report.study import gather
 from harness.report.text.latex import escaped
 from harness.report.trials_csv import TIDY
 from harness.store import write_trial
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def stored(folder: Path, records) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 import torch
 import yaml
 
-from harness import cli
 from harness.data.tasks.lm_eval import index as lm_eval_index
 from harness.engine.model.load import load_model
 from harness.errors import InputError, LorabenchError
@@ -217,15 +215,13 @@ def test_local_refuses_a_gpu_that_is_not_there():
 
 @no_gpu
 @pytest.mark.parametrize("verb", ["run", "plan"])
-def test_a_study_for_a_gpu_is_bad_usage_without_one(tmp_path, monkeypatch, capsys, verb):
+def test_a_study_for_a_gpu_is_bad_usage_without_one(tmp_path, in_process, verb):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(STUDY | {"device": "cuda"}))
     more = ["--executor", "local"] if verb == "run" else []
-    monkeypatch.setattr(sys, "argv", ["lorabench", verb, str(file), "--out", str(tmp_path / "out"), *more])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
-    assert "asks for a GPU" in capsys.readouterr().err
+    status, _, said = in_process(verb, file, "--out", tmp_path / "out", *more)
+    assert status == 2
+    assert "asks for a GPU" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from places import ROOT
 
 from harness.data import models as model_files
 from harness.data.models import ModelSource
@@ -28,7 +29,6 @@ STUDY: dict[str, Any] = {
     "model": "tiny-random-llama", "dtype": "float32", "threads": 1, "seeds": [0], "streams": {"order": ["toy_recall"]},
     "methods": {"frozen": {}, "lora": {}}, "training": {"examples": 16, "batch": 8}, "scoring": {"items": 4},
 }  # fmt: skip
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

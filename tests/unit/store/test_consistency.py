@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
+from places import REFERENCE
 from synthetic import facts
 
 from harness.store.consistency import misfit
 from harness.store.records import Curve, Intruders, TaskScores, TrialRecord, TrialSpec, pack_bits
 from harness.store.results import read_trials, write_trial
 
-ROOT = Path(__file__).resolve().parents[3]
 ITEMS = 10
 
 
@@ -123,6 +122,6 @@ def test_deep_json_is_damage_and_no_crash(tmp_path):
 
 
 def test_every_committed_record_is_of_one_piece():
-    found = [read_trials(path.parent) for path in sorted((ROOT / "results" / "reference").glob("*/study.json"))]
+    found = [read_trials(path.parent) for path in sorted(REFERENCE.glob("*/study.json"))]
     assert sum(len(readout.records) for readout in found) >= 300
     assert [dict(readout.quarantined) for readout in found if readout.quarantined] == []

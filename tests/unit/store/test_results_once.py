@@ -381,19 +381,12 @@ def test_a_folder_removed_in_a_run_keeps_what_is_written_later(load, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["plan", "status"])
-def test_plan_and_status_say_what_an_edit_sets_aside(load, copy, tmp_path, monkeypatch, capsys, verb):
-    import sys
-
-    from harness import cli
-
+def test_plan_and_status_say_what_an_edit_sets_aside(load, copy, tmp_path, in_process, verb):
     def said(**changes) -> str:
         load(**changes)
-        words = ["lorabench", verb, str(tmp_path / "mine.yaml"), "--out", str(copy)]
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        assert stop.value.code == 0
-        return " ".join(capsys.readouterr().out.split())
+        status, out, _ = in_process(verb, tmp_path / "mine.yaml", "--out", copy)
+        assert status == 0
+        return " ".join(out.split())
 
     assert "the study has changed since" not in said()
     text = said(methods={"lora": {}})

@@ -18,6 +18,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from places import GOLDEN
 from pydantic import ValidationError
 from synthetic import facts
 
@@ -327,9 +328,6 @@ def test_a_folder_with_somebody_s_trials_is_refused(tmp_path):
     write_trial(tmp_path, record())
     with pytest.raises(InputError, match=r"no study\.json"):
         open_results(tmp_path, "mine", {})
-
-
-GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def test_records_of_schema_1_are_read(tmp_path):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import STUDIES
 
 from harness.errors import InputError
 from harness.study.config import build_study, check_name, find_study, load_study
 
-STUDIES = Path(__file__).parents[3] / "tasks" / "studies"
 LM_EVAL = ("hellaswag", "arc_challenge", "winogrande", "piqa")  # probes by lm-eval's own names
 GOOD = {"model": "m", "seeds": [0], "streams": {"one": ["a", "b"]}, "methods": {"lora": None}}
 
