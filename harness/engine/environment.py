@@ -15,7 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from harness.store.fingerprint import digest
-from harness.study.config import Scored, Study
+from harness.study.config import CommonSettings, Study
 
 LIBRARIES = ("lorabench", "torch", "transformers", "peft", "lm_eval", "datasets", "numpy", "scipy")
 
@@ -25,7 +25,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
 
 
-def stack(study: Scored, device: torch.device) -> dict[str, Any]:
+def stack(study: CommonSettings, device: torch.device) -> dict[str, Any]:
     """Versions, device kind, dtype, threads and scoring batch, with a digest over them."""
     found: dict[str, Any] = {library: version(library) for library in LIBRARIES}
     found |= {

@@ -15,7 +15,7 @@ from harness.scoring.lm import PackedLM
 from harness.scoring.lm_eval_task import Prompting, TaskData
 from harness.scoring.scorer import Scorer
 from harness.scoring.suite import Suite
-from harness.study.config import Scored
+from harness.study.config import CommonSettings
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Bench:
         return self._examples[key]
 
 
-def make_bench(settings: Scored, names: tuple[str, ...], model: PackedModel, path: Path, rank: int) -> Bench:
+def make_bench(settings: CommonSettings, names: tuple[str, ...], model: PackedModel, path: Path, rank: int) -> Bench:
     """What scores adapters of this rank on these tasks; ``path`` is the model's folder, for its tokenizer."""
     tokenizer = load_tokenizer(path)
     scoring = settings.scoring
@@ -67,7 +67,7 @@ def _refuse_long_batches(model: PackedModel, length: int, path: Path) -> None:
             )
 
 
-def _prompting(settings: Scored, names: tuple[str, ...], lm: PackedLM, model: Path) -> Prompting:
+def _prompting(settings: CommonSettings, names: tuple[str, ...], lm: PackedLM, model: Path) -> Prompting:
     """How prompts are put.  Raises InputError for a chat template that the model does not have."""
     chat = settings.scoring.chat_template
     if chat and not lm.has_chat_template:
@@ -79,12 +79,12 @@ def _prompting(settings: Scored, names: tuple[str, ...], lm: PackedLM, model: Pa
     return Prompting({name: settings.fewshot(name) for name in names}, lm.apply_chat_template if chat else None)
 
 
-def load_suite(study: Scored, names: tuple[str, ...], prompting: Prompting) -> Suite:
+def load_suite(settings: CommonSettings, names: tuple[str, ...], prompting: Prompting) -> Suite:
     """lm-eval's task objects for these names, with the study's split, item counts and prompts."""
     data = []
     for name in names:
         prepared = prepare_task(name)
         splits = {split: read_split(prepared, split) for split in prepared.files}
         data.append(TaskData(name, prepared.config, splits, prepared.task.chance, prepared.shuffled))
-    items = {name: study.items(name) for name in names}
-    return Suite(data, split=study.scoring.split, items=items, prompting=prompting)
+    items = {name: settings.items(name) for name in names}
+    return Suite(data, split=settings.scoring.split, items=items, prompting=prompting)

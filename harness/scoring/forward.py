@@ -13,11 +13,11 @@ from harness.engine.generate import Progress
 from harness.engine.losses import chunk_logits
 from harness.engine.model.attention import tree_mask
 from harness.engine.model.packed import PackedModel
-from harness.scoring.trees import Row
+from harness.scoring.trees import TreeRow
 
 
 @dataclass(frozen=True)
-class Batch:
+class ScoringBatch:
     """Rows of one pass, on the device; the same for every trial.
 
     ``ids``, ``positions`` and ``last`` are [R, T]; the latter two are None where the causal mask is enough.  ``place``
@@ -36,7 +36,7 @@ class Batch:
     tokens: int  # without padding
 
 
-def collate(rows: Sequence[Row], device: torch.device) -> Batch:
+def collate(rows: Sequence[TreeRow], device: torch.device) -> ScoringBatch:
     """Pad rows on the right and sort what they score by where it is read."""
     length = max(len(row.ids) for row in rows)
     ids, positions = np.zeros((2, len(rows), length), dtype=np.int64)
@@ -54,7 +54,7 @@ def collate(rows: Sequence[Row], device: torch.device) -> Batch:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
     branched = any(row.branched for row in rows)
-    return Batch(
+    return ScoringBatch(
         ids=move(ids),
         positions=move(positions) if branched else None,
         last=move(last) if branched else None,
@@ -69,7 +69,7 @@ def collate(rows: Sequence[Row], device: torch.device) -> Batch:
 
 @torch.no_grad()
 def score_batches(
-    model: PackedModel, batches: Sequence[Batch], requests: int, trials: int, progress: Progress
+    model: PackedModel, batches: Sequence[ScoringBatch], requests: int, trials: int, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray]:
     """Summed log-probability [K, requests] (fp64) and whether every token was the most likely one [K, requests].
 
@@ -86,7 +86,7 @@ def score_batches(
     return logprob.cpu().numpy(), (misses == 0).cpu().numpy()
 
 
-def _score_batch(model: PackedModel, batch: Batch, trials: int) -> tuple[Tensor, Tensor]:
+def _score_batch(model: PackedModel, batch: ScoringBatch, trials: int) -> tuple[Tensor, Tensor]:
     """(log-probability [K, n], greedy [K, n]) of every scored token of a batch."""
     mask = places = None
     if batch.last is not None and batch.positions is not None:
@@ -98,7 +98,7 @@ def _score_batch(model: PackedModel, batch: Batch, trials: int) -> tuple[Tensor,
     return _token_scores(model, hidden.unflatten(0, (trials, -1)), batch)
 
 
-def _token_scores(model: PackedModel, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def _token_scores(model: PackedModel, hidden: Tensor, batch: ScoringBatch) -> tuple[Tensor, Tensor]:
     """log p(target) and argmax == target, both [K, n], from the hidden states [K, u, d] of the scored places.
 
     Only a chunk of places has logits and log-probabilities at a time, and a place is read once for all the tokens it

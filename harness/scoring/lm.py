@@ -15,17 +15,17 @@ from harness.engine.generate import Penalised, generate, greedy
 from harness.engine.model.packed import PackedModel
 from harness.scoring.decoding import Decoding, decoding
 from harness.scoring.encoding import EncodingLM
-from harness.scoring.forward import Batch, collate, score_batches
-from harness.scoring.trees import Row, TokenRequest, batch_rows, build_rows
+from harness.scoring.forward import ScoringBatch, collate, score_batches
+from harness.scoring.trees import TokenRequest, TreeRow, batch_rows, build_rows
 
 
 @dataclass(frozen=True)
 class _Layout:
     """Requests as rows; ``owner[i]`` is the place among the instances of the one that token request i belongs to."""
 
-    rows: list[Row]
+    rows: list[TreeRow]
     owner: np.ndarray
-    batches: dict[int, list[Batch]]  # for the number of trials that run side by side
+    batches: dict[int, list[ScoringBatch]]  # for the number of trials that run side by side
 
 
 def request_key(instance: Instance) -> tuple:

@@ -42,7 +42,7 @@ Clipped = tuple[int, list[int], list[int]]
 
 
 @dataclass(frozen=True)
-class Row:
+class TreeRow:
     """One row of a scoring pass.
 
     Token j of the row is followed by ``last[j] - j - 1`` tokens that have it in their past.  Scored token i belongs to
@@ -62,7 +62,7 @@ class Row:
         return bool((self.last < len(self.ids)).any())
 
 
-def build_row(requests: Sequence[Clipped]) -> Row:
+def build_row(requests: Sequence[Clipped]) -> TreeRow:
     """The radix tree of these requests; equal inputs, and equal beginnings, are in it once."""
     ids: list[int] = []
     positions: list[int] = []
@@ -86,12 +86,12 @@ def build_row(requests: Sequence[Clipped]) -> Row:
     for place in path:
         last[place] = len(ids)
     as_array = (np.asarray(values, dtype=np.int64) for values in (ids, positions, last, request, source, target))
-    return Row(*as_array)
+    return TreeRow(*as_array)
 
 
 def build_rows(
     groups: Sequence[Sequence[tuple[int, TokenRequest]]], max_length: int, window: int | None, branches: bool = True
-) -> list[Row]:
+) -> list[TreeRow]:
     """Rows for groups of requests (one group a document), longest first, so that batches waste little padding.
 
     A model with a sliding window shorter than a row gets one row a request, because a custom mask would override its
@@ -137,14 +137,14 @@ def _size(document: Sequence[Clipped]) -> int:
     return sum(map(len, ordered)) - sum(shared)
 
 
-def batch_rows(rows: Sequence[Row], budget: int, trials: int) -> list[list[Row]]:
+def batch_rows(rows: Sequence[TreeRow], budget: int, trials: int) -> list[list[TreeRow]]:
     """Consecutive rows whose padded size, times the trials that run side by side, stays within ``budget`` tokens.
 
     A batch has at least one row.  Rows with and without branches are not mixed: only the former need a mask.
     """
-    batches: list[list[Row]] = []
+    batches: list[list[TreeRow]] = []
     for masked in (False, True):
-        current: list[Row] = []
+        current: list[TreeRow] = []
         for row in rows:
             if row.branched != masked:
                 continue

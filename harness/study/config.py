@@ -107,8 +107,8 @@ class TuningSettings(_Settings):
     )
 
 
-class Scored(_Settings):
-    """What scores depend on beside the adapter, whoever trained it."""
+class CommonSettings(_Settings):
+    """What a study and an audit have in common: all that scores depend on beside the adapter."""
 
     model: limits.ModelName
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -129,7 +129,7 @@ class Scored(_Settings):
         return shots.get(task) if isinstance(shots, dict) else shots
 
 
-class AuditSettings(Scored):
+class AuditSettings(CommonSettings):
     """One audit: adapters that were made elsewhere, on tasks and probes."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -150,7 +150,7 @@ class AuditSettings(Scored):
         return self
 
 
-class Study(Scored):
+class Study(CommonSettings):
     """One study: ``study -> trials -> packs -> records -> tables and figures``."""
 
     name: str = ""

@@ -16,7 +16,7 @@ import yaml
 
 from harness.data import files
 from harness.data.new_task import rows
-from harness.data.new_task.rows import Columns, Row
+from harness.data.new_task.rows import Columns, FileRow
 from harness.data.tasks.own import rendering, splits
 from harness.data.tasks.own.folders import read_task
 from harness.data.tasks.prepare import prepare_task
@@ -108,7 +108,7 @@ def _documents(source: Path, columns: Columns) -> tuple[list[dict[str, Any]], di
     return docs, _generated(max(len(row.answer) for row in parsed)), unused
 
 
-def _classes(parsed: Sequence[Row], source: Path) -> list[str] | None:
+def _classes(parsed: Sequence[FileRow], source: Path) -> list[str] | None:
     """The answers, where so few come so often that they are classes.
 
     Raises InputError where there is only one, or where two are one to a person: a slip of the pen is no class.

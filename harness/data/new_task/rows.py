@@ -37,7 +37,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Row:
+class FileRow:
     """A row of the file.  White space around an answer or a choice does not count; the question is as it stands."""
 
     line: int
@@ -56,10 +56,10 @@ class _TwiceError(ValueError):
     """A key stands twice in one object."""
 
 
-def read(source: Path, columns: Columns) -> tuple[list[Row], list[str]]:
+def read(source: Path, columns: Columns) -> tuple[list[FileRow], list[str]]:
     """Every row, no question twice, and the columns that are not used.  Raises InputError as ``file:line``."""
     _check_columns(columns)
-    rows: list[Row] = []
+    rows: list[FileRow] = []
     lines: dict[str, int] = {}
     unused: dict[str, None] = {}
     for number, values in _objects(source):
@@ -124,7 +124,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _row(number: int, values: Mapping[str, Any], columns: Columns, where: str) -> Row:
+def _row(number: int, values: Mapping[str, Any], columns: Columns, where: str) -> FileRow:
     for column, option in ((columns.question, "--question"), (columns.answer, "--answer")):
         if column not in values:
             raise _missing(values, column, option, where)
@@ -135,7 +135,7 @@ def _row(number: int, values: Mapping[str, Any], columns: Columns, where: str) -
     answer = _text(values[columns.answer], f"'{columns.answer}'", where).strip()
     if choices is None and "\n" in answer:
         raise InputError("the answer has more than one line", where=where, remedy="give an answer of one line")
-    return Row(number, question, answer, choices)
+    return FileRow(number, question, answer, choices)
 
 
 def _missing(row: Mapping[str, Any], column: str, option: str, where: str) -> InputError:
@@ -209,7 +209,7 @@ def alike(text: str) -> object:
 # -- what the answers beside choices are ------------------------------------------------------------------------------
 
 
-def labels(rows: Sequence[Row], source: Path, wanted: str | None) -> list[int]:
+def labels(rows: Sequence[FileRow], source: Path, wanted: str | None) -> list[int]:
     """The place of the right choice of every row, from 0.
 
     One reading for the whole file: the one ``wanted``, else the one that fits every row.  Raises InputError where none
@@ -235,7 +235,7 @@ def labels(rows: Sequence[Row], source: Path, wanted: str | None) -> list[int]:
     return next(iter(fitting.values()))
 
 
-def _read(row: Row, reading: str) -> int | None:
+def _read(row: FileRow, reading: str) -> int | None:
     """The label under one reading; None where it does not fit."""
     assert row.choices is not None
     if reading == "text":
@@ -244,7 +244,7 @@ def _read(row: Row, reading: str) -> int | None:
     return place if 0 <= place < len(row.choices) else None
 
 
-def _fit(rows: Sequence[Row], places: Sequence[int | None], source: Path, reading: str) -> list[int]:
+def _fit(rows: Sequence[FileRow], places: Sequence[int | None], source: Path, reading: str) -> list[int]:
     """The labels, where every row has one."""
     for row, place in zip(rows, places, strict=True):
         if place is None:
