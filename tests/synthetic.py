@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from harness.store.intruders import Intruders
 from harness.store.published import PublishedRow
-from harness.store.records import Costs, Curve, Facts, Failure, Intruders, TaskScores, TrialRecord, TrialSpec
+from harness.store.records import Costs, Curve, Facts, Failure, TaskScores, TrialRecord, TrialSpec
 
 #: What a method gains on a task, what it forgets a step, its intruders (a matrix, distance) and its cost.
 TRAITS = {
@@ -131,8 +132,7 @@ def _intruders(count: float, distance: float, rng: np.random.Generator, trained:
                 "delta_norm": 2.1 * distance, "relative_spectral_norm": 0.3 * distance,
                 "effective_rank": 9.5 if trained else 0.0}  # fmt: skip
     whole = part | {"matrices": 60, "count": 2 * part["count"]}
-    return Intruders(**whole, by_epsilon={"0.5": whole["count"]},
-                     by_type={"q_proj": Intruders(**part), "v_proj": Intruders(**part)})  # fmt: skip
+    return Intruders.of(whole | {"by_epsilon": {"0.5": whole["count"]}, "by_type": {"q_proj": part, "v_proj": part}})
 
 
 def _costs(cost: float, rng: np.random.Generator) -> Costs:

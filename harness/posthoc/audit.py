@@ -40,7 +40,8 @@ from harness.store.audit import (
     AuditTask,
 )
 from harness.store.files import write_json
-from harness.store.records import Intruders, pack_bits
+from harness.store.intruders import Intruders
+from harness.store.records import pack_bits
 from harness.store.results import MANIFEST
 from harness.study import forecast
 from harness.study.config import AuditSettings, first_problem
@@ -144,7 +145,7 @@ def run(audit: Audit, device: str, watcher: Watcher, say: Callable[[str], object
     advance(forecast.INTRUDER_UNITS * count, "intruder dimensions")
     asked = _tasks(audit, bench, base)
     found = [
-        _adapter(name, _file(adapter, audit.settings.model), asked, score, bench, Intruders.model_validate(own))
+        _adapter(name, _file(adapter, audit.settings.model), asked, score, bench, Intruders.of(own))
         for (name, adapter), score, own in zip(audit.adapters.items(), scores, intruders, strict=True)
     ]
     record = _record(audit, asked, found, torch.device(device))

@@ -13,15 +13,17 @@ from pydantic import BaseModel
 
 from harness.engine.environment import host, stack
 from harness.engine.step import Spent
+from harness.run.clone import clone
 from harness.run.job import Job
 from harness.scoring.scorer import Score
+from harness.store.intruders import Intruders
+from harness.store.packed import Floats
 from harness.store.records import (
     BaseRecord,
     BaseScore,
     Costs,
     Curve,
     Failure,
-    Intruders,
     Status,
     TaskScores,
     TrialRecord,
@@ -106,7 +108,7 @@ class Ledger(BaseModel):
         if found is None:
             self.diverge(trial, f"counting intruder dimensions after task {stage + 1}")
             return
-        self.notes[trial].intruders[stage] = Intruders.model_validate(found)
+        self.notes[trial].intruders[stage] = Intruders.of(found, by_layer=stage == self.stages - 1)
 
     def take_lost_energy(self, trial: str, stage: int, share: float) -> None:
         """What the weights that were scored leave out of the average that they are of."""
@@ -155,11 +157,13 @@ class Ledger(BaseModel):
             tasks={name: self._column(notes, name, base.scores[name]) for name in spec.stream},
             probes={name: self._column(notes, name, base.scores[name]) for name in spec.probes},
             curves=tuple(self._curves(notes, spec.stream)) if status == "ok" else (),
-            train_loss=tuple(tuple(losses) for losses in notes.losses),
+            train_loss=tuple(map(Floats.of, notes.losses)),
             intruders=tuple(notes.intruders),
             lost_energy=tuple(notes.lost_energy),
             costs=self._costs(notes, trained, scored),
             host={**host(), **job.extras, "pack": job.name},
+            commit=clone().commit,
+            clean=clone().clean,
             failure=notes.failure,
         )
 

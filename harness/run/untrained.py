@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from harness.engine.environment import host, stack
+from harness.run.clone import clone
 from harness.run.job import Job
-from harness.store.records import BaseRecord, BaseScore, Costs, Curve, Intruders, TaskScores, TrialRecord
+from harness.store.intruders import Intruders
+from harness.store.records import BaseRecord, BaseScore, Costs, Curve, TaskScores, TrialRecord
 from harness.store.results import write_trial
 from harness.study import forecast
 from harness.study.plan import PlannedTrial
@@ -58,6 +60,8 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
         intruders=tuple(nothing if forecast.takes_intruders(study, s, stages) else None for s in range(stages)),
         costs=Costs(trained_parameters=0, adapter_bytes=0),
         host={**host(), **job.extras},
+        commit=clone().commit,
+        clean=clone().clean,
     )
 
 

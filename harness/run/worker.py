@@ -11,6 +11,7 @@ import torch
 from harness.engine.environment import host, stack
 from harness.errors import FolderError, LorabenchError
 from harness.run.base import run_base
+from harness.run.clone import clone
 from harness.run.job import Job, Report
 from harness.run.pack import run_pack
 from harness.store.checkpoints import checkpoint_path
@@ -126,6 +127,8 @@ def failed(job: Job, status: Status, phase: str, message: str, trace: str) -> Ou
                 facts=trial.facts,
                 stack=stack(job.study, torch.device(job.device)),
                 host={**host(), **job.extras, "pack": job.name},
+                commit=clone().commit,
+                clean=clone().clean,
                 failure=Failure(phase=phase, message=message, traceback=trace),
             )
             write_trial(job.folder, record)

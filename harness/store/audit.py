@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from harness.store.records import Frozen, Intruders, Scalar, Score
+from pydantic import model_validator
 
-AUDIT_SCHEMA_VERSION = 1
+from harness.store.intruders import Intruders, packed
+from harness.store.values import Frozen, Scalar, Score
+
+AUDIT_SCHEMA_VERSION = 2  # 1 had a summary of intruders a type and a layer
 AUDIT_FILE = "audit.json"
 
 
@@ -77,7 +80,7 @@ class AuditedAdapter(Frozen):
 class AuditRecord(Frozen):
     """One audit.  ``continual`` is there where the adapters are one training run: number i was saved after task i."""
 
-    schema_version: Literal[1] = AUDIT_SCHEMA_VERSION
+    schema_version: Literal[2] = AUDIT_SCHEMA_VERSION
     name: str
     model: str
     model_digest: str
@@ -88,6 +91,14 @@ class AuditRecord(Frozen):
     continual: dict[str, Score | None]  #: metrics of ``harness.analysis.continual`` by name
     stack: dict[str, Scalar]
     host: dict[str, Scalar]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_schema_1(cls, record: Any) -> Any:
+        if not isinstance(record, dict) or record.get("schema_version") != 1:
+            return record
+        adapters = [{**found, "intruders": packed(found["intruders"], by_layer=True)} for found in record["adapters"]]
+        return {**record, "adapters": adapters, "schema_version": AUDIT_SCHEMA_VERSION}
 
     @property
     def stream(self) -> tuple[AuditTask, ...]:

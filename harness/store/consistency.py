@@ -7,11 +7,12 @@ edited number shows without a checksum, and a record that was written before the
 
 from __future__ import annotations
 
-import base64
+import binascii
 import math
 from collections.abc import Iterator
 
-from harness.store.records import BaseRecord, Intruders, TaskScores, TrialRecord, unpack_bits
+from harness.store.intruders import Intruders
+from harness.store.records import BaseRecord, TaskScores, TrialRecord
 
 #: A score is a mean of zeros and ones in fp64, whose sum may have been taken in another order.
 ROUNDING = 1e-9
@@ -82,10 +83,11 @@ def _scores(scores: TaskScores) -> Iterator[str]:
     for stage, (score, error, right) in enumerate(zip(scores.score, scores.stderr, bits, strict=True)):
         if right is None:
             continue
-        if not _bits_of(right, scores.items):
+        count = _ones(right, scores.items)
+        if count is None:
             yield f"the items after task {stage} are not {scores.items} bits"
             continue
-        mean = float(unpack_bits(right, scores.items).mean())
+        mean = count / scores.items
         if score is None or abs(score - mean) > ROUNDING:
             yield f"the score after task {stage} is {score}, and {mean:.6g} of its items are right"
         if error is not None and scores.items > 1:
@@ -94,12 +96,13 @@ def _scores(scores: TaskScores) -> Iterator[str]:
                 yield f"the standard error after task {stage} is {error}, of its items {wanted:.6g}"
 
 
-def _bits_of(text: str, items: int) -> bool:
-    """Whether this is what ``pack_bits`` makes of so many items."""
+def _ones(text: str, items: int) -> int | None:
+    """How many bits are 1 in what ``pack_bits`` makes of so many items; None where this is something else."""
     try:
-        return len(base64.b64decode(text, validate=True)) == -(-items // 8)
+        data = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
-        return False
+        return None
+    return (int.from_bytes(data) >> -items % 8).bit_count() if len(data) == -(-items // 8) else None
 
 
 def _curves(record: TrialRecord) -> Iterator[str]:
@@ -129,5 +132,6 @@ def _share(score: float, items: int) -> bool:
 def _intruders(found: Intruders) -> Iterator[str]:
     if found.by_epsilon.get("0.5", found.count) != found.count:
         yield f"{found.count}, and {found.by_epsilon['0.5']} at 0.5"
-    if found.by_type and sum(part.count for part in found.by_type.values()) != found.count:
-        yield f"{found.count}, and {sum(part.count for part in found.by_type.values())} by type of projection"
+    for places, what in ((found.by_type, "type of projection"), (found.by_layer, "layer")):
+        if places and sum(places.count.tolist()) != found.count:
+            yield f"{found.count}, and {sum(places.count.tolist())} by {what}"

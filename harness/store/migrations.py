@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from harness.store.intruders import packed
+from harness.store.packed import Floats
 from harness.store.records import SCHEMA_VERSION, unpack_bits
 
 
@@ -46,7 +48,16 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
         "chooses_between": chosen is not None,
         "scored": "average" if method in _AVERAGED else "student" if trains else "base",
     }
-    return {**record, "facts": facts, "schema_version": 4}
+    return {**record, **_compact(record), "facts": facts, "schema_version": 4}
+
+
+def _compact(record: dict[str, Any]) -> dict[str, Any]:
+    """3 -> 4: losses and intruders by place in packed arrays, as far as anything shows them."""
+    taken, stages = record.get("intruders", ()), len(record["spec"]["stream"])
+    return {
+        "train_loss": [Floats.of(losses).text for losses in record.get("train_loss", ())],
+        "intruders": [found and packed(found, by_layer=at == stages) for at, found in enumerate(taken, start=1)],
+    }
 
 
 def _of_bits(bits: str | None, items: int) -> float | None:

@@ -24,7 +24,7 @@ try:
 except ImportError:  # no such locks on this system
     fcntl = None  # type: ignore[assignment]
 
-from harness.store.records import Frozen
+from harness.store.values import Frozen
 
 #: Bytes of a claim that are read; ours have some hundred.
 LARGEST = 1 << 16

@@ -9,29 +9,24 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from harness.store.fingerprint import digest
+from harness.store.intruders import Intruders
+from harness.store.packed import Floats
+from harness.store.values import Frozen, Scalar, Score
 
 SCHEMA_VERSION = 4  # with every change of a field; harness/store/migrations.py reads the older ones
 
-Score = Annotated[float, Field(allow_inf_nan=False)]
 Status = Literal["ok", "diverged", "oom", "error", "timeout"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 #: A record with one of these is an answer, and is written once; anything else is tried again by the next run.
 FINAL = ("ok", "diverged")
-Scalar = str | int | float | bool | None
 #: What happens between tasks: one adapter goes on; what is scored is frozen under a fresh one; a fresh one alone.
 Between = Literal["continue", "reinit", "fresh"]
-
-
-class Frozen(BaseModel):
-    """A typed, immutable value that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Facts(Frozen):
@@ -98,32 +93,6 @@ class TaskScores(Frozen):
     truncated: int = 0  #: items that lost their beginning because they are longer than the context
 
 
-class Intruders(Frozen):
-    """Intruder dimensions (arXiv 2410.21228) of the scored weights against the original W0, over all adapted matrices.
-
-    ``count`` and ``by_epsilon`` are sums over the matrices; the others are means over them.
-    ``by_type`` maps a projection (``q_proj``) and ``by_layer`` a layer index to the same summary over their matrices.
-    """
-
-    matrices: int
-    count: int  #: top-k left singular vectors of W0 + dW with best |cosine| to any of W0's below 0.5
-    distance: Score  #: mean over the top k of 1 - best |cosine|
-    energy_share: Score  #: sigma^2 of the intruders over sigma^2 of the top k
-    delta_norm: Score  #: ||dW||_F
-    relative_spectral_norm: Score  #: ||dW||_2 / ||W0||_2
-    effective_rank: Score  #: exp of the entropy of dW's normalised singular values; 0 where dW = 0
-    by_epsilon: dict[str, int] = {}  #: "0.1" ... "0.9" -> count
-    count_low: int | None = None  #: what ``count`` is at least, proven; null in records older than the proof
-    count_high: int | None = None  #: what it is at most; the same where every count is decided
-    undecided: int = 0  #: matrices whose count is not: singular values, or a cosine and 0.5, equal to the last bits
-    undecided_by_epsilon: dict[str, int] = {}  #: the same for other thresholds, where there are any
-    cosine_error: Score | None = None  #: largest proven bound on the error of a best |cosine|; 1 where undecided
-    fallbacks: int = 0  #: matrices that the bounds left open, so that a full fp64 SVD was taken
-    full_svds: int = 0  #: others whose dW has no low rank (dense, merged weights): decomposed whole from the start
-    by_type: dict[str, Intruders] = {}
-    by_layer: dict[str, Intruders] = {}
-
-
 class Costs(Frozen):
     """What a trial cost.  Where a pack shares the work, its cost divided by its trials (``shared_by`` of them)."""
 
@@ -162,14 +131,18 @@ class TrialRecord(Frozen):
     spec: TrialSpec
     facts: Facts
     stack: dict[str, Scalar]  #: versions, device kind, dtype, threads, scoring batch; ``digest`` is over the rest
-    tasks: dict[str, TaskScores] = {}  #: the stream's tasks: the full (T+1) x T matrix, by column
-    probes: dict[str, TaskScores] = {}
+    tasks: dict[str, TaskScores] = Field(
+        default_factory=dict
+    )  #: the stream's tasks: the full (T+1) x T matrix, by column
+    probes: dict[str, TaskScores] = Field(default_factory=dict)
     curves: tuple[Curve, ...] = ()  #: one a task of the stream, in order
-    train_loss: tuple[tuple[Score, ...], ...] = ()  #: one tuple a task: the loss of every optimizer step
+    train_loss: tuple[Floats, ...] = ()  #: one array a task: the loss of every optimizer step
     intruders: tuple[Intruders | None, ...] = ()  #: T long: after each task; null where not taken
     lost_energy: tuple[Score | None, ...] = ()  #: T long where what is scored was cut to a rank: the share left out
     costs: Costs = Costs()
-    host: dict[str, Scalar] = {}
+    host: dict[str, Scalar] = Field(default_factory=dict)
+    commit: str | None = None  #: of the clone that the code ran from; null where it was an installed package
+    clean: bool | None = None  #: whether the code in it was as committed; null where that isn't known
     failure: Failure | None = None
 
     @model_validator(mode="after")

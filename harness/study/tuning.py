@@ -25,7 +25,8 @@ from harness.errors import InputError
 from harness.reading import read_json
 from harness.store.files import write_json
 from harness.store.fingerprint import digest
-from harness.store.records import Frozen, Scalar, TrialRecord
+from harness.store.records import TrialRecord
+from harness.store.values import Frozen, Scalar
 from harness.study.config import Study, first_problem
 from harness.study.limits import MOST_TRIALS, arms_of, check_size
 from harness.study.overrides import taken_apart

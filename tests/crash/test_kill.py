@@ -12,6 +12,8 @@ import pytest
 from commands import Command
 from killing import STUDY, finish, records, times
 
+from harness.store.packed import Floats
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -144,7 +146,7 @@ def test_a_resumed_pack_does_not_train_its_first_task_again(run, undisturbed, tm
     save_file(tensors, path, metadata={**metadata, "data": json.dumps(data)})
     finish(run(folder))
     found, wanted = records(folder)[f"{fingerprint}.json"], records(undisturbed)[f"{fingerprint}.json"]
-    assert found["train_loss"][0][0] == 123.0
+    assert Floats.parse(found["train_loss"][0])[0] == 123.0
     assert found["train_loss"][1] == wanted["train_loss"][1]
     assert found["tasks"] == wanted["tasks"]
 

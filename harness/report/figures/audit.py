@@ -98,10 +98,11 @@ def _changes(
 def intruders(record: AuditRecord, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Count of intruder dimensions and their mean distance by type of projection."""
     rows: Rows = [
-        {"adapter": adapter.name, "projection": name, **part.model_dump(include={"matrices", "count", "distance"})}
+        {"adapter": adapter.name, "projection": name,
+         "matrices": part.matrices, "count": part.count, "distance": part.distance}
         for adapter in record.adapters for name, part in adapter.intruders.by_type.items()
     ]  # fmt: skip
-    names = list(dict.fromkeys(name for adapter in record.adapters for name in adapter.intruders.by_type))
+    names = list(dict.fromkeys(name for adapter in record.adapters for name in adapter.intruders.by_type.names))
     figure = new_figure(7.6, (ROW + LANE * len(record.adapters)) * len(names) + FRAME + 0.35)
     labels = {"count": "intruder dimensions (sum over matrices)", "distance": "intruder distance (1 − best |cos|)"}
     for nth, (axes, (metric, label)) in enumerate(zip(figure.subplots(1, 2), labels.items(), strict=True)):
@@ -109,8 +110,8 @@ def intruders(record: AuditRecord, styles: dict[str, Look]) -> tuple[Figure, Seq
         for place, adapter in zip(_lanes(len(record.adapters)), record.adapters, strict=True):
             look = styles[adapter.name]
             for row, name in enumerate(names):
-                if name in adapter.intruders.by_type:
-                    value = getattr(adapter.intruders.by_type[name], metric)
+                if part := adapter.intruders.by_type.get(name):
+                    value = getattr(part, metric)
                     top = max(top, value)
                     axes.plot([0, value], [row + place] * 2, color=look.color, linewidth=1, alpha=0.5)
                     axes.plot(value, row + place, color=look.color, marker=look.marker, markersize=5, clip_on=False)

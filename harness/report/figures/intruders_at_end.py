@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from harness.report.arms import Arm
 from harness.report.evidence import Trial
-from harness.store.records import Intruders
+from harness.store.intruders import Intruders
 
 LABELS = {"count": "intruder dimensions", "distance": "intruder distance (1 − best |cos|)"}
 

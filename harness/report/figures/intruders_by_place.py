@@ -24,7 +24,7 @@ def by_place(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[st
     for metric in LABELS:
         for place in ("by_type", "by_layer"):
             for name, taken in arms.items():
-                for x in getattr(next(iter(taken.values())), place):
+                for x in getattr(next(iter(taken.values())), place).names:
                     parts = {key: getattr(found, place).get(x) for key, found in taken.items()}
                     if all(parts.values()):
                         value = estimate({key: float(getattr(part, metric)) for key, part in parts.items()})

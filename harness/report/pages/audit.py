@@ -195,7 +195,7 @@ def _weights(record: AuditRecord) -> Table:
 
 
 def _projections(record: AuditRecord) -> Table:
-    names = dict.fromkeys(name for adapter in record.adapters for name in adapter.intruders.by_type)
+    names = dict.fromkeys(name for adapter in record.adapters for name in adapter.intruders.by_type.names)
     table = Table(
         "Intruders by projection",
         ["Projection", *(adapter.name for adapter in record.adapters)],

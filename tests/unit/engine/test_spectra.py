@@ -13,7 +13,7 @@ from harness.engine import spectra as module
 from harness.engine.adapters.layout import Slot
 from harness.engine.spectra import Spectra
 from harness.run.ledger import Ledger, Notes
-from harness.store.records import Intruders
+from harness.store.intruders import Intruders
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +106,14 @@ def test_other_weights_have_a_file_of_their_own(tmp_path, computed):
 
 def test_several_adapters_in_one_call_are_each_by_itself(model, tmp_path):
     base, (layout, values, scaling) = Spectra(model, tmp_path), adapters(model, 3)
-    together = [Intruders.model_validate(found) for found in base.intruders(layout, values, scaling)]
+    together = [Intruders.of(found) for found in base.intruders(layout, values, scaling)]
     assert len({found.distance for found in together}) == 3
     for k, found in enumerate(together):
         (alone,) = base.intruders(layout, values[k : k + 1], scaling[k : k + 1])
         assert found.by_epsilon == alone["by_epsilon"]
         assert found.distance == pytest.approx(alone["distance"], rel=1e-9)
         assert found.matrices == len(model.slots)
-        assert list(found.by_type) == list(dict.fromkeys(slot.projection for slot in model.slots))
+        assert list(found.by_type.names) == list(dict.fromkeys(slot.projection for slot in model.slots))
         slot = model.slots[0]
         a, b = layout.split(values[k : k + 1])[0]
         delta = float(scaling[k] * (b[0].double() @ a[0].double()).norm())

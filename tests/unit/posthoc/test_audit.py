@@ -99,7 +99,7 @@ def test_a_planted_intruder_is_the_one_of_full_svds(record, base, folders):
     assert found.count == wanted > 0
     assert found.matrices == 1, "those that it does not touch are none of its matrices"
     assert found.delta_norm == pytest.approx(float((2.0 * b @ a).norm()), rel=1e-5)
-    assert list(found.by_type) == [slot.projection]
+    assert list(found.by_type.names) == [slot.projection]
     assert record.adapters[2].file.targets == (slot.projection,)
 
 

@@ -10,7 +10,9 @@ from places import REFERENCE
 from synthetic import facts
 
 from harness.store.consistency import misfit
-from harness.store.records import Curve, Intruders, TaskScores, TrialRecord, TrialSpec, pack_bits
+from harness.store.intruders import Intruders
+from harness.store.packed import Integers
+from harness.store.records import Curve, TaskScores, TrialRecord, TrialSpec, pack_bits
 from harness.store.results import read_trials, write_trial
 
 ITEMS = 10
@@ -38,8 +40,9 @@ def record(seed: int = 0, **changes) -> TrialRecord:
     )
     part = {"matrices": 2, "distance": 0.1, "energy_share": 0.0, "delta_norm": 1.0, "relative_spectral_norm": 0.1,
             "effective_rank": 2.0}  # fmt: skip
-    kinds = {"q_proj": Intruders(count=1, **part), "v_proj": Intruders(count=2, **part)}
-    found = Intruders(count=3, **part, by_epsilon={"0.5": 3}, by_type=kinds)
+    one, two = ({"count": count, **part} for count in (1, 2))
+    found = Intruders.of({"count": 3, **part, "by_epsilon": {"0.5": 3},
+                          "by_type": {"q_proj": one, "v_proj": two}, "by_layer": {"0": two, "1": one}})  # fmt: skip
     values = {
         "fingerprint": spec.fingerprint, "study": "s", "status": "ok", "spec": spec,
         "facts": facts("lora"), "stack": {"digest": "x"},
@@ -75,7 +78,18 @@ EDITS = {
     "whose curve it is": (("curves", 0, "task"), "b", "curve number 1 is of b"),
     "points of a curve": (("curves", 0, "tokens"), [0, 160], "points without"),
     "intruders": (("intruders", 1, "count"), 0, "intruders after task 2: 0, and 3 at 0.5"),
-    "intruders of a type": (("intruders", 1, "by_type", "q_proj", "count"), 0, "by type of projection"),
+    "intruders of a type": (("intruders", 1, "by_type", "count"), Integers.of([0, 2]).text, "by type of projection"),
+    "intruders of a layer": (("intruders", 1, "by_layer", "count"), Integers.of([1, 1]).text, "3, and 2 by layer"),
+    "intruders of fewer layers": (("intruders", 1, "by_layer", "names"), "0", "'matrices' has 2 numbers for 1 names"),
+    "bytes of an array": (("intruders", 1, "by_type", "distance"), "f4:AAA=", "2 bytes are no whole number of f4"),
+    "an array that is none": (("intruders", 1, "by_type", "distance"), "f4:??", "it is no base64"),
+    "an array of nan": (("intruders", 1, "by_type", "distance"), "f4:AADAfwAAwH8=", "is not finite"),
+    "a type of number": (
+        ("intruders", 1, "by_type", "count"),
+        "f4:AACAPwAAAEA=",
+        "begins with 'f4', not with one of i1",
+    ),
+    "losses": (("train_loss",), ["f4:AADAfw=="], "train_loss.0: Value error, one of its numbers is not finite"),
     "the name it has": (("fingerprint",), "0" * 32, "it is the record of trial"),
 }
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from synthetic import facts
 from harness.errors import InputError, LorabenchError
 from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
 from harness.store.files import atomic_write, write_json
+from harness.store.packed import Floats
 from harness.store.published import PublishedRow, read_published
 from harness.store.records import (
     SCHEMA_VERSION,
@@ -201,12 +203,12 @@ def test_a_record_holds_no_number_that_is_none(value):
     for make in (
         lambda: scores(0.1, value, 0.2),
         lambda: scores(0.1, chance=value),
-        lambda: record(train_loss=((0.1, value),)),
+        lambda: record(train_loss=(Floats.of([0.1, value]),)),
         lambda: Curve(task="a", examples=(0,), score=(value,), tokens=(0,)),
         lambda: spec(parameters={"learning_rate": value}),
         lambda: record(stack={"x": value}),
     ):
-        with pytest.raises(ValidationError):
+        with pytest.raises(ValueError, match="finite"):
             make()
 
 
@@ -342,6 +344,26 @@ def test_records_of_schema_1_are_read(tmp_path):
             for score, error in zip(scores.score, scores.stderr, strict=True):
                 assert error == pytest.approx(math.sqrt(score * (1 - score) / (scores.items - 1)), abs=1e-12)
         assert record.probes["plain_text"].stderr == (None,) * len(record.probes["plain_text"].score)
+
+
+def test_records_of_schema_3_keep_what_is_shown(tmp_path):
+    shutil.copytree(GOLDEN / "schema3", tmp_path / "study")
+    found = read_trials(tmp_path / "study")
+    assert (found.quarantined, len(found.records)) == ({}, 2)
+    for record in found.records:
+        old = json.loads((GOLDEN / "schema3" / "trials" / f"{record.fingerprint}.json").read_text())
+        assert [losses.tolist() for losses in record.train_loss] == old["train_loss"]
+        assert (record.commit, record.clean) == (None, None)
+        for taken, before in zip(record.intruders, old["intruders"], strict=True):
+            assert list(taken.by_type.names) == list(before["by_type"])
+            for name, part in taken.by_type.items():
+                assert asdict(part) == {key: before["by_type"][name][key] for key in asdict(part)}
+        layers = {name: (part.count, part.distance) for name, part in record.intruders[-1].by_layer.items()}
+        assert layers == {name: (p["count"], p["distance"]) for name, p in old["intruders"][-1]["by_layer"].items()}
+        again = tmp_path / "again" / record.fingerprint
+        write_trial(again, record)
+        assert read_trials(again).records == [record]
+        assert trial_path(again, record.fingerprint).stat().st_size < 10_000
 
 
 def test_a_damaged_older_record_is_quarantined(tmp_path):

@@ -18,6 +18,7 @@ from harness.posthoc import mitigation
 from harness.report import leaderboard, write_report
 from harness.report.study import gather
 from harness.run import campaign
+from harness.store.packed import Floats
 from harness.store.results import read_base, read_trials
 from harness.study import forecast
 
@@ -76,7 +77,11 @@ def test_every_arm_trains_what_it_says(done):
         "lora_ema@rank2": {"rank": 2, "alpha": 4.0, "targets": QV, "between": "continue"},
         "lora@reinit": {**found["lora"]["spec"]["training"]["adapter"], "between": "reinit"},
     }  # fmt: skip
-    matrices = {arm: set(record["intruders"][-1]["by_type"]) for arm, record in found.items() if arm != "frozen"}
+    matrices = {
+        arm: set(record["intruders"][-1]["by_type"]["names"].split())
+        for arm, record in found.items()
+        if arm != "frozen"
+    }
     assert matrices["lora@rank2"] == matrices["lora_ema@rank2"] == set(QV)
     assert len(matrices["lora"]) == len(matrices["lora@reinit"]) == 7
     assert found["lora"]["train_loss"][0] == found["lora@reinit"]["train_loss"][0], "alike until the second task"
@@ -101,7 +106,8 @@ def test_on_one_task_what_says_that_it_is_plain_lora_is(tmp_path):
     plain = found.pop("lora")
     for name, record in found.items():
         assert record["status"] == "ok"
-        assert record["train_loss"][0] == pytest.approx(plain["train_loss"][0], rel=1e-5), name
+        losses, wanted = (Floats.parse(each["train_loss"][0]).tolist() for each in (record, plain))
+        assert losses == pytest.approx(wanted, rel=1e-5), name
         assert record["tasks"] == plain["tasks"], name
         assert record["intruders"][-1]["delta_norm"] == pytest.approx(plain["intruders"][-1]["delta_norm"], rel=1e-4)
 
