@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.report import leaderboard
+from harness.report import leaderboard, leaderboard_csv
 from harness.report.comparison import Comparison, compare
 from harness.report.csv_files import write_csv
 from harness.report.figures.registry import draw_all
@@ -39,7 +39,7 @@ def write_report(folder: Path, readout: Readout, *, allow_mixed: bool = False, l
     unfinished = [record for arm in study.arms for record in arm.unfinished]
     written = [
         write_trials(folder / "trials.csv", study.trials, unfinished),
-        write_csv(folder / "leaderboard.csv", leaderboard.columns(study), leaderboard.table(study, board)),
+        write_csv(folder / "leaderboard.csv", leaderboard_csv.columns_of(study), leaderboard_csv.table(board)),
     ]
     written += draw_all(study, board, folder / "figures")
     written += write_pages(study, board, folder, tries)

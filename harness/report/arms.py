@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from harness.analysis.statistics import Estimate, interquartile_mean
-from harness.report.estimates import certain, estimate
-from harness.report.evidence import Trial
+from harness.analysis.statistics import Estimate
+from harness.report import metrics
+from harness.report.estimates import estimate
+from harness.report.metric import Metric
+from harness.report.trial import Trial
 from harness.store.records import Facts, TrialRecord
 
 REFERENCE = "lora"
 #: Arms with fewer seeds than this are provisional and not ranked.
 LEAST_SEEDS = 3
-#: From so many tasks and seeds up there is an interquartile mean.
-IQM_TASKS, IQM_SEEDS = 3, 5
 #: What an arm may have of its own in ``adapter`` and ``between_tasks``.
-ADAPTER = ("rank", "alpha", "targets", "between_tasks")
+ADAPTER = {
+    "rank": "of the arm's adapter: the study's, or its own (`spec.training.adapter` of a record); none where nothing "
+    "is trained or what is trained has no rank",
+    "alpha": "the same",
+    "targets": "the same: which projections are adapted",
+    "between_tasks": "`continue` or `reinit`, as the arm was asked; empty where the method decides that by itself",
+}
 
 
 @dataclass
@@ -74,7 +78,7 @@ class Arm:
         reasons = [f"{n} {word}" for word, n in self.failures().items() if n]
         if self.trials and self.seeds < LEAST_SEEDS:
             reasons.append(f"provisional: {self.seeds} seed{'s' if self.seeds > 1 else ''}")
-        if self.trials and self.estimate("average_accuracy") is None:
+        if self.trials and self.estimate(metrics.PRIMARY) is None:
             reasons.append("no average accuracy")
         return ", ".join(reasons) or ("" if self.trials else "no trials")
 
@@ -95,11 +99,12 @@ class Arm:
         values = self.values(metric)
         return estimate(values) if values else None
 
-    def interquartile_mean(self) -> float | None:
-        """Of the final scores of all trials on all tasks; None for few seeds or tasks, or no matrix."""
-        if self.seeds < IQM_SEEDS or any(t.matrix is None or t.matrix.shape[1] < IQM_TASKS for t in self.trials):
-            return None
-        return interquartile_mean(np.concatenate([certain(trial.matrix)[-1] for trial in self.trials]).tolist())
+    def mean(self, metric: Metric) -> float | None:
+        """Over the trials; of a metric of arms its value."""
+        if metric.of == "arm":
+            return metric.value(self)
+        value = self.estimate(metric.name)
+        return value.mean if value else None
 
 
 def adapter_of(record: TrialRecord) -> dict[str, Any]:

@@ -16,25 +16,13 @@ from harness.analysis.statistics import (
     smallest_p,
 )
 from harness.errors import InputError, unknown_name
+from harness.report import metrics
 from harness.report.arms import Arm, same_matrices
-from harness.report.leaderboard import OF_MATRICES, PRIMARY, trial_count
+from harness.report.leaderboard import trial_count
+from harness.report.metrics import PRIMARY
+from harness.report.numbers import NOTHING, interval, number, p_text, plural, points
 from harness.report.study import KINDS, Study, find_mixtures
-from harness.report.text.numbers import NOTHING, interval, number, p_text, percent, plural, points
-from harness.report.text.tables import COSTS, METRICS
 
-#: Metric -> (heading, how to write a value, how to write a difference).
-COMPARED = {
-    PRIMARY: ("Average accuracy, %", percent, points),
-    "learning_accuracy": (*METRICS["learning_accuracy"], points),
-    "forgetting": (*METRICS["forgetting"], points),
-    "backward_transfer": (*METRICS["backward_transfer"], points),
-    "general_delta": (*METRICS["general_delta"], points),
-    "plain_text_delta": (*METRICS["plain_text_delta"], METRICS["plain_text_delta"][1]),
-    "sample_efficiency_auc": (*METRICS["sample_efficiency_auc"], points),
-    "intruder_count": (*METRICS["intruder_count"], lambda value: number(value, 1, sign=True)),
-    "intruder_distance": (*METRICS["intruder_distance"], lambda value: number(value, 5, sign=True)),
-    "train_seconds": (*COSTS["train_seconds"], lambda value: number(value, 1, sign=True)),
-}
 #: Of a study's scoring settings, those that decide which items are asked and how.
 ITEMS = ("split", "items", "probe_items", "max_length", "num_fewshot", "chat_template")
 
@@ -65,7 +53,7 @@ def compare(one: Study, other: Study, first: str, second: str, *, allow_mixed: b
             where=where,
             remedy="run both studies on one stack and on the same items, or ask for it (--allow-mixed)",
         )
-    fair = [name for name in COMPARED if name not in OF_MATRICES or same_matrices(*arms)]
+    fair = [each.name for each in metrics.compared() if not each.of_matrices or same_matrices(*arms)]
     gaps = {name: gap for name in fair if (gap := paired_difference(arms[0].values(name), arms[1].values(name)))}
     if PRIMARY not in gaps:
         raise InputError(
@@ -144,11 +132,11 @@ def table(found: Comparison) -> tuple[list[str], list[list[str]]]:
     columns = ["", *(f"{arm.name} ({trial_count(arm)})" for arm in arms), "difference [95 % CI]", "pairs", "p"]
     rows = []
     for name, gap in found.gaps.items():
-        heading, write, change = COMPARED[name]
-        values = [write(value.mean) if (value := arm.estimate(name)) else NOTHING for arm in arms]
-        ends = interval(Estimate(gap.mean, gap.low, gap.high, gap.pairs), change)
+        metric = metrics.metric(name)
+        values = [metric.text(arm.mean(metric)) for arm in arms]
+        ends = interval(Estimate(gap.mean, gap.low, gap.high, gap.pairs), metric.change)
         p = NOTHING if found.untested else p_text(gap.p)
-        rows.append([heading, *values, f"{change(gap.mean)} {ends}".strip(), str(gap.pairs), p])
+        rows.append([metric.heading, *values, f"{metric.change(gap.mean)} {ends}".strip(), str(gap.pairs), p])
     return columns, rows
 
 

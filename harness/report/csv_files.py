@@ -17,6 +17,7 @@ from harness.store.files import atomic_file
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 #: Of the columns of leaderboard.csv and trials.csv; results/README.md says what each is.
 TABLE_SCHEMA = 1
+SCHEMA_VERSION = "schema_version"
 
 
 def cell(value: Any) -> str:

@@ -1,158 +1,182 @@
-"""What is measured of one trial: its record, its accuracy matrix, and its metrics.
+"""What the metrics of one trial are taken from: its record, its accuracy matrix, its learning curves, plain LoRA's.
 
-Only finished trials have metrics.  A metric that has no meaning for a trial is None here, an empty cell in every
-file and a dash on the page.
+A metric that has no meaning for a trial is None here, an empty cell in every file and a dash on the page.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from harness.analysis import continual, efficiency
+from harness.analysis import continual, efficiency, statistics
 from harness.report.estimates import certain
-from harness.store.records import TrialRecord
+from harness.store.records import Curve, TrialRecord
 
-CONTINUAL = {
-    "average_accuracy_over_time": continual.average_accuracy_over_time,
-    "backward_transfer": continual.backward_transfer,
-    "backward_transfer_trace": continual.backward_transfer_trace,
-    "forgetting": continual.forgetting,
-    "forward_transfer": continual.forward_transfer,
-    "learning_accuracy": continual.learning_accuracy,
-    "normalised_forgetting": continual.normalised_forgetting,
-}
-INTRUDERS = {
-    "intruder_count": "count",
-    "intruder_distance": "distance",
-    "intruder_energy_share": "energy_share",
-    "delta_norm": "delta_norm",
-    "relative_spectral_norm": "relative_spectral_norm",
-    "effective_rank": "effective_rank",
-}
-COSTS = (
-    "train_seconds",
-    "score_seconds",
-    "analysis_seconds",
-    "train_tokens",
-    "teacher_tokens",
-    "prompt_tokens",
-    "sampled_tokens",
-    "tokens_per_second",
-    "peak_memory_gib",
-    "adapter_bytes",
-    "trained_parameters",
-    "energy_kwh",
-)
+if TYPE_CHECKING:
+    from harness.report.arms import Arm
+
+#: From so many tasks and seeds up there is an interquartile mean.
+IQM_TASKS, IQM_SEEDS = 3, 5
 #: What trials spend on one task: (order, seed) -> (examples, tokens).
 Budgets = dict[tuple[str, int], tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A finished trial: its record, its (T+1) x T matrix (None where a task has no "higher is better") and metrics."""
+class PlainLora:
+    """What the metrics of all arms take from plain LoRA's trials, by task.
+
+    Nothing of any other arm comes in: the numbers of an arm don't depend on who else is on the board.
+    """
+
+    gains: dict[str, list[float]] = field(default_factory=dict)  #: best gain over the base model, of each trial
+    budgets: dict[str, Budgets] = field(default_factory=dict)  #: examples and tokens that each trial spends
+
+    @classmethod
+    def of(cls, records: Iterable[TrialRecord]) -> PlainLora:
+        """From the finished records of plain LoRA."""
+        plain = cls()
+        for record in records:
+            for curve in record.curves:
+                base = certain(record.tasks[curve.task].score[0])
+                if (gain := efficiency.best_gain(curve.examples, curve.score, base)) is not None:
+                    plain.gains.setdefault(curve.task, []).append(gain)
+                if curve.examples:
+                    spent = curve.examples[-1], curve.tokens[-1]
+                    plain.budgets.setdefault(curve.task, {})[record.spec.order, record.spec.seed] = spent
+        return plain
+
+    def horizon(self, task: str, key: tuple[str, int]) -> tuple[float, float]:
+        """How far a trial is followed on a task, in examples and tokens: as far as plain LoRA goes on the same data.
+
+        Restricted means need one horizon for all arms: a method that spends more tokens is not followed for longer.
+        It is plain LoRA's, as the level to reach is, and not the least of all arms': what another arm spends on a task,
+        or counts on a curve of mixed tasks, says nothing of this one.  Where plain LoRA lacks the trial, the mean of
+        its others.
+        """
+        budgets = self.budgets[task]
+        if key in budgets:
+            return budgets[key]
+        examples, tokens = np.mean(list(budgets.values()), axis=0)
+        return float(examples), float(tokens)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A finished trial, and what plain LoRA's say."""
 
     record: TrialRecord
-    matrix: np.ndarray | None
-    metrics: dict[str, float | None]
+    plain: PlainLora
+
+    @cached_property
+    def matrix(self) -> np.ndarray | None:
+        """(T+1) x T; None where lower is better for one of the tasks."""
+        record = self.record
+        ordinary = all(record.tasks[task].higher_is_better for task in record.spec.stream)
+        return continual.as_matrix(record.matrix()) if ordinary else None
 
     @property
-    def key(self) -> tuple[str, int]:
-        """What pairs it with a trial of another arm: order (the stratum) and seed."""
-        return self.record.spec.order, self.record.spec.seed
+    def sequential(self) -> bool:
+        """Whether the trial went through the stream task by task; else only its final scores mean something."""
+        return self.record.facts.sequential
+
+    @cached_property
+    def curves(self) -> dict[str, Curve]:
+        """By task; none unless there is one of every task of the stream."""
+        curves = {curve.task: curve for curve in self.record.curves}
+        missing = any(task not in curves for task in self.record.spec.stream)
+        return {} if missing or self.matrix is None or not self.sequential else curves
+
+    def base(self, task: str) -> float:
+        """The base model's score."""
+        return certain(self.record.tasks[task].score[0])
+
+    @cached_property
+    def reached_90(self) -> dict[str, efficiency.Restricted | None]:
+        """Examples and tokens to 90 % of plain LoRA's gain, over the tasks; none where it gained nothing on one."""
+        levels = {task: efficiency.threshold(self.base(task), self.plain.gains.get(task, ())) for task in self.curves}
+        reachable = {task: level for task, level in levels.items() if level is not None}
+        if len(reachable) < len(levels):
+            return {}
+        key = (self.record.spec.order, self.record.spec.seed)
+        limits = [self.plain.horizon(task, key) for task in self.curves]
+        found = {}
+        for nth, axis in enumerate(("examples", "tokens")):
+            times = [
+                efficiency.first_reached(getattr(curve, axis), curve.score, reachable[task])
+                for task, curve in self.curves.items()
+            ]
+            found[axis] = efficiency.restricted_mean(times, [limit[nth] for limit in limits])
+        return found
 
 
-def trial_metrics(record: TrialRecord, gains: dict[str, list[float]], budgets: dict[str, Budgets]) -> Trial:
-    """All metrics of one finished trial, from its record, and from plain LoRA's ``gains`` and ``budgets``.
+@dataclass(frozen=True)
+class Sequence:
+    """Adapters saved after each task of one training run, which an audit scored: all there is is their matrix."""
 
-    See :func:`reference_gains` and :func:`reference_budgets`.  Nothing of any other arm comes in: the numbers of an arm
-    don't depend on who else is on the board.
-    """
-    spec = record.spec
-    ordinary = all(record.tasks[task].higher_is_better for task in spec.stream)
-    matrix = continual.as_matrix(record.matrix()) if ordinary else None
-    metrics: dict[str, float | None] = {}
-    if matrix is not None:
-        metrics["average_accuracy"] = continual.average_accuracy(matrix)
-        metrics["average_accuracy_stderr"] = _error_of_mean([record.tasks[task].stderr[-1] for task in spec.stream])
-        if record.facts.sequential:
-            metrics |= {name: function(matrix) for name, function in CONTINUAL.items()}
-            metrics |= curve_metrics(record, gains, budgets)
-    probes = record.probes
-    metrics["general_delta"] = continual.general_delta(p.score for p in probes.values() if p.higher_is_better)
-    texts = [p.score for p in probes.values() if p.metric == "bits_per_byte"]
-    metrics["plain_text_delta"] = continual.plain_text_delta(texts[0]) if len(texts) == 1 else None
-    metrics |= {f"delta_{name}": continual.delta(probe.score) for name, probe in sorted(probes.items())}
-    last = record.intruders[-1] if record.intruders else None
-    metrics |= {name: float(getattr(last, key)) if last else None for name, key in INTRUDERS.items()}
-    metrics |= {name: getattr(record.costs, name) for name in COSTS}
-    return Trial(record, matrix, metrics)
+    matrix: np.ndarray
+    sequential: bool = True
 
 
-def _error_of_mean(errors: Sequence[float | None]) -> float | None:
-    """Standard error, over the test items, of the mean of scores on different tasks; None unless each has one."""
+Value = Callable[[Evidence], float | None]
+OfMatrix = Callable[[Evidence | Sequence], float | None]
+
+
+def of_matrix(function: Callable[[np.ndarray], float | None]) -> OfMatrix:
+    """A metric of the accuracy matrix that any finished trial has."""
+    return lambda trial: None if trial.matrix is None else function(trial.matrix)
+
+
+def of_stream(function: Callable[[np.ndarray], float | None]) -> OfMatrix:
+    """A metric of the accuracy matrix that means something where the trial went through the stream task by task."""
+    return lambda trial: function(trial.matrix) if trial.matrix is not None and trial.sequential else None
+
+
+def average_accuracy_stderr(trial: Evidence) -> float | None:
+    """Over the test items, of the mean of scores on different tasks; None unless each has one."""
+    if trial.matrix is None:
+        return None
+    errors = [trial.record.tasks[task].stderr[-1] for task in trial.record.spec.stream]
     known = [error for error in errors if error is not None]
     return math.hypot(*known) / len(known) if len(known) == len(errors) else None
 
 
-def curve_metrics(
-    record: TrialRecord, gains: dict[str, list[float]], budgets: dict[str, Budgets]
-) -> dict[str, float | None]:
-    """Sample efficiency of one trial: means over the stream's tasks; None unless every task has a curve."""
-    curves = {curve.task: curve for curve in record.curves}
-    if any(task not in curves for task in record.spec.stream):
-        return {}
-    base = {task: certain(record.tasks[task].score[0]) for task in curves}
-    areas = [efficiency.sample_efficiency_auc(c.examples, c.score, base[c.task]) for c in curves.values()]
+def sample_efficiency_auc(trial: Evidence) -> float | None:
+    """Mean over the tasks; None unless every task has a curve."""
+    areas = [
+        efficiency.sample_efficiency_auc(curve.examples, curve.score, trial.base(task))
+        for task, curve in trial.curves.items()
+    ]
     known = [area for area in areas if area is not None]
-    metrics: dict[str, float | None] = {
-        "sample_efficiency_auc": float(np.mean(known)) if known and len(known) == len(areas) else None
-    }
-    levels = {task: efficiency.threshold(base[task], gains.get(task, ())) for task in curves}
-    reachable = {task: level for task, level in levels.items() if level is not None}
-    if len(reachable) == len(levels):
-        limits = [_horizon(budgets[task], (record.spec.order, record.spec.seed)) for task in curves]
-        for nth, axis in enumerate(("examples", "tokens")):
-            name = f"{axis}_to_90"
-            times = [efficiency.first_reached(getattr(c, axis), c.score, reachable[t]) for t, c in curves.items()]
-            reached = efficiency.restricted_mean(times, [limit[nth] for limit in limits])
-            if reached:
-                metrics |= {name: reached.mean, f"{name}_share": reached.share}
-    return metrics
+    return float(np.mean(known)) if known and len(known) == len(areas) else None
 
 
-def reference_gains(records: Iterable[TrialRecord]) -> dict[str, list[float]]:
-    """By task, the best gain over the base model of each trial of plain LoRA."""
-    gains: dict[str, list[float]] = {}
-    for record in records:
-        for curve in record.curves:
-            gain = efficiency.best_gain(curve.examples, curve.score, certain(record.tasks[curve.task].score[0]))
-            if gain is not None:
-                gains.setdefault(curve.task, []).append(gain)
-    return gains
+def reached_90(axis: Literal["examples", "tokens"], part: Literal["mean", "share"]) -> Value:
+    """Restricted mean over the tasks, or the share of them that got there."""
+
+    def value(trial: Evidence) -> float | None:
+        found = trial.reached_90.get(axis)
+        return None if found is None else getattr(found, part)
+
+    return value
 
 
-def reference_budgets(records: Iterable[TrialRecord]) -> dict[str, Budgets]:
-    """By task, the examples and tokens that each trial of plain LoRA spends on it."""
-    budgets: dict[str, Budgets] = {}
-    for record in records:
-        for curve in (curve for curve in record.curves if curve.examples):
-            own = budgets.setdefault(curve.task, {})
-            own[record.spec.order, record.spec.seed] = curve.examples[-1], curve.tokens[-1]
-    return budgets
+def general_delta(trial: Evidence) -> float | None:
+    return continual.general_delta(p.score for p in trial.record.probes.values() if p.higher_is_better)
 
 
-def _horizon(budgets: Budgets, key: tuple[str, int]) -> tuple[float, float]:
-    """How far a trial is followed on a task, in examples and tokens: as far as plain LoRA goes on the same data.
+def plain_text_delta(trial: Evidence) -> float | None:
+    """None unless there is one probe in bits per byte."""
+    texts = [p.score for p in trial.record.probes.values() if p.metric == "bits_per_byte"]
+    return continual.plain_text_delta(texts[0]) if len(texts) == 1 else None
 
-    Restricted means need one horizon for all arms: a method that spends more tokens is not followed for longer.  It is
-    plain LoRA's, as the level to reach is, and not the least of all arms': what another arm spends on a task, or counts
-    on a curve of mixed tasks, says nothing of this one.  Where plain LoRA lacks the trial, the mean of its others.
-    """
-    if key in budgets:
-        return budgets[key]
-    examples, tokens = np.mean(list(budgets.values()), axis=0)
-    return float(examples), float(tokens)
+
+def interquartile_mean(arm: Arm) -> float | None:
+    """Of the final scores of all trials on all tasks; None for few seeds or tasks, or no matrix."""
+    if arm.seeds < IQM_SEEDS or any(t.matrix is None or t.matrix.shape[1] < IQM_TASKS for t in arm.trials):
+        return None
+    return statistics.interquartile_mean(np.concatenate([certain(trial.matrix)[-1] for trial in arm.trials]).tolist())

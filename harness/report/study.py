@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from harness.errors import InputError
 from harness.report.arms import REFERENCE, Arm
-from harness.report.evidence import Trial, reference_budgets, reference_gains, trial_metrics
+from harness.report.evidence import PlainLora
+from harness.report.trial import Trial, measure
 from harness.store.published import PublishedRow
 from harness.store.records import TrialRecord
 
@@ -127,12 +128,11 @@ def _arms(records: Sequence[TrialRecord], expected: Mapping[str, int] | None) ->
         method, _, setting = name.partition("@")
         by_name.setdefault(name, Arm(name, method, setting or "default", 0))
     reference = reference_arm(by_name.values())
-    plain = [record for record in finished if reference and record.spec.arm == reference.name]
-    gains, budgets = reference_gains(plain), reference_budgets(plain)
+    plain = PlainLora.of(record for record in finished if reference and record.spec.arm == reference.name)
     for record in records:
         arm = by_name[record.spec.arm]
         if record.status == "ok":
-            arm.trials.append(trial_metrics(record, gains, budgets))
+            arm.trials.append(measure(record, plain))
         else:
             arm.unfinished.append(record)
     of_method: dict[str, int] = defaultdict(int)

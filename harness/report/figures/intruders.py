@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from harness.analysis.statistics import Estimate
 from harness.report.arms import Arm
 from harness.report.estimates import estimate
-from harness.report.evidence import Trial
 from harness.report.figures.over_stream import Series, lines_over_stream, task_ticks
 from harness.report.figures.parts import (
     POINT,
@@ -27,6 +26,7 @@ from harness.report.figures.parts import (
 )
 from harness.report.figures.style import INK, Look, legend, new_figure
 from harness.report.study import Study
+from harness.report.trial import Trial
 
 
 def intruders(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.report.arms import Arm
-from harness.report.evidence import Trial
+from harness.report.trial import Trial
 from harness.store.intruders import Intruders
 
 LABELS = {"count": "intruder dimensions", "distance": "intruder distance (1 − best |cos|)"}

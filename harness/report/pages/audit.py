@@ -6,11 +6,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from harness.report import metrics
 from harness.report.csv_files import write_csv
 from harness.report.figures.audit import draw_audit, figures_of
+from harness.report.metric import Metric
+from harness.report.numbers import NOTHING, number, p_text, percent
 from harness.report.pages.render import write_pair
-from harness.report.text.audit import STREAM_METRICS, change_text, notes, score_text, standing, verdict
-from harness.report.text.numbers import NOTHING, number, p_text, percent
+from harness.report.text.audit import change_text, notes, of_sequence, score_text, standing, verdict
 from harness.report.text.table import Table, settings
 from harness.store.audit import AuditedAdapter, AuditRecord
 
@@ -31,22 +33,27 @@ CAPTIONS = {
         "learnt.",
     ),
 }
-FIRST = (
-    "adapter", "status", "mean_probe_loss", "intruder_count", "intruder_distance", "energy_share", "delta_norm",
-    "relative_spectral_norm", "effective_rank", "base_named", "ranks", "alpha", "targets", "matrices",
-    "trained_parameters", "bytes", "sha256",
+#: Columns of audit.csv round those of the weights, which differ in one name from those of trials.
+ADAPTER, FILE = ("adapter", "status", "mean_probe_loss"), (
+    "base_named", "ranks", "alpha", "targets", "matrices", "trained_parameters", "bytes", "sha256",
 )  # fmt: skip
+RENAMED = {"intruder_energy_share": "energy_share"}
 OF_TASK = ("score", "stderr", "difference", "difference_stderr", "p", "clear")
 
 
 def write_audit(record: AuditRecord, folder: Path) -> list[Path]:
     """Write table, figures and pages of an audit into ``folder``; returns the paths written."""
-    columns = [*FIRST, *(f"{task.name}_{name}" for task in record.tasks for name in OF_TASK)]
+    columns = [*ADAPTER, *_of_weights(), *FILE, *(f"{task.name}_{name}" for task in record.tasks for name in OF_TASK)]
     written = [write_csv(folder / "audit.csv", columns, [_base_row(record), *map(_csv_row, record.adapters)])]
     written += draw_audit(record, folder / "figures")
     return written + write_pair(
         "audit", _context(record), {name: CAPTIONS[name] for name in figures_of(record)}, folder
     )
+
+
+def _of_weights() -> dict[str, Metric]:
+    """Column -> metric."""
+    return {RENAMED.get(metric.name, metric.name): metric for metric in metrics.taken_of("weights")}
 
 
 def _base_row(record: AuditRecord) -> dict[str, Any]:
@@ -60,9 +67,8 @@ def _csv_row(adapter: AuditedAdapter) -> dict[str, Any]:
     file, taken = adapter.file, adapter.intruders
     row: dict[str, Any] = {
         "adapter": adapter.name, "status": adapter.status, "mean_probe_loss": adapter.mean_probe_loss,
-        "intruder_count": taken.count, "intruder_distance": taken.distance, "energy_share": taken.energy_share,
-        "delta_norm": taken.delta_norm, "relative_spectral_norm": taken.relative_spectral_norm,
-        "effective_rank": taken.effective_rank, "base_named": file.base_named, "ranks": " ".join(map(str, file.ranks)),
+        **{column: metric.value(taken) for column, metric in _of_weights().items()},
+        "base_named": file.base_named, "ranks": " ".join(map(str, file.ranks)),
         "alpha": file.alpha, "targets": " ".join(file.targets), "matrices": file.matrices,
         "trained_parameters": file.trained_parameters, "bytes": file.bytes, "sha256": file.sha256,
     }  # fmt: skip
@@ -162,11 +168,7 @@ def _stream(record: AuditRecord) -> list[Table]:
     """Continual-learning metrics of a sequence."""
     if not record.continual:
         return []
-    rows = [
-        [name.capitalize(), write(value) + (unit if value is not None else "")]
-        for key, (name, write, unit) in STREAM_METRICS.items()
-        for value in [record.continual[key]]
-    ]
+    rows = [[metric.name_in_sentence.capitalize(), text] for metric, text in of_sequence(record)]
     return [
         Table(
             "The training run",
@@ -178,19 +180,17 @@ def _stream(record: AuditRecord) -> list[Table]:
 
 
 def _weights(record: AuditRecord) -> Table:
+    listed = metrics.taken_of("weights")
     table = Table(
         "What it did to the weights",
-        ["Adapter", "Matrices", "Intruders", "Intruder distance", "Intruder energy, %", "‖ΔW‖", "‖ΔW‖₂ / ‖W0‖₂",
-         "Effective rank"],
+        ["Adapter", "Matrices", *(metric.heading for metric in listed)],
         caption="Intruders are a sum over the matrices that the adapter touches, the others are means over them.",
-    )  # fmt: skip
+    )
     for adapter in record.adapters:
-        taken = adapter.intruders
-        table.rows.append(
-            [adapter.name, str(taken.matrices), str(taken.count), number(taken.distance, 5),
-             number(taken.energy_share, 2, 100), number(taken.delta_norm, 3), number(taken.relative_spectral_norm, 4),
-             number(taken.effective_rank, 2)]
-        )  # fmt: skip
+        values = [(metric, metric.value(adapter.intruders)) for metric in listed]
+        # A count of one adapter is a whole number, and not a mean as in the report of a study.
+        cells = [str(value) if isinstance(value, int) else metric.text(value) for metric, value in values]
+        table.rows.append([adapter.name, str(adapter.intruders.matrices), *cells])
     return table
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from harness.errors import InputError
-from harness.report import leaderboard
-from harness.report.leaderboard import PRIMARY, Row
+from harness.report import leaderboard, metrics
+from harness.report.leaderboard import Row
+from harness.report.metrics import PRIMARY
+from harness.report.numbers import NOTHING, interval, p_text
 from harness.report.pages.render import write_page
 from harness.report.study import Study, gather
 from harness.report.text.answer import answer, scope
-from harness.report.text.numbers import NOTHING, interval, p_text, percent, points
 from harness.report.text.table import Table
-from harness.report.text.tables import METRICS, joined
+from harness.report.text.tables import joined
 from harness.store import read_trials
 from harness.store.audit import AUDIT_FILE
 
@@ -77,11 +78,12 @@ def _model(study: Study) -> str:
 
 def _arms(entries: Iterable[Entry]) -> Table:
     """Every arm of every study.  No test crosses studies here: `lorabench compare` does that."""
-    shown = ("forgetting", "learning_accuracy", "plain_text_delta", "sample_efficiency_auc", "intruder_distance")
-    columns = ["Method", "Study", "Tie group", "Average accuracy, %", "Difference to LoRA, points", "p (Holm)"]
+    primary, shown = metrics.metric(PRIMARY), metrics.indexed()
+    difference = f"Difference to LoRA, {primary.unit_of_difference}"
+    columns = ["Method", "Study", "Tie group", primary.heading, difference, "p (Holm)"]
     table = Table(
         "Every arm",
-        [*columns, *(METRICS[name][0] for name in shown), "Stack"],
+        [*columns, *(metric.heading for metric in shown), "Stack"],
         caption="Scores of different studies or stacks are not comparable; a difference and its p are within a study.",
     )
     for entry in entries:
@@ -92,10 +94,10 @@ def _arms(entries: Iterable[Entry]) -> Table:
                     row.arm.name,
                     entry.name,
                     NOTHING if row.group is None else str(row.group),
-                    joined(percent(outcome.mean), interval(outcome)) if outcome else NOTHING,
-                    points(gap.mean) if gap else NOTHING,
+                    joined(primary.text(outcome.mean), interval(outcome)) if outcome else NOTHING,
+                    primary.change(gap.mean if gap else None),
                     p_text(row.p_holm),
-                    *(METRICS[n][1](value.mean) if (value := row.arm.estimate(n)) else NOTHING for n in shown),
+                    *(metric.text(row.arm.mean(metric)) for metric in shown),
                     entry.stack.rpartition(", ")[2],
                 ]
             )

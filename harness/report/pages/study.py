@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import clipped
+from harness.report import metrics
 from harness.report.arms import Arm
 from harness.report.estimates import certain
 from harness.report.figures.accuracy_matrix import mean_matrix
 from harness.report.figures.registry import DRAWN, FIGURES, drawn_looks
 from harness.report.figures.style import GRID
-from harness.report.leaderboard import PRIMARY, Row
+from harness.report.leaderboard import Row
+from harness.report.metrics import PRIMARY
+from harness.report.numbers import listed
 from harness.report.pages.render import write_pair
 from harness.report.study import Study
 from harness.report.text.answer import answer, scope
@@ -43,6 +46,7 @@ def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
     names = list(dict.fromkeys(record.study for record in study.records))
     drawn = sum(bool(row.arm.trials) for row in board)
     colors = _colors(study, board)
+    lower = dict.fromkeys(m.kind or m.name_in_sentence for m in metrics.in_table("main") if m.better == "lower")
     return {
         "study": study.name,
         "commands": [shlex.quote(name) for name in names],
@@ -52,6 +56,7 @@ def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
         "notes": notes(study, board),
         "mixtures": study.mixtures,
         "leaderboard": leaderboard_table(board),
+        "lower_is_better": listed(list(lower)),
         "rows": [
             board_cells(row) | {"bar": bar, "color": colors[row.arm.name]}
             for row, bar in zip(board, _bars(board, study.reference), strict=True)

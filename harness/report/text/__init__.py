@@ -1,1 +1,1 @@
-"""What the report says: numbers as text, sentences, notes, and the tables for page, Markdown and LaTeX."""
+"""What the report says: sentences, notes, and the tables for page, Markdown and LaTeX."""

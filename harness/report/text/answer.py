@@ -6,21 +6,18 @@ Every claim of a difference is a paired test with Holm over the arms; what was n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from harness.analysis.statistics import LEVEL, Paired, smallest_p
+from harness.report import metrics
 from harness.report.arms import Arm
 from harness.report.estimates import certain
-from harness.report.leaderboard import PRIMARY, Row
+from harness.report.leaderboard import Row
+from harness.report.metric import Metric
+from harness.report.metrics import PRIMARY
+from harness.report.numbers import interval, listed, number, p_text, percent, plural
 from harness.report.study import Study
-from harness.report.text.numbers import interval, listed, number, p_text, percent, plural, points
 
-#: Metric -> (what it is called, how a difference is written, its unit).
-OUTCOMES = {
-    "forgetting": ("forgetting", points, "points"),
-    "sample_efficiency_auc": ("learning speed (sample-efficiency AUC)", points, "points"),
-    "intruder_distance": ("intruder distance", lambda value: number(value, 5, sign=True), ""),
-}
 #: What training sends through the model.
 TOKENS = ("train_tokens", "teacher_tokens", "prompt_tokens", "sampled_tokens")
 #: Names in a sentence before the rest is counted.
@@ -75,7 +72,7 @@ def _against_lora(study: Study, board: Sequence[Row], metric: str) -> str:
         same = [row for row, gap in clear if gap.mean * sign > 0]
         if same:
             p = max(certain(row.tested[metric].p_holm) for row in same)
-            found = f"{_sizes(same, metric, points, 'points')}, p {_equals(p, len(same))}"
+            found = f"{_sizes(same, metrics.metric(metric))}, p {_equals(p, len(same))}"
             parts.append(f"{_names(same)} {'are' if len(same) > 1 else 'is'} significantly {word} plain LoRA ({found})")
     others = "" if len(clear) == len(tested) else ", and no other arm differs significantly from it"
     return " and ".join(parts) + others
@@ -94,16 +91,17 @@ def _others(study: Study, board: Sequence[Row]) -> str:
     if study.reference is None:
         return f"Without plain LoRA nothing is tested of forgetting, learning speed and intruder dimensions{lowest}."
     clauses, level, unknown = [], [], []
-    for metric, (name, *how) in OUTCOMES.items():
-        known = [r for r in trained if metric in r.tested and r.tested[metric].p_holm is not None]
+    for metric in (each for each in metrics.secondary() if each.answered):
+        name = metric.name_in_sentence
+        known = [r for r in trained if metric.name in r.tested and r.tested[metric.name].p_holm is not None]
         if not known:
             unknown.append(name)
             continue
-        clear = _clear(known, metric)
+        clear = _clear(known, metric.name)
         for word, sign in (("lower", -1), ("higher", 1)):
             same = [row for row, gap in clear if gap.mean * sign > 0]
             if same:
-                clauses.append(f"{name} is significantly {word} for {_names(same)} ({_sizes(same, metric, *how)})")
+                clauses.append(f"{name} is significantly {word} for {_names(same)} ({_sizes(same, metric)})")
         if not clear:
             level.append(name)
     if level:
@@ -175,11 +173,11 @@ def _names(rows: Sequence[Row]) -> str:
     return _some([row.arm.name for row in rows])
 
 
-def _sizes(rows: Sequence[Row], metric: str, write: Callable[[float], str], unit: str) -> str:
+def _sizes(rows: Sequence[Row], metric: Metric) -> str:
     """The differences of arms to plain LoRA, the largest first: ``+12.5 to +5.6 points``."""
-    gaps = sorted((row.tested[metric].gap.mean for row in rows), key=abs, reverse=True)
-    ends = dict.fromkeys([write(gaps[0]), write(gaps[-1])])
-    return f"{' to '.join(ends)} {unit}".strip()
+    gaps = sorted((row.tested[metric.name].gap.mean for row in rows), key=abs, reverse=True)
+    ends = dict.fromkeys([metric.change(gaps[0]), metric.change(gaps[-1])])
+    return f"{' to '.join(ends)} {metric.unit_of_difference}".strip()
 
 
 def _or(names: Sequence[str]) -> str:

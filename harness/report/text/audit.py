@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.report.text.numbers import NOTHING, listed, number, p_text, percent, plural, points
-from harness.store.audit import AuditChange, AuditedAdapter, AuditRecord, AuditTask
+import numpy as np
 
-STREAM_METRICS = {
-    "average_accuracy": ("average accuracy", percent, " %"),
-    "learning_accuracy": ("learning accuracy", percent, " %"),
-    "forgetting": ("forgetting", lambda value: number(value, 1, 100), " points"),
-    "backward_transfer": ("backward transfer", points, " points"),
-    "forward_transfer": ("forward transfer", points, " points"),
-    "normalised_forgetting": ("share of the gain that was lost", percent, " %"),
-}
+from harness.report import evidence, metrics
+from harness.report.metric import Metric
+from harness.report.numbers import NOTHING, listed, number, p_text, percent, plural, points
+from harness.store.audit import AuditChange, AuditedAdapter, AuditRecord, AuditTask
 
 
 def score_text(task: AuditTask, score: float, stderr: float | None) -> str:
@@ -32,6 +27,13 @@ def change_text(task: AuditTask, change: AuditChange) -> str:
     return points(change.difference) + (f" ± {percent(change.stderr)}" if change.stderr is not None else "")
 
 
+def of_sequence(record: AuditRecord) -> list[tuple[Metric, str]]:
+    """Metrics of the accuracy matrix of the base and the adapters, each with its unit; a dash where not defined."""
+    sequence = evidence.Sequence(np.array(record.matrix()))
+    values = [(metric, metric.value(sequence)) for metric in metrics.audited()]
+    return [(metric, NOTHING if value is None else f"{metric.text(value)} {metric.unit}") for metric, value in values]
+
+
 def verdict(record: AuditRecord) -> list[str]:
     """A paragraph an adapter, and one on the training run where they are one."""
     found = [" ".join(_about(record, adapter)) for adapter in record.adapters]
@@ -39,11 +41,7 @@ def verdict(record: AuditRecord) -> list[str]:
 
 
 def _stream(record: AuditRecord) -> str:
-    known = [
-        f"{name} {write(value)}{unit}"
-        for key, (name, write, unit) in STREAM_METRICS.items()
-        if (value := record.continual[key]) is not None
-    ]
+    known = [f"{metric.name_in_sentence} {text}" for metric, text in of_sequence(record) if text != NOTHING]
     names = " → ".join(task.name for task in record.stream)
     return f"As one training run on {names}, each adapter saved after its task: {listed(known)}."
 

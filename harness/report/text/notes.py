@@ -8,8 +8,8 @@ from harness.analysis.statistics import LEVEL, smallest_p
 from harness.report.arms import LEAST_SEEDS, adapter_of, adapters_differ
 from harness.report.estimates import certain
 from harness.report.leaderboard import Row
+from harness.report.numbers import p_text, plural
 from harness.report.study import Study
-from harness.report.text.numbers import p_text, plural
 
 
 def notes(study: Study, board: Sequence[Row]) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.report.leaderboard import PRIMARY, Row
+from harness.report.leaderboard import Row
+from harness.report.metrics import PRIMARY
+from harness.report.numbers import number, percent, points
 from harness.report.study import Study
-from harness.report.text.numbers import number, percent, points
 
 COLUMNS = ["Method", "Average accuracy, %", "BWT, points", "Model", "Protocol", "Source"]
 CAPTION = (

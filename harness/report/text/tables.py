@@ -6,48 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.analysis.statistics import Estimate
+from harness.report import metrics
 from harness.report.arms import ADAPTER, Arm, adapter_of, adapters_differ
 from harness.report.estimates import estimate
-from harness.report.leaderboard import PRIMARY, Row
+from harness.report.leaderboard import Row
+from harness.report.metric import Metric
+from harness.report.metrics import PRIMARY
+from harness.report.numbers import NOTHING, interval, number, percent, points, with_error
 from harness.report.study import Study
 from harness.report.text import published
-from harness.report.text.numbers import NOTHING, interval, number, percent, points, with_error
 from harness.report.text.table import Table, settings
-
-#: Column -> (heading, how to write it).
-METRICS = {
-    "learning_accuracy": ("Learning accuracy, %", percent),
-    "forgetting": ("Forgetting, points", lambda value: number(value, 1, 100)),
-    "backward_transfer": ("BWT, points", points),
-    "general_delta": ("General Δ, points", points),
-    "plain_text_delta": ("Plain text Δ, bits/byte", lambda value: number(value, 3, sign=True)),
-    "sample_efficiency_auc": ("Sample efficiency AUC, points", points),
-    "intruder_count": ("Intruders", lambda value: number(value, 1)),
-    "intruder_distance": ("Intruder distance", lambda value: number(value, 5)),
-}
-MORE = {
-    "average_accuracy_over_time": ("Average accuracy over time, %", percent),
-    "forward_transfer": ("Forward transfer, points", points),
-    "interquartile_mean": ("Interquartile mean, %", percent),
-    "normalised_forgetting": ("Share of the gain lost, %", percent),
-    "examples_to_90": ("Examples to 90 % (restricted mean)", lambda value: number(value, 0)),
-    "examples_to_90_share": ("… tasks that reached it, %", lambda value: number(value, 0, 100)),
-    "tokens_to_90": ("Tokens to 90 % (restricted mean)", lambda value: number(value, 0)),
-    "tokens_to_90_share": ("… tasks that reached it, %", lambda value: number(value, 0, 100)),
-}
-COSTS = {
-    "train_seconds": ("Training, s", lambda value: number(value, 1)),
-    "score_seconds": ("Scoring, s", lambda value: number(value, 1)),
-    "tokens_per_second": ("Tokens/s (pack)", lambda value: number(value, 0)),
-    "peak_memory_gib": ("Peak memory, GiB (pack)", lambda value: number(value, 2)),
-    "train_tokens": ("Student tokens", lambda value: number(value, 0)),
-    "teacher_tokens": ("Teacher tokens", lambda value: number(value, 0)),
-    "prompt_tokens": ("Prompts read to sample, tokens", lambda value: number(value, 0)),
-    "sampled_tokens": ("Sampled tokens", lambda value: number(value, 0)),
-    "adapter_bytes": ("Adapter, MB", lambda value: number(value, 2, 1e-6)),
-    "trained_parameters": ("Trained parameters", lambda value: number(value, 0)),
-    "energy_kwh": ("Energy, kWh", lambda value: number(value, 4)),
-}
 
 
 def tables(study: Study, board: Sequence[Row]) -> list[Table]:
@@ -60,12 +28,14 @@ def tables(study: Study, board: Sequence[Row]) -> list[Table]:
         _metric_table(
             "More metrics",
             board,
-            MORE,
+            metrics.in_table("more"),
             "90 %: base model plus 0.9 of plain LoRA's mean best gain on the task; tasks that don't get there within "
             "what plain LoRA spends on them count with that. Interquartile mean: of all final scores of all trials, "
             "from 3 tasks and 5 seeds up.",
         ),
-        _metric_table("Costs of a trial", board, COSTS, "Means over finished trials; –: nothing was measured."),
+        _metric_table(
+            "Costs of a trial", board, metrics.in_table("costs"), "Means over finished trials; –: nothing was measured."
+        ),
     ]
 
 
@@ -77,23 +47,15 @@ def _trained(board: Sequence[Row]) -> list[Arm]:
     return [row.arm for row in board if row.arm.trials]
 
 
-def _metric_table(heading: str, board: Sequence[Row], metrics: dict[str, tuple[str, Any]], caption: str) -> Table:
+def _metric_table(heading: str, board: Sequence[Row], listed: Sequence[Metric], caption: str) -> Table:
     """Means over trials; metrics that no arm has are left out."""
     arms = _trained(board)
-    means = {name: [_mean(arm, name) for arm in arms] for name in metrics}
-    shown = [name for name in metrics if any(value is not None for value in means[name])]
-    table = Table(heading, ["Method", *(metrics[name][0] for name in shown)], caption=caption)
+    means = {metric.name: [arm.mean(metric) for arm in arms] for metric in listed}
+    shown = [metric for metric in listed if any(value is not None for value in means[metric.name])]
+    table = Table(heading, ["Method", *(metric.heading for metric in shown)], caption=caption)
     for i, arm in enumerate(arms):
-        own = [(name, means[name][i]) for name in shown]
-        table.rows.append([arm.name, *(metrics[name][1](v) if v is not None else NOTHING for name, v in own)])
+        table.rows.append([arm.name, *(metric.text(means[metric.name][i]) for metric in shown)])
     return table
-
-
-def _mean(arm: Arm, metric: str) -> float | None:
-    if metric == "interquartile_mean":
-        return arm.interquartile_mean()
-    value = arm.estimate(metric)
-    return value.mean if value else None
 
 
 def _scores(arm: Arm, task: str, stage: int, group: str = "tasks", of: str = "score") -> Estimate | None:
@@ -164,10 +126,10 @@ def _per_order(study: Study, board: Sequence[Row]) -> list[Table]:
     for arm in _trained(board):
         cells = []
         for order in orders:
-            for metric, write in ((PRIMARY, percent), ("forgetting", METRICS["forgetting"][1])):
-                own = {key: value for key, value in arm.values(metric).items() if key[0] == order}
+            for metric in (metrics.metric(PRIMARY), metrics.metric("forgetting")):
+                own = {key: value for key, value in arm.values(metric.name).items() if key[0] == order}
                 value = estimate(own) if own else None
-                cells.append(joined(write(value.mean), interval(value, write)) if value else NOTHING)
+                cells.append(joined(metric.text(value.mean), interval(value, metric.text)) if value else NOTHING)
         table.rows.append([arm.name, *cells])
     return [table]
 

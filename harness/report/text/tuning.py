@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.reading import read_json
-from harness.report.text.numbers import NOTHING
+from harness.report.numbers import NOTHING
 from harness.report.text.table import Table, settings
 
 TUNING_FILE = "tuning.json"

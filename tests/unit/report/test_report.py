@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from synthetic import QUICK, STACK, Folder, failed, quick, trial
 
 from harness.errors import InputError
-from harness.report import build_report, leaderboard, write_report
+from harness.report import build_report, leaderboard, leaderboard_csv, numbers, write_report
 from harness.report.csv_files import cell
 from harness.report.figures import registry, style
 from harness.report.figures.accuracy_forgetting import pareto_front
 from harness.report.figures.parts import limits
 from harness.report.study import gather
-from harness.report.text import answer, notes, numbers
+from harness.report.text import answer, notes
 from harness.store import write_trial
 from harness.store.published import PublishedRow
 
@@ -211,7 +211,7 @@ def test_a_methods_settings_are_the_boards_and_those_tune_tried():
     ]
     study = gather(Folder(made, expected={"lora_ema@ema_decay=0.999": 3}))
     board = leaderboard.rows(study)
-    found = {line["method"]: line["settings_tried"] for line in leaderboard.table(study, board)}
+    found = {line["method"]: line["settings_tried"] for line in leaderboard_csv.table(board)}
     assert found == {arm.name: 1 if arm.name == "lora" else 8 for arm in study.arms}
     assert len(found) == 5
     said = [note for note in notes.notes(study, board) if note.startswith("More settings")]

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from places import REFERENCE
 from synthetic import QUICK, Folder, failed, trial
 
-from harness.report import leaderboard
+from harness.report import leaderboard, leaderboard_csv
 from harness.report.estimates import certain
-from harness.report.evidence import Trial
 from harness.report.figures import registry
 from harness.report.study import Study, gather
 from harness.report.text import tables
+from harness.report.trial import Trial
 from harness.store import read_trials
 from harness.store.records import Curve, TrialRecord
 
@@ -80,7 +80,7 @@ def own_numbers(study: Study, figures: bool = False) -> dict[tuple[Any, ...], An
     """(arm, place, ...) -> what the report says there of the arm, wherever its number stands."""
     board = leaderboard.rows(study)
     found: dict[tuple[Any, ...], Any] = {}
-    for line in leaderboard.table(study, board):
+    for line in leaderboard_csv.table(board):
         found |= {(line["method"], "leaderboard", column): value for column, value in line.items()}
     for one_trial in study.trials:
         for metric, value in one_trial.metrics.items():

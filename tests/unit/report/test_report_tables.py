@@ -12,10 +12,10 @@ from places import ROOT
 from synthetic import QUICK, STACK, Folder, failed, quick, trial
 
 from harness.errors import InputError
-from harness.report import build_index, build_report, compare_studies, comparison, leaderboard, write_report
+from harness.report import build_index, build_report, compare_studies, comparison, leaderboard_csv, write_report
 from harness.report.study import gather
 from harness.report.text.latex import escaped
-from harness.report.trials_csv import TIDY
+from harness.report.trials_csv import COLUMNS
 from harness.store import write_trial
 
 
@@ -39,12 +39,12 @@ def documented(section: str) -> set[str]:
 
 
 def test_the_documented_columns_are_the_columns():
-    columns = leaderboard.columns(gather(quick()))
+    columns = leaderboard_csv.columns_of(gather(quick()))
     plain = {re.sub(r"^delta_(social_iqa|plain_text)$", "delta_<probe>", name) for name in columns}
     assert {name for name in plain if not name.endswith(("_ci_low", "_ci_high"))} == documented("leaderboard.csv")
     bases = {re.sub("_ci_(low|high)$", "", name) for name in plain}
     assert bases == documented("leaderboard.csv"), "an interval is of a documented column"
-    assert set(TIDY) == documented("trials.csv")
+    assert set(COLUMNS) == documented("trials.csv")
     assert "now 1:" in (ROOT / "results" / "README.md").read_text()
 
 

@@ -1,0 +1,142 @@
+"""leaderboard.csv: one row an arm, in the order of the board."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from harness.report import metrics
+from harness.report.arms import ADAPTER, Arm, adapter_of
+from harness.report.csv_files import SCHEMA_VERSION, TABLE_SCHEMA
+from harness.report.leaderboard import Row, trial_count
+from harness.report.metrics import PRIMARY
+from harness.report.study import Study
+
+#: Columns that are no metrics, and what they are (for results/README.md).  The first stand around the promised metrics.
+NAME = {
+    "method": "the arm: a method, or `method@setting`",
+    "trials": "finished trials / trials of the plan",
+}
+TRIED = {
+    "settings_tried": "settings of this method: each of its arms on this board is one, or as many as `tune` tried to "
+    "choose it",
+}
+DIFFERENCE = {
+    "difference_to_lora": "paired difference to plain LoRA in average accuracy: same order and seed",
+    "difference_to_lora_ci_low": "",
+    "difference_to_lora_ci_high": "",
+    "pairs": "how many pairs that is",
+    "p": "two-sided sign-flip p, exact up to 16 pairs; empty for an arm that is not ranked",
+    "p_holm": "the same after Holm over the arms; below 0.05 is called significant",
+    "minimum_detectable_effect": "true difference to plain LoRA with 80 % power at Holm's first step; empty where none "
+    "is large enough",
+    "tie_group": "arms of one group can't be told apart from its best arm (paired tests, Holm, 5 %); 1 is the best",
+}
+STATE = {
+    "ranked": "`no` for arms with a diverged, failed or missing trial or fewer than 3 seeds",
+    "why_not_ranked": "which of these it is",
+    "tuned": "whether the setting was chosen by tuning",
+    "diverged": "trials without scores: their numbers were not finite",
+    "failed": "trials without scores: an error",
+    "missing": "trials of the plan without a record",
+    "seeds": "seeds of the finished trials",
+    "orders": "orders of the finished trials",
+    "items_per_task": "test items behind each score",
+}
+#: Of each secondary outcome, after its name.
+SECOND = {
+    "_difference_to_lora": "like `difference_to_lora`, in this outcome",
+    "_difference_to_lora_ci_low": "",
+    "_difference_to_lora_ci_high": "",
+    "_p": "two-sided sign-flip p of this difference",
+    "_p_holm": "the same after a Holm of its own over the arms",
+}
+SHARED = {"shared_by": "trials of its pack"}
+
+
+def columns(probes: Iterable[str]) -> dict[str, str]:
+    """All columns and what they are: the promised ones, the statistics, the state, more metrics, each probe.
+
+    Ends of intervals, which are of the column before, are said nothing of.
+    """
+    trial = metrics.taken_of("trial", "arm")
+    found = dict(NAME)
+    for metric in metrics.promised():
+        found[metric.name] = metric.meaning
+        if metric.name == PRIMARY:
+            found |= _ends(metric.name)
+    found |= TRIED | DIFFERENCE | STATE
+    found |= {metric.name: metric.meaning for metric in trial if metric.name not in found}
+    for metric in metrics.with_interval():
+        found |= _ends(metric.name)
+    for metric in metrics.secondary():
+        found |= {metric.name + end: meaning for end, meaning in SECOND.items()}
+    for metric in metrics.taken_of("weights", "costs"):
+        found.setdefault(metric.name, metric.meaning)
+    found |= SHARED | ADAPTER
+    families = metrics.taken_of("probe")
+    found |= dict(sorted((family.named(probe), family.meaning) for family in families for probe in probes))
+    return found | {SCHEMA_VERSION: "of this table"}
+
+
+def _ends(name: str) -> dict[str, str]:
+    return {f"{name}_ci_low": "", f"{name}_ci_high": ""}
+
+
+def columns_of(study: Study) -> list[str]:
+    """The columns of a study's table."""
+    return list(columns({name for trial in study.trials for name in trial.record.probes}))
+
+
+def table(board: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows: every metric as its mean over the arm's finished trials."""
+    return [_line(row) for row in board]
+
+
+def _line(row: Row) -> dict[str, Any]:
+    arm = row.arm
+    line: dict[str, Any] = {"method": arm.name, "trials": trial_count(arm), SCHEMA_VERSION: TABLE_SCHEMA}
+    for metric in metrics.METRICS:
+        if metric.of != "probe":
+            line[metric.name] = arm.mean(metric)
+    probes = {name for trial in arm.trials for name in trial.record.probes}
+    for name in (family.named(probe) for family in metrics.taken_of("probe") for probe in probes):
+        if value := arm.estimate(name):
+            line[name] = value.mean
+    for metric in metrics.with_interval():
+        if value := arm.estimate(metric.name):
+            line |= {f"{metric.name}_ci_low": value.low, f"{metric.name}_ci_high": value.high}
+    if gap := row.difference:
+        numbers = (gap.mean, gap.low, gap.high, gap.pairs, row.p, row.p_holm, row.detectable)
+        line |= dict(zip(DIFFERENCE, numbers, strict=False))
+    for metric in metrics.secondary():
+        if found := row.tested.get(metric.name):
+            numbers = (found.gap.mean, found.gap.low, found.gap.high, found.p, found.p_holm)
+            line |= dict(zip((metric.name + end for end in SECOND), numbers, strict=True))
+    return line | {"tie_group": row.group} | _state(row)
+
+
+def _state(row: Row) -> dict[str, Any]:
+    records = row.arm.records
+    return {
+        "ranked": row.ranked,
+        "why_not_ranked": row.why_not,
+        "tuned": all(record.spec.tuned for record in records) if records else None,
+        "settings_tried": row.arm.settings_tried,
+        **row.arm.failures(),
+        "seeds": row.arm.seeds,
+        "orders": len({trial.record.spec.order for trial in row.arm.trials}),
+        "items_per_task": items_per_task(row.arm),
+        "shared_by": max((record.costs.shared_by for record in records), default=None),
+        **(adapter_of(records[0]) if records else {}),
+    }
+
+
+def items_per_task(arm: Arm) -> str | int | None:
+    """Test items behind each score: one number if all tasks agree, else ``task=items`` for each."""
+    counts = {t: trial.record.tasks[t].items for trial in arm.trials for t in trial.record.spec.stream}
+    if not counts:
+        return None
+    if len(set(counts.values())) == 1:
+        return next(iter(counts.values()))
+    return "; ".join(f"{task}={items}" for task, items in sorted(counts.items()))
