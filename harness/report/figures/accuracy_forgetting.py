@@ -77,7 +77,9 @@ def _scatter(points: dict[str, tuple[Arm, Estimate, Estimate]], front: list[str]
     if len(line) > 1:
         axes.plot(*zip(*line, strict=True), color=INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6, zorder=1)
     held: tuple[list[float], list[float]] = ([], [])
-    control = points.get("frozen") if len(points) > 1 and "frozen" in styles else None
+    untrained = [name for name, (arm, _, _) in points.items() if name in styles and not arm.trains]
+    if len(untrained) == len(points):  # nothing else gives the axes their place
+        untrained = []
     others = [(x.mean * 100, y.mean * 100) for name, (_, x, y) in points.items() if name not in styles]
     if others:
         axes.plot(*zip(*others, strict=True), ".", color=GRID, markersize=5, zorder=1)
@@ -87,11 +89,9 @@ def _scatter(points: dict[str, tuple[Arm, Estimate, Estimate]], front: list[str]
         for side, own in zip(held, zip(*others, strict=True), strict=True):
             side += own
     for name, (arm, x, y) in points.items():
-        if name not in styles:
+        if name not in styles or name in untrained:
             continue
         look = styles[name]
-        if control and name == "frozen":
-            continue
         dots = [[v * 100 for _, v in sorted(arm.values(m).items())] for m in ("forgetting", "average_accuracy")]
         axes.plot(*dots, ".", color=look.color, alpha=0.3, markersize=5, markeredgewidth=0, zorder=2)
         axes.errorbar(
@@ -112,8 +112,9 @@ def _scatter(points: dict[str, tuple[Arm, Estimate, Estimate]], front: list[str]
             side += spans([value], 100) + own
     axes.set_xlim(limits([*held[0], 0], 2))
     axes.set_ylim(limits(held[1], 4))
-    if control:
-        _control(axes, control, styles["frozen"])
+    for nth, name in enumerate(untrained):
+        _, x, y = points[name]
+        _untrained(axes, x.mean * 100, y.mean * 100, styles[name], nth)
     axes.axvline(0, color=GRID, linewidth=0.9, zorder=0)
     axes.set_xlabel("forgetting (points, lower is better)")
     axes.set_ylabel("average accuracy (%, higher is better)")
@@ -121,9 +122,11 @@ def _scatter(points: dict[str, tuple[Arm, Estimate, Estimate]], front: list[str]
     return figure
 
 
-def _control(axes: Axes, point: tuple[Arm, Estimate, Estimate], look: Look) -> None:
-    """The frozen model: in its place, or at the lower edge with its number where it would squeeze all others."""
-    x, y = point[1].mean * 100, point[2].mean * 100
+def _untrained(axes: Axes, x: float, y: float, look: Look, nth: int) -> None:
+    """A model that is not trained: in its place, or at the lower edge with its number if it would squeeze the others.
+
+    ``nth`` of them: their numbers there stand one above the other.
+    """
     low, high = axes.get_ylim()
     inside = y > low - 0.35 * (high - low)
     if inside:
@@ -135,7 +138,7 @@ def _control(axes: Axes, point: tuple[Arm, Estimate, Estimate], look: Look) -> N
         axes.annotate(
             f"{look.label}: {y:.1f} %, below the axis",
             (x, at),
-            xytext=(7, 6),
+            xytext=(7, 6 + 10 * nth),
             textcoords="offset points",
             color=INK,
             fontsize=7.5,
