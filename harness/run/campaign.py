@@ -139,12 +139,10 @@ def load_campaign(
 
 def _model_remarks(study: Study, path: Path, plan: Plan) -> tuple[str, ...]:
     """What the model bears less of than others; refuses one that is not taken, or that lacks a projection."""
-    import torch
-
-    from harness.engine.model.load import remarks_on
+    from harness.engine.model.remarks import remarks_on
 
     wanted = {study.adapter.targets, *(pack.adapter.targets for pack in plan.packs)}
-    return remarks_on(path, getattr(torch, study.dtype), wanted)
+    return remarks_on(path, study.dtype, wanted)
 
 
 def _take_tuned(

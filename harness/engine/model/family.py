@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,50 +21,22 @@ from torch import Tensor, nn
 
 from harness.engine.generate import generate
 from harness.engine.model.attention import tree_mask
-from harness.engine.model.head import REMEDY, Head, distance, find_head
+from harness.engine.model.head import Head, distance, find_head
 from harness.engine.model.material import LENGTH, RANK, SEQUENCES, TRIALS, Material, prepare, put
 from harness.engine.model.packed import PackedModel, projections
 from harness.engine.model.precision import in_float32
-from harness.errors import InputError
+from harness.engine.model.verdict import Verdict
 
 #: Logits that are compared at a place.
 COLUMNS = 1024
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a family bears, beside padded batches, adapters and a cache; ``refused`` says why it is not taken."""
-
-    family: str
-    decoder: str = ""  #: its name among the modules
-    factor: float = 1.0  #: of the logits
-    softcap: float | None = None  #: of the logits
-    branches: bool = True  #: rows with a mask that is not causal: answers side by side behind their question
-    shares: bool = True  #: a cache whose rows can be repeated, for prompts that begin alike, and dropped when done
-    skips: bool = True  #: a last feed-forward layer that computes only the places that are read
-    refused: str = ""
-    why: str = ""  #: of what it does not bear
-
-    def remark(self) -> str | None:
-        """What a person should know of a family that is taken with less."""
-        if self.branches:
-            return None
-        return (
-            f"{self.family} is scored one request a row, which takes longer: answers side by side behind one question "
-            f"would read each other ({self.why})"
-        )
-
-    def raise_if_refused(self, where: str) -> None:
-        """Raises InputError, which names the family, what failed and by how much."""
-        if self.refused:
-            raise InputError(f"{self.family} is not taken: {self.refused}", where=where, remedy=REMEDY)
-
-    def wrapped(self, model: Any, targets: Sequence[str]) -> PackedModel:
-        """A model of which this is the verdict, with room for adapters and held to what it bears."""
-        head = Head(model.get_submodule(self.decoder), model.get_output_embeddings(), self.factor, self.softcap)
-        packed = PackedModel(model, targets, head)
-        packed.branches, packed.shares, packed.skips = self.branches, self.shares, packed.skips and self.skips
-        return packed
+def wrapped(verdict: Verdict, model: Any, targets: Sequence[str]) -> PackedModel:
+    """A model of which this is the verdict, with room for adapters and held to what it bears."""
+    head = Head(model.get_submodule(verdict.decoder), model.get_output_embeddings(), verdict.factor, verdict.softcap)
+    packed = PackedModel(model, targets, head)
+    packed.branches, packed.shares, packed.skips = verdict.branches, verdict.shares, packed.skips and verdict.skips
+    return packed
 
 
 def check(model: Any, targets: Sequence[str]) -> Verdict:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.engine.model.precision import in_float32
+from harness.engine.model.verdict import REMEDY
 from harness.errors import InputError
 
-REMEDY = "choose another model; docs/models.md lists the families that are taken"
 #: Largest distance (:func:`distance`) in float32 of logits made from the model's own last states.
 ROUNDING = 1e-4
 _SCALES = re.compile(r"logit|scal|multiplier")

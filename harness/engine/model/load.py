@@ -17,8 +17,9 @@ from torch import nn
 
 from harness.data.models.catalogue import check_for_loading
 from harness.data.models.folder import WEIGHTS
-from harness.engine.model.family import Verdict, check
+from harness.engine.model.family import check, wrapped
 from harness.engine.model.packed import ALL_LINEAR, PackedModel, projections
+from harness.engine.model.verdict import Verdict, place
 from harness.engine.model.verdicts import keep_verdict, kept_verdict
 from harness.errors import InputError, clipped
 
@@ -36,9 +37,9 @@ def load_model(
     base, for a family without the wanted projections, and for one that the engine would compute otherwise than its own
     forward pass does.
     """
-    known = kept_verdict(path, dtype, device.type, targets)
+    known = kept_verdict(path, _name(dtype), device.type, targets)
     if known:
-        known.raise_if_refused(_where(path))
+        known.raise_if_refused(place(path))
     module = load_module(path, dtype).to(device)
     refuse_not_finite(module, path)
     return wrap(module, path, dtype, targets)
@@ -46,32 +47,26 @@ def load_model(
 
 def wrap(module: Any, path: Path, dtype: torch.dtype, targets: Sequence[str]) -> PackedModel:
     """A model of this folder with room for adapters; tried first, unless its verdict is known."""
-    known = kept_verdict(path, dtype, module.device.type, targets) or _tried(module, path, dtype, targets)
-    known.raise_if_refused(_where(path))
-    return known.wrapped(module, targets)
+    known = kept_verdict(path, _name(dtype), module.device.type, targets) or _tried(module, path, dtype, targets)
+    known.raise_if_refused(place(path))
+    return wrapped(known, module, targets)
 
 
-def remarks_on(path: Path, dtype: torch.dtype, target_sets: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """What a person should know of a model before it is used with these projections; most often nothing.
+def try_out(path: Path, dtype: torch.dtype, target_sets: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], Verdict]:
+    """What the model bears with each of these sets of projections, loaded for that on the CPU.
 
-    A model that was not tried before is loaded for that, on the CPU, unless it has more than :data:`QUICK` bytes: then
-    only its projections are looked at, and the first job tries it.  Raises InputError for what ``load_model`` refuses.
+    Of a model of more than :data:`QUICK` bytes only the projections are looked at: the first job tries it.  Raises
+    InputError for what :func:`load_model` refuses.
     """
-    module, remarks = None, []
-    for targets in sorted(target_sets):
-        known = next(filter(None, (kept_verdict(path, dtype, device, targets) for device in ("cuda", "cpu"))), None)
-        if known is None and sum(file.stat().st_size for file in path.glob(WEIGHTS)) > QUICK:
-            projections(_hollow(path), targets)
-            continue
-        if known is None:
-            if module is None:
-                load_tokenizer(path)
-                module = load_module(path, dtype)
-                refuse_not_finite(module, path)
-            known = _tried(module, path, dtype, targets)
-        known.raise_if_refused(_where(path))
-        remarks.append(known.remark())
-    return tuple(dict.fromkeys(filter(None, remarks)))
+    if sum(file.stat().st_size for file in path.glob(WEIGHTS)) > QUICK:
+        hollow = _hollow(path)
+        for targets in target_sets:
+            projections(hollow, targets)
+        return {}
+    load_tokenizer(path)
+    module = load_module(path, dtype)
+    refuse_not_finite(module, path)
+    return {targets: _tried(module, path, dtype, targets) for targets in target_sets}
 
 
 def _hollow(path: Path) -> nn.Module:
@@ -79,23 +74,24 @@ def _hollow(path: Path) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     config = load_config(path)
-    with _refusing(_where(path), "transformers does not make this model"), torch.device("meta"):
+    with _refusing(place(path), "transformers does not make this model"), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def _name(dtype: torch.dtype) -> str:
+    """As a study names it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _tried(module: Any, path: Path, dtype: torch.dtype, targets: Sequence[str]) -> Verdict:
     """Raises InputError for a model that can't be taken apart, or whose own forward pass fails."""
     try:
-        with _refusing(_where(path), f"{type(module).__name__} can't be tried"):
+        with _refusing(place(path), f"{type(module).__name__} can't be tried"):
             verdict = check(module, targets)
     except InputError as error:
-        raise InputError(error.what, where=error.where or _where(path), remedy=error.remedy) from error
-    keep_verdict(verdict, path, dtype, module.device.type, targets)
+        raise InputError(error.what, where=error.where or place(path), remedy=error.remedy) from error
+    keep_verdict(verdict, path, _name(dtype), module.device.type, targets)
     return verdict
-
-
-def _where(path: Path) -> str:
-    return f"{path}/config.json:architectures"
 
 
 # -- configuration ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What models were found to bear, kept in the cache: packs, and the plan of a study, need not try it again."""
+"""What a model bears, kept in the cache: packs need not try it again, and the plan of a study needs no torch for it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from harness.data import files, paths
 from harness.data.models.folder import folder_digest
-from harness.engine.model.family import Verdict
+from harness.engine.model.verdict import Verdict
 from harness.errors import LorabenchError
 
 #: Whose change may change a verdict.
@@ -24,15 +22,15 @@ SOURCES = (
 )  # fmt: skip
 
 
-def kept_verdict(path: Path, dtype: torch.dtype, device: str, targets: Sequence[str]) -> Verdict | None:
-    """Of the model in this folder on this kind of device, if it was tried with these targets."""
+def kept_verdict(path: Path, dtype: str, device: str, targets: Sequence[str]) -> Verdict | None:
+    """Of the model in this folder on this kind of device, if it was tried with these targets; ``dtype`` is a name."""
     try:
         return Verdict(**json.loads(_file(path, dtype, device, targets).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None  # not tried yet, or a torn file: try it
 
 
-def keep_verdict(verdict: Verdict, path: Path, dtype: torch.dtype, device: str, targets: Sequence[str]) -> None:
+def keep_verdict(verdict: Verdict, path: Path, dtype: str, device: str, targets: Sequence[str]) -> None:
     """Where nothing can be written it is tried again next time."""
     text = json.dumps(asdict(verdict), indent=1)
     try:
@@ -43,8 +41,8 @@ def keep_verdict(verdict: Verdict, path: Path, dtype: torch.dtype, device: str, 
         return
 
 
-def _file(path: Path, dtype: torch.dtype, device: str, targets: Sequence[str]) -> Path:
-    key = [folder_digest(path), str(dtype), device, sorted(targets), _engine()]
+def _file(path: Path, dtype: str, device: str, targets: Sequence[str]) -> Path:
+    key = [folder_digest(path), dtype, device, sorted(targets), _engine()]
     return paths.cache_dir() / "families" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.json"
 
 

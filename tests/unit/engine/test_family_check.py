@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ from torch.nn import functional as F
 from harness.engine.model import family as family_check
 from harness.engine.model import load as loading
 from harness.engine.model import packed as model
-from harness.engine.model.family import Verdict, check
+from harness.engine.model.family import check
 from harness.engine.model.head import Head, find_head
-from harness.engine.model.load import load_model, remarks_on
+from harness.engine.model.load import load_model
 from harness.engine.model.packed import ALL_LINEAR, PackedModel
 from harness.engine.model.precision import in_float32
+from harness.engine.model.remarks import remarks_on
+from harness.engine.model.verdict import Verdict
 from harness.errors import InputError
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -265,6 +269,24 @@ def test_a_refusal_is_kept_and_said_before_the_weights_are_read(folder, monkeypa
         load(folder)
 
 
+def test_what_is_known_of_a_model_needs_no_torch(folder, cache, monkeypatch):
+    """A plan asks for it; both what it lacks and a refusal are read from the cache."""
+    code = (
+        "import sys; from pathlib import Path; from harness.engine.model.remarks import remarks_on\n"
+        f"said = remarks_on(Path({str(folder)!r}), 'float32', [('q_proj',)])\n"
+        "print(said, 'torch' in sys.modules)"
+    )
+    odd = Verdict("LlamaForCausalLM", "model", branches=False, why="it is odd")
+    monkeypatch.setattr(loading, "check", lambda plain, targets: odd)
+    load(folder, targets=("q_proj",))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{(odd.remark(),)} False"
+    for file in (cache / "families").iterdir():
+        file.write_text(json.dumps({"family": "LlamaForCausalLM", "refused": "it is odd"}))
+    with pytest.raises(InputError, match="is not taken: it is odd"):
+        remarks_on(folder, "float32", [("q_proj",)])
+
+
 def test_a_model_whose_own_forward_fails_is_refused(folder, monkeypatch):
     from transformers import LlamaForCausalLM
 
@@ -283,6 +305,6 @@ def test_what_a_model_bears_is_obeyed(folder, monkeypatch):
 def test_a_model_too_large_to_try_shows_its_projections(folder, monkeypatch):
     monkeypatch.setattr(loading, "QUICK", 0)
     monkeypatch.setattr(loading, "load_module", lambda *args: pytest.fail("read"))
-    assert remarks_on(folder, torch.float32, [ALL_LINEAR]) == ()
+    assert remarks_on(folder, "float32", [ALL_LINEAR]) == ()
     with pytest.raises(InputError, match="no projection named c_attn"):
-        remarks_on(folder, torch.float32, [("c_attn",)])
+        remarks_on(folder, "float32", [("c_attn",)])
