@@ -31,10 +31,10 @@ def export(
 ) -> None:
     """Export a trial's scored adapter; `PeftModel.from_pretrained` loads it."""
     from harness.engine.adapters.files import export_peft, find_adapter
-    from harness.run import campaign
     from harness.store import read_trials
+    from harness.study.folders import results_folder
 
-    folder = campaign.results_folder(resolve(study), model, out)
+    folder = results_folder(resolve(study), model, out)
     matches = [record for record in read_trials(folder).records if record.fingerprint.startswith(trial)]
     if len(matches) != 1:
         raise InputError(
@@ -76,8 +76,9 @@ def audit(
     max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens; longer items are cut.")] = None,
 ) -> None:
     """Score adapters made elsewhere: tasks, probes, what the base lost, intruder dimensions, on one page."""
-    from harness.cli import console
-    from harness.executors.local import LocalExecutor
+    from harness.cli.show.progress import progress
+    from harness.cli.show.screen import preparing
+    from harness.executors import make_executor
     from harness.posthoc import audit as audits
     from harness.report import write_audit
 
@@ -86,11 +87,11 @@ def audit(
                "num_fewshot": shots(num_fewshot)}  # fmt: skip
     values = {"model": model, "dtype": dtype, "tasks": names(tasks), "probes": names(probes), "threads": threads,
               "independent": independent, "another_base": another_base, "scoring": _given(scoring)}  # fmt: skip
-    with console.preparing("preparing the audit"):
+    with preparing("preparing the audit"):
         found = audits.load_audit(adapters, _given(values), out)
     said: list[str] = []
-    with console.progress(found.folder.name) as watcher:
-        record = audits.run(found, LocalExecutor().device("any"), watcher, said.append)
+    with progress(found.folder.name) as watcher:
+        record = audits.run(found, make_executor("local").device("any"), watcher, said.append)
     for line in said:
         typer.echo(line, err=True)
     write_audit(record, found.folder)
@@ -114,25 +115,26 @@ def mitigate(
     out: OutFolder = None,
 ) -> None:
     """Scale the intruder dimensions of trained adapters and score them again, beside a shrink of the same size."""
-    from harness.cli import console
+    from harness.cli.show.progress import progress
+    from harness.cli.show.screen import preparing
     from harness.data import paths
-    from harness.executors.local import LocalExecutor
+    from harness.executors import make_executor
     from harness.posthoc import mitigation
     from harness.report import write_mitigation
-    from harness.run import campaign
+    from harness.run.campaign import load_campaign
 
     keeps = shares(keep)
     known = {path.stem for path in paths.studies_dir().glob("*.yaml")}
     whole = target == "auto" or target.endswith((".yaml", ".yml")) or target in known
-    with console.preparing("preparing the mitigation"):
-        device = LocalExecutor().device
-        found = campaign.load_campaign(resolve(target if whole else study), model=model, out=out, device=device)
-        trials = mitigation.find_trials(found, None if whole else target)
-        adapters, left_out = mitigation.read_adapters(found, trials)
+    with preparing("preparing the mitigation"):
+        device = make_executor("local").device
+        found = load_campaign(resolve(target if whole else study), model=model, out=out, device=device)
+        trials = mitigation.find_trials(found.folder, found.plan.fingerprints, None if whole else target)
+        adapters, left_out = mitigation.read_adapters(found.folder, trials)
     for reason in left_out:
         say(f"left out: {reason}", err=True)
-    with console.progress(found.study.name) as watcher:
-        rows = mitigation.mitigate(found, adapters, keeps, device(found.study.device), watcher)
+    with progress(found.study.name) as watcher:
+        rows = mitigation.mitigate(found.study, found.model.path, adapters, keeps, device(found.study.device), watcher)
     folder = found.folder / "mitigation"
     if not rows:
         say(f"no intruder dimensions in {len(adapters)} trial(s): nothing to mitigate")

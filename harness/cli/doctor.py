@@ -145,10 +145,8 @@ def _ray() -> Iterator[Finding]:
     except Exception as error:  # whatever Ray raises, the remedy is the same
         yield Finding("ray", "problem", f"does not start ({type(error).__name__}: {error}); use --executor local")
         return
-    from harness.executors.ray.executor import describe
-
     try:
-        yield Finding("ray", "ok", describe())
+        yield Finding("ray", "ok", executor.describe())
     finally:
         executor.close()
 

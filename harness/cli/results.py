@@ -23,14 +23,14 @@ def report(
     every: Annotated[bool, typer.Option("--all", help="Write an index page over everything under results/.")] = False,
 ) -> None:
     """Write the tables, figures and page of a study's results."""
-    from harness.run import campaign
+    from harness.study.folders import results_folder
 
     if every:
         from harness.report import build_index
 
         say(f"index: {build_index((out or Path('results')).resolve())}")
         return
-    write_report(campaign.results_folder(resolve(study), model, out), allow_mixed=allow_mixed, latex=latex)
+    write_report(results_folder(resolve(study), model, out), allow_mixed=allow_mixed, latex=latex)
 
 
 def compare(
@@ -44,16 +44,16 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Say by how much arm A differs from arm B, in pairs of the same order and seed, and how sure that is."""
-    from harness.cli import console
+    from harness.cli.show.comparison import show_comparison
     from harness.report import compare_studies
-    from harness.run import campaign
+    from harness.study.folders import results_folder
 
-    folder = _existing(campaign.results_folder(resolve(study), model, out))
+    folder = _existing(results_folder(resolve(study), model, out))
     partner = folder
     if other is not None:
         own = other != "" and kind_of(Path(other) / "trials") == "folder"
-        partner = Path(other).resolve() if own else _existing(campaign.results_folder(resolve(other), model, None))
-    console.show_comparison(compare_studies(folder, first, partner, second, allow_mixed=allow_mixed), as_json)
+        partner = Path(other).resolve() if own else _existing(results_folder(resolve(other), model, None))
+    show_comparison(compare_studies(folder, first, partner, second, allow_mixed=allow_mixed), as_json)
 
 
 def write_report(folder: Path, *, allow_mixed: bool, latex: bool = False) -> None:

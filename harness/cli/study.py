@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,34 +12,37 @@ from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, resolve
 from harness.cli.preflight import check_methods, checked_study
 from harness.cli.results import write_report
 from harness.cli.terminal import say
-from harness.errors import LorabenchError, unknown_name
+from harness.errors import LorabenchError
 
 if TYPE_CHECKING:
     from harness.run.campaign import Campaign, State
 
-ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or local: in this process, without importing ray.")]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="Where packs run: ray, or local: in this process, without importing ray.")
+]
 
 
 def fetch(study: StudyName = "auto", model: ModelName = None) -> None:
     """Download and verify a study's model and data, and decompose the model for runs on a CPU; offline afterwards."""
     from harness.data.fetch import fetch
-    from harness.run import decompose as prepare
+    from harness.run.decompose import decompose
 
     file, config = checked_study(resolve(study), model)
     source = fetch((*config.tasks, *config.probes), config.model, say)
-    prepare.decompose(config, file, source, say)
+    decompose(config, file, source, say)
 
 
 def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None) -> None:
     """Print a study's trials and packs, what is done, and a time forecast."""
-    from harness.cli import console
-    from harness.executors.local import LocalExecutor
+    from harness.cli.show.plan import show_plan
+    from harness.executors import make_executor
     from harness.run import campaign
 
     name = resolve(study)
     check_methods(*checked_study(name, model))
-    found = campaign.load_campaign(name, model=model, out=out, device=LocalExecutor().device)
-    console.show_plan(found, campaign.read_state(found), LocalExecutor().device(found.study.device))
+    device = make_executor("local").device
+    opened = campaign.load_campaign(name, model=model, out=out, device=device)
+    show_plan(opened, campaign.read_state(opened), device(opened.study.device))
 
 
 def run(
@@ -49,9 +53,9 @@ def run(
     report: Annotated[bool, typer.Option(help="Write tables, figures and the page at the end.")] = True,
 ) -> None:
     """Run what is missing of a study, then write its report.  Finished trials are kept."""
-    found, state = _carry_out(resolve(study), executor, model, out)
+    campaign, state = _carry_out(resolve(study), executor, model, out)
     if report and "ok" in state.statuses.values():
-        write_report(found.folder, allow_mixed=False)
+        write_report(campaign.folder, allow_mixed=False)
     if state.finished < len(state.statuses):
         raise typer.Exit(1)
 
@@ -60,54 +64,52 @@ def tune(
     study: StudyName = "auto", executor: ExecutorName = "ray", model: ModelName = None, out: OutFolder = None
 ) -> None:
     """Try equally many settings for every method of a study, on seeds and items of their own; `run` takes the best."""
-    from harness.cli import console
-    from harness.run import campaign
+    from harness.cli.show.outcome import show_choices
+    from harness.run.campaign import choose
 
-    found, state = _carry_out(resolve(study), executor, model, out, tune=True)
+    campaign, state = _carry_out(resolve(study), executor, model, out, tune=True)
     if state.finished < len(state.statuses):
         raise typer.Exit(1)
-    console.show_choices(found, campaign.choose(found))
+    show_choices(campaign, choose(campaign))
 
 
 def _carry_out(
     name: str, executor: str, model: str | None, out: Path | None, *, tune: bool = False
 ) -> tuple[Campaign, State]:
     """Run what is missing of a study, or of its tuning study, and show how it ended."""
-    from harness.cli import console
-    from harness.executors import EXECUTORS, make_executor
+    from harness.cli.show.outcome import show_outcome
+    from harness.cli.show.plan import show_plan
+    from harness.cli.show.progress import progress
+    from harness.cli.show.screen import preparing
+    from harness.executors import Deferred
     from harness.run import campaign
 
-    if executor not in EXECUTORS:
-        raise unknown_name("executor", executor, EXECUTORS, where="--executor")
-    check_methods(*checked_study(name, model))  # before Ray starts, which takes ten seconds
-    with console.preparing(f"preparing {name}"):
-        runner = make_executor(executor)
-    try:
-        found = campaign.load_campaign(name, model=model, out=out, device=runner.device, tune=tune)
-        state = campaign.read_state(found)
-        device = runner.device(found.study.device)
-        console.show_plan(found, state, device)
-        with console.progress(found.study.name, state.complete) as watcher:
-            before, state = state, campaign.run(found, runner, device, watcher, {"executor": executor})
-    finally:
-        runner.close()
-    console.show_outcome(found, before, state)
-    return found, state
+    with Deferred(executor) as runner:
+        check_methods(*checked_study(name, model))
+        with preparing(f"preparing {name}"):
+            load = partial(campaign.load_campaign, name, model=model, out=out, tune=tune)
+            opened, before, device = campaign.open_campaign(load, runner)
+        show_plan(opened, before, device)
+        with progress(opened.study.name, before.complete) as watcher:
+            after = campaign.run(opened, runner, device, watcher, {"executor": executor})
+    show_outcome(opened, before, after)
+    return opened, after
 
 
 def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None, as_json: AsJson = False) -> None:
     """Say which trials of a study are done, diverged, failed or missing, and whether it has changed since."""
-    from harness.cli import console
-    from harness.run import campaign
+    from harness.cli.show.outcome import show_status
+    from harness.study.folders import results_folder
 
     name = resolve(study)
-    folder = campaign.results_folder(name, model, out)
-    console.show_status(folder, as_json, _changes(name, model, out) if any(folder.glob("*/*.json")) else ())
+    folder = results_folder(name, model, out)
+    show_status(folder, as_json, _changes(name, model, out) if any(folder.glob("*/*.json")) else ())
 
 
 def _changes(name: str, model: str | None, out: Path | None) -> tuple[str, ...]:
     """What of the records no longer fits the study; a line that says why that can't be told here, if it can't."""
     from harness.data import models, paths, tasks
+    from harness.executors import make_executor
     from harness.run import campaign
     from harness.study.config import find_study, load_study
 
@@ -117,10 +119,8 @@ def _changes(name: str, model: str | None, out: Path | None) -> tuple[str, ...]:
         if not there:
             why = "its model or data are not at hand; lorabench fetch makes them ready"
         else:
-            from harness.executors.local import LocalExecutor
-
-            found = campaign.load_campaign(name, model=model, out=out, device=LocalExecutor().device)
-            return campaign.read_state(found).changes.lines
+            device = make_executor("local").device
+            return campaign.read_state(campaign.load_campaign(name, model=model, out=out, device=device)).changes.lines
     except LorabenchError as error:
         why = error.what
     return (f"whether the study has changed since can't be told here: {why}",)

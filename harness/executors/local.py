@@ -5,15 +5,13 @@ from __future__ import annotations
 import gc
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-
 from harness.errors import InputError, LorabenchError
-from harness.executors import Watch
-from harness.run.job import Job
-from harness.run.worker import Outcome, StalledError, disarm, execute
+from harness.executors.hardware import has_gpu
+from harness.executors.interface import STARTING, Job, Outcome, StalledError, Watch, Work, stalled
 
 #: Seconds until a job that has swallowed the first alarm gets the next one.
 AGAIN = 5.0
@@ -21,30 +19,43 @@ AGAIN = 5.0
 
 class LocalExecutor:
     def device(self, wanted: str) -> str:
-        there = torch.cuda.is_available()
+        there = wanted != "cpu" and has_gpu()
         if wanted == "cuda" and not there:
             raise InputError(
                 "the study asks for a GPU, and torch sees none on this machine",
                 where="study:device",
                 remedy="set device: any, or install a CUDA build of torch (make clean, then make TORCH_INDEX=...)",
             )
-        return "cuda" if there and wanted != "cpu" else "cpu"
+        return "cuda" if there else "cpu"
 
-    def run(self, jobs: Sequence[Job], watch: Watch) -> list[Outcome]:
-        return [_run(job, watch) for job in jobs]
+    def run(self, jobs: Sequence[Job], work: Work, watch: Watch) -> list[Outcome]:
+        return [_run(job, work, watch) for job in jobs]
+
+    def describe(self) -> str:
+        return f"this process, on the {self.device('any')}"
 
     def close(self) -> None:
         pass
 
 
-def _run(job: Job, watch: Watch) -> Outcome:
-    with _watched(60 * job.study.stall_minutes) as alive:
+make = LocalExecutor
 
-        def report(units: float, what: str) -> None:
-            alive()
-            watch(job.name, units, what)
 
-        outcome = execute(job, report)
+def _run(job: Job, work: Work, watch: Watch) -> Outcome:
+    phase = STARTING
+    try:
+        with _watched(60 * job.stall_minutes) as alive:
+
+            def report(units: float, what: str) -> None:
+                nonlocal phase
+                phase = what
+                alive()
+                watch(job.name, units, what)
+
+            outcome = work.do(job, report)
+    except StalledError:
+        _disarm()  # or the next alarm comes while this is being written down
+        outcome = work.give_up(job, "timeout", stalled(job, phase, traceback.format_exc()))
     if outcome.failed:
         _recover(job)
     return outcome
@@ -55,6 +66,8 @@ def _recover(job: Job) -> None:
     gc.collect()
     if job.device != "cuda":
         return
+    import torch
+
     try:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
@@ -77,16 +90,22 @@ def _watched(seconds: float) -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
 
-    def stalled(*_: object) -> None:
+    def ring(*_: object) -> None:
         raise StalledError
 
     def alive() -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
 
-    before = signal.signal(signal.SIGALRM, stalled)
+    before = signal.signal(signal.SIGALRM, ring)
     alive()
     try:
         yield alive
     finally:
-        disarm()
+        _disarm()
         signal.signal(signal.SIGALRM, before)
+
+
+def _disarm() -> None:
+    """No alarm from here on, where there are any."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)

@@ -27,7 +27,7 @@ from harness.engine.model.load import load_model, wrap
 from harness.engine.model.packed import PackedModel
 from harness.engine.spectra import Spectra
 from harness.errors import InputError, LorabenchError
-from harness.run.campaign import Watcher, model_label
+from harness.executors.interface import Watcher
 from harness.scoring.bench import Bench, make_bench
 from harness.scoring.scorer import Score
 from harness.store.audit import (
@@ -45,6 +45,7 @@ from harness.store.records import pack_bits
 from harness.store.results import MANIFEST
 from harness.study import forecast
 from harness.study.config import AuditSettings, first_problem
+from harness.study.folders import model_label
 
 #: More than this many standard errors is a clear difference.
 CLEAR = 2.0

@@ -7,8 +7,9 @@ the trial, beside the control that shrinks all of dW by one factor to the same F
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,12 +22,13 @@ from harness.engine.environment import use_threads
 from harness.engine.model.load import load_model
 from harness.engine.spectra import Spectra
 from harness.errors import InputError
-from harness.run.campaign import Campaign, Watcher
+from harness.executors.interface import Watcher
 from harness.scoring.bench import make_bench
 from harness.scoring.scorer import Score
 from harness.store.records import TrialRecord
 from harness.store.results import read_trials
 from harness.study import forecast
+from harness.study.config import Study
 
 COLUMNS = (
     "trial", "arm", "order", "seed", "kind", "keep", "matrices", "intruder_count", "intruder_distance", "delta_norm",
@@ -47,12 +49,14 @@ class Variant:
     shrunk_by: float = 1.0
 
 
-def find_trials(campaign: Campaign, beginning: str | None) -> list[TrialRecord]:
-    """The campaign's finished, trained trials, or the one whose fingerprint begins so."""
-    planned = {trial.fingerprint for trial in campaign.plan.trials}
+def find_trials(folder: Path, planned: Collection[str], beginning: str | None) -> list[TrialRecord]:
+    """The finished, trained trials of a results folder that are ``planned``, or the one that begins so (fingerprints).
+
+    Raises InputError where there is none, or not one.
+    """
     trials = [
         trial
-        for trial in read_trials(campaign.folder).records
+        for trial in read_trials(folder).records
         if trial.status == "ok" and trial.costs.trained_parameters and trial.fingerprint in planned
     ]
     if beginning is not None:
@@ -60,18 +64,16 @@ def find_trials(campaign: Campaign, beginning: str | None) -> list[TrialRecord]:
         if len(trials) != 1:
             raise InputError(
                 f"{len(trials)} finished, trained trials begin with '{beginning}'",
-                where=str(campaign.folder / "trials"),
+                where=str(folder / "trials"),
                 remedy="give more of the fingerprint, and its study with --study",
             )
     if not trials:
-        raise InputError(
-            "no trained trial of this study is finished", where=str(campaign.folder), remedy="run the study first"
-        )
+        raise InputError("no trained trial of this study is finished", where=str(folder), remedy="run the study first")
     return trials
 
 
 def read_adapters(
-    campaign: Campaign, trials: Sequence[TrialRecord]
+    folder: Path, trials: Sequence[TrialRecord]
 ) -> tuple[list[tuple[TrialRecord, StoredAdapter]], list[str]]:
     """The trials that have an adapter to mitigate, with it; and why others have none.
 
@@ -80,11 +82,11 @@ def read_adapters(
     found, refused = [], []
     for trial in trials:
         try:
-            stored = read_adapter(*find_adapter(campaign.folder, trial.fingerprint))
+            stored = read_adapter(*find_adapter(folder, trial.fingerprint))
             if stored.has_magnitudes:
                 raise InputError(
                     f"the adapter of trial {trial.fingerprint} scales rows of the base: no change of low rank",
-                    where=str(campaign.folder / "adapters"),
+                    where=str(folder / "adapters"),
                     remedy="choose a method other than dora",
                 )
             found.append((trial, stored))
@@ -96,15 +98,19 @@ def read_adapters(
 
 
 def mitigate(
-    campaign: Campaign,
+    study: Study,
+    model: Path,
     adapters: Sequence[tuple[TrialRecord, StoredAdapter]],
     keeps: Sequence[float],
     device: str,
     watcher: Watcher,
 ) -> list[dict]:
-    """Rows (``COLUMNS``, then every score) of all variants of the trials that have intruders; empty where none has."""
+    """Rows (``COLUMNS``, then every score) of all variants of the trials that have intruders; empty where none has.
+
+    ``model`` is the folder of the study's base model.
+    """
     watcher.progress("base", 0, "loading the model and the tasks")
-    run = _Run(campaign, [stored for _, stored in adapters], device, watcher)
+    run = _Run(study, model, [stored for _, stored in adapters], device, watcher)
     found = [(trial, stored, own) for trial, stored in adapters if (own := run.variants(stored, keeps))]
     watcher.total(sum(run.units(trial) * len(own) for trial, _, own in found))
     return [row for trial, stored, own in found for row in run.rows(trial, stored, own)]
@@ -113,16 +119,17 @@ def mitigate(
 class _Run:
     """One base model with room for every adapter, and what is asked of variants of them."""
 
-    def __init__(self, campaign: Campaign, adapters: Sequence[StoredAdapter], device: str, watcher: Watcher) -> None:
-        study = campaign.study
+    def __init__(
+        self, study: Study, path: Path, adapters: Sequence[StoredAdapter], device: str, watcher: Watcher
+    ) -> None:
         use_threads(study.threads)
         self.watcher, self.done = watcher, 0.0
         dtype = getattr(torch, study.dtype)
         targets = sorted({target for stored in adapters for target in stored.targets})
-        self.model = load_model(campaign.model.path, dtype=dtype, device=torch.device(device), targets=targets)
+        self.model = load_model(path, dtype=dtype, device=torch.device(device), targets=targets)
         rank = max(stored.rank for stored in adapters)
         self.layout = self.model.layout(rank + 1)  # room for one direction more
-        self.bench = make_bench(study, (*study.tasks, *study.probes), self.model, campaign.model.path, self.layout.rank)
+        self.bench = make_bench(study, (*study.tasks, *study.probes), self.model, path, self.layout.rank)
         self.spectra = Spectra(self.model, paths.cache_dir() / "spectra", lambda text: self._advance(0, text))
 
     def variants(self, stored: StoredAdapter, keeps: Sequence[float]) -> list[Variant]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from harness.engine.environment import peak_memory_gib, reset_peak_memory, synchronize
 from harness.errors import LorabenchError
-from harness.run.job import Job, Report, set_up
+from harness.executors.interface import Report
+from harness.run.job import Job, set_up
 from harness.scoring.bench import Bench
 from harness.store.records import BaseRecord, BaseScore, pack_bits
 from harness.store.results import write_base

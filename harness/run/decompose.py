@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.data import paths
 from harness.data.models import ModelSource
 from harness.errors import LorabenchError
+from harness.executors.hardware import likely_device
 from harness.store.spectra import Wanted, find, write_note
 from harness.study.config import Study
 from harness.study.overrides import own_adapter, taken_apart
@@ -35,7 +36,7 @@ def decompose(study: Study, file: Path, model: ModelSource, report: Report) -> N
     wanted = [Wanted(model.digest, study.dtype, targets) for targets in _written(study, file)]
     absent = [each for each in wanted if find(cache, each) is None]
     if absent:
-        if not _on_cpu(study.device):
+        if likely_device(study.device) != "cpu":
             return
         trained = _trained(study, file)
         wanted, absent = ([each for each in some if each.targets in trained] for some in (wanted, absent))
@@ -61,15 +62,6 @@ def _trained(study: Study, file: Path) -> set[frozenset[str]]:
 
     arms = expand_arms(study, methods(), str(file))
     return {frozenset(arm.own.adapter.targets) for arm in arms if arm.recipe.adapter is not None}
-
-
-def _on_cpu(wanted: str) -> bool:
-    """As the executors choose the device of a study; asking them takes 8 s more, for lm-eval."""
-    if wanted == "cpu":
-        return True
-    import torch
-
-    return not torch.cuda.is_available()
 
 
 def _decompose(study: Study, wanted: Wanted, model: ModelSource, report: Report) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,10 @@ from harness.scoring.bench import Bench, make_bench
 from harness.study.config import Study
 from harness.study.plan import Pack
 
-#: Called with (units of work done so far, what is being done).
-Report = Callable[[float, str], None]
-
 
 @dataclass(frozen=True)
 class Job:
-    """One unit of work: a pack, or (``pack`` is none) the base model's scores."""
+    """One unit of work: a pack, or (``pack`` is None) the base model's scores."""
 
     study: Study
     pack: Pack | None
@@ -36,6 +33,14 @@ class Job:
     @property
     def name(self) -> str:
         return self.pack.name if self.pack else "base"
+
+    @property
+    def threads(self) -> int:
+        return self.study.threads
+
+    @property
+    def stall_minutes(self) -> float:
+        return self.study.stall_minutes
 
 
 def set_up(job: Job) -> Bench:

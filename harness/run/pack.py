@@ -29,8 +29,9 @@ from harness.engine.schedule import make_schedule
 from harness.engine.spectra import Spectra
 from harness.engine.step import take_step
 from harness.errors import FolderError, LorabenchError
+from harness.executors.interface import Report
 from harness.run.groups import grouped
-from harness.run.job import Job, Report, set_up
+from harness.run.job import Job, set_up
 from harness.run.ledger import Ledger
 from harness.scoring.bench import Bench
 from harness.scoring.scorer import Score

@@ -1,6 +1,7 @@
 """Rows of a pack: what the study says, or the table of memory by model size and device class.
 
-Decided from the study, the model and the class of device alone, never from what happens to be free.
+Decided from the study, the model and the class of device alone, never from what happens to be free.  ``kind`` is a
+class of device here, as :func:`device_class` names it.
 """
 
 from __future__ import annotations
@@ -28,14 +29,13 @@ FROZEN_COPIES = 5
 AVERAGE_COPIES = 1.3
 
 
-def pack_size(study: Study, model: Path, device: str) -> int:
+def pack_size(study: Study, model: Path, kind: str) -> int:
     """The most rows that one pack of this study has on this class of device."""
     if study.pack != "auto":
         return study.pack
-    wanted = device_class(device)
     rows = read_yaml(TABLE)
     size = parameters(model)
-    return next((int(row[wanted]) for row in rows if size <= row["parameters"]), 1)
+    return next((int(row[kind]) for row in rows if size <= row["parameters"]), 1)
 
 
 def factor_copies(share: float, rank: int, below: int, averages: int = 0) -> float:
@@ -63,28 +63,24 @@ def adapter_share(model: Path) -> Callable[[AdapterSettings], float]:
     return share
 
 
-def dense_rows(study: Study, model: Path, device: str) -> Callable[[float], int]:
+def dense_rows(study: Study, model: Path, kind: str) -> Callable[[float], int]:
     """How many rows fit that hold so many fp32 copies of the model beside the factors (a function of their number).
 
     Three fifths of a device's memory are for them, 8 GB on a CPU: activations and the base want the rest.
     """
-    kind = device_class(device)
     memory = 8e9 if kind == "cpu" else 1e9 * int(kind.removeprefix("gpu-"))
     size = parameters(model)
-    most = pack_size(study, model, device)
+    most = pack_size(study, model, kind)
     if study.pack != "auto":
         return lambda copies: most
     return lambda copies: max(1, min(most, int(0.6 * memory / (4 * size * copies)))) if copies else most
 
 
-def device_class(device: str) -> str:
-    """``cpu``, or ``gpu-N`` for the largest N of the table that the first GPU's memory reaches."""
-    if device != "cuda":
+def device_class(gpu_gigabytes: float | None) -> str:
+    """``cpu`` where that is None, or ``gpu-N`` for the largest N of the table that a GPU's memory reaches."""
+    if gpu_gigabytes is None:
         return "cpu"
-    import torch
-
-    gigabytes = torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else 8
-    return next((f"gpu-{n}" for n in (70, 40, 16, 8) if gigabytes >= n), "gpu-8")
+    return next((f"gpu-{n}" for n in (70, 40, 16, 8) if gpu_gigabytes >= n), "gpu-8")
 
 
 def parameters(model: Path) -> int:

@@ -134,6 +134,10 @@ class Plan:
         return (*self.untrained, *(trial for pack in self.packs for trial in pack.trials))
 
     @cached_property
+    def fingerprints(self) -> frozenset[str]:
+        return frozenset(trial.fingerprint for trial in self.trials)
+
+    @cached_property
     def by_arm(self) -> dict[str, list[PlannedTrial]]:
         """The trials of every arm, in the study's order of methods."""
         order = list(dict.fromkeys(key.partition("@")[0] for key in self.study.methods))

@@ -15,8 +15,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.data import tasks
+from harness.executors.interface import Watcher
 from harness.posthoc import audit as audits
-from harness.run.campaign import Watcher
 from harness.store.records import unpack_bits
 
 NAMES = ("toy_recall", "toy_digits", "toy_text")

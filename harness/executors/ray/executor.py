@@ -22,12 +22,10 @@ from ray.exceptions import (
 )
 
 from harness.errors import InputError, LorabenchError, clipped
-from harness.executors import Watch
+from harness.executors.interface import STARTING, Job, Outcome, Watch, Work, stalled
 from harness.executors.ray.cluster import Cluster
-from harness.executors.ray.task import STARTING, Signs, carry_out, read_progress
-from harness.run.job import Job
-from harness.run.worker import Outcome, failed, stalled
-from harness.store.records import Status
+from harness.executors.ray.task import Signs, carry_out, read_progress
+from harness.store.records import Failure, Status
 
 POLL_SECONDS = 0.3
 STOP_SECONDS = 30.0  #: for a stalled worker to be gone
@@ -45,7 +43,7 @@ class Running:
 
     job: Job
     signs: Signs
-    content: bytes | None = None  #: of the progress file; none until a worker has begun
+    content: bytes | None = None  #: of the progress file; None until a worker has begun
     since: float = field(default_factory=time.monotonic)
     phase: str = STARTING  #: the last that its worker said
 
@@ -57,7 +55,7 @@ class Running:
             return False
         now = time.monotonic()
         if content == self.content:
-            return now - self.since > 60 * self.job.study.stall_minutes
+            return now - self.since > 60 * self.job.stall_minutes
         self.content, self.since = content, now
         progress = read_progress(content)
         if progress:
@@ -81,7 +79,7 @@ class RayExecutor:
             )
         return "cuda" if gpus and wanted != "cpu" else "cpu"
 
-    def run(self, jobs: Sequence[Job], watch: Watch) -> list[Outcome]:
+    def run(self, jobs: Sequence[Job], work: Work, watch: Watch) -> list[Outcome]:
         if not jobs:
             return []
         self.cluster.check()
@@ -95,20 +93,20 @@ class RayExecutor:
                 job = waiting.pop(0)
                 signs = Signs.of(job)
                 signs.remove()
-                running[remote.remote(job)] = Running(job, signs)
+                running[remote.remote(job, work)] = Running(job, signs)
             done, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             for reference in done:
-                work = running.pop(reference)
-                outcomes[work.job.name] = self._fetch(reference, work)
-            for reference, work in list(running.items()):
-                if work.look(watch):
+                given = running.pop(reference)
+                outcomes[given.job.name] = self._fetch(reference, given, work)
+            for reference, given in list(running.items()):
+                if given.look(watch):
                     del running[reference]
-                    outcomes[work.job.name] = self._stop(reference, work)
+                    outcomes[given.job.name] = self._stop(reference, given, work)
         return [outcomes[job.name] for job in jobs]
 
     def _needs(self, job: Job) -> dict[str, float]:
         """Resources of one job; refused before anything is submitted, since Ray would wait for them for ever."""
-        needs: dict[str, float] = {"CPU": job.study.threads}
+        needs: dict[str, float] = {"CPU": job.threads}
         if job.device == "cuda":
             needs["GPU"] = 1
         largest = {name: max((node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0)
@@ -122,7 +120,7 @@ class RayExecutor:
                 )
         return needs
 
-    def _fetch(self, reference: ray.ObjectRef, work: Running) -> Outcome:
+    def _fetch(self, reference: ray.ObjectRef, given: Running, work: Work) -> Outcome:
         """The outcome of a task that is done.  A worker that died twice is a failure of its pack."""
         try:
             return ray.get(reference)
@@ -132,22 +130,22 @@ class RayExecutor:
             raise
         except (WorkerCrashedError, NodeDiedError, OutOfMemoryError, TaskCancelledError) as error:
             self.cluster.check()
-            work.look(lambda *_: None)  # its last words may be younger than the last look
-            status, message, trace = _how_it_died(error, work.signs)
-            return failed(work.job, status, work.phase, message, trace)
+            given.look(lambda *_: None)  # its last words may be younger than the last look
+            status, message, trace = _how_it_died(error, given.signs)
+            return work.give_up(given.job, status, Failure(phase=given.phase, message=message, traceback=trace))
         except LocalRayletDiedError as error:
             raise self.cluster.lost("raylet (which starts its workers)") from error
         except RayError as error:
             self.cluster.check()
             raise LorabenchError(
                 f"Ray has lost the job: {type(error).__name__}: {clipped(str(error), 400)}",
-                where=work.job.name,
+                where=given.job.name,
                 remedy="run the same command again: finished trials are kept",
             ) from error
         finally:
-            work.signs.remove()
+            given.signs.remove()
 
-    def _stop(self, reference: ray.ObjectRef, work: Running) -> Outcome:
+    def _stop(self, reference: ray.ObjectRef, given: Running, work: Work) -> Outcome:
         """End a worker that gives no sign of life; a job that ends in that moment has its own outcome."""
         ray.cancel(reference, force=True)
         done, _ = ray.wait([reference], timeout=STOP_SECONDS)
@@ -157,8 +155,12 @@ class RayExecutor:
         except RayError:
             self.cluster.check()
         finally:
-            work.signs.remove()
-        return failed(work.job, "timeout", work.phase, stalled(work.job), "")
+            given.signs.remove()
+        return work.give_up(given.job, "timeout", stalled(given.job, given.phase))
+
+    def describe(self) -> str:
+        resources = ray.cluster_resources()
+        return f"starts: {resources.get('CPU', 0):g} CPU, {resources.get('GPU', 0):g} GPU, {len(ray.nodes())} node(s)"
 
     def close(self) -> None:
         self.cluster.close()
@@ -175,9 +177,3 @@ def _how_it_died(error: RayError, signs: Signs) -> tuple[Status, str, str]:
         name = crash.splitlines()[0].removeprefix("Fatal Python error: ")
         return "error", f"the worker crashed, twice: {name}", crash
     return "error", "the worker was killed, twice (SIGKILL, as the kernel does when memory is full, or os._exit)", ""
-
-
-def describe() -> str:
-    """The cluster in a line, for the check-up."""
-    resources = ray.cluster_resources()
-    return f"starts: {resources.get('CPU', 0):g} CPU, {resources.get('GPU', 0):g} GPU, {len(ray.nodes())} node(s)"

@@ -38,9 +38,9 @@ SOCKET = f"/{PREFIX}12345678/{INNER}/session_2000-01-01_00-00-00_000000_4194304/
 
 
 def address() -> str | None:
-    """Where the user's cluster is (``host:port``, ``ray://host:port`` or ``auto``); none for one of our own."""
-    found = os.environ.get(ADDRESS, "").strip()
-    return None if found in ("", "local") else found
+    """Where the user's cluster is (``host:port``, ``ray://host:port`` or ``auto``); None: this run has its own."""
+    given = os.environ.get(ADDRESS, "").strip()
+    return None if given in ("", "local") else given
 
 
 def prepare() -> None:
@@ -71,15 +71,15 @@ class Endpoint:
     port: int
 
 
-def endpoint(found: str) -> Endpoint | None:
-    """Host and port of an address; none where only Ray can find them (``auto``, another scheme)."""
-    scheme, _, rest = found.rpartition("://")
-    if found == "auto" or scheme not in ("", "ray"):
+def endpoint(address: str) -> Endpoint | None:
+    """Host and port of an address; None where only Ray can find them (``auto``, another scheme)."""
+    scheme, _, rest = address.rpartition("://")
+    if address == "auto" or scheme not in ("", "ray"):
         return None
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})", rest)
     if match is None or not 0 < int(match[3]) < 65536:
         raise InputError(
-            f"'{clipped(found, 200)}' is not the address of a Ray cluster",
+            f"'{clipped(address, 200)}' is not the address of a Ray cluster",
             where=ADDRESS,
             remedy=f"set it to host:port of a running one, or to auto; or {UNSET}",
         )

@@ -19,10 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.run.job import Job
-from harness.run.worker import Outcome, execute, failed
-
-STARTING = "starting"
+from harness.executors.interface import STARTING, Job, Outcome, Work
+from harness.store.records import Failure
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Signs:
         self._new.replace(self.progress)
 
 
-def carry_out(job: Job) -> Outcome:
+def carry_out(job: Job, work: Work) -> Outcome:
     """The job, in a worker.  ``sys.exit``, wherever it is called, is an error as any other and not a worker's end."""
     _die_with_parent()
     signs, phase = Signs.of(job), STARTING
@@ -72,9 +70,10 @@ def carry_out(job: Job) -> Outcome:
     try:
         with _crashes_into(signs.crash):
             report(0, STARTING)
-            return execute(job, report)
+            return work.do(job, report)
     except SystemExit as stop:
-        return failed(job, "error", phase, f"something called sys.exit({stop.code!r})", traceback.format_exc())
+        what = f"something called sys.exit({stop.code!r})"
+        return work.give_up(job, "error", Failure(phase=phase, message=what, traceback=traceback.format_exc()))
     finally:
         signs.remove()
 
@@ -103,7 +102,7 @@ def _die_with_parent() -> None:
 
 
 def read_progress(content: bytes) -> tuple[float, str] | None:
-    """(units, what it is doing) of a progress file; none where it is not one."""
+    """(units, what it is doing) of a progress file; None where it is not one."""
     try:
         units, what, _ = json.loads(content)
         return float(units), str(what)

@@ -171,15 +171,14 @@ def a_model(folder, parameters: int):
     return folder
 
 
-def test_rows_that_hold_dense_copies_are_fewer(tmp_path, monkeypatch):
+def test_rows_that_hold_dense_copies_are_fewer(tmp_path):
     data = {"name": "s", "model": "m", "seeds": [0], "streams": {"o": ["a"]}, "methods": {"lora": {}}}
     study, model = build_study(data, where="s"), a_model(tmp_path, 135_000_000)
     rows = dense_rows(study, model, "cpu")
     assert [rows(0), rows(2), rows(7), rows(100)] == [3, 3, 1, 1]
-    monkeypatch.setattr("harness.study.memory.device_class", lambda device: "gpu-70")
-    rows = dense_rows(study, model, "cuda")
+    rows = dense_rows(study, model, "gpu-70")
     assert [rows(0), rows(2), rows(7)] == [32, 32, 11]
-    fixed = dense_rows(build_study(data | {"pack": 5}, where="s"), model, "cuda")
+    fixed = dense_rows(build_study(data | {"pack": 5}, where="s"), model, "gpu-70")
     assert [fixed(0), fixed(7)] == [5, 5]
 
 

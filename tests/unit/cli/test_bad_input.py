@@ -261,7 +261,7 @@ def test_a_disk_that_is_full_anywhere_is_one_message(lorabench, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "/results/claim.json")
 
-    monkeypatch.setattr("harness.cli.console.show_status", full)
+    monkeypatch.setattr("harness.cli.show.outcome.show_status", full)
     refused(lorabench("status", "smoke"), "/results/claim.json", status=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -63,7 +64,10 @@ def test_help_is_quick():
     assert all(verb in done.stdout for verb in VERBS)
 
 
-@pytest.mark.parametrize("module", ["harness.cli", "harness.run.campaign", "harness.report", "harness.cli.console"])
+@pytest.mark.parametrize(
+    "module",
+    ["harness.cli", "harness.run.campaign", "harness.report", "harness.cli.show.plan", "harness.cli.show.outcome"],
+)
 def test_importing_needs_neither_torch_nor_ray(module):
     heavy = ("torch", "ray", "lm_eval", "transformers", "datasets")
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
@@ -318,7 +322,7 @@ def raising(error: BaseException):
 
 def test_a_failure_is_1_with_its_remedy(lorabench, monkeypatch):
     monkeypatch.setattr(
-        "harness.cli.console.show_status", raising(LorabenchError("it broke", where="here", remedy="mend it"))
+        "harness.cli.show.outcome.show_status", raising(LorabenchError("it broke", where="here", remedy="mend it"))
     )
     status, _, err = lorabench("status", "smoke")
     assert status == 1
@@ -327,7 +331,6 @@ def test_a_failure_is_1_with_its_remedy(lorabench, monkeypatch):
 
 def test_a_run_that_did_not_finish_is_1(lorabench, monkeypatch):
     """An unfinished study is no success, whatever was written."""
-    from harness.cli import console
     from harness.run import campaign
 
     class Found:
@@ -340,9 +343,9 @@ def test_a_run_that_did_not_finish_is_1(lorabench, monkeypatch):
     monkeypatch.setattr(campaign, "load_campaign", lambda *_, **__: Found)
     monkeypatch.setattr(campaign, "read_state", lambda *_, **__: state)
     monkeypatch.setattr(campaign, "run", lambda *_, **__: state)
-    monkeypatch.setattr(console, "show_plan", lambda *_: None)
-    monkeypatch.setattr(console, "progress", lambda *_: __import__("contextlib").nullcontext())
-    monkeypatch.setattr(console, "show_outcome", lambda *_: None)
+    monkeypatch.setattr("harness.cli.show.plan.show_plan", lambda *_: None)
+    monkeypatch.setattr("harness.cli.show.progress.progress", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("harness.cli.show.outcome.show_outcome", lambda *_: None)
     assert lorabench("run", "smoke", "--executor", "local", "--no-report")[0] == 1
     done = campaign.State({"a": "diverged", "b": "ok"}, [], (), 0)
     monkeypatch.setattr(campaign, "run", lambda *_, **__: done)
@@ -350,23 +353,23 @@ def test_a_run_that_did_not_finish_is_1(lorabench, monkeypatch):
 
 
 def test_ctrl_c_is_130(lorabench, monkeypatch):
-    monkeypatch.setattr("harness.cli.console.show_status", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("harness.cli.show.outcome.show_status", raising(KeyboardInterrupt()))
     assert lorabench("status", "smoke")[0] == 130
 
 
 def test_ctrl_c_says_that_trials_are_kept(lorabench, monkeypatch):
-    monkeypatch.setattr("harness.cli.console.show_status", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("harness.cli.show.outcome.show_status", raising(KeyboardInterrupt()))
     assert "run the same command to go on" in lorabench("status", "smoke")[2]
 
 
 def test_a_bug_shows_its_traceback(lorabench, monkeypatch):
-    monkeypatch.setattr("harness.cli.console.show_status", raising(ZeroDivisionError("a bug")))
+    monkeypatch.setattr("harness.cli.show.outcome.show_status", raising(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         lorabench("status", "smoke")
 
 
 def test_exit_status_of_a_verb_passes(lorabench, monkeypatch):
-    monkeypatch.setattr("harness.cli.console.show_status", raising(typer.Exit(1)))
+    monkeypatch.setattr("harness.cli.show.outcome.show_status", raising(typer.Exit(1)))
     assert lorabench("status", "smoke")[0] == 1
 
 

@@ -130,7 +130,7 @@ def test_rays_memory_monitor_is_told_apart(tmp_path, tmp_path_factory):
 
 
 def job(folder: Path, name: str = "pack", minutes: float = 30) -> SimpleNamespace:
-    return SimpleNamespace(folder=folder, name=name, study=SimpleNamespace(stall_minutes=minutes))
+    return SimpleNamespace(folder=folder, name=name, stall_minutes=minutes)
 
 
 def signs(folder: Path, name: str = "pack") -> Signs:
@@ -192,6 +192,7 @@ WORKERS = """
 import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
+from harness.executors.interface import Work
 from harness.executors.ray import task
 
 job = SimpleNamespace(folder=Path(sys.argv[1]), name="pack", pack=None)
@@ -206,11 +207,10 @@ def execute(job, report):
         os.kill(os.getpid(), number)
 
 
-task.execute = execute
 for number in (signal.SIGSEGV, signal.SIGKILL, 0):
     worker = os.fork()
     if worker == 0:
-        task.carry_out(job)
+        task.carry_out(job, Work(execute, None))
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == -number
     print(signs.read_crash().partition(chr(10))[0])

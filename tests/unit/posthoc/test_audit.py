@@ -18,11 +18,11 @@ from harness.engine.adapters import patterns
 from harness.engine.model.load import load_model
 from harness.engine.model.packed import PackedModel
 from harness.errors import InputError, LorabenchError
+from harness.executors.interface import Watcher
 from harness.posthoc import audit as audits
 from harness.report import write_audit
 from harness.report.pages.audit import command
 from harness.report.text.audit import notes, verdict
-from harness.run.campaign import Watcher
 from harness.scoring.scorer import Score
 from harness.store.audit import AuditRecord
 from harness.store.records import unpack_bits

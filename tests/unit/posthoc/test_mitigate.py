@@ -27,7 +27,10 @@ def lorabench(in_process, monkeypatch, tmp_path):
     """``lorabench(rows, ...)``: the exit status and what is printed, where ``rows`` are what was found."""
 
     def call(rows: list[dict], *arguments: str) -> tuple[int, str, str]:
-        found = SimpleNamespace(folder=tmp_path, study=SimpleNamespace(name="smoke", device="cpu"))
+        found = SimpleNamespace(
+            folder=tmp_path, study=SimpleNamespace(name="smoke", device="cpu"),
+            plan=SimpleNamespace(fingerprints=()), model=SimpleNamespace(path=tmp_path),
+        )  # fmt: skip
         monkeypatch.setattr(campaign, "load_campaign", lambda *_, **__: found)
         monkeypatch.setattr(mitigation, "find_trials", lambda *_: TRIALS)
         monkeypatch.setattr(mitigation, "read_adapters", lambda *_: ([(trial, None) for trial in TRIALS], []))
@@ -149,9 +152,8 @@ def kept(folder, fingerprint, model, rank, scaling, magnitudes=False):
 def test_adapters_of_any_rank_are_laid_out_as_they_were_scored(tmp_path):
     """Stacked adapters have more ranks than the study says, rsLoRA another scaling."""
     model = packed_model()
-    found = SimpleNamespace(folder=tmp_path)
     values = {"0abc": kept(tmp_path, "0abc", model, 2, 0.5), "1abc": kept(tmp_path, "1abc", model, 5, 3.0)}
-    adapters, left_out = mitigation.read_adapters(found, TRIALS[:2])
+    adapters, left_out = mitigation.read_adapters(tmp_path, TRIALS[:2])
     assert left_out == []
     run = object.__new__(mitigation._Run)
     run.model, run.layout = model, model.layout(6)
@@ -162,13 +164,12 @@ def test_adapters_of_any_rank_are_laid_out_as_they_were_scored(tmp_path):
 
 
 def test_trials_without_low_rank_are_left_out_and_alone_refused(tmp_path):
-    found = SimpleNamespace(folder=tmp_path)
     kept(tmp_path, "0abc", packed_model(), 2, 0.5)
     kept(tmp_path, "1abc", packed_model(), 2, 0.5, magnitudes=True)
-    adapters, left_out = mitigation.read_adapters(found, TRIALS)
+    adapters, left_out = mitigation.read_adapters(tmp_path, TRIALS)
     assert [trial.fingerprint for trial, _ in adapters] == ["0abc"]
     assert len(left_out) == 2
     assert "1abc scales rows of the base" in left_out[0]
     assert "no adapter of trial 2abc was kept" in left_out[1]
     with pytest.raises(InputError, match="scales rows"):
-        mitigation.read_adapters(found, TRIALS[1:2])
+        mitigation.read_adapters(tmp_path, TRIALS[1:2])

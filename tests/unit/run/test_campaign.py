@@ -16,6 +16,7 @@ import yaml
 from harness.data.tasks.lm_eval import index as lm_eval_index
 from harness.engine.model.load import load_model
 from harness.errors import InputError, LorabenchError
+from harness.executors.interface import Watcher, Work
 from harness.executors.local import LocalExecutor
 from harness.run import campaign
 from harness.store.results import read_trials
@@ -57,7 +58,7 @@ class Recorder:
     def device(self, wanted: str) -> str:
         return "cpu"
 
-    def run(self, jobs, watch) -> list:
+    def run(self, jobs, work, watch) -> list:
         self.jobs += [job.name for job in jobs]
         raise LorabenchError("stopped here on purpose")
 
@@ -65,7 +66,7 @@ class Recorder:
         pass
 
 
-WATCHER = campaign.Watcher(lambda units: None, lambda job, units, what: None)
+WATCHER = Watcher(lambda units: None, lambda job, units, what: None)
 
 
 def refused(call, *arguments: Any, **settings: Any) -> InputError:
@@ -166,40 +167,6 @@ def test_a_damaged_record_is_only_moved_by_a_run(load, tmp_path):
     assert read_trials(tmp_path / "out").records == []
 
 
-@pytest.mark.parametrize(
-    ("model", "label"),
-    [
-        ("tiny-random-llama", "tiny-random-llama"),
-        ("HuggingFaceTB/SmolLM2-135M", "huggingfacetb-smollm2-135m"),
-        ("a b/../c", "a-b-..-c"),
-        ("-", "model"),
-        ("x" * 80, "x" * 64),
-    ],
-)
-def test_model_label(model, label, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert campaign.model_label(model) == label
-
-
-def test_a_label_is_ascii(tmp_path):
-    (tmp_path / "modèle").mkdir()
-    assert campaign.model_label(str(tmp_path / "modèle")) == "mod-le"
-
-
-def test_a_folders_label_is_its_name(tmp_path):
-    (tmp_path / "My Model").mkdir()
-    assert campaign.model_label(str(tmp_path / "My Model")) == "my-model"
-
-
-def test_results_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert campaign.results_folder("smoke", None, None) == tmp_path / "results" / "smoke"
-    assert campaign.results_folder("smoke", "org/M", None) == tmp_path / "results" / "smoke@org-m"
-    assert campaign.results_folder("smoke", "org/M", Path("here")) == tmp_path / "here"
-    for name in ("reference", "perf"):
-        assert "reserved" in refused(campaign.results_folder, name, None, None).what
-
-
 # -- devices ----------------------------------------------------------------------------------------------------------
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -243,7 +210,7 @@ def ray_executor(monkeypatch):
 
 
 def job(threads: int = 1, device: str = "cpu") -> Any:
-    return types.SimpleNamespace(study=types.SimpleNamespace(threads=threads), device=device, name="pack")
+    return types.SimpleNamespace(threads=threads, device=device, name="pack")
 
 
 def test_ray_knows_its_devices(ray_executor):
@@ -265,8 +232,9 @@ def test_ray_refuses_what_no_node_has(ray_executor):
     assert "needs 4 CPU" in error.what
     assert "more than 2" in error.what
     assert "needs 1 GPU" in refused(executor._needs, job(device="cuda")).what
-    assert executor.run([], lambda *_: None) == []
-    refused(executor.run, [job(threads=4)], lambda *_: None)
+    work = Work(lambda job, report: pytest.fail("it ran"), lambda *_: pytest.fail("it ran"))
+    assert executor.run([], work, lambda *_: None) == []
+    refused(executor.run, [job(threads=4)], work, lambda *_: None)
 
 
 # -- sizes and roles --------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import yaml
 from broken_methods import BROKEN, Bound, updating
 
 from harness.errors import InputError
+from harness.executors.interface import Watcher
 from harness.executors.local import LocalExecutor
 from harness.method import registry
 from harness.run import campaign
@@ -100,7 +101,7 @@ def run(tmp_path, tmp_path_factory, monkeypatch):
             if jobs is not None and job not in jobs:
                 jobs.append(job)
 
-        campaign.run(study, LocalExecutor(), "cpu", campaign.Watcher(lambda units: None, watch), {})
+        campaign.run(study, LocalExecutor(), "cpu", Watcher(lambda units: None, watch), {})
         return study.folder
 
     return go

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from harness.engine.adapters.files import export_peft, find_adapter
+from harness.executors.interface import Watcher
 from harness.executors.local import LocalExecutor
 from harness.run import campaign, pack
 from harness.run.pack import PackRun
@@ -36,7 +37,7 @@ class Killed(KeyboardInterrupt):
 def run(file: Path, folder: Path) -> dict[str, dict]:
     """Records by arm, without what two runs may differ in."""
     found = campaign.load_campaign(str(file), model=None, out=folder, device=LocalExecutor().device)
-    watcher = campaign.Watcher(lambda total: None, lambda *_: None)
+    watcher = Watcher(lambda total: None, lambda *_: None)
     campaign.run(found, LocalExecutor(), "cpu", watcher, {})
     records = [json.loads(path.read_text()) for path in (folder / "trials").glob("*.json")]
     return {

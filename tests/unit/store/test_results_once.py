@@ -15,6 +15,7 @@ import yaml
 from test_consistency import record
 
 from harness.errors import InputError
+from harness.executors.interface import Watcher
 from harness.executors.local import LocalExecutor
 from harness.run import campaign
 from harness.store import files
@@ -135,7 +136,7 @@ def load(tmp_path, tmp_path_factory, monkeypatch):
 
 
 def run(found: campaign.Campaign) -> campaign.State:
-    watcher = campaign.Watcher(lambda units: None, lambda job, units, what: None)
+    watcher = Watcher(lambda units: None, lambda job, units, what: None)
     return campaign.run(found, LocalExecutor(), "cpu", watcher, {})
 
 
@@ -195,19 +196,19 @@ def test_a_retry_leaves_the_record_that_a_dead_worker_wrote(load, tmp_path, monk
     executor = LocalExecutor()
     run_jobs = executor.run
 
-    def retried(given, watch):
+    def retried(given, work, watch):
         if given[0].pack is None:
-            return run_jobs(given, watch)
+            return run_jobs(given, work, watch)
         jobs.extend(given)
         monkeypatch.setattr(pack, "write_trial", dies)
         with pytest.raises(KeyboardInterrupt):
             worker.execute(given[0], lambda units, what: None)
         first.update(state(found.folder))
         monkeypatch.setattr(pack, "write_trial", write)
-        return run_jobs(given, watch)
+        return run_jobs(given, work, watch)
 
     monkeypatch.setattr(executor, "run", retried)
-    campaign.run(found, executor, "cpu", campaign.Watcher(lambda units: None, lambda job, units, what: None), {})
+    campaign.run(found, executor, "cpu", Watcher(lambda units: None, lambda job, units, what: None), {})
     assert len(jobs) == 1
     assert sorted(name.partition("/")[0] for name in first) == ["adapters", "trials"]
     after = state(found.folder)
@@ -338,15 +339,15 @@ def test_what_a_dead_worker_leaves_is_swept_at_the_runs_end(load, copy):
     """The pack was done by another worker, so no later run would look."""
 
     class Leaves(LocalExecutor):
-        def run(self, jobs, watch):
-            done = super().run(jobs, watch)
+        def run(self, jobs, work, watch):
+            done = super().run(jobs, work, watch)
             for name in (".tmpeH0k4I", ".x.safetensors.1.00ff.tmp", "gone.progress"):
                 (copy / "running" / name).write_text("")
             (copy / "adapters" / ".tmpeH0k4I").write_text("")
             return done
 
     next((copy / "trials").glob("*.json")).unlink()
-    assert campaign.run(load(), Leaves(), "cpu", campaign.Watcher(lambda _: None, lambda *_: None), {}).complete
+    assert campaign.run(load(), Leaves(), "cpu", Watcher(lambda _: None, lambda *_: None), {}).complete
     assert not list((copy / "running").iterdir())
     assert not list(copy.rglob(".tmp*"))
 
@@ -373,7 +374,7 @@ def test_a_folder_removed_in_a_run_keeps_what_is_written_later(load, tmp_path):
             gone.set()
             shutil.rmtree(found.folder)
 
-    campaign.run(found, LocalExecutor(), "cpu", campaign.Watcher(lambda units: None, watch), {})
+    campaign.run(found, LocalExecutor(), "cpu", Watcher(lambda units: None, watch), {})
     before = state(found.folder)
     assert len(before) == 8
     assert run(load()).complete

@@ -12,6 +12,7 @@ import yaml
 from safetensors import safe_open
 
 from harness.engine.adapters.files import export_peft, find_adapter
+from harness.executors.interface import Watcher
 from harness.executors.local import LocalExecutor
 from harness.method.registry import methods
 from harness.posthoc import mitigation
@@ -44,9 +45,7 @@ def load(folder: Path, **changes: Any) -> campaign.Campaign:
 def run(found: campaign.Campaign) -> dict[str, float]:
     """Units of work done, by job; ``total`` is the forecast of all packs."""
     units: dict[str, float] = {}
-    watcher = campaign.Watcher(
-        lambda total: units.update(total=total), lambda job, done, what: units.update({job: done})
-    )
+    watcher = Watcher(lambda total: units.update(total=total), lambda job, done, what: units.update({job: done}))
     campaign.run(found, LocalExecutor(), "cpu", watcher, {})
     return units
 
@@ -160,10 +159,12 @@ def test_mitigation_takes_adapters_of_every_shape_at_once(done, monkeypatch):
     """Trained variants score as recorded; intruder numbers are over the matrices that the arm adapts."""
     monkeypatch.setattr(mitigation._Run, "_first_intruders", lambda self, values: {"nowhere": ()})
     found = done[0]
-    adapters, left_out = mitigation.read_adapters(found, mitigation.find_trials(found, None))
+    adapters, left_out = mitigation.read_adapters(
+        found.folder, mitigation.find_trials(found.folder, found.plan.fingerprints, None)
+    )
     assert not left_out
-    watcher = campaign.Watcher(lambda total: None, lambda *_: None)
-    rows = mitigation.mitigate(found, adapters, [0.5], "cpu", watcher)
+    watcher = Watcher(lambda total: None, lambda *_: None)
+    rows = mitigation.mitigate(found.study, found.model.path, adapters, [0.5], "cpu", watcher)
     trained = {row["arm"]: row for row in rows if row["kind"] == "trained"}
     assert set(trained) == {"lora", "lora@rank2", "lora_ema@rank2", "lora@reinit"}
     for arm, row in trained.items():

@@ -17,9 +17,9 @@ from harness.data import models as model_files
 from harness.data.models import ModelSource
 from harness.engine import spectra as module
 from harness.errors import InputError
+from harness.executors.interface import Watcher
 from harness.executors.local import LocalExecutor
-from harness.run import campaign
-from harness.run import decompose as prepare
+from harness.run import campaign, decompose
 from harness.store import files as files_module
 from harness.store import spectra as notes
 from harness.store.results import read_trials
@@ -62,7 +62,7 @@ def fetch(tmp_path, model) -> Callable[..., list[str]]:
         lines: list[str] = []
         file = tmp_path / "mine.yaml"
         file.write_text(yaml.safe_dump(STUDY | changes))
-        prepare.decompose(load_study(file), file, source, lines.append)
+        decompose.decompose(load_study(file), file, source, lines.append)
         return lines
 
     return call
@@ -81,7 +81,7 @@ def test_a_run_decomposes_nothing_after_it(fetch, folder, tmp_path, monkeypatch)
     monkeypatch.setattr(module, "spectrum", lambda weights: pytest.fail("decomposed in the run"))
     file = str(tmp_path / "mine.yaml")
     found = campaign.load_campaign(file, model=None, out=tmp_path / "out", device=lambda wanted: "cpu")
-    watcher = campaign.Watcher(lambda units: None, lambda job, units, what: None)
+    watcher = Watcher(lambda units: None, lambda job, units, what: None)
     state = campaign.run(found, LocalExecutor(), "cpu", watcher, {})
     assert set(state.statuses.values()) == {"ok"}
     taken = {record.spec.method: record.intruders[0] for record in read_trials(found.folder).records}

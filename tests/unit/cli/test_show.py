@@ -9,7 +9,9 @@ import pytest
 from rich.live import Live
 from synthetic import QUICK, failed
 
-from harness.cli import console, terminal
+from harness.cli import terminal
+from harness.cli.show import outcome, progress
+from harness.cli.show import screen as screens
 from harness.run.campaign import State
 from harness.store import write_trial
 from harness.store.records import Failure
@@ -36,10 +38,10 @@ def screen(monkeypatch) -> io.StringIO:
     monkeypatch.setattr(Live, "start", lambda self, refresh=False: start(self, True))
     monkeypatch.setattr(Live, "stop", lambda self: (self.refresh(), stop(self)))
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(console.console, "_file", file)  # `file` would come back as today's stdout
-    monkeypatch.setattr(console.console, "_force_terminal", True)
-    monkeypatch.setattr(console.console, "is_interactive", True)
-    monkeypatch.setattr(console.console, "_width", 300)
+    monkeypatch.setattr(screens.screen, "_file", file)  # `file` would come back as today's stdout
+    monkeypatch.setattr(screens.screen, "_force_terminal", True)
+    monkeypatch.setattr(screens.screen, "is_interactive", True)
+    monkeypatch.setattr(screens.screen, "_width", 300)
     return file
 
 
@@ -54,9 +56,9 @@ def test_a_text_is_shown_as_it_is(text, shown):
 
 @pytest.mark.parametrize(("text", "shown"), ODD)
 def test_a_spinner_and_a_bar_show_it_as_it_is(screen, text, shown):
-    with console.preparing(f"preparing {text}"):
+    with screens.preparing(f"preparing {text}"):
         pass
-    with console.progress(text) as watcher:
+    with progress.progress(text) as watcher:
         watcher.total(10)
         watcher.progress("job", 5, f"training {text}")
     assert f"preparing {shown}" in screen.getvalue()
@@ -65,8 +67,8 @@ def test_a_spinner_and_a_bar_show_it_as_it_is(screen, text, shown):
 
 @pytest.mark.parametrize(("text", "shown"), ODD[:4])
 def test_a_log_shows_it_as_it_is(monkeypatch, capsys, text, shown):
-    monkeypatch.setattr(console._LogLines, "every", -1.0)
-    with console.progress(text) as watcher:
+    monkeypatch.setattr(progress._LogLines, "every", -1.0)
+    with progress.progress(text) as watcher:
         watcher.progress("job", 5, f"training {text}")
     assert capsys.readouterr().err == f"[{shown}] training {shown}\n"
 
@@ -76,7 +78,7 @@ def test_tables_titles_and_outcomes_show_it_as_it_is(screen, tmp_path, text, sho
     row = {"arm": text, "setting": text, "metric": "", "score": 0.5, "standard_error": None, "trials": 1,
            "diverged": 0, "best": True, "chosen": True}  # fmt: skip
     tuning = Tuning.model_construct(study=text, seeds=(1,), settings=5, arms={}, tries=(row,))
-    console.show_choices(SimpleNamespace(searches=(SimpleNamespace(arm=text),), folder=tmp_path / "x"), tuning)
+    outcome.show_choices(SimpleNamespace(searches=(SimpleNamespace(arm=text),), folder=tmp_path / "x"), tuning)
     said = screen.getvalue()
     assert said.count(shown) == 4, "the title, two cells and what there is nothing to tune for"
     record = failed("lora", QUICK, status="error").model_copy(
@@ -84,7 +86,7 @@ def test_tables_titles_and_outcomes_show_it_as_it_is(screen, tmp_path, text, sho
     )
     write_trial(tmp_path, record)
     state = State({"a": "error"}, [], (), 1)
-    console.show_outcome(campaign(text, tmp_path), state, state)
+    outcome.show_outcome(campaign(text, tmp_path), state, state)
     assert f"{shown}: 1 error" in screen.getvalue()
     assert "train: boom [/bold]" in screen.getvalue()
 
@@ -95,13 +97,13 @@ def test_many_long_messages_fill_a_screen_at_most(screen, tmp_path):
         record = failed("lora", QUICK, status="error", seed=seed).model_copy(update={"failure": failure})
         write_trial(tmp_path, record)
     state = State({"a": "error"}, [], (), 1)
-    console.show_outcome(campaign("mine", tmp_path), state, state)
+    outcome.show_outcome(campaign("mine", tmp_path), state, state)
     assert len(screen.getvalue()) < 25 * terminal.LONGEST
     assert "and 10 more" in screen.getvalue()
 
 
 def test_a_table_of_thousands_of_rows_is_cut(screen):
-    console._table("t", ("a",), [(f"row{n}",) for n in range(20_000)])
+    screens.table("t", ("a",), [(f"row{n}",) for n in range(20_000)])
     assert "row199" in screen.getvalue()
     assert "row200" not in screen.getvalue()
     assert "and 19,800 more" in screen.getvalue()

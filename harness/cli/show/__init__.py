@@ -1,0 +1,1 @@
+"""What a person sees in the terminal, a module for each thing that is shown."""

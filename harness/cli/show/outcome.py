@@ -1,0 +1,85 @@
+"""How a run or a tuning ended, and how far a results folder is."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli.show.screen import MOST_MESSAGES, damaged_lines, screen, table
+from harness.store import read_trials
+from harness.store.records import FINAL, STATUSES
+from harness.study.tuning import FILE, Tuning
+
+if TYPE_CHECKING:
+    from harness.run.campaign import Campaign, State
+
+
+def show_outcome(campaign: Campaign, before: State, state: State) -> None:
+    """How it ended, in a line; ``before`` is how it stood when the run began."""
+    counts = Counter(state.statuses.values())
+    words = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+    if state.complete:
+        rest = "; nothing to do" if before.complete else ""
+        screen.print(f"{campaign.study.name}: all {len(state.statuses)} trials are done ({words}){rest}")
+    else:
+        screen.print(f"{campaign.study.name}: {words}; run the same command to try the others again", style="red")
+        failures = [record.failure for record in read_trials(campaign.folder).records if record.status not in FINAL]
+        messages = list(dict.fromkeys(f"{f.phase}: {f.message}" for f in failures if f))
+        for message in messages[:MOST_MESSAGES]:
+            screen.print(f"  {message}")
+        if len(messages) > MOST_MESSAGES:
+            screen.print(f"  and {len(messages) - MOST_MESSAGES:,} more: lorabench report shows them")
+
+
+def show_choices(campaign: Campaign, found: Tuning) -> None:
+    """What was tried and chosen for each arm, by :data:`harness.study.tuning.RULE`."""
+    rows = []
+    for row in found.tries:
+        score, error = (f"{row[key]:.4f}" if row[key] is not None else "-" for key in ("score", "standard_error"))
+        mark = "chosen" if row["chosen"] else "equal" if row["best"] else ""
+        rows.append((row["arm"], row["setting"], score, error, str(row["diverged"]), mark))
+    columns = ("method", "setting", "score", "standard error", "diverged", "")
+    table(f"{found.study}: settings tried on validation", columns, rows)
+    for search in campaign.searches:
+        choice = found.arms.get(search.arm)
+        if choice is None:
+            screen.print(f"{search.arm}: nothing to tune, it runs as the study says")
+        elif choice.settings is None:
+            screen.print(f"{search.arm}: every setting diverged, so it stays untuned")
+        elif choice.tried < found.settings:
+            screen.print(f"{search.arm}: its grid has only {choice.tried} of the {found.settings} settings")
+        if choice and choice.ends:
+            screen.print(
+                f"{search.arm}: chosen at an end of what was tried: {', '.join(choice.ends)}; a wider grid "
+                "(tuning.grids in the study) may have a better one",
+            )
+    screen.print(f"rule: {found.rule}")
+    screen.print(f"{campaign.folder.parent / FILE}: `lorabench run` takes these settings from now on")
+
+
+def show_status(folder: Path, as_json: bool, changes: Sequence[str]) -> None:
+    """Statuses by arm, from the result files, and what of them the study no longer asks for."""
+    found = read_trials(folder)
+    counts: dict[str, Counter[str]] = {}
+    for record in found.records:
+        counts.setdefault(record.spec.arm, Counter())[record.status] += 1
+    expected = found.expected or {}
+    rows = []
+    for arm in dict.fromkeys([*expected, *counts]):
+        have = counts.get(arm, Counter())
+        missing = max(0, expected.get(arm, 0) - sum(have.values()))
+        rows.append({"method": arm, **{status: have[status] for status in STATUSES}, "missing": missing})
+    if as_json:
+        damaged = dict(found.quarantined)
+        data = {"folder": str(folder), "methods": rows, "damaged": damaged, "changes": list(changes)}
+        print(json.dumps(data, indent=1))
+        return
+    if rows:
+        table(str(folder), list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+    else:
+        screen.print(f"{folder}: no results yet")
+    for line in (*damaged_lines(found.quarantined), *changes):
+        screen.print(line, style="yellow")

@@ -1,0 +1,66 @@
+"""The GPU of this machine.  torch, which takes seconds to import, is asked only where there may be one."""
+
+from __future__ import annotations
+
+import ctypes
+import runpy
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def has_gpu() -> bool:
+    """Whether torch sees a GPU here."""
+    if "torch" not in sys.modules and _certainly_without():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def likely_device(wanted: str) -> str:
+    """``cpu`` or ``cuda``: where a study that wants ``cpu``, ``cuda`` or ``any`` runs on this machine; no refusal."""
+    return "cuda" if wanted == "cuda" or (wanted == "any" and has_gpu()) else "cpu"
+
+
+def gpu_gigabytes() -> float:
+    """Memory of this machine's first GPU; 8 where there is none, as for a cluster's that can't be asked from here."""
+    if not has_gpu():
+        return 8.0
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 1e9
+
+
+def _certainly_without() -> bool:
+    """Whether torch, if it were asked, could only say that there is no GPU.
+
+    That is so of a build for CPUs, and on Linux of a build for CUDA where the driver's library can't be loaded.  Device
+    files tell nothing: the driver makes them when it is first used, and WSL has others.
+    """
+    build = _build()
+    if build is None:
+        return False
+    cuda, hip = build
+    if hip:
+        return False
+    return not cuda or (sys.platform == "linux" and not _loads("libcuda.so.1"))
+
+
+def _build() -> tuple[str | None, str | None] | None:
+    """The versions of CUDA and HIP that torch was built for, from the file in which it keeps them; None if unknown."""
+    try:
+        spec = find_spec("torch")
+        place = Path(spec.origin).with_name("version.py")  # type: ignore[union-attr, arg-type]
+        told = runpy.run_path(str(place))
+        return told["cuda"], told["hip"]
+    except Exception:  # another layout than that of today's torch: then torch is asked
+        return None
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,105 @@
+"""What an executor knows of the work it does: a job by its name and needs, and two functions; nothing of studies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from harness.store.records import Failure, Status
+
+#: Called by a job with (units of work done so far, what is being done).
+Report = Callable[[float, str], None]
+#: Called by an executor with (job's name, units of work done so far, what is being done).
+Watch = Callable[[str, float, str], None]
+
+#: What a job is doing before it says so itself.
+STARTING = "starting"
+
+
+class Job(Protocol):
+    """A unit of work that depends on no other."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def folder(self) -> Path:
+        """The study's results; files of a job at work lie in its folder ``running``."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """``cpu``, or ``cuda``: one GPU."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """CPU threads."""
+        ...
+
+    @property
+    def stall_minutes(self) -> float:
+        """A job that reports nothing for so long is stopped."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job; ``failed`` is None where it was done."""
+
+    job: str
+    failed: Status | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done with the jobs of a run: functions of modules, so that a worker in another process has them by name.
+
+    ``do`` does a job and gives what became of it; what it raises ends the run.  A job whose worker died or stood still
+    is handed to ``give_up`` with how that ended and why.
+    """
+
+    do: Callable[[Job, Report], Outcome]
+    give_up: Callable[[Job, Status, Failure], Outcome]
+
+
+class Executor(Protocol):
+    """Runs jobs that do not depend on each other."""
+
+    def device(self, wanted: str) -> str:
+        """``cpu`` or ``cuda``, for a study that wants ``cpu``, ``cuda`` or ``any``.
+
+        Raises InputError for a GPU that is not there.
+        """
+        ...
+
+    def run(self, jobs: Sequence[Job], work: Work, watch: Watch) -> list[Outcome]:
+        """The outcome of every job, in order.  Jobs that raise stop the run; what has been written stays."""
+        ...
+
+    def describe(self) -> str:
+        """What there is to run on, in a line."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """What long work tells whoever watches it."""
+
+    total: Callable[[float], None]  #: units of all the work, once known
+    progress: Watch
+
+
+class StalledError(BaseException):
+    """A job has reported nothing for too long.  No ``except Exception`` of a method may catch it."""
+
+
+def stalled(job: Job, phase: str, traceback: str = "") -> Failure:
+    """Why a job was stopped that reported nothing for too long."""
+    message = f"no sign of life for {job.stall_minutes:g} minutes (stall_minutes in the study)"
+    return Failure(phase=phase, message=message, traceback=traceback)
