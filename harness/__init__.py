@@ -1,6 +1,192 @@
 """lorabench: which way of LoRA fine-tuning forgets least and learns fastest when tasks follow one another.
 
-``harness.cli`` has the verbs, ``harness.study`` says what runs, ``harness.engine`` how a pack trains,
-``harness.scoring`` asks lm-eval's questions, ``harness.analysis`` is pure maths, ``harness.store`` keeps records,
-``harness.executors`` finds a place to run, and ``harness.report`` makes tables and figures.
+The Python interface is these functions; ``import harness`` is instant, what they need is imported when they are called:
+
+    import harness as lb
+
+    study = lb.load_study("quick", name="one-seed", seeds=[0])
+    lb.plan_study(study)                         # a table of its trials, and how far each is
+    folder = lb.run_study(study)                 # only what is missing; results/one-seed
+    lb.read_results(folder)                      # a table of one row a trial
+    lb.compare_arms(folder, "combined", "lora")  # paired differences, and how sure they are
+
+Whatever a caller can get wrong is an :class:`harness.errors.InputError`: what, where, and what to do next.
+
+Inside, ``harness.cli`` has the verbs, ``harness.study`` says what runs, ``harness.run`` how, ``harness.executors``
+where, ``harness.engine`` takes the steps, ``harness.scoring`` asks lm-eval's questions, ``harness.analysis`` is pure
+maths, ``harness.store`` keeps records, and ``harness.report`` makes tables and figures.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+
+    from harness.run.campaign import Campaign
+    from harness.study.config import Study
+
+__all__ = ["compare_arms", "load_study", "plan_study", "read_results", "run_study", "write_report"]
+
+
+def load_study(study: str | Path, *, name: str | None = None, **changes: Any) -> Study:
+    """The study of this name (``lorabench studies``) or file, checked.
+
+    ``changes`` replace top-level keys of the file (``seeds=[0]``, ``model="tiny-random-llama"``).  A changed study
+    needs a ``name``: its results go into ``results/<name>``, and a folder holds one study.  Raises InputError.
+    """
+    from harness.data import paths
+    from harness.errors import InputError
+    from harness.study import config
+
+    file = config.find_study(str(study), paths.studies_dir())
+    if changes and name is None:
+        raise InputError(
+            f"a changed study needs a name, or its results would take the place of those of '{file.stem}'",
+            where="load_study",
+            remedy=f'say name="{file.stem}-mine", for example',
+        )
+    if name is not None:
+        changes["name"] = config.check_name(name, "study", "name")
+    return config.load_study(file, overrides=changes)
+
+
+def plan_study(study: Study | str, *, out: str | Path | None = None) -> pd.DataFrame:
+    """The trials of a study, one row each: what they are, and ``status`` (``missing`` where there is no record).
+
+    ``out`` is the folder of its results, if not ``results/<name>``.  Nothing is trained; the model and the tasks are
+    fetched where they are not there yet.
+    """
+    import pandas as pd
+
+    from harness.executors.hardware import likely_device
+    from harness.run.campaign import read_state
+
+    campaign = _loader(study, out)(device=likely_device)
+    statuses = read_state(campaign).statuses
+    keys = ("arm", "method", "setting", "order", "seed")
+    rows = [
+        {key: getattr(trial.spec, key) for key in keys}
+        | {"tasks": len(trial.spec.stream), "trial": trial.fingerprint, "status": statuses[trial.fingerprint]}
+        for trials in campaign.plan.by_arm.values()
+        for trial in trials
+    ]
+    return pd.DataFrame(rows)
+
+
+def run_study(
+    study: Study | str, *, executor: str = "local", out: str | Path | None = None, quiet: bool = False
+) -> Path:
+    """Run what is missing of a study, and write its report; returns the folder of its results.
+
+    ``executor`` is ``local`` (this process) or ``ray``.  Finished trials are kept, whatever happens to others: the
+    ``status`` of :func:`plan_study` and :func:`read_results` says which failed.  ``quiet`` leaves out the progress bar.
+    """
+    from contextlib import nullcontext
+
+    from harness.cli.show.progress import progress
+    from harness.executors import Deferred
+    from harness.executors.interface import Watcher
+    from harness.run.campaign import open_campaign, run
+
+    with Deferred(executor) as runner:
+        campaign, before, device = open_campaign(_loader(study, out), runner)
+        silent = nullcontext(Watcher(lambda units: None, lambda job, units, what: None))
+        with silent if quiet else progress(campaign.study.name, before.complete) as watcher:
+            after = run(campaign, runner, device, watcher, {"executor": executor})
+    if "ok" in after.statuses.values():
+        write_report(campaign.folder)
+    return campaign.folder
+
+
+def write_report(folder: str | Path, *, allow_mixed: bool = False) -> list[Path]:
+    """Write the tables, figures and pages of a folder of results (or of a study's, by name); returns the files."""
+    from harness.report import build_report
+
+    return build_report(_folder(folder), allow_mixed=allow_mixed)
+
+
+def read_results(folder: str | Path, *, tidy: bool = False, allow_mixed: bool = False) -> pd.DataFrame:
+    """A folder of results (or a study's, by name) as a table.
+
+    One row a trial, its metrics in columns; a trial that failed or diverged has its ``status`` and no metrics.  With
+    ``tidy`` one row a number, as in ``trials.csv``.  Raises InputError where no trial is finished, and for trials that
+    may not be compared unless ``allow_mixed``.
+    """
+    import pandas as pd
+
+    from harness.report.study import gather
+    from harness.store import read_trials
+
+    place = _folder(folder)
+    study = gather(read_trials(place), allow_mixed=allow_mixed, where=str(place))
+    if tidy:
+        return _tidy(study)
+    metrics = {trial.record.fingerprint: trial.metrics for trial in study.trials}
+    rows = []
+    for record in study.records:
+        spec = record.spec
+        about = {"study": record.study, "arm": spec.arm, "method": spec.method, "setting": spec.setting}
+        about |= {"order": spec.order, "seed": spec.seed, "trial": record.fingerprint, "status": record.status}
+        rows.append(about | metrics.get(record.fingerprint, {}))
+    return pd.DataFrame(rows)
+
+
+def compare_arms(
+    folder: str | Path, first: str, second: str, *, other: str | Path | None = None, allow_mixed: bool = False
+) -> pd.DataFrame:
+    """Arm ``first`` minus arm ``second``, in pairs of the same order and seed: one row a metric.
+
+    Columns are ``mean``, ``ci_low``, ``ci_high`` (95 %), ``pairs`` and ``p`` (two-sided sign-flip test; empty where
+    none may be made).  ``attrs["answer"]`` says it in sentences that claim no more than the test.  ``other`` is the
+    folder of the second arm, if another.  Raises InputError for arms that may not be compared.
+    """
+    import pandas as pd
+
+    from harness.report import compare_studies
+    from harness.report.comparison import as_data
+
+    one = _folder(folder)
+    two = one if other is None else _folder(other)
+    data = as_data(compare_studies(one, first, two, second, allow_mixed=allow_mixed))
+    table = pd.DataFrame.from_dict(data["differences"], orient="index").rename_axis("metric")
+    table.attrs["answer"] = data["answer"]
+    return table
+
+
+def _loader(study: Study | str, out: str | Path | None) -> Callable[..., Campaign]:
+    """``harness.run.campaign.lay_out`` of this study, with all arguments but the device."""
+    from functools import partial
+
+    from harness.run.campaign import lay_out
+    from harness.study.folders import results_folder
+
+    checked = load_study(study) if isinstance(study, str) else study
+    return partial(lay_out, checked, checked.name, results_folder(checked.name, None, Path(out) if out else None))
+
+
+def _folder(folder: str | Path) -> Path:
+    """A folder of results, or that of the study of this name.  Raises InputError where there is none."""
+    from harness.errors import InputError
+    from harness.study.folders import results_folder
+
+    place = Path(folder) if Path(folder).is_dir() else results_folder(str(folder), None, None)
+    if not place.is_dir():
+        raise InputError("there are no results here", where=str(place), remedy="run the study first")
+    return place
+
+
+def _tidy(study: Any) -> pd.DataFrame:
+    from tempfile import TemporaryDirectory
+
+    import pandas as pd
+
+    from harness.report.trials_csv import write_trials
+
+    unfinished = [record for arm in study.arms for record in arm.unfinished]
+    with TemporaryDirectory() as place:
+        return pd.read_csv(write_trials(Path(place) / "trials.csv", study.trials, unfinished))
