@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from harness.analysis.correlation import Correlation, spearman
 from harness.report.figures.intruders_at_end import LABELS, last_intruders
 from harness.report.figures.parts import Rows, drawn_arms, empty, from_zero, limits, other_arms
-from harness.report.figures.style import GRID, Look, legend, new_figure
+from harness.report.figures.style import GRID, Look, legend, new_figure, power_of_ten
 from harness.report.study import Study
 
 #: A trial of an arm that the figures don't draw.
@@ -55,6 +55,8 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
     distances = [taken.distance for *_, taken in points]
     if max(distances) > 10 * min(distances) > 0:  # methods may lie decades apart
         figure.axes[1].set_xscale("log")
+        figure.axes[1].xaxis.set_major_formatter(FuncFormatter(power_of_ten))
+        figure.axes[1].xaxis.set_minor_formatter(NullFormatter())
     legend(figure, {name for name, *_ in points}, styles)
     return figure, columns, rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ INK, GRID, PAPER = "#24292F", "#B4BBC3", "#FFFFFF"
 MARKERS = "osD^v>P<X*ph"
 LINES = ("-", (0, (4, 1.6)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 RC = {
     "font.family": "DejaVu Sans", "font.size": 8.5, "axes.labelsize": 8.5, "axes.titlesize": 9, "legend.fontsize": 8.5,
     "xtick.labelsize": 8, "ytick.labelsize": 8, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
@@ -105,6 +107,11 @@ def _label(name: str) -> str:
         else:
             lines.append(short)
     return "\n".join(lines).strip("\n")
+
+
+def power_of_ten(value: float, place: int | None = None) -> str:
+    """``10⁻³`` for a tick of a log axis: matplotlib's own words for it are a formula, and formulas are off."""
+    return "10" + str(round(math.log10(value))).translate(SUPERSCRIPT)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
 from scipy import stats
 from synthetic import QUICK, Folder, large, quick, trial
 
@@ -98,6 +99,20 @@ def test_rho_counts_the_trials_of_arms_that_are_not_drawn():
     assert {row["arm"] for row in rows} == {row["arm"] for row in wanted} > set(some)
     assert rows[0]["rho_distance"] == pytest.approx(wanted[0]["rho_distance"])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["lora", "stable_lora"]
+
+
+def test_distances_decades_apart_have_powers_of_ten():
+    """No name may start a formula, so no tick may be one."""
+    folder = quick()
+    for number, record in enumerate(folder.records):
+        last = record.intruders[-1].model_copy(update={"distance": 10.0 ** -(1 + number % 4)})
+        folder.records[number] = record.model_copy(update={"intruders": (None, None, last)})
+    figure, _ = drawn(against_forgetting, folder)
+    with context():
+        figure.draw_without_rendering()
+    ticks = [label.get_text() for label in figure.axes[1].get_xticklabels()]
+    assert {"10⁻⁴", "10⁻³", "10⁻²", "10⁻¹"} <= set(ticks)
+    assert not [text for text in map(Text.get_text, figure.findobj(Text)) if "$" in text]
 
 
 def test_constant_counts_have_no_correlation():
