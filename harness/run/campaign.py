@@ -22,12 +22,14 @@ from harness.store.results import (
     check_schema,
     open_results,
     read_base,
-    read_records,
+    read_some,
     read_trials,
     returning,
+    set_aside,
     supersede,
     take_back,
 )
+from harness.store.survey import survey
 from harness.study import forecast, tuning
 from harness.study.changes import Changes, changes
 from harness.study.config import Study, find_study, load_study
@@ -199,13 +201,16 @@ def _published(study: Study, where: str) -> tuple[PublishedRow, ...]:
 def read_state(campaign: Campaign, *, quarantine: bool = False) -> State:
     """What is done, and which packs have a record missing."""
     check_schema(campaign.folder)
-    records, damaged = read_records(campaign.folder, quarantine=quarantine)
-    statuses = {record.fingerprint: record.status for record in records}
+    found = survey(campaign.folder, paths.cache_dir())
+    if quarantine:
+        set_aside(campaign.folder, found.damaged)
+    statuses = {name: entry.status for name, entry in found.entries.items()}
     planned = {trial.fingerprint: statuses.get(trial.fingerprint, "missing") for trial in campaign.plan.trials}
+    others = read_some(campaign.folder, statuses.keys() - planned.keys())
     todo = tuple(part for pack in campaign.plan.packs for part in unfinished(pack, planned))
     untrained = sum(planned[trial.fingerprint] not in FINAL for trial in campaign.plan.untrained)
-    since = changes(campaign.plan, records, returning(campaign.folder, planned))
-    return State(planned, damaged, todo, untrained, since)
+    since = changes(campaign.plan, others, returning(campaign.folder, planned))
+    return State(planned, found.damaged, todo, untrained, since)
 
 
 def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, extras: Mapping[str, Any]) -> State:

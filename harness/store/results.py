@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -23,12 +23,12 @@ try:
 except ImportError:  # no such locks on this system
     fcntl = None  # type: ignore[assignment]
 
-from harness.errors import InputError, LorabenchError, clipped
-from harness.store.consistency import misfit, misfit_of_base
+from harness.errors import InputError, LorabenchError
+from harness.store.consistency import misfit_of_base
 from harness.store.files import create_json, rename_new, write_json
-from harness.store.migrations import migrate
 from harness.store.published import PublishedRow, check_published, plain
 from harness.store.records import FINAL, SCHEMA_VERSION, BaseRecord, TrialRecord
+from harness.store.trial_files import of_schema, read_trial, readable, trial_path
 
 MANIFEST = "study.json"
 SUPERSEDED = "superseded"
@@ -96,17 +96,9 @@ def _read_manifest(path: Path) -> dict:
             f"not readable as JSON: {error}", where=str(path), remedy="restore or remove this file"
         ) from error
     version = found.get("schema_version") if isinstance(found, dict) else None
-    if not _readable(version):
-        raise _of_schema("this folder was written with", version, path)
+    if not readable(version):
+        raise of_schema("this folder was written with", version, path)
     return found
-
-
-def _of_schema(what: str, version: object, path: Path) -> InputError:
-    return InputError(
-        f"{what} schema {version}; this version reads up to schema {SCHEMA_VERSION}",
-        where=str(path),
-        remedy="use the version of lorabench that wrote it, or choose another folder with --out",
-    )
 
 
 def check_schema(folder: Path) -> None:
@@ -118,13 +110,9 @@ def check_schema(folder: Path) -> None:
 # -- records ----------------------------------------------------------------------------------------------------------
 
 
-def trial_path(folder: Path, fingerprint: str) -> Path:
-    return folder / "trials" / f"{fingerprint}.json"
-
-
 def finished(folder: Path, fingerprint: str) -> bool:
     """Whether the trial has a valid record that is an answer."""
-    record, _ = _read_trial(trial_path(folder, fingerprint))
+    record, _ = read_trial(trial_path(folder, fingerprint))
     return record is not None and record.status in FINAL
 
 
@@ -142,7 +130,7 @@ def write_trial(folder: Path, record: TrialRecord, keep: Callable[[], None] = la
         for _ in range(3):
             if create_json(path, record.model_dump(mode="json")):
                 return True
-            if _set_aside(folder, path):
+            if _make_room(folder, path):
                 return False
         what = "other processes keep writing this record"
         raise LorabenchError(what, where=str(path), remedy="run the study in one place at a time")
@@ -164,7 +152,7 @@ def unless_finished(folder: Path, fingerprint: str, work: Callable[[], T]) -> T 
         return None if finished(folder, fingerprint) else work()
 
 
-def _set_aside(folder: Path, path: Path) -> bool:
+def _make_room(folder: Path, path: Path) -> bool:
     """Make room for a record; True where the one that is there is an answer, and stays.
 
     What gives way is looked at again after it has been moved: another may have replaced it.  That is right for two
@@ -178,7 +166,7 @@ def _set_aside(folder: Path, path: Path) -> bool:
         path.rename(aside)  # so that nobody can finish it between a look and its removal
     except FileNotFoundError:
         return False
-    record, _ = _read_trial(aside, path.stem)
+    record, _ = read_trial(aside, path.stem)
     if record is not None and record.status in FINAL:
         if not rename_new(aside, path):
             _move(aside, folder / "quarantine" / path.name)
@@ -192,56 +180,46 @@ def _set_aside(folder: Path, path: Path) -> bool:
 
 def read_trials(folder: Path, *, quarantine: bool = False) -> Readout:
     """Every valid record of the folder, by fingerprint; ``quarantine`` moves damaged files out of the way."""
-    expected, published = None, ()
-    if (folder / MANIFEST).exists():
-        manifest = _read_manifest(folder / MANIFEST)
-        expected = {str(arm): int(n) for arm, n in manifest.get("expected", {}).items()}
-        published = check_published(manifest.get("published", ()), f"{folder / MANIFEST}:published")
+    expected, published = read_expected(folder)
     records, damaged = read_records(folder, quarantine=quarantine)
     return Readout(records, damaged, expected, published)
+
+
+def read_expected(folder: Path) -> tuple[dict[str, int] | None, tuple[PublishedRow, ...]]:
+    """What ``study.json`` says: trials of the plan by arm, and others' numbers; None where it isn't there."""
+    if not (folder / MANIFEST).exists():
+        return None, ()
+    manifest = _read_manifest(folder / MANIFEST)
+    expected = {str(arm): int(n) for arm, n in manifest.get("expected", {}).items()}
+    return expected, check_published(manifest.get("published", ()), f"{folder / MANIFEST}:published")
 
 
 def read_records(folder: Path, *, quarantine: bool = False) -> tuple[list[TrialRecord], dict[str, str]]:
     """(valid records, what is wrong with each other file by its name), whatever ``study.json`` says."""
     records, damaged = [], {}
     for path in sorted((folder / "trials").glob("*.json")):
-        record, problem = _read_trial(path)
-        if record is not None:
+        record, problem = read_trial(path)
+        if record is None:
+            damaged[path.name] = problem
+        else:
             records.append(record)
-            continue
-        damaged[path.name] = problem
-        if quarantine:
-            _move(path, folder / "quarantine" / path.name)
+    if quarantine:
+        set_aside(folder, damaged)
     return records, damaged
 
 
-def _read_trial(path: Path, name: str | None = None) -> tuple[TrialRecord | None, str]:
-    """(the record, or none where the file is damaged; what is wrong with it), under the ``name`` it should have.
-
-    A record of an older schema is migrated, a newer one is refused.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        version = data["schema_version"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        return None, f"not a record: {clipped(str(error), 200)}"
-    if not _readable(version):
-        raise _of_schema("this record has", version, path)
-    try:
-        record = TrialRecord.model_validate(migrate(data))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        return None, f"not a record of ours: {_first(error)}"
-    if record.fingerprint != (name or path.stem):
-        return None, f"it is the record of trial {record.fingerprint}"
-    problem = misfit(record)
-    return (None, problem) if problem else (record, "")
+def read_some(folder: Path, fingerprints: Iterable[str]) -> Iterator[TrialRecord]:
+    """The valid records among these, in order of fingerprint."""
+    for fingerprint in sorted(fingerprints):
+        record, _ = read_trial(trial_path(folder, fingerprint))
+        if record is not None:
+            yield record
 
 
-def _first(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        problem = error.errors()[0]
-        return clipped(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}", 200)
-    return clipped(f"{type(error).__name__}: {error}", 200)
+def set_aside(folder: Path, damaged: Iterable[str]) -> None:
+    """Move files of ``trials/`` that are no records, by name, to ``quarantine/``."""
+    for name in damaged:
+        _move(folder / "trials" / name, folder / "quarantine" / name)
 
 
 def _move(path: Path, target: Path) -> None:
@@ -272,7 +250,7 @@ def take_back(folder: Path, planned: Iterable[str]) -> list[str]:
     for fingerprint, source in found.items():
         path = trial_path(folder, fingerprint)
         path.parent.mkdir(exist_ok=True)
-        if not _set_aside(folder, path):
+        if not _make_room(folder, path):
             rename_new(source, path)
     return list(found)
 
@@ -286,14 +264,10 @@ def returning(folder: Path, planned: Iterable[str]) -> dict[str, Path]:
     for fingerprint in planned:
         if fingerprint in there and not finished(folder, fingerprint):
             for path in there[fingerprint]:
-                record, _ = _read_trial(path, fingerprint)
+                record, _ = read_trial(path, fingerprint)
                 if record is not None and record.status in FINAL:
                     found[fingerprint] = path
     return found
-
-
-def _readable(version: object) -> bool:
-    return isinstance(version, int) and 1 <= version <= SCHEMA_VERSION
 
 
 # -- the base model ---------------------------------------------------------------------------------------------------

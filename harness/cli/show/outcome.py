@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.show.screen import MOST_MESSAGES, damaged_lines, screen, table
-from harness.store import read_trials
+from harness.data import paths
 from harness.store.records import FINAL, STATUSES
+from harness.store.results import read_expected, read_some
+from harness.store.survey import survey
 from harness.study.tuning import FILE, Tuning
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ def show_outcome(campaign: Campaign, before: State, state: State) -> None:
         screen.print(f"{campaign.study.name}: all {len(state.statuses)} trials are done ({words}){rest}")
     else:
         screen.print(f"{campaign.study.name}: {words}; run the same command to try the others again", style="red")
-        failures = [record.failure for record in read_trials(campaign.folder).records if record.status not in FINAL]
+        failed = [name for name, status in state.statuses.items() if status not in (*FINAL, "missing")]
+        failures = [record.failure for record in read_some(campaign.folder, failed)]
         messages = list(dict.fromkeys(f"{f.phase}: {f.message}" for f in failures if f))
         for message in messages[:MOST_MESSAGES]:
             screen.print(f"  {message}")
@@ -62,18 +65,17 @@ def show_choices(campaign: Campaign, found: Tuning) -> None:
 
 def show_status(folder: Path, as_json: bool, changes: Sequence[str]) -> None:
     """Statuses by arm, from the result files, and what of them the study no longer asks for."""
-    found = read_trials(folder)
+    expected, found = read_expected(folder)[0] or {}, survey(folder, paths.cache_dir())
     counts: dict[str, Counter[str]] = {}
-    for record in found.records:
-        counts.setdefault(record.spec.arm, Counter())[record.status] += 1
-    expected = found.expected or {}
+    for entry in found.entries.values():
+        counts.setdefault(entry.arm, Counter())[entry.status] += 1
     rows = []
     for arm in dict.fromkeys([*expected, *counts]):
         have = counts.get(arm, Counter())
         missing = max(0, expected.get(arm, 0) - sum(have.values()))
         rows.append({"method": arm, **{status: have[status] for status in STATUSES}, "missing": missing})
     if as_json:
-        damaged = dict(found.quarantined)
+        damaged = dict(found.damaged)
         data = {"folder": str(folder), "methods": rows, "damaged": damaged, "changes": list(changes)}
         print(json.dumps(data, indent=1))
         return
@@ -81,5 +83,5 @@ def show_status(folder: Path, as_json: bool, changes: Sequence[str]) -> None:
         table(str(folder), list(rows[0]), [[str(value) for value in row.values()] for row in rows])
     else:
         screen.print(f"{folder}: no results yet")
-    for line in (*damaged_lines(found.quarantined), *changes):
+    for line in (*damaged_lines(found.damaged), *changes):
         screen.print(line, style="yellow")
