@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from commands import Command
@@ -28,12 +27,6 @@ scoring: {items: 32, curve: [32]}
 def finish(command: Command) -> str:
     assert command.finish() == 0, command.said
     return command.said
-
-
-def records(folder: Path) -> dict[str, dict]:
-    """File name -> record, without what two runs may differ in."""
-    found = {path.name: json.loads(path.read_text()) for path in sorted((folder / "trials").glob("*.json"))}
-    return {n: {key: v for key, v in r.items() if key not in ("costs", "host")} for n, r in found.items()}
 
 
 def times(folder: Path) -> dict[str, int]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from commands import Command
-from killing import STUDY, finish, records, times
+from folders import records
+from killing import STUDY, finish, times
 
 from harness.store.packed import Floats
 
@@ -18,15 +19,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory) -> Callable[[Path], Command]:
+def run(shared_cache, tmp_path_factory) -> Callable[[Path], Command]:
     """Start ``lorabench run`` of the small study into a folder."""
-    base = tmp_path_factory.getbasetemp()
     file = tmp_path_factory.mktemp("study") / "killed.yaml"
     file.write_text(STUDY)
 
     def start(folder: Path) -> Command:
         words = ["run", str(file), "--executor=local", "--no-report", f"--out={folder}"]
-        return Command(words, {"LORABENCH_CACHE": str(base / "lorabench-cache")})
+        return Command(words, {"LORABENCH_CACHE": str(shared_cache)})
 
     return start
 

@@ -19,7 +19,8 @@ import psutil
 import pytest
 import rays
 from commands import Command
-from killing import STUDY, finish, records, times
+from folders import records
+from killing import STUDY, finish, times
 
 KILLS = int(os.environ.get("LORABENCH_KILLS", "20"))
 SEED = int(os.environ.get("LORABENCH_KILLS_SEED", "0"))
@@ -84,9 +85,9 @@ class Runs:
 
 
 @pytest.fixture
-def runs(tmp_path, tmp_path_factory) -> Iterator[Runs]:
+def runs(tmp_path, shared_cache) -> Iterator[Runs]:
     with rays.short_folder() as sockets:
-        made = Runs(tmp_path, sockets, tmp_path_factory.getbasetemp() / "lorabench-cache")
+        made = Runs(tmp_path, sockets, shared_cache)
         try:
             yield made
         finally:

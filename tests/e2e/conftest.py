@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -16,9 +14,9 @@ from places import ROOT
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """``LORABENCH_CACHE`` of every run; the folder is shared with the other test folders."""
-    return tmp_path_factory.getbasetemp() / "lorabench-cache"
+def cache(shared_cache) -> Path:
+    """``LORABENCH_CACHE`` of every run."""
+    return shared_cache
 
 
 @pytest.fixture(scope="session")
@@ -49,31 +47,3 @@ def ray_run(cache, tmp_path_factory) -> Path:
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=280, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
-
-
-@pytest.fixture(scope="session")
-def records() -> Callable[[Path], dict[str, dict]]:
-    """File name -> record, without what may differ between two runs of the same trial."""
-
-    def read(folder: Path) -> dict[str, dict]:
-        found = {}
-        for path in sorted((folder / "trials").glob("*.json")):
-            record = json.loads(path.read_text())
-            found[path.name] = {key: value for key, value in record.items() if key not in ("costs", "host")}
-        return found
-
-    return read
-
-
-@pytest.fixture(scope="session")
-def state() -> Callable[[Path], dict[str, tuple[str, int]]]:
-    """Relative path -> (sha256, mtime) of every file of a folder."""
-
-    def look(folder: Path) -> dict[str, tuple[str, int]]:
-        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-        return {
-            str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
-            for path in files
-        }
-
-    return look

@@ -6,6 +6,7 @@ import csv
 import json
 
 import pytest
+from folders import records, state
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -24,7 +25,7 @@ def board(folder) -> dict[str, dict[str, str]]:
         return {row["method"]: row for row in csv.DictReader(file)}
 
 
-def test_every_trial_is_there_and_ok(local_run, records):
+def test_every_trial_is_there_and_ok(local_run):
     found = records(local_run).values()
     assert {(r["spec"]["method"], r["spec"]["seed"]) for r in found} == {(m, s) for m in METHODS for s in (0, 1)}
     assert {record["status"] for record in found} == {"ok"}
@@ -32,7 +33,7 @@ def test_every_trial_is_there_and_ok(local_run, records):
     assert not list((local_run / "running").iterdir()), "no checkpoint, claim or progress file stays"
 
 
-def test_ray_gives_the_same_records_bit_for_bit(local_run, ray_run, records):
+def test_ray_gives_the_same_records_bit_for_bit(local_run, ray_run):
     ours, theirs = records(local_run), records(ray_run)
     assert list(ours) == list(theirs)
     for name in ours:
@@ -80,7 +81,7 @@ def test_costs_that_are_counts_are_the_same_too(local_run, ray_run):
         assert {key: ours[key] for key in counts} == {key: theirs[key] for key in counts}
 
 
-def test_a_second_run_has_nothing_to_do(local_run, lorabench, state):
+def test_a_second_run_has_nothing_to_do(local_run, lorabench):
     before = state(local_run)
     said = lorabench("run", "smoke", "--executor", "local", "--out", local_run)
     after = state(local_run)
@@ -93,7 +94,7 @@ def test_a_second_run_has_nothing_to_do(local_run, lorabench, state):
     assert all(after[name] == before[name] for name in kept), "written again"
 
 
-def test_the_report_has_the_same_bytes_twice(local_run, lorabench, state):
+def test_the_report_has_the_same_bytes_twice(local_run, lorabench):
     lorabench("report", "smoke", "--out", local_run)
     first = state(local_run)
     lorabench("report", "smoke", "--out", local_run)
@@ -142,7 +143,7 @@ def test_tokens_are_counted_by_what_they_were_for(local_run):
         assert sum(curve["tokens"][-1] for curve in record["curves"]) == spent
 
 
-def test_methods_are_not_one_another(local_run, records):
+def test_methods_are_not_one_another(local_run):
     scores = {}
     for record in records(local_run).values():
         if record["spec"]["seed"] == 0:
@@ -150,7 +151,7 @@ def test_methods_are_not_one_another(local_run, records):
     assert len(set(scores.values())) == len(METHODS)
 
 
-def test_frozen_forgets_exactly_nothing(local_run, records):
+def test_frozen_forgets_exactly_nothing(local_run):
     row = board(local_run)["frozen"]
     assert float(row["forgetting"]) == 0
     assert float(row["backward_transfer"]) == 0
@@ -161,7 +162,7 @@ def test_frozen_forgets_exactly_nothing(local_run, records):
                 assert len(set(scores["score"])) == 1
 
 
-def test_row_0_is_the_base_for_every_method(local_run, records):
+def test_row_0_is_the_base_for_every_method(local_run):
     base = json.loads((local_run / "base.json").read_text())["scores"]
     for record in records(local_run).values():
         for name, scores in (record["tasks"] | record["probes"]).items():
@@ -181,7 +182,7 @@ def test_the_base_is_as_it_was(local_run, cache):
 
 
 @pytest.mark.parametrize("method", ["lora", "combined"])
-def test_an_export_loads_with_peft_and_scores_as_recorded(local_run, lorabench, records, cache, tmp_path, method):
+def test_an_export_loads_with_peft_and_scores_as_recorded(local_run, lorabench, cache, tmp_path, method):
     """From the folder that ``export`` writes, PEFT gives the accuracy that the record says."""
     import torch
     from peft import PeftModel
@@ -206,7 +207,7 @@ def test_an_export_loads_with_peft_and_scores_as_recorded(local_run, lorabench, 
     assert record["tasks"]["toy_digits"]["score"][-1] == pytest.approx(right)
 
 
-def test_frozen_has_no_adapter_to_export(local_run, records, cache, tmp_path, monkeypatch, in_process):
+def test_frozen_has_no_adapter_to_export(local_run, cache, tmp_path, monkeypatch, in_process):
     name = next(n for n, r in records(local_run).items() if r["spec"]["method"] == "frozen")
     monkeypatch.setenv("LORABENCH_CACHE", str(cache))
     status, _, said = in_process("export", name[:12], tmp_path / "x", "--out", local_run)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from folders import state
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -98,7 +99,7 @@ def test_the_board_says_who_was_tuned(out):
     assert "Not tuned, while others were: lora_ema." in (out / "report.md").read_text()
 
 
-def test_a_second_tuning_has_nothing_to_do_and_says_the_same(out, study, lorabench, state):
+def test_a_second_tuning_has_nothing_to_do_and_says_the_same(out, study, lorabench):
     before = state(out)
     said = lorabench("tune", study, "--executor", "local", "--out", out)
     assert "nothing to do" in said
@@ -109,7 +110,7 @@ def test_a_second_tuning_has_nothing_to_do_and_says_the_same(out, study, loraben
             assert after[name][1] == written, f"{name} was written again"
 
 
-def test_a_lost_try_is_the_only_one_that_runs_again(out, study, lorabench, state):
+def test_a_lost_try_is_the_only_one_that_runs_again(out, study, lorabench):
     """It resumes as a run does, since it is one: through the same campaign, packs and checkpoints."""
     lost = sorted((out / "tuning" / "trials").glob("*.json"))[0]
     wanted = json.loads(lost.read_text())

@@ -58,14 +58,14 @@ def make_world(path: Path, folder: Path, size: float = 0.3, targets: Sequence[st
 
 
 @pytest.fixture(scope="session")
-def llama(tmp_path_factory) -> Path:
+def llama(shared_cache, tmp_path_factory) -> Path:
     """The catalogue's tiny model, with a head in which <eos> wins now and then: texts end at different lengths."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from harness.data.models import resolve_model
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LORABENCH_CACHE", str(tmp_path_factory.getbasetemp() / "lorabench-cache"))
+        patch.setenv("LORABENCH_CACHE", str(shared_cache))
         source = resolve_model("tiny-random-llama").path
     target = tmp_path_factory.mktemp("llama")
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)

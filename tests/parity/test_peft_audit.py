@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from campaigns import QUIET
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -15,7 +16,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.data import tasks
-from harness.executors.interface import Watcher
 from harness.posthoc import audit as audits
 from harness.store.records import unpack_bits
 
@@ -56,12 +56,12 @@ def folders(llama, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def record(llama, folders, tmp_path_factory):
+def record(llama, folders, shared_cache, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LORABENCH_CACHE", str(tmp_path_factory.getbasetemp() / "lorabench-cache"))
+        patch.setenv("LORABENCH_CACHE", str(shared_cache))
         values = {"model": str(llama), "probes": NAMES, "scoring": {"probe_items": ITEMS}}
         audit = audits.load_audit(list(folders.values()), values, tmp_path_factory.mktemp("audit"))
-        yield audits.run(audit, "cpu", Watcher(lambda units: None, lambda job, units, what: None))
+        yield audits.run(audit, "cpu", QUIET)
 
 
 def reference(model, path: Path) -> tuple[dict, dict]:

@@ -39,16 +39,15 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def start(folder, tmp_path, tmp_path_factory) -> Iterator[Callable[..., Command]]:
+def start(folder, tmp_path, shared_cache) -> Iterator[Callable[..., Command]]:
     """Start ``lorabench run`` of a study of one trial; whatever it leaves is killed at the end."""
     started = []
-    cache = tmp_path_factory.getbasetemp() / "lorabench-cache"
 
     def go(study: str = STUDY, **environment: str) -> Command:
         file = tmp_path / "small.yaml"
         file.write_text(study)
         words = ["run", str(file), "--no-report", f"--out={tmp_path / 'out'}"]
-        given = {"RAY_TMPDIR": str(folder), "LORABENCH_CACHE": str(cache), "COLUMNS": "200"} | environment
+        given = {"RAY_TMPDIR": str(folder), "LORABENCH_CACHE": str(shared_cache), "COLUMNS": "200"} | environment
         started.append(Command(words, given))
         return started[-1]
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from campaigns import QUIET
 from helpers import random_factors, write_peft
 from safetensors.torch import load_file
 
@@ -18,7 +19,6 @@ from harness.engine.adapters import patterns
 from harness.engine.model.load import load_model
 from harness.engine.model.packed import PackedModel
 from harness.errors import InputError, LorabenchError
-from harness.executors.interface import Watcher
 from harness.posthoc import audit as audits
 from harness.report import write_audit
 from harness.report.pages.audit import command
@@ -28,14 +28,13 @@ from harness.store.audit import AuditRecord
 from harness.store.records import unpack_bits
 
 MODEL = "tiny-random-llama"
-QUIET = Watcher(lambda units: None, lambda job, units, what: None)
 ONE = {"model": MODEL, "tasks": ["toy_recall"], "probes": ["toy_digits", "toy_text"], "scoring": {"items": 32}}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
+def cache(shared_cache):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LORABENCH_CACHE", str(tmp_path_factory.getbasetemp() / "lorabench-cache"))
+        patch.setenv("LORABENCH_CACHE", str(shared_cache))
         yield
 
 

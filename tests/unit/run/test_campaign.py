@@ -8,33 +8,30 @@ import types
 from pathlib import Path
 from typing import Any
 
+import campaigns
 import hub_copies
 import pytest
 import torch
-import yaml
+from campaigns import TOY
 
 from harness.data.tasks.lm_eval import index as lm_eval_index
 from harness.engine.model.load import load_model
 from harness.errors import InputError, LorabenchError
-from harness.executors.interface import Watcher, Work
+from harness.executors.interface import Work
 from harness.executors.local import LocalExecutor
 from harness.run import campaign
 from harness.store.results import read_trials
 
-STUDY: dict[str, Any] = {
-    "model": "tiny-random-llama", "dtype": "float32", "threads": 1, "device": "cpu", "seeds": [0],
-    "streams": {"order": ["toy_recall", "toy_digits"]}, "probes": ["toy_text"], "methods": {"frozen": {}, "lora": {}},
-    "training": {"examples": 64, "batch": 8}, "scoring": {"items": 8},
+STUDY = TOY | {
+    "probes": ["toy_text"], "methods": {"frozen": {}, "lora": {}}, "training": {"examples": 64, "batch": 8},
+    "scoring": {"items": 8},
 }  # fmt: skip
 SMALL = {"examples": 16, "batch": 8}
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch) -> Path:
-    """One cache for the session: the tiny model and the toy tasks are made once."""
-    folder = tmp_path_factory.getbasetemp() / "lorabench-cache"
-    monkeypatch.setenv("LORABENCH_CACHE", str(folder))
-    return folder
+def cache(in_shared_cache) -> Path:
+    return in_shared_cache
 
 
 @pytest.fixture
@@ -42,9 +39,8 @@ def load(tmp_path):
     """``load(seeds=[1])``: the campaign of the study with these keys changed; results in tmp_path/out."""
 
     def make(name: str = "mine", model: str | None = None, device: str = "cpu", **changes: Any) -> campaign.Campaign:
-        file = tmp_path / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(STUDY | changes))
-        return campaign.load_campaign(str(file), model=model, out=tmp_path / "out", device=lambda wanted: device)
+        file = campaigns.write_study(tmp_path, STUDY, name, **changes)
+        return campaigns.load(file, tmp_path / "out", model=model, device=device)
 
     return make
 
@@ -66,9 +62,6 @@ class Recorder:
         pass
 
 
-WATCHER = Watcher(lambda units: None, lambda job, units, what: None)
-
-
 def refused(call, *arguments: Any, **settings: Any) -> InputError:
     with pytest.raises(InputError) as caught:
         call(*arguments, **settings)
@@ -83,7 +76,7 @@ def refused(call, *arguments: Any, **settings: Any) -> InputError:
 def start(found: campaign.Campaign) -> Recorder:
     executor = Recorder()
     with pytest.raises(LorabenchError, match="on purpose"):
-        campaign.run(found, executor, "cpu", WATCHER, {})
+        campaigns.run(found, executor)
     return executor
 
 
@@ -113,7 +106,7 @@ def test_a_folder_in_use_is_refused(load, tmp_path):
     claim.parent.mkdir(parents=True)
     claim.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
     with pytest.raises(LorabenchError, match=f"process {os.getpid()}"):
-        campaign.run(load(), Recorder(), "cpu", WATCHER, {})
+        campaigns.run(load(), Recorder())
     assert claim.exists()
 
 
@@ -121,7 +114,7 @@ def test_a_folder_of_another_study_is_refused(load, tmp_path):
     start(load("mine"))
     before = (tmp_path / "out" / "study.json").read_bytes()
     executor = Recorder()
-    error = refused(campaign.run, load("other"), executor, "cpu", WATCHER, {})
+    error = refused(campaigns.run, load("other"), executor)
     assert "'mine', not 'other'" in error.what
     assert "--out" in str(error.remedy)
     assert executor.jobs == []
@@ -131,7 +124,7 @@ def test_a_folder_of_another_study_is_refused(load, tmp_path):
 def test_trials_of_nobody_are_refused(load, tmp_path):
     (tmp_path / "out" / "trials").mkdir(parents=True)
     (tmp_path / "out" / "trials" / "abc.json").write_text("{}")
-    assert "no study.json" in refused(campaign.run, load(), Recorder(), "cpu", WATCHER, {}).what
+    assert "no study.json" in refused(campaigns.run, load(), Recorder()).what
 
 
 @pytest.mark.parametrize("version", [0, 99, None, "1"])
@@ -140,7 +133,7 @@ def test_a_folder_of_another_schema_is_refused(load, tmp_path, version):
     (tmp_path / "out" / "study.json").write_text(
         json.dumps({"schema_version": version, "study": "mine", "expected": {}})
     )
-    for call, arguments in ((campaign.run, (load(), Recorder(), "cpu", WATCHER, {})), (campaign.read_state, (load(),))):
+    for call, arguments in ((campaigns.run, (load(), Recorder())), (campaign.read_state, (load(),))):
         error = refused(call, *arguments)
         assert f"schema {version}" in error.what
 
@@ -183,8 +176,7 @@ def test_local_refuses_a_gpu_that_is_not_there():
 @no_gpu
 @pytest.mark.parametrize("verb", ["run", "plan"])
 def test_a_study_for_a_gpu_is_bad_usage_without_one(tmp_path, in_process, verb):
-    file = tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump(STUDY | {"device": "cuda"}))
+    file = campaigns.write_study(tmp_path, STUDY, device="cuda")
     more = ["--executor", "local"] if verb == "run" else []
     status, _, said = in_process(verb, file, "--out", tmp_path / "out", *more)
     assert status == 2

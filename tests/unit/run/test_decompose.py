@@ -8,18 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import campaigns
 import pytest
 import torch
-import yaml
 from places import ROOT
 
 from harness.data import models as model_files
 from harness.data.models import ModelSource
 from harness.engine import spectra as module
 from harness.errors import InputError
-from harness.executors.interface import Watcher
-from harness.executors.local import LocalExecutor
-from harness.run import campaign, decompose
+from harness.run import decompose
 from harness.store import files as files_module
 from harness.store import spectra as notes
 from harness.store.results import read_trials
@@ -32,10 +30,10 @@ STUDY: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> ModelSource:
+def model(shared_cache) -> ModelSource:
     """The tiny model where it stays: tests have caches of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LORABENCH_CACHE", str(tmp_path_factory.getbasetemp() / "lorabench-cache"))
+        patch.setenv("LORABENCH_CACHE", str(shared_cache))
         return model_files.resolve_model("tiny-random-llama")
 
 
@@ -60,8 +58,7 @@ def fetch(tmp_path, model) -> Callable[..., list[str]]:
 
     def call(source: ModelSource = model, **changes: Any) -> list[str]:
         lines: list[str] = []
-        file = tmp_path / "mine.yaml"
-        file.write_text(yaml.safe_dump(STUDY | changes))
+        file = campaigns.write_study(tmp_path, STUDY, **changes)
         decompose.decompose(load_study(file), file, source, lines.append)
         return lines
 
@@ -79,10 +76,8 @@ def test_a_run_decomposes_nothing_after_it(fetch, folder, tmp_path, monkeypatch)
     fetch()
     before = files(folder)
     monkeypatch.setattr(module, "spectrum", lambda weights: pytest.fail("decomposed in the run"))
-    file = str(tmp_path / "mine.yaml")
-    found = campaign.load_campaign(file, model=None, out=tmp_path / "out", device=lambda wanted: "cpu")
-    watcher = Watcher(lambda units: None, lambda job, units, what: None)
-    state = campaign.run(found, LocalExecutor(), "cpu", watcher, {})
+    found = campaigns.load(tmp_path / "mine.yaml", tmp_path / "out")
+    state = campaigns.run(found)
     assert set(state.statuses.values()) == {"ok"}
     taken = {record.spec.method: record.intruders[0] for record in read_trials(found.folder).records}
     assert taken["lora"].matrices == 14

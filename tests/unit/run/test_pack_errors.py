@@ -10,21 +10,20 @@ import time
 from pathlib import Path
 
 import broken_methods
+import campaigns
 import pytest
 import torch
-import yaml
 from broken_methods import BROKEN, Bound, updating
+from campaigns import TOY
 
 from harness.errors import InputError
 from harness.executors.interface import Watcher
-from harness.executors.local import LocalExecutor
 from harness.method import registry
-from harness.run import campaign
 from harness.store.results import read_trials
 
-STUDY = {
-    "model": "tiny-random-llama", "dtype": "float32", "threads": 1, "device": "cpu", "seeds": [0, 1],
-    "streams": {"one": ["toy_recall"]}, "training": {"examples": 16, "batch": 8}, "scoring": {"items": 8, "curve": []},
+STUDY = TOY | {
+    "seeds": [0, 1], "streams": {"one": ["toy_recall"]}, "training": {"examples": 16, "batch": 8},
+    "scoring": {"items": 8, "curve": []},
 }  # fmt: skip
 
 
@@ -85,23 +84,21 @@ METHODS = {method.name: method for method, *_ in BROKEN} | {
 
 
 @pytest.fixture
-def run(tmp_path, tmp_path_factory, monkeypatch):
+def run(tmp_path, in_shared_cache, monkeypatch):
     """``run(name)``: a study of this broken method beside two that are whole, into the folder that it returns."""
-    monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path_factory.getbasetemp() / "lorabench-cache"))
     whole = registry.methods()
 
     def go(*names: str, jobs: list[str] | None = None, **changes) -> Path:
         monkeypatch.setattr(registry, "methods", lambda: whole | {name: METHODS[name] for name in names})
         arms = {"lora": {}, **{name: {} for name in names}, "stable_lora": {}}
-        file = tmp_path / "broken.yaml"
-        file.write_text(yaml.safe_dump(STUDY | {"methods": arms} | changes))
-        study = campaign.load_campaign(str(file), model=None, out=tmp_path / "out", device=lambda wanted: "cpu")
+        file = campaigns.write_study(tmp_path, STUDY | {"methods": arms}, "broken", **changes)
+        study = campaigns.load(file, tmp_path / "out")
 
         def watch(job: str, units: float, what: str) -> None:
             if jobs is not None and job not in jobs:
                 jobs.append(job)
 
-        campaign.run(study, LocalExecutor(), "cpu", Watcher(lambda units: None, watch), {})
+        campaigns.run(study, watcher=Watcher(lambda units: None, watch))
         return study.folder
 
     return go

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import campaigns
 import pytest
 import yaml
+from campaigns import TOY
+from folders import records
 
 from harness.engine.adapters.files import export_peft, find_adapter
-from harness.executors.interface import Watcher
-from harness.executors.local import LocalExecutor
-from harness.run import campaign, pack
+from harness.run import pack
 from harness.run.pack import PackRun
 
 ARMS = [
@@ -21,9 +22,8 @@ ARMS = [
 #: An adapter of their own: packs of other shapes, and what these make of a rank or of targets.
 QV = {"adapter": {"targets": ["q_proj", "v_proj"]}}
 OWN = {"o_lora@qv": QV, "dora@qv": QV, "full_finetune@qv": QV, "eva@rank2": {"adapter": {"rank": 2}}}
-STUDY = {
-    "model": "tiny-random-llama", "dtype": "float32", "threads": 1, "device": "cpu", "seeds": [0],
-    "streams": {"order": ["toy_recall", "toy_digits"]}, "methods": {arm: {} for arm in ARMS} | {
+STUDY = TOY | {
+    "methods": {arm: {} for arm in ARMS} | {
         "lora_ewc": {"fisher_examples": 4}, "lora_ema_product@cut": {"keep_rank": 2}, **OWN,
     },
     "training": {"examples": 24, "batch": 8, "between_tasks": "reinit"}, "scoring": {"items": 4},
@@ -36,22 +36,13 @@ class Killed(KeyboardInterrupt):
 
 def run(file: Path, folder: Path) -> dict[str, dict]:
     """Records by arm, without what two runs may differ in."""
-    found = campaign.load_campaign(str(file), model=None, out=folder, device=LocalExecutor().device)
-    watcher = Watcher(lambda total: None, lambda *_: None)
-    campaign.run(found, LocalExecutor(), "cpu", watcher, {})
-    records = [json.loads(path.read_text()) for path in (folder / "trials").glob("*.json")]
-    return {
-        f"{r['spec']['method']}@{r['spec']['setting']}": {k: v for k, v in r.items() if k not in ("costs", "host")}
-        for r in records
-    }
+    campaigns.run(campaigns.load(file, folder))
+    return {f"{r['spec']['method']}@{r['spec']['setting']}": r for r in records(folder).values()}
 
 
 @pytest.fixture
-def file(tmp_path, tmp_path_factory, monkeypatch) -> Path:
-    monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path_factory.getbasetemp() / "lorabench-cache"))
-    path = tmp_path / "resumed.yaml"
-    path.write_text(yaml.safe_dump(STUDY))
-    return path
+def file(tmp_path, in_shared_cache) -> Path:
+    return campaigns.write_study(tmp_path, STUDY, "resumed")
 
 
 def test_every_arm_goes_on_from_a_boundary(file, tmp_path, monkeypatch):

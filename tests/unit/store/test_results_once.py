@@ -10,8 +10,9 @@ import shutil
 import threading
 from pathlib import Path
 
+import campaigns
 import pytest
-import yaml
+from campaigns import TOY, run
 from test_consistency import record
 
 from harness.errors import InputError
@@ -23,9 +24,9 @@ from harness.store.files import create_json, sweep_temporary
 from harness.store.records import Failure
 from harness.store.results import finished, open_results, read_trials, supersede, take_back, trial_path, write_trial
 
-STUDY = {
-    "model": "tiny-random-llama", "dtype": "float32", "threads": 1, "device": "cpu", "seeds": [0, 1],
-    "streams": {"one": ["toy_recall"]}, "training": {"examples": 16, "batch": 8}, "scoring": {"items": 8, "curve": []},
+STUDY = TOY | {
+    "seeds": [0, 1], "streams": {"one": ["toy_recall"]}, "training": {"examples": 16, "batch": 8},
+    "scoring": {"items": 8, "curve": []},
     "methods": {"lora": {}, "stable_lora": {}},
 }  # fmt: skip
 
@@ -124,31 +125,21 @@ def test_without_hard_links_a_file_is_still_not_replaced(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def load(tmp_path, tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path_factory.getbasetemp() / "lorabench-cache"))
-
+def load(tmp_path, in_shared_cache):
     def make(name: str = "mine", **changes) -> campaign.Campaign:
-        file = tmp_path / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(STUDY | changes))
-        return campaign.load_campaign(str(file), model=None, out=tmp_path / "out", device=lambda wanted: "cpu")
+        return campaigns.load(campaigns.write_study(tmp_path, STUDY, name, **changes), tmp_path / "out")
 
     return make
 
 
-def run(found: campaign.Campaign) -> campaign.State:
-    watcher = Watcher(lambda units: None, lambda job, units, what: None)
-    return campaign.run(found, LocalExecutor(), "cpu", watcher, {})
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(shared_cache, tmp_path_factory):
     """A finished folder of the study, to be copied."""
     folder = tmp_path_factory.mktemp("whole")
-    file = folder / "mine.yaml"
-    file.write_text(yaml.safe_dump(STUDY))
+    file = campaigns.write_study(folder, STUDY)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LORABENCH_CACHE", str(tmp_path_factory.getbasetemp() / "lorabench-cache"))
-        run(campaign.load_campaign(str(file), model=None, out=folder / "out", device=lambda wanted: "cpu"))
+        patch.setenv("LORABENCH_CACHE", str(shared_cache))
+        run(campaigns.load(file, folder / "out"))
     return folder / "out"
 
 
@@ -208,7 +199,7 @@ def test_a_retry_leaves_the_record_that_a_dead_worker_wrote(load, tmp_path, monk
         return run_jobs(given, work, watch)
 
     monkeypatch.setattr(executor, "run", retried)
-    campaign.run(found, executor, "cpu", Watcher(lambda units: None, lambda job, units, what: None), {})
+    run(found, executor)
     assert len(jobs) == 1
     assert sorted(name.partition("/")[0] for name in first) == ["adapters", "trials"]
     after = state(found.folder)
@@ -347,7 +338,7 @@ def test_what_a_dead_worker_leaves_is_swept_at_the_runs_end(load, copy):
             return done
 
     next((copy / "trials").glob("*.json")).unlink()
-    assert campaign.run(load(), Leaves(), "cpu", Watcher(lambda _: None, lambda *_: None), {}).complete
+    assert run(load(), Leaves()).complete
     assert not list((copy / "running").iterdir())
     assert not list(copy.rglob(".tmp*"))
 
@@ -374,7 +365,7 @@ def test_a_folder_removed_in_a_run_keeps_what_is_written_later(load, tmp_path):
             gone.set()
             shutil.rmtree(found.folder)
 
-    campaign.run(found, LocalExecutor(), "cpu", Watcher(lambda units: None, watch), {})
+    run(found, watcher=Watcher(lambda units: None, watch))
     before = state(found.folder)
     assert len(before) == 8
     assert run(load()).complete

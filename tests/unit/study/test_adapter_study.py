@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import campaigns
 import pytest
-import yaml
+from campaigns import QUIET, TOY
 from safetensors import safe_open
 
 from harness.engine.adapters.files import export_peft, find_adapter
 from harness.executors.interface import Watcher
-from harness.executors.local import LocalExecutor
 from harness.method.registry import methods
 from harness.posthoc import mitigation
 from harness.report import leaderboard, write_report
@@ -24,9 +24,8 @@ from harness.store.results import read_base, read_trials
 from harness.study import forecast
 
 QV = ["q_proj", "v_proj"]
-STUDY: dict[str, Any] = {
-    "model": "tiny-random-llama", "dtype": "float32", "threads": 1, "device": "cpu", "seeds": [0],
-    "streams": {"order": ["toy_recall", "toy_digits"]}, "probes": ["toy_text"],
+STUDY = TOY | {
+    "probes": ["toy_text"],
     "methods": {
         "frozen": {}, "lora": {}, "lora@rank2": {"adapter": {"rank": 2, "targets": QV}},
         "lora_ema@rank2": {"adapter": {"rank": 2, "targets": QV}}, "lora@reinit": {"between_tasks": "reinit"},
@@ -37,16 +36,14 @@ STUDY: dict[str, Any] = {
 
 def load(folder: Path, **changes: Any) -> campaign.Campaign:
     folder.mkdir(exist_ok=True)
-    file = folder / "shapes.yaml"
-    file.write_text(yaml.safe_dump(STUDY | changes))
-    return campaign.load_campaign(str(file), model=None, out=folder / "out", device=LocalExecutor().device)
+    return campaigns.load(campaigns.write_study(folder, STUDY, "shapes", **changes), folder / "out")
 
 
 def run(found: campaign.Campaign) -> dict[str, float]:
     """Units of work done, by job; ``total`` is the forecast of all packs."""
     units: dict[str, float] = {}
     watcher = Watcher(lambda total: units.update(total=total), lambda job, done, what: units.update({job: done}))
-    campaign.run(found, LocalExecutor(), "cpu", watcher, {})
+    campaigns.run(found, watcher=watcher)
     return units
 
 
@@ -59,9 +56,9 @@ def records(folder: Path) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory) -> tuple[campaign.Campaign, dict[str, float], Path]:
+def done(shared_cache, tmp_path_factory) -> tuple[campaign.Campaign, dict[str, float], Path]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LORABENCH_CACHE", str(tmp_path_factory.getbasetemp() / "lorabench-cache"))
+        patch.setenv("LORABENCH_CACHE", str(shared_cache))
         folder = tmp_path_factory.mktemp("shapes")
         found = load(folder)
         yield found, run(found), folder
@@ -163,8 +160,7 @@ def test_mitigation_takes_adapters_of_every_shape_at_once(done, monkeypatch):
         found.folder, mitigation.find_trials(found.folder, found.plan.fingerprints, None)
     )
     assert not left_out
-    watcher = Watcher(lambda total: None, lambda *_: None)
-    rows = mitigation.mitigate(found.study, found.model.path, adapters, [0.5], "cpu", watcher)
+    rows = mitigation.mitigate(found.study, found.model.path, adapters, [0.5], "cpu", QUIET)
     trained = {row["arm"]: row for row in rows if row["kind"] == "trained"}
     assert set(trained) == {"lora", "lora@rank2", "lora_ema@rank2", "lora@reinit"}
     for arm, row in trained.items():

@@ -8,8 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import campaigns
 import pytest
-import yaml
+from campaigns import TOY
 
 from harness.errors import InputError
 from harness.method.recipe import MethodSettings
@@ -344,23 +345,18 @@ def test_a_broken_file_is_refused(tmp_path, text, key):
 
 # -- in a campaign ----------------------------------------------------------------------------------------------------
 
-FILE = {
-    "model": "tiny-random-llama", "dtype": "float32", "threads": 1, "device": "cpu", "seeds": [0],
-    "streams": {"order": ["toy_recall", "toy_digits"]}, "probes": ["toy_text"], "methods": {"lora": {}, "frozen": {}},
+FILE = TOY | {
+    "probes": ["toy_text"], "methods": {"lora": {}, "frozen": {}},
     "training": {"examples": 64, "batch": 8}, "scoring": {"items": 8, "curve": [32]},
 }  # fmt: skip
 
 
 @pytest.fixture
-def load(tmp_path, tmp_path_factory, monkeypatch):
+def load(tmp_path, in_shared_cache):
     """``load(tune=True, seeds=[1])``: the campaign of a small study with these keys; results in tmp_path/out."""
-    monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path_factory.getbasetemp() / "lorabench-cache"))
 
     def make(tune: bool = False, **changes: Any) -> campaign.Campaign:
-        file = tmp_path / "mine.yaml"
-        file.write_text(yaml.safe_dump(FILE | changes))
-        out: Path = tmp_path / "out"
-        return campaign.load_campaign(str(file), model=None, out=out, device=lambda wanted: "cpu", tune=tune)
+        return campaigns.load(campaigns.write_study(tmp_path, FILE, **changes), tmp_path / "out", tune=tune)
 
     return make
 
