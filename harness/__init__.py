@@ -92,14 +92,15 @@ def run_study(
     from harness.executors import Deferred
     from harness.executors.interface import Watcher
     from harness.run.campaign import open_campaign, run
+    from harness.store.reported import is_current, note_report
 
     with Deferred(executor) as runner:
         campaign, before, device = open_campaign(_loader(study, out), runner)
         silent = nullcontext(Watcher(lambda units: None, lambda job, units, what: None))
         with silent if quiet else progress(campaign.study.name, before.complete) as watcher:
             after = run(campaign, runner, device, watcher, {"executor": executor})
-    if "ok" in after.statuses.values():
-        write_report(campaign.folder)
+    if "ok" in after.statuses.values() and not is_current(campaign.folder):
+        note_report(campaign.folder, write_report(campaign.folder))
     return campaign.folder
 
 

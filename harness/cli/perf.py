@@ -68,3 +68,16 @@ def intruders(
     from harness.perf.intruders import Settings, main
 
     main(model, Settings(trials, numbers(ranks, "--ranks", "8,16", MOST_RANK), repeats), out)
+
+
+@app.command()
+def verbs(
+    study: Annotated[str, typer.Option("--study", help="The study whose plan, status and run are timed.")] = "quick",
+    results: Annotated[Path | None, typer.Option("--results", help="Its results, if not results/<study>.")] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, max=MOST_ROWS, help="Times that each is run.")] = 3,
+    out: PerfFolder = Path("results/perf"),
+) -> None:
+    """The verbs that train nothing, as a person waits for them: lists, plan, status, a run with nothing to do."""
+    from harness.perf.verbs import main
+
+    main(study, results, repeats, out)

@@ -56,11 +56,22 @@ def compare(
     show_comparison(compare_studies(folder, first, partner, second, allow_mixed=allow_mixed), as_json)
 
 
-def write_report(folder: Path, *, allow_mixed: bool, latex: bool = False) -> None:
+def renew_report(folder: Path) -> None:
+    """Write the report of a run, unless the one that is there is what would be written."""
+    from harness.store.reported import is_current, note_report
+
+    if is_current(folder):
+        say(f"report: {folder / 'report.html'}, as it was")
+    else:
+        note_report(folder, write_report(folder))
+
+
+def write_report(folder: Path, *, allow_mixed: bool = False, latex: bool = False) -> list[Path]:
     from harness.report import build_report
 
-    build_report(_existing(folder), allow_mixed=allow_mixed, latex=latex)
+    written = build_report(_existing(folder), allow_mixed=allow_mixed, latex=latex)
     say(f"report: {folder / 'report.html'}")
+    return written
 
 
 def _existing(folder: Path) -> Path:

@@ -10,7 +10,7 @@ import typer
 
 from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, resolve
 from harness.cli.preflight import check_methods, checked_study
-from harness.cli.results import write_report
+from harness.cli.results import renew_report
 from harness.cli.terminal import say
 from harness.errors import LorabenchError
 
@@ -55,7 +55,7 @@ def run(
     """Run what is missing of a study, then write its report.  Finished trials are kept."""
     campaign, state = _carry_out(resolve(study), executor, model, out)
     if report and "ok" in state.statuses.values():
-        write_report(campaign.folder, allow_mixed=False)
+        renew_report(campaign.folder)
     if state.finished < len(state.statuses):
         raise typer.Exit(1)
 

@@ -1,0 +1,54 @@
+"""Whether the report in a results folder is that of what is there, so that a run with nothing to do draws nothing.
+
+``report.made.json`` says of what the report was made (records, code and libraries, by their contents) and what was
+made.  Whatever has changed on either side since, the report is made anew; times of files say nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from harness.store.files import write_json
+from harness.store.results import MANIFEST
+
+STAMP = "report.made.json"
+#: What a report is made of, beside the records.
+CODE = ("analysis", "report", "store")
+LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "scipy")
+TUNING = "tuning.json"
+
+
+def is_current(folder: Path) -> bool:
+    """Whether the folder's report is what would be made of it now."""
+    try:
+        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+        made = {name: _sha(folder / name) for name in stamp["files"]}
+        return bool(made) and stamp == {"of": _sources(folder), "files": made}
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def note_report(folder: Path, written: Iterable[Path]) -> None:
+    """Note that these files are the report of what the folder holds."""
+    files = {path.relative_to(folder).as_posix(): _sha(path) for path in sorted(written)}
+    write_json(folder / STAMP, {"of": _sources(folder), "files": files})
+
+
+def _sources(folder: Path) -> str:
+    sha = hashlib.sha256()
+    harness = Path(__file__).parents[1]
+    code = (path for part in CODE for path in (harness / part).rglob("*") if "__pycache__" not in path.parts)
+    records = [folder / MANIFEST, folder / TUNING, *(folder / "trials").glob("*.json")]
+    for path in (*sorted(filter(Path.is_file, code)), *sorted(filter(Path.is_file, records))):
+        sha.update(f"{path.name} {_sha(path)}\n".encode())
+    sha.update(" ".join([sys.version, *map(version, LIBRARIES)]).encode())
+    return sha.hexdigest()
+
+
+def _sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

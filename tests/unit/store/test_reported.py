@@ -1,0 +1,57 @@
+"""A report is drawn anew where anything that it is made of, or it itself, has changed, and only there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from synthetic import QUICK, trial
+
+from harness.store import reported, write_trial
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A trial and its report, of which note was taken."""
+    write_trial(tmp_path, trial("lora", QUICK))
+    page, figure = tmp_path / "report.html", tmp_path / "figures" / "one.png"
+    figure.parent.mkdir()
+    for file in (page, figure):
+        file.write_text(file.name)
+    reported.note_report(tmp_path, [page, figure])
+    return tmp_path
+
+
+def test_a_report_is_current_as_long_as_nothing_changes(folder):
+    assert reported.is_current(folder)
+    (folder / "base.json").write_text("{}")  # what a report does not read
+    next((folder / "trials").glob("*.json")).touch()
+    assert reported.is_current(folder)
+
+
+@pytest.mark.parametrize("name", ["report.html", "figures/one.png", "study.json", "tuning.json", "trials/x.json"])
+def test_a_file_that_changes_makes_it_old(folder, name):
+    (folder / name).write_text("other")
+    assert not reported.is_current(folder)
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.made.json"])
+def test_a_file_that_is_gone_makes_it_old(folder, name):
+    (folder / name).unlink()
+    assert not reported.is_current(folder)
+
+
+def test_a_record_that_is_gone_makes_it_old(folder):
+    next((folder / "trials").glob("*.json")).unlink()
+    assert not reported.is_current(folder)
+
+
+def test_another_library_makes_it_old(folder, monkeypatch):
+    monkeypatch.setattr(reported, "version", lambda name: "0")
+    assert not reported.is_current(folder)
+
+
+@pytest.mark.parametrize("stamp", ["", "[]", "{}", '{"of": 1, "files": 2}', '{"of": "", "files": {}}'])
+def test_a_damaged_note_makes_it_old(folder, stamp):
+    (folder / reported.STAMP).write_text(stamp)
+    assert not reported.is_current(folder)
