@@ -46,7 +46,7 @@ def plug_in(
     context: typer.Context,
     plugins: Annotated[
         list[Path] | None,
-        typer.Option("--plugins", help="A folder of one's own, with methods/ and tasks/; anywhere on the line."),
+        typer.Option("--plugins", help="A folder of custom methods/ and tasks/; anywhere on the line."),
     ] = None,
 ) -> None:
     """Makes the folders known to this process and, since it is the environment, to its workers."""

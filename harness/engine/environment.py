@@ -25,10 +25,10 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
 
 
-def stack(study: CommonSettings, device: torch.device) -> dict[str, Any]:
-    """Versions, device kind, dtype, threads and scoring batch, with a digest over them."""
-    found: dict[str, Any] = {library: version(library) for library in LIBRARIES}
-    found |= {
+def versions(study: CommonSettings, device: torch.device) -> dict[str, Any]:
+    """A record's ``stack``: versions, device kind, dtype, threads and scoring batch, with a digest over them."""
+    ran: dict[str, Any] = {library: version(library) for library in LIBRARIES}
+    ran |= {
         "device": device_name(device),
         "dtype": study.dtype,
         "threads": study.threads,
@@ -36,8 +36,8 @@ def stack(study: CommonSettings, device: torch.device) -> dict[str, Any]:
         "deterministic": device.type == "cpu",
     }
     if device.type == "cuda":
-        found["cuda"] = torch.version.cuda
-    return {**found, "digest": digest(found)[:16]}
+        ran["cuda"] = torch.version.cuda
+    return {**ran, "digest": digest(ran)[:16]}
 
 
 def host() -> dict[str, Any]:
@@ -88,5 +88,5 @@ def base_key(study: Study, device: str, model_digest: str, task_digests: Mapping
     """Digest of everything the base model's scores depend on."""
     asked = {"split", "items", "probe_items", "max_length", "num_fewshot", "chat_template"}
     scoring = study.scoring.model_dump(mode="json", include=asked)
-    found = stack(study, torch.device(device))
-    return digest([found["digest"], model_digest, dict(task_digests), scoring, list(study.tasks), list(study.probes)])
+    ran = versions(study, torch.device(device))
+    return digest([ran["digest"], model_digest, dict(task_digests), scoring, list(study.tasks), list(study.probes)])

@@ -22,7 +22,7 @@ from harness.data import models as model_files
 from harness.data import paths, tasks
 from harness.engine.adapters.layout import Layout
 from harness.engine.adapters.peft import PeftAdapter, check_base_name, check_fits, names_base, read_peft, stack_adapters
-from harness.engine.environment import host, stack, use_threads
+from harness.engine.environment import host, use_threads, versions
 from harness.engine.model.load import load_model, wrap
 from harness.engine.model.packed import PackedModel
 from harness.engine.spectra import Spectra
@@ -176,7 +176,7 @@ def _bench(audit: Audit, model: PackedModel, layout: Layout) -> Bench:
 def _score(
     audit: Audit, bench: Bench, values: Tensor, scaling: Tensor, progress: Callable[[int], None]
 ) -> list[dict[str, Score] | None]:
-    """The scores of the base, then of every adapter; none for a row whose log-probabilities are not finite."""
+    """The scores of the base, then of every adapter; None for a row whose log-probabilities are not finite."""
     pack = torch.cat([torch.zeros_like(values[:1]), values]), torch.cat([torch.ones_like(scaling[:1]), scaling])
     return bench.scorer.score(sorted(audit.tasks), *pack, progress)  # sorted: in whatever order they were named
 
@@ -286,7 +286,7 @@ def _record(
         adapters=tuple(adapters),
         sequence=sequence,
         continual={},
-        stack=stack(settings, device),
+        stack=versions(settings, device),
         host=host(),
     )
     whole = all(adapter.status == "ok" for adapter in adapters) and all(task.higher_is_better for task in stream)

@@ -30,7 +30,7 @@ def clone() -> Clone:
 
 
 def look(folder: Path) -> Clone:
-    """What git says of the clone whose top is ``folder``; nothing where it is none, or where git can't tell."""
+    """What git says of the clone whose top is ``folder``; nothing where it is no clone, or git can't tell."""
     if not (folder / ".git").exists():  # a package that is installed below somebody's clone is not of that clone
         return Clone()
     commit = _git(folder, "rev-parse", "--verify", "HEAD")

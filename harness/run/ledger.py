@@ -11,7 +11,7 @@ from dataclasses import fields
 
 from pydantic import BaseModel
 
-from harness.engine.environment import host, stack
+from harness.engine.environment import host, versions
 from harness.engine.step import Spent
 from harness.run.clone import clone
 from harness.run.job import Job
@@ -33,7 +33,7 @@ from harness.study.config import Study
 from harness.study.plan import Pack, PlannedTrial
 
 
-class Notes(BaseModel):
+class TrialSoFar(BaseModel):
     """One trial so far.  ``scores`` has one list a task, T + 1 long; ``points`` one list a stage, (examples, score)."""
 
     scores: dict[str, list[float | None]]
@@ -49,9 +49,9 @@ class Notes(BaseModel):
 
 
 class Ledger(BaseModel):
-    """Notes of every trial by fingerprint, with the times and the memory of the pack."""
+    """Every trial so far by fingerprint, with the times and the memory of the pack."""
 
-    notes: dict[str, Notes]
+    notes: dict[str, TrialSoFar]
     stages: int
     row_of: dict[str, int]
     batch: int
@@ -66,7 +66,7 @@ class Ledger(BaseModel):
         notes = {}
         for trial in pack.trials:
             names = (*trial.spec.stream, *study.probes)
-            notes[trial.fingerprint] = Notes(
+            notes[trial.fingerprint] = TrialSoFar(
                 scores={name: [base.scores[name].score] + [None] * stages for name in names},
                 stderrs={name: [base.scores[name].stderr] + [None] * stages for name in names},
                 correct={name: [base.scores[name].correct] + [None] * stages for name in names},
@@ -153,7 +153,7 @@ class Ledger(BaseModel):
             status=status,
             spec=spec,
             facts=trial.facts,
-            stack=stack(job.study, torch.device(job.device)),
+            stack=versions(job.study, torch.device(job.device)),
             tasks={name: self._column(notes, name, base.scores[name]) for name in spec.stream},
             probes={name: self._column(notes, name, base.scores[name]) for name in spec.probes},
             curves=tuple(self._curves(notes, spec.stream)) if status == "ok" else (),
@@ -167,7 +167,7 @@ class Ledger(BaseModel):
             failure=notes.failure,
         )
 
-    def _column(self, notes: Notes, name: str, base: BaseScore) -> TaskScores:
+    def _column(self, notes: TrialSoFar, name: str, base: BaseScore) -> TaskScores:
         return TaskScores(
             metric=base.metric,
             higher_is_better=base.higher_is_better,
@@ -179,7 +179,7 @@ class Ledger(BaseModel):
             truncated=base.truncated,
         )
 
-    def _curves(self, notes: Notes, stream: Sequence[str]) -> list[Curve]:
+    def _curves(self, notes: TrialSoFar, stream: Sequence[str]) -> list[Curve]:
         """Both ends of a curve are entries of the matrix: the score before the task, and after it."""
         curves = []
         for stage, task in enumerate(stream):
@@ -199,7 +199,7 @@ class Ledger(BaseModel):
             )
         return curves
 
-    def _costs(self, notes: Notes, trained: int, scored: int) -> Costs:
+    def _costs(self, notes: TrialSoFar, trained: int, scored: int) -> Costs:
         """Times are the pack's, divided by its trials; tokens are what the trial's method spends by itself."""
         trials = len(self.notes)
         total = {

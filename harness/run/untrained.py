@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from harness.engine.environment import host, stack
+from harness.engine.environment import host, versions
 from harness.run.clone import clone
 from harness.run.job import Job
 from harness.store.intruders import Intruders
@@ -45,7 +45,7 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
         status="ok",
         spec=spec,
         facts=trial.facts,
-        stack=stack(study, torch.device(job.device)),
+        stack=versions(study, torch.device(job.device)),
         tasks={name: _column(base.scores[name], [True] * (stages + 1)) for name in spec.stream},
         probes={name: _column(base.scores[name], probed) for name in spec.probes},
         curves=tuple(

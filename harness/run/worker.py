@@ -6,7 +6,7 @@ import traceback
 
 import torch
 
-from harness.engine.environment import host, stack
+from harness.engine.environment import host, versions
 from harness.errors import FolderError, LorabenchError
 from harness.executors.interface import Outcome, Report, StalledError, Work
 from harness.run.base import run_base
@@ -97,7 +97,7 @@ def give_up(job: Job, status: Status, failure: Failure) -> Outcome:
                     status=status,
                     spec=trial.spec,
                     facts=trial.facts,
-                    stack=stack(job.study, torch.device(job.device)),
+                    stack=versions(job.study, torch.device(job.device)),
                     host={**host(), **job.extras, "pack": job.name},
                     commit=clone().commit,
                     clean=clone().clean,

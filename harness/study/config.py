@@ -117,14 +117,14 @@ class CommonSettings(_Settings):
     scoring: ScoringSettings = ScoringSettings()
 
     def items(self, task: str) -> int | None:
-        """At most how many items of a task or probe are scored; none for all."""
+        """At most how many items of a task or probe are scored; None for all."""
         if task not in self.probes:
             return self.scoring.items
         limit = self.scoring.probe_items
         return limit.get(task) if isinstance(limit, dict) else limit
 
     def fewshot(self, task: str) -> int | None:
-        """Examples before each scored question of a task or probe; none for what the task itself says."""
+        """Examples before each scored question of a task or probe; None for what the task itself says."""
         shots = self.scoring.num_fewshot
         return shots.get(task) if isinstance(shots, dict) else shots
 

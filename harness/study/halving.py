@@ -15,7 +15,7 @@ from harness.study.plan import Pack, Row, pack_of
 
 
 def halves(pack: Pack) -> tuple[Pack, ...]:
-    """Two packs of half the rows each; of one row that several trials share, of half its trials; else none."""
+    """Two packs of half the rows each; of one row that several trials share, of half its trials; else empty."""
     rows = pack.rows
     if len(rows) == 1:
         trials = rows[0].trials

@@ -162,7 +162,7 @@ def _not_plain(value: Any) -> str:
 
 
 def twice(values: Iterable[Any]) -> Any:
-    """The first of the values that has stood before; none where all differ."""
+    """The first of the values that has stood before; None where all differ."""
     seen = set()
     for value in values:
         if value in seen:

@@ -58,7 +58,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Search:
-    """What is tried for one arm of the study: ``tries`` of the ``grid`` points there are; none where nothing is."""
+    """What is tried for one arm of the study: ``tries`` of the ``grid`` points there are; empty where nothing is."""
 
     arm: str
     fixed: Mapping[str, Any]
@@ -68,7 +68,7 @@ class Search:
 
 
 class Choice(Frozen):
-    """What was chosen for an arm; ``settings`` are none where every try diverged."""
+    """What was chosen for an arm; ``settings`` are None where every try diverged."""
 
     settings: dict[str, Scalar] | None
     tried: int
@@ -284,7 +284,7 @@ def write_tuning(folder: Path, tuning: Tuning) -> None:
 
 
 def read_tuning(folder: Path) -> Tuning | None:
-    """What was chosen for this folder's study; none where nothing was tuned."""
+    """What was chosen for this folder's study; None where nothing was tuned."""
     path = folder / FILE
     if not path.exists():
         return None

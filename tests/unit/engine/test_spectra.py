@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from harness.engine import spectra as module
 from harness.engine.adapters.layout import Slot
 from harness.engine.spectra import Spectra
-from harness.run.ledger import Ledger, Notes
+from harness.run.ledger import Ledger, TrialSoFar
 from harness.store.intruders import Intruders
 
 
@@ -140,7 +140,7 @@ def test_modules_that_are_left_alone_do_not_count(model, tmp_path):
 
 
 def test_a_trial_without_a_summary_has_diverged():
-    notes = Notes(scores={}, stderrs={}, correct={}, points=[], intruders=[None], tokens={})
+    notes = TrialSoFar(scores={}, stderrs={}, correct={}, points=[], intruders=[None], tokens={})
     ledger = Ledger(notes={"trial": notes}, stages=1, row_of={"trial": 0}, batch=1)
     ledger.take_intruders("trial", 0, None)
     assert not ledger.alive("trial")
