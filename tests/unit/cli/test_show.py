@@ -85,18 +85,20 @@ def test_tables_titles_and_outcomes_show_it_as_it_is(screen, tmp_path, text, sho
         update={"failure": Failure(phase="train", message="boom [/bold]")}
     )
     write_trial(tmp_path, record)
-    state = State({"a": "error"}, [], (), 1)
+    state = State({record.fingerprint: "error"}, {}, (), 1)
     outcome.show_outcome(campaign(text, tmp_path), state, state)
     assert f"{shown}: 1 error" in screen.getvalue()
     assert "train: boom [/bold]" in screen.getvalue()
 
 
 def test_many_long_messages_fill_a_screen_at_most(screen, tmp_path):
+    statuses = {}
     for seed in range(30):
         failure = Failure(phase="train", message=f"{seed} " + "x" * 1_000_000)
         record = failed("lora", QUICK, status="error", seed=seed).model_copy(update={"failure": failure})
         write_trial(tmp_path, record)
-    state = State({"a": "error"}, [], (), 1)
+        statuses[record.fingerprint] = "error"
+    state = State(statuses, {}, (), 1)
     outcome.show_outcome(campaign("mine", tmp_path), state, state)
     assert len(screen.getvalue()) < 25 * terminal.LONGEST
     assert "and 10 more" in screen.getvalue()
