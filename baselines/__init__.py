@@ -1,7 +1,7 @@
 """The methods that the bench compares, one file each; every module here with a ``METHOD`` is in the registry.
 
 ``methods/`` of the folders in LORABENCH_PLUGINS (``--plugins DIR``) belongs to this package, too, so that a worker on
-this machine finds a method of one's own under the same name.
+this machine finds a custom method under the same name.
 """
 
 import os

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from baselines import self_distill, stable_lora
-from harness.engine.method import Method, MethodSettings, Recipe
+from baselines import lora_ema, self_distill, stable_lora
+from harness.method import Method, MethodSettings, Recipe
 
 
 class Settings(self_distill.Settings):
@@ -24,7 +24,7 @@ class Settings(self_distill.Settings):
 def compose(settings: Settings) -> Recipe:
     return Recipe(
         updates=(stable_lora.Shrink(settings.shrink),),
-        average=self_distill.average(settings),
+        average=lora_ema.average(settings),
         loss=self_distill.loss(settings),
         scored="average",
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from baselines import sdft, self_distill, stable_lora
-from harness.engine.method import Method, MethodSettings, Recipe
+from baselines import lora_ema, sdft, stable_lora
+from harness.method import Method, MethodSettings, Recipe
 
 
 class Settings(sdft.Settings):
@@ -24,7 +24,7 @@ class Settings(sdft.Settings):
 def compose(settings: Settings) -> Recipe:
     return Recipe(
         updates=(stable_lora.Shrink(settings.shrink),),
-        average=self_distill.average(settings),
+        average=lora_ema.average(settings),
         loss=sdft.loss(settings),
         scored="average",
     )

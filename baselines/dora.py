@@ -14,31 +14,27 @@ higher rank again, so that every export is one that PEFT loads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
+from harness.method import LowRank, Method, MethodSettings, Recipe, Start, Vector
 
-from harness.engine.adapters import DenseLayout, Layout, Slot
-from harness.engine.method import LowRank, Method, MethodSettings, Recipe, Start
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class WeightDecomposed(LowRank):
     """LoRA factors and the magnitude of every row, which starts as it is."""
 
-    @property
-    def shape(self) -> tuple:
-        return (*super().shape, "magnitudes")
-
-    def layout(self, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
-        return Layout(slots, rank, magnitudes=True)
+    vectors: ClassVar[tuple[Vector, ...]] = ("magnitude",)
 
     def start(self, drawn: Tensor, at: Start) -> Tensor:
         frozen = at.layout.frozen
         if frozen is None:
             now = [weight.float().square().sum(1).sqrt() for _, weight in at.model.weights()]
         else:
-            now = [magnitude[0] for magnitude in frozen.layout.magnitudes_of(frozen.values)]
-        for magnitude, length in zip(at.layout.magnitudes_of(drawn[None]), now, strict=True):
+            now = [magnitude[0] for magnitude in frozen.layout.vector("magnitude", frozen.values)]
+        for magnitude, length in zip(at.layout.vector("magnitude", drawn[None]), now, strict=True):
             magnitude.copy_(length)
         return drawn
 

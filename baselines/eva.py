@@ -19,15 +19,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from harness.engine.adapters import DenseLayout, Layout, Slot
-from harness.engine.batches import make_step
-from harness.engine.method import LowRank, Method, MethodSettings, Recipe, Start
+from harness.method import LowRank, Method, MethodSettings, Recipe, Start
+from harness.method.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Examples, and at most padded tokens, that go through the model at once to see what its matrices read.
 EXAMPLES, PASS_TOKENS = 64, 8192
@@ -40,14 +41,9 @@ class Activations(LowRank):
     rho: float
     tokens: int
 
-    needs_examples: ClassVar[bool] = True
-
     @property
-    def shape(self) -> tuple:
-        return (*super().shape[:-1], self.rho)
-
-    def layout(self, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
-        return Layout(slots, round(self.rho * rank))
+    def rank_factor(self) -> float:
+        return self.rho
 
     def start(self, drawn: Tensor, at: Start) -> Tensor:
         highest = at.layout.rank
@@ -59,21 +55,20 @@ class Activations(LowRank):
         return drawn
 
 
-@torch.no_grad()
 def inputs(at: Start, tokens: int) -> list[Tensor]:
     """What every slot reads at the first answer tokens of the examples, [at most ``tokens``, n] in fp32.
 
     Slots that read the very same input share one tensor.
     """
-    watch = _Watch(at)
-    nothing = torch.zeros(1, at.layout.size, device=at.model.device)
+    from harness.engine.batches import make_batch  # of the engine, which comes with torch
+
+    watch, device = _Watch(at), at.model.device
+    nothing = torch.zeros(1, at.layout.size, device=device)
     for start in range(0, len(at.examples), EXAMPLES):
-        for batch in make_step([at.examples[start : start + EXAMPLES]], 0, at.model.device, PASS_TOKENS).passes:
-            with (
-                watch.at(batch.source + 1),
-                at.model.adapted(at.layout, nothing, nothing[:, 0]),
-            ):  # the tokens' own places
-                at.model.hidden(batch.ids)
+        for each in make_batch([at.examples[start : start + EXAMPLES]], 0, device, PASS_TOKENS).passes:
+            places = each.source + 1  # of the answer tokens themselves
+            with torch.no_grad(), watch.at(places), at.model.adapted(at.layout, nothing, nothing[:, 0]):
+                at.model.hidden(each.ids)
         if watch.seen >= tokens:
             break
     whole: dict[tuple[int, ...], Tensor] = {}
@@ -94,15 +89,13 @@ class _Watch:
     def at(self, places: Tensor) -> Iterator[None]:
         last: list[Tensor] = []  # an input and what was picked from it: q, k and v are given the same
 
-        def look(module: str, x: Tensor) -> None:
+        def look(module: str, _: Any, given: tuple[Tensor, ...]) -> None:
+            x = given[0]
             if not last or last[0] is not x:
                 last[:] = [x, x.flatten(0, -2)[places].float()]
             self.kept[module].append(last[1])
 
-        handles = [
-            layer.register_forward_pre_hook(lambda _, args, module=module: look(module, args[0]))
-            for module, layer in self.layers.items()
-        ]
+        handles = [layer.register_forward_pre_hook(partial(look, module)) for module, layer in self.layers.items()]
         try:
             yield
         finally:

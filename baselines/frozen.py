@@ -3,7 +3,7 @@
 It learns nothing and forgets exactly nothing, so every metric's zero can be seen on the board.
 """
 
-from harness.engine.method import Method, NoSettings, Recipe
+from harness.method import Method, NoSettings, Recipe
 
 
 def compose(settings: NoSettings) -> Recipe:
@@ -14,6 +14,7 @@ METHOD = Method(
     name="frozen",
     summary="the base model, never trained (lower control)",
     source="control",
+    control=True,
     settings=NoSettings,
     compose=compose,
 )

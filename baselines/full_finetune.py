@@ -16,8 +16,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from harness.engine.adapters import DenseLayout, Layout, Slot
-from harness.engine.method import Adapter, Method, MethodSettings, Recipe
+from harness.method import Adapter, Method, MethodSettings, Recipe
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,8 @@ class Dense(Adapter):
     dense_copies: ClassVar[int] = 7  #: the change, its gradient, two moments, and what a step makes of them
 
     @property
-    def shape(self) -> tuple:
-        return ("dense",)
-
-    def layout(self, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
-        return DenseLayout(slots)
+    def rank_factor(self) -> None:
+        return None
 
     def scaling(self, rank: int, alpha: float) -> float:
         return 1.0
@@ -53,6 +49,7 @@ METHOD = Method(
     name="full_finetune",
     summary="full fine-tuning of the same matrices (reference without intruders)",
     source="control",
+    control=True,
     settings=Settings,
     compose=compose,
 )

@@ -4,7 +4,7 @@ As in PEFT: A0 ~ kaiming_uniform(a=sqrt(5)), B0 = 0, scaling alpha / r.  One ada
 Every other method of the bench is a change of one of the four parts of this one.
 """
 
-from harness.engine.method import Method, MethodSettings, Recipe
+from harness.method import Method, MethodSettings, Recipe
 
 
 def compose(settings: MethodSettings) -> Recipe:

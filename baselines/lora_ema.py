@@ -21,14 +21,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from harness.engine.adapters import AdapterBank
-from harness.engine.method import Average, BoundAverage, Method, MethodSettings, Recipe
+from harness.method import Average, BoundAverage, Method, MethodSettings, Recipe
+from harness.method.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.engine.adapters import AdapterBank
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class FactorEma(Average):
     warm: bool = True
 
     @classmethod
-    def bind(cls, averages: Sequence[Average], rows: Sequence[int], bank: AdapterBank) -> BoundAverage:
+    def bind(cls, averages: Sequence[Self], rows: Sequence[int], bank: AdapterBank) -> BoundAverage:
         return _BoundFactorEma(averages, rows, bank)
 
 
@@ -62,7 +65,6 @@ class _BoundFactorEma(BoundAverage):
         self.values = bank.values[self.rows].clone()
         self.updates = torch.zeros((), device=device)
 
-    @torch.no_grad()
     def after_step(self, bank: AdapterBank) -> None:
         self.values.lerp_(bank.values[self.rows], (1 - self.decay(self.updates))[:, None])
         self.updates += 1
@@ -88,8 +90,13 @@ class Settings(MethodSettings):
         return super().grid(steps_per_task) | {"ema_decay": tuple(dict.fromkeys(round(1 - 1 / w, 4) for w in windows))}
 
 
+def average(settings: Settings) -> FactorEma:
+    assert settings.ema_decay is not None, "it is resolved"
+    return FactorEma(settings.ema_decay, settings.ema_warmup)
+
+
 def compose(settings: Settings) -> Recipe:
-    return Recipe(average=FactorEma(settings.ema_decay, settings.ema_warmup), scored="average")
+    return Recipe(average=average(settings), scored="average")
 
 
 METHOD = Method(

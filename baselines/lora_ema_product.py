@@ -15,15 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from baselines import lora_ema
-from harness.engine.adapters import AdapterBank, DenseLayout, Layout
-from harness.engine.method import Average, BoundAverage, Method, Recipe
+from harness.method import Average, BoundAverage, Method, Recipe
+from harness.method.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.engine.adapters import AdapterBank, DenseLayout, Layout
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class ProductEma(Average):
         return ("product", self.rank)
 
     @classmethod
-    def bind(cls, averages: Sequence[Average], rows: Sequence[int], bank: AdapterBank) -> BoundAverage:
+    def bind(cls, averages: Sequence[Self], rows: Sequence[int], bank: AdapterBank) -> BoundAverage:
         return _BoundProductEma(averages, rows, bank)
 
 
@@ -51,7 +54,7 @@ class _BoundProductEma(BoundAverage):
         self.decay = lora_ema.Decay(averages, device)
         self.ranks = [average.rank for average in averages]
         self.rows = torch.tensor(rows, device=device)
-        self.layout = DenseLayout(bank.layout.slots)
+        self.layout = bank.layout.dense()
         self.values = torch.zeros(len(rows), self.layout.size, device=device)
         self.updates = torch.zeros((), device=device)
         self._take(bank, torch.zeros(len(rows), device=device))
@@ -63,14 +66,13 @@ class _BoundProductEma(BoundAverage):
         for mean, (a, b) in zip(self.layout.split(self.values), pairs, strict=True):
             mean.mul_(kept).baddbmm_(b * new, a)
 
-    @torch.no_grad()
     def after_step(self, bank: AdapterBank) -> None:
         self._take(bank, self.decay(self.updates))
         self.updates += 1
 
     def result(self, place: int, bank: AdapterBank) -> tuple[Layout | DenseLayout, Tensor]:
         if not self.ranks[place]:
-            return DenseLayout(self.layout.slots, bank.layout.frozen), self.values[place]
+            return bank.layout.dense(), self.values[place]
         return self._cut(place, bank)[:2]
 
     def lost_energy(self, place: int, bank: AdapterBank) -> float | None:
@@ -78,7 +80,7 @@ class _BoundProductEma(BoundAverage):
 
     def _cut(self, place: int, bank: AdapterBank) -> tuple[Layout, Tensor, float]:
         """(layout, values [P], share of the energy that is lost): the largest singular directions of every matrix."""
-        layout = Layout(self.layout.slots, self.ranks[place], frozen=bank.layout.frozen)
+        layout = bank.layout.dense().low_rank(self.ranks[place])
         values = self.values.new_zeros(1, layout.size)
         whole = kept = 0.0
         means = self.layout.split(self.values[place : place + 1].nan_to_num())  # a row that has diverged is not scored
@@ -105,6 +107,7 @@ class Settings(lora_ema.Settings):
 
 
 def compose(settings: Settings) -> Recipe:
+    assert settings.ema_decay is not None, "it is resolved"
     return Recipe(average=ProductEma(settings.ema_decay, settings.keep_rank, settings.ema_warmup), scored="average")
 
 

@@ -18,13 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from harness.engine.adapters import AdapterBank
-from harness.engine.method import BoundUpdate, Method, MethodSettings, Recipe, Task, UpdateRule
+from harness.method import BoundUpdate, CurrentTask, Method, MethodSettings, Recipe, UpdateRule
+from harness.method.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.engine.adapters import AdapterBank
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class Ewc(UpdateRule):
     examples: int
 
     @classmethod
-    def bind(cls, rules: Sequence[UpdateRule | None], bank: AdapterBank) -> BoundUpdate:
-        return _BoundEwc([rule if isinstance(rule, Ewc) else Ewc(0.0, 0) for rule in rules], bank)
+    def bind(cls, rules: Sequence[Self | None], bank: AdapterBank) -> BoundUpdate:
+        return _BoundEwc([rule or Ewc(0.0, 0) for rule in rules], bank)
 
 
 class _BoundEwc(BoundUpdate):
@@ -50,7 +54,7 @@ class _BoundEwc(BoundUpdate):
     def penalise(self, bank: AdapterBank, gradient: Tensor) -> None:
         gradient += self.strength * self.fisher * (bank.values - self.anchor)
 
-    def end_task(self, bank: AdapterBank, task: Task) -> None:
+    def end_task(self, bank: AdapterBank, task: CurrentTask) -> None:
         fisher = torch.zeros_like(self.fisher)
         wanted = [min(n, len(examples)) for n, examples in zip(self.examples, task.examples, strict=True)]
         for i in range(max(wanted)):
@@ -80,5 +84,5 @@ METHOD = Method(
     source="arXiv 1612.00796; lambda of arXiv 2310.06762",
     settings=Settings,
     compose=compose,
-    alone="plain LoRA",
+    on_one_task="plain LoRA",
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
-from harness.engine.method import Method, MethodSettings, Recipe
+from harness.method import AdamW, Method, MethodSettings, Recipe
 
 
 class Settings(MethodSettings):
@@ -25,7 +25,7 @@ class Settings(MethodSettings):
 
 
 def compose(settings: Settings) -> Recipe:
-    return Recipe(b_rate_ratio=settings.ratio)
+    return Recipe(optimizer=AdamW(b_ratio=settings.ratio))
 
 
 METHOD = Method(

@@ -12,26 +12,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
-from harness.engine.batches import Example
-from harness.engine.method import Method, MethodSettings, OwnTask, Recipe
+from harness.method import Method, MethodSettings, Recipe, TaskExamples
+
+if TYPE_CHECKING:
+    from harness.engine.batches import Example
 
 
 @dataclass(frozen=True)
-class Replay(OwnTask):
+class Replay(TaskExamples):
     """The current task's examples, every ``every``-th replaced by one from an earlier task."""
 
     every: int
 
-    def choose(self, stage: int, drawn: Callable[[int], list[Example]], seeds: Sequence[int]) -> list[Example]:
-        chosen = list(drawn(stage))
-        earlier = [example for task in range(stage) for example in drawn(task)]
+    def choose(self, position: int, drawn: Callable[[int], list[Example]], seeds: Sequence[int]) -> list[Example]:
+        chosen = list(drawn(position))
+        earlier = [example for task in range(position) for example in drawn(task)]
         if earlier:
             places = range(self.every - 1, len(chosen), self.every)
-            picks = np.random.default_rng([seeds[stage], self.every]).integers(len(earlier), size=len(places))
+            picks = np.random.default_rng([seeds[position], self.every]).integers(len(earlier), size=len(places))
             for place, pick in zip(places, picks, strict=True):
                 chosen[place] = earlier[pick]
         return chosen
@@ -51,5 +54,5 @@ METHOD = Method(
     source="experience replay, arXiv 1811.11682; as in TRACE, arXiv 2310.06762",
     settings=Settings,
     compose=compose,
-    alone="plain LoRA",
+    on_one_task="plain LoRA",
 )

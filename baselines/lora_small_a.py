@@ -9,12 +9,14 @@ but the shrink moved it and had its latch never closed.  It depends on no other 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
-from torch import Tensor
 
-from harness.engine.method import LowRank, Method, MethodSettings, Recipe, Start
+from harness.method import LowRank, Method, MethodSettings, Recipe, Start
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Settings(MethodSettings):
 
 
 def compose(settings: Settings) -> Recipe:
+    assert settings.shrink_steps is not None, "it is resolved"
     return Recipe(adapter=SmallA((1 - settings.shrink) ** settings.shrink_steps))
 
 
@@ -44,6 +47,7 @@ METHOD = Method(
     name="lora_small_a",
     summary="plain LoRA from an A as small as Stable-LoRA would make it (control)",
     source="control for arXiv 2603.05204",
+    control=True,
     settings=Settings,
     compose=compose,
 )

@@ -9,22 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from harness.engine.batches import Example
-from harness.engine.method import Method, MethodSettings, OwnTask, Recipe
+from harness.method import Method, MethodSettings, Recipe, TaskExamples
+
+if TYPE_CHECKING:
+    from harness.engine.batches import Example
 
 
 @dataclass(frozen=True)
-class Union(OwnTask):
-    """Part ``stage`` of all tasks' examples in one random order."""
+class Union(TaskExamples):
+    """One of as many equal parts as there are tasks, of all their examples in one random order."""
 
-    def choose(self, stage: int, drawn: Callable[[int], list[Example]], seeds: Sequence[int]) -> list[Example]:
+    sequential: ClassVar[bool] = False
+
+    def choose(self, position: int, drawn: Callable[[int], list[Example]], seeds: Sequence[int]) -> list[Example]:
         everything = [example for task in range(len(seeds)) for example in drawn(task)]
         order = np.random.default_rng(seeds).permutation(len(everything))
         size = len(everything) // len(seeds)
-        return [everything[i] for i in order[stage * size : (stage + 1) * size]]
+        return [everything[i] for i in order[position * size : (position + 1) * size]]
 
 
 def compose(settings: MethodSettings) -> Recipe:
@@ -35,5 +40,6 @@ METHOD = Method(
     name="multitask",
     summary="LoRA on all tasks of the stream at once (upper bound)",
     source="control",
+    control=True,
     compose=compose,
 )

@@ -17,13 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from harness.engine.adapters import AdapterBank
-from harness.engine.method import BoundUpdate, Method, MethodSettings, Recipe, UpdateRule
+from harness.method import BoundUpdate, Method, MethodSettings, Recipe, UpdateRule
+from harness.method.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.engine.adapters import AdapterBank
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Orthogonal(UpdateRule):
     size_strength: float
 
     @classmethod
-    def bind(cls, rules: Sequence[UpdateRule | None], bank: AdapterBank) -> BoundUpdate:
-        return _BoundOrthogonal([rule if isinstance(rule, Orthogonal) else Orthogonal(0, 0) for rule in rules], bank)
+    def bind(cls, rules: Sequence[Self | None], bank: AdapterBank) -> BoundUpdate:
+        return _BoundOrthogonal([rule or Orthogonal(0, 0) for rule in rules], bank)
 
 
 class _BoundOrthogonal(BoundUpdate):
@@ -74,5 +78,5 @@ METHOD = Method(
     source="arXiv 2310.14152",
     settings=Settings,
     compose=compose,
-    alone="plain LoRA",
+    on_one_task="plain LoRA",
 )

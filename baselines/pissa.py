@@ -16,28 +16,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
-from harness.engine.method import LowRank, Method, MethodSettings, Recipe, Start
+from harness.method import LowRank, Method, MethodSettings, Recipe, Start
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Principal(LowRank):
     """LoRA factors that start as W0's largest singular directions, which are taken off the base."""
 
-    taken_off: ClassVar[bool] = True
+    puts_below: ClassVar[bool] = True
 
-    def start(self, drawn: Tensor, at: Start) -> Tensor:
+    def start(self, drawn: Tensor, at: Start) -> tuple[Tensor, Tensor]:
         for (a, b), base in zip(at.layout.split(drawn[None]), at.spectra(), strict=True):
             rank = min(a.shape[1], base.d.shape[1])
             root = (base.d[0, :rank, None] / at.scaling).sqrt()
             a.zero_()
             a[0, :rank] = root * base.v[0, :rank]
             b[0, :, :rank] = (root * base.u[0, :rank]).mT
-        return drawn
+        return drawn, at.negative_of(drawn)
 
 
 class Settings(MethodSettings):

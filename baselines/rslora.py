@@ -6,7 +6,7 @@ of LoRA is 2.
 
 from dataclasses import dataclass
 
-from harness.engine.method import LowRank, Method, MethodSettings, Recipe
+from harness.method import LowRank, Method, MethodSettings, Recipe
 
 
 @dataclass(frozen=True)

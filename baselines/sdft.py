@@ -28,8 +28,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from baselines import self_distill
-from harness.engine.method import Method, Recipe
+from baselines import lora_ema, self_distill
+from harness.method import Method, Recipe
 
 
 class Settings(self_distill.TeacherSettings):
@@ -43,7 +43,7 @@ def loss(settings: Settings) -> self_distill.SelfDistillation:
 
 
 def compose(settings: Settings) -> Recipe:
-    return Recipe(average=self_distill.average(settings), loss=loss(settings))
+    return Recipe(average=lora_ema.average(settings), loss=loss(settings))
 
 
 METHOD = Method(

@@ -21,17 +21,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import torch
 from pydantic import AfterValidator, Field
-from torch import Tensor
 
 from baselines import lora_ema
-from harness.engine import losses
-from harness.engine.batches import check_teacher_prompt
-from harness.engine.losses import cross_entropy
-from harness.engine.method import BoundLoss, Loss, Method, MethodSettings, Recipe, Sampling, Teacher
+from harness.method import BoundLoss, Loss, Method, MethodSettings, Recipe, Sampling, Teacher, losses
+from harness.method.lazy import torch
+from harness.method.prompts import check_teacher_prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: The question with the answer, then the question: few-shot form, which any language model reads.  In SDFT's words for
 #: chat models ("This is an example for a response to the question: ... Now answer with a response of your own")
@@ -69,7 +69,7 @@ class SelfDistillation(Loss):
         return (type(self).__name__, *shape, self.warmup, self.skip_tokens)
 
     @classmethod
-    def bind(cls, losses: Sequence[Loss], device: torch.device) -> BoundLoss:
+    def bind(cls, losses: Sequence[Self], device: torch.device) -> BoundLoss:
         return _BoundSelfDistillation(losses, device)
 
 
@@ -83,7 +83,7 @@ class _BoundSelfDistillation(BoundLoss):
         return progress >= self.settings.warmup
 
     def tokens(self, student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
-        parts = [cross_entropy(student, target)] if self.settings.imitates else []
+        parts = [losses.cross_entropy(student, target)] if self.settings.imitates else []
         parts += [] if teacher is None else [self.own_tokens(student, teacher, row, position)]
         return sum(parts[1:], parts[0])
 
@@ -133,17 +133,12 @@ def distillation(settings: TeacherSettings, *, weight: float, warmup: float, imi
     )
 
 
-def average(settings: TeacherSettings) -> lora_ema.FactorEma:
-    """The EMA that teaches where ``teacher`` is that, and that may be scored."""
-    return lora_ema.FactorEma(settings.ema_decay, settings.ema_warmup)
-
-
 def loss(settings: Settings) -> SelfDistillation:
     return distillation(settings, weight=settings.distill_weight, warmup=settings.distill_warmup, imitates=True)
 
 
 def compose(settings: Settings) -> Recipe:
-    return Recipe(average=average(settings), loss=loss(settings))
+    return Recipe(average=lora_ema.average(settings), loss=loss(settings))
 
 
 METHOD = Method(

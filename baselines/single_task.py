@@ -6,7 +6,7 @@ sequential arm reaches below that, it was too stiff to learn.  Everything off th
 another's items.
 """
 
-from harness.engine.method import Method, MethodSettings, Recipe
+from harness.method import Method, MethodSettings, Recipe
 
 
 def compose(settings: MethodSettings) -> Recipe:
@@ -17,6 +17,7 @@ METHOD = Method(
     name="single_task",
     summary="a fresh LoRA for each task (reference for intransigence)",
     source="control",
+    control=True,
     compose=compose,
-    alone="plain LoRA",
+    on_one_task="plain LoRA",
 )

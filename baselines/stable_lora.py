@@ -20,14 +20,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from harness.engine.adapters import AdapterBank
-from harness.engine.method import BoundUpdate, Method, MethodSettings, Recipe, UpdateRule
+from harness.method import BoundUpdate, Method, MethodSettings, Recipe, UpdateRule
+from harness.method.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.engine.adapters import AdapterBank
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Shrink(UpdateRule):
     rate: float
 
     @classmethod
-    def bind(cls, rules: Sequence[UpdateRule | None], bank: AdapterBank) -> BoundUpdate:
-        return _BoundShrink([rule.rate if isinstance(rule, Shrink) else 0.0 for rule in rules], bank)
+    def bind(cls, rules: Sequence[Self | None], bank: AdapterBank) -> BoundUpdate:
+        return _BoundShrink([rule.rate if rule else 0.0 for rule in rules], bank)
 
 
 class _BoundShrink(BoundUpdate):

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from baselines import sdft
-from harness.method.recipe import (
+from harness.method import (
     Average,
     BoundAverage,
     BoundUpdate,
@@ -92,7 +92,7 @@ class ReadsLater(Bound):
     late = False
 
     def begin_task(self, bank, task) -> None:
-        self.late = task.number > 0
+        self.late = task.position > 0
 
     def before_step(self, bank, active) -> None:
         if self.late:

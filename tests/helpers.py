@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from harness.engine.batches import Batch, Example, make_batch
 from harness.engine.model.packed import ALL_LINEAR, PackedModel
-from harness.engine.optimizer import AdamWSettings
+from harness.engine.optimizer import OptimizerSettings
 from harness.engine.rows import Rows, RowSpec
 from harness.engine.step import take_step
 from harness.method.recipe import Recipe
@@ -106,7 +106,7 @@ def trainer(
     seeds = seeds if seeds is not None else range(len(recipes))
     also = also if also is not None else [()] * len(recipes)
     rows = [RowSpec(*row) for row in zip(recipes, rates, seeds, also, strict=True)]
-    engine = Rows(model, rows, RANK, ALPHA, AdamWSettings(**settings))
+    engine = Rows(model, rows, RANK, ALPHA, OptimizerSettings(**settings))
     engine.begin_task(0, examples if examples is not None else [random_examples(40, seed) for seed in seeds])
     return engine
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from harness.checks.reads import HostReads
 from harness.checks.rules import RULES, BrokenRuleError, file_of, recipe
 from harness.errors import InputError, unknown_name
-from harness.method.recipe import Method
+from harness.method import Method
 
 __all__ = ["RULES", "HostReads", "check", "recipe"]
 

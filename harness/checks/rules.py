@@ -26,7 +26,7 @@ from harness.engine.batches import Example
 from harness.engine.model.packed import PackedModel
 from harness.engine.rows import Rows, ScoredWeights
 from harness.engine.step import take_step
-from harness.method.recipe import Method, Recipe
+from harness.method import Method, Recipe
 from harness.study.overrides import OWN
 
 STEPS_PER_TASK = 64
@@ -129,7 +129,7 @@ def _starts_as_base(method: Method, kept: Recipe) -> None:
         with model.adapted(scored.layout, scored.values[None], torch.tensor([scored.scaling])):
             found = model.hidden(ids)
         # Where large terms cancel, as in PiSSA, they do so up to rounding.
-        same = torch.allclose(found, base, atol=1e-4) if kept.adapter.taken_off else torch.equal(found, base)
+        same = torch.allclose(found, base, atol=1e-4) if kept.adapter.puts_below else torch.equal(found, base)
         if not same:
             what = f"untrained, it differs from the base by {float((found - base).abs().max()):.2g}"
             raise BrokenRuleError(what, _own(method, kept, [kept.adapter, kept.average]))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.engine.batches import Batch, Example, make_batch
 from harness.engine.model.packed import PackedModel
-from harness.engine.optimizer import AdamWSettings
+from harness.engine.optimizer import OptimizerSettings
 from harness.engine.rows import Rows, RowSpec
 from harness.engine.step import take_step
 from harness.method.recipe import Recipe
@@ -56,7 +56,7 @@ def _teach_to_copy(model: Any, steps: int = 80) -> None:
 
 def make_engine(model: PackedModel, kept: Recipe, rates: Sequence[float], seeds: Sequence[int]) -> Rows:
     rows = [RowSpec(kept, rate, seed) for rate, seed in zip(rates, seeds, strict=True)]
-    engine = Rows(model, rows, 8, 16.0, AdamWSettings())
+    engine = Rows(model, rows, 8, 16.0, OptimizerSettings())
     engine.begin_task(0, [random_examples(40, seed) for seed in seeds])
     return engine
 

@@ -1,4 +1,4 @@
-"""``lorabench new``: the start of a method or a task of one's own."""
+"""``lorabench new``: the start of a custom method or task."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Start a method or a task of one's own.", no_args_is_help=True)
+app = typer.Typer(help="Start a custom method or task.", no_args_is_help=True)
 
 
 @app.command("method")
 def new_method(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and '_'.")],
 ) -> None:
-    """Write a method that trains, in the clone or in the folder of --plugins, to be made one's own."""
+    """Write a method that trains, in the clone or in the folder of --plugins, to be changed."""
     from harness.cli import scaffold
 
     file = scaffold.new_method(name)
@@ -34,7 +34,7 @@ def new_task(
     ] = None,
     licence: Annotated[str, typer.Option("--licence", help="Of the rows.")] = "not stated",
 ) -> None:
-    """Make a task of rows of one's own, in the clone or in the folder of --plugins, and build its splits."""
+    """Make a task of given rows, in the clone or in the folder of --plugins, and build its splits."""
     from harness.cli import scaffold
     from harness.data.new_task import Columns
 

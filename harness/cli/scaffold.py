@@ -1,4 +1,4 @@
-"""``lorabench new``: a method that trains and keeps the contract, to be made one's own; a task of rows of one's own."""
+"""``lorabench new``: a custom method that trains and keeps the contract, to be changed; a task made of given rows."""
 
 from __future__ import annotations
 
@@ -27,13 +27,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from harness.engine.adapters.bank import AdapterBank
-from harness.method.recipe import BoundUpdate, Method, MethodSettings, Recipe, UpdateRule
+from harness.method import BoundUpdate, Method, MethodSettings, Recipe, UpdateRule
+from harness.method.lazy import torch  # or `import torch`; then listing methods takes as long as that
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.engine.adapters import AdapterBank
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class {title}Shrink(UpdateRule):
     rate: float
 
     @classmethod
-    def bind(cls, rules: Sequence[UpdateRule | None], bank: AdapterBank) -> BoundUpdate:
-        return _{title}([rule.rate if isinstance(rule, {title}Shrink) else 0.0 for rule in rules], bank)
+    def bind(cls, rules: Sequence[Self | None], bank: AdapterBank) -> BoundUpdate:
+        return _{title}([rule.rate if rule else 0.0 for rule in rules], bank)
 
 
 class _{title}(BoundUpdate):
@@ -74,7 +78,7 @@ METHOD = Method(
 
 
 def new_method(name: str) -> Path:
-    """Write ``baselines/NAME.py``, or ``methods/NAME.py`` in a folder of one's own; returns the file.
+    """Write ``baselines/NAME.py``, or ``methods/NAME.py`` in a plug-in folder; returns the file.
 
     Raises InputError for a name that can't be a module or is taken; an existing file is left as it is.
     """
@@ -98,12 +102,12 @@ def new_task(name: str, source: Path, columns: Columns, licence: str) -> tuple[P
 
 
 def _place(kind: str, cloned: str, own: str) -> Path:
-    """The folder for it: of the first folder of one's own, else of the clone."""
+    """The folder for it: of the first plug-in folder, else of the clone."""
     if plugins := paths.plugin_dirs():
         return plugins[0] / own
     if paths.packaged():
         raise InputError(
-            f"lorabench is installed as a package here, which is no place for a {kind} of one's own",
+            f"lorabench is installed as a package here, which is no place for a custom {kind}",
             where="--plugins",
             remedy="name a folder of your own: --plugins DIR",
         )

@@ -14,10 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.method.prompts import (  # noqa: F401  for the sources of ``baselines``
-    check_teacher_prompt,
-)
-
 #: What a pass costs beside its tokens, in tokens: 300 ms on 2 CPU cores, where a token takes 2.3 ms (135M, bf16); on an
 #: H100 a pass is 130 ms of launches, the time of about 16,000 tokens.
 PASS_OVERHEAD = {"cpu": 128, "cuda": 16384}
@@ -131,9 +127,6 @@ def make_batch(
         _collate([pairs[start:stop] for pairs in ordered], pad, device) for start, stop in itertools.pairwise(cuts)
     )
     return Batch(rows, passes, pad, budget, seeds)
-
-
-make_step = make_batch  # the name in the sources of ``baselines``
 
 
 def _width(example: Example) -> int:

@@ -11,11 +11,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness.method.losses import (  # noqa: F401  the names that the sources of ``baselines`` import from here
-    cross_entropy,
-    divergence,
-)
-
 #: fp32 logits in flight at a time: 256 MiB on a GPU, which wants large kernels; 32 MiB on a CPU, which wants its cache.
 CHUNK_LOGITS = {"cuda": 2**26, "cpu": 2**23}
 

@@ -16,7 +16,7 @@ from harness.engine.batches import PASS_OVERHEAD, Batch, Example, cheapest_cuts
 from harness.engine.generate import Draws, Pick, generate, greedy
 from harness.engine.model.packed import PackedModel
 from harness.errors import InputError
-from harness.method.recipe import Sampling
+from harness.method.parts import Sampling
 
 
 @dataclass(frozen=True)

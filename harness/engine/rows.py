@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from harness.analysis.intruders import Spectrum, spectrum
-from harness.engine.adapters.bank import AdapterBank
+from harness.engine.adapters.bank import AdapterBank, layout_of
 from harness.engine.adapters.layout import Below, DenseLayout, Layout, joined
 from harness.engine.batches import Example, make_batch
 from harness.engine.model.packed import PackedModel, make_bank
-from harness.engine.optimizer import AdamWSettings, PackedAdamW
+from harness.engine.optimizer import OptimizerSettings
 from harness.engine.passes import forward_backward
+from harness.method.bound import BoundAverage, BoundOptimizer, BoundPart, BoundUpdate, CurrentTask, Start
 from harness.method.losses import cross_entropy
-from harness.method.recipe import Adapter, Average, BoundAverage, BoundPart, BoundUpdate, Recipe, Start, Task
+from harness.method.parts import Adapter, Average
+from harness.method.recipe import Recipe
 from harness.study.seeds import derive
 
 
@@ -60,7 +62,7 @@ class Rows:
         specs: Sequence[RowSpec],
         rank: int,
         alpha: float,
-        settings: AdamWSettings,
+        settings: OptimizerSettings,
         spectra: Callable[[], Sequence[Spectrum]] | None = None,
     ) -> None:
         """``spectra`` gives the SVD of every W0, which some adapters start from; none: it is computed then."""
@@ -69,48 +71,53 @@ class Rows:
         self.between = specs[0].recipe.between
         self.spectra = spectra or (lambda: [spectrum(weight[None]) for _, weight in model.weights()])
         scaling = [row.adapter.scaling(rank, alpha) for row in specs]
-        layout = adapter.layout(model.slots, rank)
+        layout = layout_of(adapter, model.slots, rank)
         self.bank: AdapterBank = make_bank(model, layout, [row.init_seed for row in specs], scaling)
         self.rates = torch.tensor([row.learning_rate for row in specs], device=model.device)
-        sections = layout.sections
-        ratios = [[1.0, row.recipe.b_rate_ratio][: len(sections)] for row in specs]
-        self.ratios = torch.tensor(ratios, device=model.device)
         self.factor = torch.ones((), dtype=torch.float64, device=model.device)  #: of the rates, in this step
         self.alive = torch.ones(len(specs), dtype=torch.bool, device=model.device)
         #: All but whom it learns from is in its ``pack_key``: the same for every row.
         self.kind_of_loss = specs[0].recipe.loss
         self.loss = type(self.kind_of_loss).bind([row.recipe.loss for row in specs], model.device)
-        self.awaits_examples = any(row.adapter.needs_examples for row in specs)
         self.teacher_kinds = [row.recipe.loss.teacher for row in specs]
         self.only_base_teaches = set(self.teacher_kinds) == {"base"}
         #: [K, P]: where the stream began, which is the base, and in rows with a snapshot where the task did.
         kept = not self.only_base_teaches and {"base", "snapshot"} & set(self.teacher_kinds)
         self.starts = torch.empty_like(self.bank.values) if kept else None
-        self._start(0, [()] * len(specs))
+        self.task: CurrentTask | None = None  #: None before the first has begun: nothing has its start
+        self._bind()
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
-    def _start(self, number: int, examples: Sequence[Sequence[Example]]) -> None:
+    def _start(self, position: int, examples: Sequence[Sequence[Example]]) -> None:
         """Fresh adapters on what is frozen, and everything that goes with them: moments, rules, averages."""
-        bank, waits = self.bank, self.awaits_examples and not examples[0]
-        bank.draw([derive(row.init_seed, "task", number) if number else row.init_seed for row in self.specs])
+        bank = self.bank
+        bank.draw([derive(row.init_seed, "task", position) if position else row.init_seed for row in self.specs])
+        below = []
         for index, row in enumerate(self.specs):
-            if not (row.adapter.needs_examples and waits):
-                frozen = bank.layout.frozen.row(index) if bank.layout.frozen else None
-                layout, scaling = replace(bank.layout, frozen=frozen), float(bank.scaling[index])
-                at = Start(layout, scaling, self.model, self.spectra, examples[index])
-                bank.values[index] = row.adapter.start(bank.values[index].clone(), at)
-        if self.specs[0].adapter.taken_off:
-            self._put_below(joined(bank.layout.frozen, bank.layout, bank.layout.scaled(bank.values, -bank.scaling)))
+            frozen = bank.layout.frozen.row(index) if bank.layout.frozen else None
+            layout, scaling = replace(bank.layout, frozen=frozen), float(bank.scaling[index])
+            at = Start(layout, scaling, self.model, self.spectra, examples[index])
+            bank.values[index], under = _started(row.adapter, bank.values[index].clone(), at)
+            below += [] if under is None else [under]
+        if below:
+            self._put_below(joined(bank.layout.frozen, bank.layout, torch.stack(below)))
         if self.starts is not None:
             self.starts.copy_(bank.values)
-        self.optimizer = PackedAdamW(bank.values, self.settings, bank.layout.sections)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Parts at their start, of adapters that are at theirs."""
+        self.optimizer = self._bind_optimizer()
         self.updates = self._bind_updates()
         self._bind_averages()
-        self.awaits_examples = waits
+
+    def _bind_optimizer(self) -> BoundOptimizer:
+        kind = type(self.specs[0].recipe.optimizer)  # in the pack_key: the same for every row
+        return kind.bind([row.recipe.optimizer for row in self.specs], self.bank, self.settings.weight_decay)
 
     def _put_below(self, frozen: Below | None) -> None:
-        if frozen is not None and isinstance(frozen.layout, Layout) and frozen.layout.magnitudes:
+        if frozen is not None and isinstance(frozen.layout, Layout) and frozen.layout.vectors:
             changes = zip(self.model.weights(), frozen.changes(torch.float32), strict=True)
             scales = [change.resolved(weight).scale for (_, weight), change in changes]
             frozen = replace(frozen, scales=tuple(scale for scale in scales if scale is not None))
@@ -190,20 +197,21 @@ class Rows:
 
     # -- the ends of a task ---------------------------------------------------------------------------------------
 
-    def begin_task(self, number: int, examples: Sequence[Sequence[Example]]) -> None:
-        """Before the first step of task ``number``; ``examples`` of each row in the order of training."""
-        if (number and self.between in ("reinit", "fresh")) or self.awaits_examples:
-            self._put_below(self._all_scored() if number and self.between == "reinit" else None)
-            self._start(number, examples)
-        if "snapshot" in self.teacher_kinds:
+    def begin_task(self, position: int, examples: Sequence[Sequence[Example]]) -> None:
+        """Before the first step of the task at ``position``; ``examples`` of each row in the order of training."""
+        if not position or self.between in ("reinit", "fresh"):
+            self._put_below(self._all_scored() if position and self.between == "reinit" else None)
+            self._start(position, examples)
+        if "snapshot" in self.teacher_kinds and self.starts is not None:
             rows = [index for index, teacher in enumerate(self.teacher_kinds) if teacher == "snapshot"]
             self.starts[rows] = self.bank.values[rows]
-        self.task = Task(number, examples, self._likelihood_gradient)
+        self.task = CurrentTask(position, examples, self._likelihood_gradient)
         for part in self._parts().values():
             part.begin_task(self.bank, self.task)
 
     def end_task(self) -> None:
         """After its last step, before it is scored."""
+        assert self.task is not None, "a task that ends has begun"
         for part in self._parts().values():
             part.end_task(self.bank, self.task)
 
@@ -232,6 +240,7 @@ class Rows:
         return {
             **{f"update.{k}": v for k, v in self.updates.items()},
             **{f"average.{k}": v for k, v in self.averages.items()},
+            "optimizer": self.optimizer,
         }
 
     def state(self) -> dict[str, Tensor]:
@@ -243,7 +252,6 @@ class Rows:
             tensors |= {"frozen.values": frozen.values, "frozen.rank": torch.tensor(rank)}
         if self.starts is not None:
             tensors["starts"] = self.starts
-        tensors |= {f"adamw.{name}": tensor for name, tensor in self.optimizer.state().items()}
         for prefix, part in self._parts().items():
             tensors |= {f"{prefix}.{name}": tensor for name, tensor in part.state().items()}
         return tensors
@@ -260,8 +268,17 @@ class Rows:
             self.starts.copy_(state["starts"])
         for prefix, part in self._parts().items():
             part.load({name: state[f"{prefix}.{name}"] for name in part.state()})
-        self.optimizer.load({name: state[f"adamw.{name}"] for name in self.optimizer.state()})
-        self.awaits_examples = False
+
+
+def _started(adapter: Adapter, drawn: Tensor, at: Start) -> tuple[Tensor, Tensor | None]:
+    """(values [P], what lies below them [P]) of one trial at its start."""
+    start = adapter.start(drawn, at)
+    if isinstance(start, tuple) != adapter.puts_below:
+        raise TypeError(
+            f"{type(adapter).__name__}.start returns (values, what lies below them) where puts_below is true, and "
+            "values alone where it is not"
+        )
+    return start if isinstance(start, tuple) else (start, None)
 
 
 def _given_answers(student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:

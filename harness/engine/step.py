@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.engine.batches import Batch, Pass, make_batch
+from harness.engine.optimizer import clipped
 from harness.engine.passes import PassLoss, forward_backward, hidden_states
 from harness.engine.rollouts import own_answers
 from harness.engine.rows import Rows
@@ -30,7 +31,7 @@ def take_step(rows: Rows, batch: Batch, factor: float, progress: float) -> tuple
     ``factor`` scales the rates; ``progress`` in [0, 1) is the share of the current task's steps that are done.
     Nothing is read back to the host but the students' own answers, token by token, where a loss is on those.
     """
-    assert not rows.awaits_examples, "an adapter that starts from examples must have seen them: call begin_task first"
+    assert rows.task is not None, "adapters start where a task begins: call begin_task first"
     rows.factor.fill_(factor)
     losses, gradient, spent = _losses_and_gradient(rows, batch, progress)
     with torch.no_grad():
@@ -39,8 +40,9 @@ def take_step(rows: Rows, batch: Batch, factor: float, progress: float) -> tuple
             rule.penalise(rows.bank, gradient)
         for rule in rows.updates.values():
             rule.before_step(rows.bank, rows.alive)
-        rates = rows.rates[:, None] * rows.ratios * rows.factor
-        norm = rows.optimizer.step(rows.bank.values, gradient, rates, rows.alive)
+        rates = rows.rates[:, None] * rows.optimizer.ratios * rows.factor
+        gradient, rates, norm = clipped(gradient, rates, rows.alive, rows.settings.clip)
+        rows.optimizer.step(rows.bank, gradient, rates)
         rows.alive &= norm.isfinite()
         for average in rows.averages.values():
             average.after_step(rows.bank)

@@ -17,5 +17,5 @@ def check_teacher_prompt(template: str) -> str:
 
 def fill_teacher_prompt(template: str, prompt: str, demonstration: str) -> str:
     """The template with both in their places; what stands in braces within them stays as it is."""
-    parts = dict(zip(PROMPT_PARTS, (prompt, demonstration.strip()), strict=True))
+    parts: dict[str, str] = dict(zip(PROMPT_PARTS, (prompt, demonstration.strip()), strict=True))
     return re.sub(r"\{(" + "|".join(PROMPT_PARTS) + r")\}", lambda match: parts[match[1]], template)

@@ -1,39 +1,42 @@
-"""The contract of a method: four parts, each a small typed value that knows how to work on many trials at once.
+"""The contract of a method: settings in, a recipe out.
 
-A **method** turns its settings into a :class:`Recipe`:
+A **method** turns its settings into a :class:`Recipe`, which says what one trial does as five parts:
 
 ==============  =========================================  =======================================
 part            what it decides                            examples
 ==============  =========================================  =======================================
-adapter         which weights are trained, from where      :class:`LowRank`, dense, ``None`` (nothing)
-update rules    what happens beside AdamW                  Stable-LoRA's shrink, EWC's penalty
+adapter         which weights are trained, from where      :class:`LowRank`, dense, None (nothing)
+optimizer       how a gradient moves them                  :class:`AdamW`, with rates by factor
+update rules    what happens beside the optimizer          Stable-LoRA's shrink, EWC's penalty
 average         which mean of the weights is kept          EMA of the factors
 loss            what is minimised                          :class:`CrossEntropy`, self-distillation
 ==============  =========================================  =======================================
 
-Beside them a recipe says which examples the trial sees (:class:`OwnTask`) and what happens between tasks.
+Beside them a recipe says which examples the trial sees (:class:`TaskExamples`) and what happens between tasks.
 
-A part describes one trial.  ``bind`` turns the parts of the K rows of a pack into one object that works on the stacked
-tensors [K, ...]; rows without the part are passed as ``None`` and must not be touched.
+All of it is plain numbers: recipes are made and compared where studies are planned, without torch.  What parts become
+when they train is in :mod:`harness.method.bound`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
-from harness.analysis.intruders import Spectrum
-from harness.engine.adapters.bank import AdapterBank
-from harness.engine.adapters.layout import DenseLayout, Layout, Slot
-from harness.engine.batches import Example
-from harness.engine.model.packed import PackedModel
-from harness.method.losses import cross_entropy
+from harness.method.parts import (
+    AdamW,
+    Adapter,
+    Average,
+    CrossEntropy,
+    Loss,
+    LowRank,
+    Optimizer,
+    TaskExamples,
+    UpdateRule,
+)
 from harness.store.records import Between, Facts
 
 
@@ -63,249 +66,17 @@ class MethodSettings(NoSettings):
 
 
 @dataclass(frozen=True)
-class Start:
-    """What an adapter may look at to decide where one trial starts."""
-
-    layout: Layout | DenseLayout  #: with what is frozen below this trial, as its only row
-    scaling: float
-    model: PackedModel
-    spectra: Callable[[], Sequence[Spectrum]]  #: the SVD of every W0, in slot order
-    examples: Sequence[Example] = ()  #: of the task that begins, where the adapter needs them
-
-
-@dataclass(frozen=True)
-class Adapter(ABC):
-    """Which numbers are trained, how they are laid out and scaled, and where they start.
-
-    Rows of one pack have adapters of equal ``shape``; scaling and start may differ by row.
-    """
-
-    needs_examples: ClassVar[bool] = False  #: whether ``start`` looks at the examples of the task that begins
-    taken_off: ClassVar[bool] = False  #: whether what it starts with is taken off the base, so that both add up to W0
-    dense_copies: ClassVar[int] = 0  #: fp32 tensors of the adapted matrices' size that a row holds (pack sizes)
-
-    @property
-    def has_rank(self) -> bool:
-        """Whether rank and alpha mean anything to it."""
-        return self.dense_copies == 0
-
-    @property
-    @abstractmethod
-    def shape(self) -> tuple:
-        """What rows of one pack agree on."""
-
-    @abstractmethod
-    def layout(self, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
-        """How the trained numbers of one trial are laid out; ``rank`` is the arm's."""
-
-    @abstractmethod
-    def scaling(self, rank: int, alpha: float) -> float:
-        """The factor s of the trained change in W0 + s B A."""
-
-    def start(self, drawn: Tensor, at: Start) -> Tensor:
-        """Where a trial starts, [P]: ``drawn`` (the layout's own for its seed), or what is made of it."""
-        return drawn
-
-
-@dataclass(frozen=True)
-class LowRank(Adapter):
-    """LoRA factors on every adapted matrix; rank, alpha and targets are the arm's.  B starts at zero."""
-
-    @property
-    def shape(self) -> tuple:
-        return ("low rank", self.taken_off, 1.0)
-
-    def layout(self, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
-        return Layout(slots, rank)
-
-    def scaling(self, rank: int, alpha: float) -> float:
-        return alpha / rank
-
-
-@dataclass(frozen=True)
-class Task:
-    """The task that begins or has ended, as parts see it; one entry a row of the pack."""
-
-    number: int  #: 0 for the first of the stream
-    examples: Sequence[Sequence[Example]]  #: of each row, in the order in which it trains on them
-    #: (examples of each row) -> gradient [K, P] of their -log p(answer), summed over tokens, at the present values.
-    gradient: Callable[[Sequence[Sequence[Example]]], Tensor]
-
-
-class BoundPart:
-    """A part at work on the rows of one pack.  ``state`` holds every tensor that a later step depends on.
-
-    The two hooks are called before a task's first step and after its last; what they do is not part of a step, so they
-    may read from the device.
-    """
-
-    def begin_task(self, bank: AdapterBank, task: Task) -> None:
-        """A task of the stream begins."""
-
-    def end_task(self, bank: AdapterBank, task: Task) -> None:
-        """All its steps are done; what it has left behind is about to be scored."""
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
-
-
-class BoundUpdate(BoundPart):
-    """No value may be read back to the host in either method; ``active`` [K] is false for rows that have diverged."""
-
-    def penalise(self, bank: AdapterBank, gradient: Tensor) -> None:
-        """Add the gradient of a penalty to ``gradient`` [K, P] in place, before it is clipped."""
-
-    def before_step(self, bank: AdapterBank, active: Tensor) -> None:
-        """Change ``bank.values`` in place before AdamW does; the gradients are those of the values before this."""
-
-
-class BoundAverage(BoundPart):
-    values: Tensor  #: [N, P] in fp32, one row an average
-
-    @abstractmethod
-    def after_step(self, bank: AdapterBank) -> None:
-        """Take in the values that the optimizer step has just made."""
-
-    def result(self, place: int, bank: AdapterBank) -> tuple[Layout | DenseLayout, Tensor]:
-        """(layout, values [P]) of average number ``place``, without scaling and what is frozen below."""
-        return bank.layout, self.values[place]
-
-    def lost_energy(self, place: int, bank: AdapterBank) -> float | None:
-        """The share of the average's squared norm that its result leaves out; none where it is the average itself."""
-        return None
-
-
-class UpdateRule(ABC):
-    @classmethod
-    @abstractmethod
-    def bind(cls, rules: Sequence[UpdateRule | None], bank: AdapterBank) -> BoundUpdate:
-        """One rule a row of the bank; ``None`` leaves that row alone."""
-
-
-class Average(ABC):
-    dense_copies: ClassVar[int] = 0  #: fp32 tensors of the adapted matrices' size that one average holds
-
-    @property
-    def shape(self) -> tuple | None:
-        """Of what it averages to, where that is not the adapter's own: none of the rows of a pack may differ in it."""
-        return None
-
-    @classmethod
-    @abstractmethod
-    def bind(cls, averages: Sequence[Average], rows: Sequence[int], bank: AdapterBank) -> BoundAverage:
-        """``averages[i]`` follows row ``rows[i]`` of the bank; a row may have several, or none."""
-
-
-#: Whose logits a student learns from: the base (no adapter), the student at the start of the task, the recipe's
-#: average, or the student as it is.  None has a gradient.
-Teacher = Literal["base", "snapshot", "ema", "live"]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a student answers its own prompts: one sample each, over the whole vocabulary; temperature 0 is greedy.
-
-    An answer ends as the given ones do: with the end token, where that is in them, and then after at most
-    ``max_tokens``; else (multiple choice) at the length of the given answer, which is what gets scored.
-    """
-
-    temperature: float = 1.0
-    max_tokens: int = 16
-
-
-class Loss(ABC):
-    """Per-token loss on answer tokens.  Rows of a pack share ``pack_key``; the rest may differ by row.
-
-    Fields, or properties, of a subclass say what it needs.  All but ``teacher`` and ``demonstration``, which may differ
-    by row where every row has a teacher or none has, must be in its ``pack_key``.
-    """
-
-    given: bool = True  #: whether the given answers are in the loss
-    sampling: Sampling | None = None  #: how the student's own answers are drawn; none: they aren't in the loss
-    teacher: Teacher | None = None
-    demonstration: str | None = None  #: the teacher's prompt, with {prompt} and {demonstration}; none: the student's
-
-    @property
-    def pack_key(self) -> tuple:
-        return (type(self).__name__,)
-
-    @classmethod
-    @abstractmethod
-    def bind(cls, losses: Sequence[Loss], device: torch.device) -> BoundLoss:
-        """One loss a row of the pack."""
-
-
-class BoundLoss(ABC):
-    @abstractmethod
-    def needs_teacher(self, progress: float) -> bool:
-        """Whether a teacher pass is wanted at this share [0, 1) of the current task's steps.
-
-        Own answers are sampled in those steps alone.
-        """
-
-    @abstractmethod
-    def tokens(self, student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
-        """Losses [n] for logits [n, V], targets [n], the row of the pack [n] and the position in the answer [n].
-
-        The tokens are those of the given answers; ``teacher`` is none where no teacher pass was made on them.
-        """
-
-    def own_tokens(self, student: Tensor, teacher: Tensor, row: Tensor, position: Tensor) -> Tensor:
-        """The same for tokens of the student's own answers; only for a loss with ``sampling``."""
-        raise NotImplementedError(f"{type(self).__name__} has a sampling and no loss for what is sampled")
-
-
-@dataclass(frozen=True)
-class CrossEntropy(Loss):
-    """-log p(answer token), the loss of plain fine-tuning."""
-
-    @classmethod
-    def bind(cls, losses: Sequence[Loss], device: torch.device) -> BoundLoss:
-        return _BoundCrossEntropy()
-
-
-class _BoundCrossEntropy(BoundLoss):
-    def needs_teacher(self, progress: float) -> bool:
-        return False
-
-    def tokens(self, student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
-        return cross_entropy(student, target)
-
-
-@dataclass(frozen=True)
-class OwnTask:
-    """Which examples a trial sees: those of the task it is at.  Subclasses choose among all tasks of the stream."""
-
-    @property
-    def sequential(self) -> bool:
-        """Whether the examples of a task are seen while the trial is at that task."""
-        return type(self).__name__ != "Union"
-
-    def choose(self, stage: int, drawn: Callable[[int], list[Example]], seeds: Sequence[int]) -> list[Example]:
-        """The examples of task number ``stage``, in order, as many as ``drawn(stage)``.
-
-        ``drawn(i)`` are those that a sequential trial of this seed sees of task i; ``seeds`` has the trial's own seed
-        for each task, so that a choice depends on no other trial.
-        """
-        return drawn(stage)
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """One method with one setting, as four parts.  ``scored`` says whose weights count as the trial's result."""
+    """One method with one setting, as its parts.  ``scored`` says whose weights count as the trial's result."""
 
     adapter: Adapter | None = LowRank()
+    optimizer: Optimizer = AdamW()
     updates: tuple[UpdateRule, ...] = ()
-    b_rate_ratio: float = 1.0  #: learning rate of B over that of A (LoRA+)
     average: Average | None = None
     loss: Loss = CrossEntropy()
     scored: Literal["student", "average"] = "student"
-    examples: OwnTask = OwnTask()
-    between: Between | None = None  #: what happens between tasks; none: what the study says
+    examples: TaskExamples = TaskExamples()
+    between: Between | None = None  #: what happens between tasks; None: what the study says
 
     def __post_init__(self) -> None:
         if self.average is None and (self.scored == "average" or self.loss.teacher == "ema"):
@@ -333,9 +104,7 @@ class Recipe:
         """Equal keys train alike, so those trials train once: an average that is only scored does not count."""
         frozen = self.scored if self.between == "reinit" else None  # what is scored is what the next task stands on
         average = self.average if self.loss.teacher == "ema" or frozen == "average" else None
-        return (
-            self.adapter, self.updates, self.b_rate_ratio, average, self.loss, self.examples, self.between, frozen
-        )  # fmt: skip
+        return (self.adapter, self.optimizer, self.updates, average, self.loss, self.examples, self.between, frozen)
 
     def under(self, between: Between) -> Recipe:
         """This recipe in a study that says this about what happens between tasks."""
@@ -343,13 +112,21 @@ class Recipe:
 
     @property
     def pack_key(self) -> tuple:
-        """Rows of one pack agree on this: same adapter shape, same kind of loss."""
-        shape = self.adapter.shape if self.adapter else None
-        stacks = self.between == "reinit"
+        """Rows of one pack agree on this: the adapter's shape, the kinds of optimizer and loss, what they stand on."""
+        adapter, stacks = self.adapter, self.between == "reinit"
         frozen = self.average.shape if stacks and self.scored == "average" and self.average else None
-        # Where something is frozen on the base, no values of an adapter are the base: such teachers go without any.
-        bare = self.loss.teacher == "base" and (stacks or (self.adapter is not None and self.adapter.taken_off))
-        return (shape, self.loss.pack_key, self.loss.teacher is not None, bare, self.between, frozen)
+        # Where something lies on the base, no values of an adapter are the base.  So a teacher that is the base goes
+        # without any, which only works for a whole pack.
+        without = self.loss.teacher == "base" and (stacks or (adapter is not None and adapter.puts_below))
+        return (
+            adapter.shape if adapter else None,
+            (type(self.optimizer), self.optimizer.pack_key),
+            self.loss.pack_key,
+            self.loss.teacher is not None,
+            without,
+            self.between,
+            frozen,
+        )
 
 
 @dataclass(frozen=True)
@@ -361,9 +138,5 @@ class Method:
     source: str  #: paper, with identifier
     compose: Callable[[Any], Recipe]  #: resolved settings -> recipe
     settings: type[NoSettings] = MethodSettings
-    alone: str = ""  #: what is left of it on a stream of one task, where that is not worth its name
-
-    @property
-    def control(self) -> bool:
-        """Whether it is there to compare with, not as a remedy."""
-        return self.source.startswith("control")
+    control: bool = False  #: whether it is there to compare with (a bound, a reference), not as a remedy
+    on_one_task: str = ""  #: what is left of it on a stream of one task, where that is not worth its name

@@ -15,7 +15,7 @@ import numpy as np
 from harness.engine.batches import Batch, Example, make_batch
 from harness.engine.environment import device_name, peak_memory_gib, reset_peak_memory
 from harness.engine.model.packed import PackedModel
-from harness.engine.optimizer import AdamWSettings
+from harness.engine.optimizer import OptimizerSettings
 from harness.engine.rows import Rows, RowSpec
 from harness.engine.step import take_step
 from harness.method.recipe import Recipe
@@ -48,7 +48,7 @@ def measure(model: PackedModel, trials: int, labels: str) -> dict[str, Any]:
     device = model.device
     reset_peak_memory(device)
     rows = [RowSpec(Recipe(), 5e-4, seed) for seed in range(trials)]
-    engine = Rows(model, rows, 8, 16, AdamWSettings())
+    engine = Rows(model, rows, 8, 16, OptimizerSettings())
     batches = [_batch(model, trials, ANSWERS[labels], seed) for seed in range(4)]  # rotated, so that no cache flatters
     for batch in batches[:WARM_UP_STEPS]:
         take_step(engine, batch, 1.0, 0.5)

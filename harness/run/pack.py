@@ -20,10 +20,11 @@ from functools import partial
 
 import torch
 
+from harness.analysis.intruders import Spectrum
 from harness.engine.adapters.files import adapter_path, save_adapters
 from harness.engine.batches import Example, draw, make_batch
 from harness.engine.environment import peak_memory_gib, reset_peak_memory, synchronize
-from harness.engine.optimizer import AdamWSettings
+from harness.engine.optimizer import OptimizerSettings
 from harness.engine.rows import Rows, RowSpec, ScoredWeights
 from harness.engine.schedule import make_schedule
 from harness.engine.spectra import Spectra
@@ -98,14 +99,21 @@ class PackRun:
             )
             for row in self.pack.rows
         ]
-        settings = AdamWSettings(weight_decay=training.weight_decay, clip=training.clip)
-        return Rows(self.bench.model, rows, adapter.rank, adapter.alpha, settings, lambda: self._base_spectra().each)
+        settings = OptimizerSettings(weight_decay=training.weight_decay, clip=training.clip)
+        return Rows(self.bench.model, rows, adapter.rank, adapter.alpha, settings, self._spectra_to_start_from)
 
     def _base_spectra(self) -> Spectra:
         if self._spectra is None:
             cache = self.job.cache / "spectra"
             self._spectra = Spectra(self.bench.model, cache, lambda text: self._advance(0, text))
         return self._spectra
+
+    def _spectra_to_start_from(self) -> Sequence[Spectrum]:
+        """For adapters that start from them.  They are the base's, made once: their time is none of training's."""
+        asked = time.monotonic()
+        each = self._base_spectra().each
+        self.ledger.spend("train", asked - time.monotonic())
+        return each
 
     # -- the stream -----------------------------------------------------------------------------------------------
 

@@ -6,11 +6,10 @@ being done.
 
 from __future__ import annotations
 
-from typing import Any
-
 from harness.store.records import BaseRecord
 from harness.study.config import AdapterSettings, Study
 from harness.study.memory import TABLE_RANK
+from harness.study.methods import LossLike
 from harness.study.plan import Pack
 
 #: Cost of training on a token, in tokens of scoring: 3 by FLOPs, and the padding and short passes of the quick study (2
@@ -34,7 +33,7 @@ def scoring_units(study: Study, base: BaseRecord, tasks: tuple[str, ...]) -> flo
     return float(sum(base.scores[name].tokens for name in tasks))
 
 
-def token_units(loss: Any, taught: bool = True) -> float:
+def token_units(loss: LossLike, taught: bool = True) -> float:
     """Work of training with this loss on a token of a given example, all that it asks for included.
 
     ``taught``: a teacher is asked, as in all steps but a task's first ones.

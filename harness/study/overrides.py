@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from harness.errors import InputError, unknown_name
 from harness.study.config import AdapterSettings, Study, TrainingSettings, first_problem
+from harness.study.methods import RecipeLike
 
 #: Keys of an entry of ``methods`` that are not settings of the method.
 OWN = ("adapter", "between_tasks")
@@ -52,7 +53,7 @@ def refuse_adapter_grids(given: Mapping[str, Any], where: str) -> None:
             )
 
 
-def own_training(given: Mapping[str, Any], study: Study, method: str, recipe: Any, where: str) -> Own:
+def own_training(given: Mapping[str, Any], study: Study, method: str, recipe: RecipeLike, where: str) -> Own:
     """The study's adapter and regime with what an arm has ``given`` instead.
 
     ``recipe`` is as the ``method`` composes it, ``where`` is ``file:methods.key``.
@@ -110,13 +111,14 @@ def _between(given: Mapping[str, Any], study: Study, where: str) -> Literal["con
         raise first_problem(error, where, separator=".") from error
 
 
-def _refuse_what_has_no_effect(given: Mapping[str, Any], method: str, recipe: Any, where: str) -> None:
+def _refuse_what_has_no_effect(given: Mapping[str, Any], method: str, recipe: RecipeLike, where: str) -> None:
     """A row of the board must not promise what its method can't keep."""
+    has_rank = recipe.adapter is not None and recipe.adapter.has_rank
     if given and recipe.adapter is None:
         key, what = next(iter(given)), f"'{method}' trains nothing"
     elif "between_tasks" in given and recipe.between is not None:
         key, what = "between_tasks", f"'{method}' decides by itself what happens between tasks ({recipe.between})"
-    elif ranks := [key for key in ("rank", "alpha") if key in given.get("adapter", {}) and recipe.adapter.dense_copies]:
+    elif not has_rank and (ranks := [key for key in ("rank", "alpha") if key in given.get("adapter", {})]):
         key, what = f"adapter.{ranks[0]}", f"'{method}' trains dense matrices, which have no {ranks[0]}"
     else:
         return

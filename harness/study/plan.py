@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,21 +20,9 @@ from harness.store.records import Facts, TrialSpec
 from harness.study.config import AdapterSettings, Study, first_problem
 from harness.study.limits import check_size, shown, twice
 from harness.study.memory import factor_copies
+from harness.study.methods import AverageLike, MethodLike, RecipeLike
 from harness.study.overrides import OWN, Own, own_training, refuse_adapter_grids, taken_apart
 from harness.study.seeds import derive
-
-
-class MethodLike(Protocol):
-    """What planning needs of a method (``harness.method.recipe.Method``)."""
-
-    name: str
-    settings: type[BaseModel]
-    alone: str
-
-    @property
-    def control(self) -> bool: ...
-
-    def compose(self, settings: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +42,7 @@ class Arm:
     method: str
     setting: str
     settings: Any
-    recipe: Any
+    recipe: RecipeLike
     facts: Facts
     own: Own
 
@@ -69,7 +57,7 @@ class PlannedTrial:
 
     spec: TrialSpec
     fingerprint: str
-    recipe: Any = field(compare=False)
+    recipe: Any = field(compare=False)  #: a :class:`RecipeLike` to planning, a ``Recipe`` to the engine
     facts: Facts
 
     @property
@@ -95,7 +83,7 @@ class Row:
         return self.trials[0].spec.stream
 
     @property
-    def averages(self) -> set[Any]:
+    def averages(self) -> set[AverageLike]:
         return {trial.recipe.average for trial in self.trials} - {None}
 
 
@@ -183,26 +171,26 @@ def build_plan(
     packs = []
     for group in groups.values():
         first = group[0].trials[0]
-        # EVA's layout has more than the rank that is asked for, and a dense one (whose tasks add up) has none.
-        rank = getattr(first.recipe.adapter.layout((), first.adapter.rank), "rank", 0)
-        below = len(first.spec.stream) - 1 if first.recipe.between == "reinit" else 0
-        if first.recipe.adapter.taken_off:
-            below = 2 * below + 1  # what each task starts with lies below it as well
+        # Factors may have another rank than the arm's, and dense changes (whose tasks add up) have none.
+        rank = first.recipe.adapter.trained_rank(first.adapter.rank) or 0
         numbers = share(first.adapter) * rank / first.adapter.rank
-        copies = max(_dense_copies(row) + factor_copies(numbers, rank, below, _averages(row)) for row in group)
-        size = dense_rows(copies) if dense_rows else pack_size
+        size = dense_rows(max(_copies(row, numbers, rank) for row in group)) if dense_rows else pack_size
         packs += [pack_of(part, numbers) for part in _chunks(_by_stream_and_seed(study, group), size)]
     return Plan(study, tuple(packs), tuple(untrained))
 
 
-def _dense_copies(row: Row) -> int:
-    """Tensors of the model's size that a row holds: its adapter's, and those of every average that is kept of it."""
-    return row.trials[0].recipe.adapter.dense_copies + sum(average.dense_copies for average in row.averages)
+def _copies(row: Row, share: float, rank: int) -> float:
+    """Tensors of the model's size that a row holds, for dense changes and averages and for the numbers of its factors.
 
-
-def _averages(row: Row) -> int:
-    """How many averages of its factors a row keeps."""
-    return sum(not average.dense_copies for average in row.averages)
+    ``share`` is that of its adapter, ``rank`` the one that it trains at, 0 for dense changes.
+    """
+    recipe, stream = row.trials[0].recipe, row.trials[0].spec.stream
+    below = len(stream) - 1 if recipe.between == "reinit" else 0
+    if recipe.adapter.puts_below:
+        below = 2 * below + 1  # what each task starts with lies below it as well
+    dense = recipe.adapter.dense_copies + sum(average.dense_copies for average in row.averages)
+    of_factors = sum(not average.dense_copies for average in row.averages)
+    return dense + factor_copies(share, rank, below, of_factors)
 
 
 def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> list[Arm]:
@@ -249,7 +237,7 @@ def _arm(study: Study, method: MethodLike, setting: str, point: Mapping[str, Any
     return Arm(method.name, setting, settings, recipe.under(own.between_tasks), facts, own)
 
 
-def composed(method: MethodLike, settings: Any, steps: int, place: str) -> tuple[Any, Any]:
+def composed(method: MethodLike, settings: Any, steps: int, place: str) -> tuple[Any, RecipeLike]:
     """(settings with their defaults filled in, the recipe); whatever the method's own code raises names ``place``."""
     try:
         settings = settings.resolved(steps)
@@ -271,9 +259,9 @@ def remarks(study: Study, methods: Mapping[str, MethodLike]) -> tuple[str, ...]:
     if not short:
         return ()
     return tuple(
-        f"{name} is {methods[name].alone} on {', '.join(short)}: with one task there are no earlier ones"
+        f"{name} is {methods[name].on_one_task} on {', '.join(short)}: with one task there are no earlier ones"
         for name in names
-        if methods[name].alone
+        if methods[name].on_one_task
     )
 
 

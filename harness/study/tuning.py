@@ -29,8 +29,9 @@ from harness.store.records import TrialRecord
 from harness.store.values import Frozen, Scalar
 from harness.study.config import Study, first_problem
 from harness.study.limits import MOST_TRIALS, arms_of, check_size
+from harness.study.methods import MethodLike
 from harness.study.overrides import taken_apart
-from harness.study.plan import MethodLike, Plan, checked, expand_arms, grid_points
+from harness.study.plan import Plan, checked, expand_arms, grid_points
 from harness.study.seeds import derive
 
 FILE = "tuning.json"

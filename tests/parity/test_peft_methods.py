@@ -143,7 +143,6 @@ def test_dora():
     packed = trainer(packed_model(), [recipe], [1e-2])
     before = packed.bank.values.clone()
     train(packed, batches(data(1), SIZE, 3))
-    moved = zip(
-        packed.bank.layout.magnitudes_of(packed.bank.values), packed.bank.layout.magnitudes_of(before), strict=True
-    )
+    now, then = (packed.bank.layout.vector("magnitude", values) for values in (packed.bank.values, before))
+    moved = zip(now, then, strict=True)
     assert all((now != then).any() for now, then in moved)

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import torch
 
-from harness.engine.adapters.layout import DenseLayout, Layout
+from harness.engine.adapters.layout import DenseLayout, Layout, Slot
+from harness.method.parts import Adapter
+
+AnyLayout = TypeVar("AnyLayout", bound=Layout | DenseLayout)
 
 
-class AdapterBank:
-    """The adapters of K trials: ``values`` [K, P] in fp32, and each trial's scaling alpha / r."""
+def layout_of(adapter: Adapter, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
+    """How the trained numbers of one trial with this adapter lie in a row, in an arm of this ``rank``."""
+    trained = adapter.trained_rank(rank)
+    return DenseLayout(slots) if trained is None else Layout(slots, trained, adapter.vectors)
 
-    def __init__(
-        self, layout: Layout | DenseLayout, seeds: Sequence[int], scaling: Sequence[float], device: torch.device
-    ) -> None:
+
+class AdapterBank(Generic[AnyLayout]):
+    """The adapters of K trials: ``values`` [K, P] in fp32, and each trial's scaling alpha / r.
+
+    A part that works on factors alone may say so by ``AdapterBank[Layout]``.
+    """
+
+    def __init__(self, layout: AnyLayout, seeds: Sequence[int], scaling: Sequence[float], device: torch.device) -> None:
         self.layout = layout
         self.values = torch.empty(len(seeds), layout.size, device=device)
         self.scaling = torch.tensor(scaling, dtype=torch.float32, device=device)

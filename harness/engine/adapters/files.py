@@ -37,18 +37,18 @@ def save_adapters(
     DoRA's have ``<module>.lora_magnitude_vector`` [K, m] beside them.
 
     ``entries`` are pairs of a trial's fingerprint and its values, ``scalings`` the factors of their B A (by default the
-    adapter's alpha / rank); ``model`` is the base as the study names it.  Dense changes have no place in PEFT's format
-    and are not written: 0.4 GB each for a base of 135M.
+    adapter's alpha / rank); ``model`` is the base as the study names it.  Dense changes and vectors other than DoRA's
+    have no place in PEFT's format and are not written: the former take 0.4 GB each for a base of 135M.
     """
-    if isinstance(layout, DenseLayout):
+    if isinstance(layout, DenseLayout) or set(layout.vectors) - {"magnitude"}:
         return
     scalings = scalings or [adapter.alpha / adapter.rank] * len(entries)
     stacked = layout.split(torch.stack([values for _, values in entries]).cpu())
     tensors = {}
     for slot, (a, b) in zip(layout.slots, stacked, strict=True):
         tensors[f"{slot.module}.lora_A"], tensors[f"{slot.module}.lora_B"] = a.contiguous(), b.contiguous()
-    if layout.magnitudes:
-        magnitudes = layout.magnitudes_of(torch.stack([values for _, values in entries]).cpu())
+    if "magnitude" in layout.vectors:
+        magnitudes = layout.vector("magnitude", torch.stack([values for _, values in entries]).cpu())
         for slot, magnitude in zip(layout.slots, magnitudes, strict=True):
             tensors[f"{slot.module}.{MAGNITUDE}"] = magnitude.contiguous()
     metadata = {

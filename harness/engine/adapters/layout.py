@@ -43,10 +43,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class Factor:
-    """Where one factor lies in a row: A is [rank, in_features], B is [out_features, rank], M is [out_features, 1]."""
+    """Where one factor lies in a row: A is [rank, in_features], B [out_features, rank], a vector [out_features, 1]."""
 
     slot: Slot
-    name: str  # "A" or "B", or "M" for DoRA's magnitudes
+    name: str  # "A", "B", or that of a vector
     shape: tuple[int, int]
     start: int
 
@@ -59,8 +59,8 @@ class Factor:
 class Below:
     """What lies on the base below the adapters of K trials and is not trained; W0 itself is never written to.
 
-    ``values`` [K, P'] carry their scaling in B.  ``scales`` holds, where rows of W0 are scaled (DoRA), the scale [K, m]
-    of every slot.
+    ``values`` [K, P'] carry their scaling in B.  ``scales`` holds, where rows of W0 are scaled by a vector, the scale
+    [K, m] of every slot.
     """
 
     layout: Layout | DenseLayout
@@ -78,11 +78,15 @@ class Below:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a row of ``P`` numbers divides into the factors of all slots at one rank, and their magnitudes (DoRA)."""
+    """How a row of ``P`` numbers divides into the factors of all slots at one rank, and into vectors beside them.
+
+    A vector [m] is named after the field of :class:`~harness.engine.model.linear.Change` that it becomes
+    (``magnitude``, ``scale``).  It is one of the whole matrix: what lies below counts as scaled by it, too.
+    """
 
     slots: tuple[Slot, ...]
     rank: int
-    magnitudes: bool = False
+    vectors: tuple[str, ...] = ()
     frozen: Below | None = field(default=None, compare=False, repr=False)
 
     @cached_property
@@ -90,11 +94,11 @@ class Layout:
         shapes = {
             "A": [(self.rank * s.in_features, s, (self.rank, s.in_features)) for s in self.slots],
             "B": [(self.rank * s.out_features, s, (s.out_features, self.rank)) for s in self.slots],
-            "M": [(s.out_features, s, (s.out_features, 1)) for s in self.slots] if self.magnitudes else [],
+            **{name: [(s.out_features, s, (s.out_features, 1)) for s in self.slots] for name in self.vectors},
         }
         factors, start = [], 0
-        for name in "ABM":
-            for size, slot, shape in sorted(shapes[name], key=lambda entry: entry[0]):  # stable: slot order is kept
+        for name, entries in shapes.items():
+            for size, slot, shape in sorted(entries, key=lambda entry: entry[0]):  # stable: slot order is kept
                 factors.append(Factor(slot, name, shape, start))
                 start += size
         return tuple(factors)
@@ -115,13 +119,18 @@ class Layout:
         index = {(factor.slot.module, factor.name): i for i, factor in enumerate(self.factors)}
         return tuple((index[slot.module, "A"], index[slot.module, "B"]) for slot in self.slots)
 
-    def magnitudes_of(self, flat: Tensor) -> list[Tensor]:
-        """Views [K, m] of the magnitudes in ``flat`` [K, P], one a slot, in slot order."""
-        by_module = {
+    def vector(self, name: str, flat: Tensor) -> list[Tensor]:
+        """Views [K, m] of the vectors of this name in ``flat`` [K, P], one a slot, in slot order."""
+        views = {
             factor.slot.module: flat[:, factor.start : factor.start + factor.size]
-            for factor in self.factors[2 * len(self.slots) :]
+            for factor in self.factors
+            if factor.name == name
         }
-        return [by_module[slot.module] for slot in self.slots]
+        return [views[slot.module] for slot in self.slots]
+
+    def dense(self) -> DenseLayout:
+        """That of a full matrix for every slot, on the same below."""
+        return DenseLayout(self.slots, self.frozen)
 
     @property
     def sections(self) -> tuple[int, ...]:
@@ -173,7 +182,7 @@ class Layout:
         """``values`` [K, P] with the scaling [K] of each trial in its B, so that B A needs none.
 
         Where the rows of what lies below are scaled, B is divided by that: diag(c) (W0 + ...) + B A is
-        diag(c) (W0 + ... + B A / c), which the magnitude scales as a whole.
+        diag(c) (W0 + ... + B A / c), which the vector of the upper adapter scales as a whole.
         """
         end = self.a_size + sum(self.rank * slot.out_features for slot in self.slots)
         a, b, others = values.split([self.a_size, end - self.a_size, self.size - end], dim=1)
@@ -195,8 +204,10 @@ class Layout:
         All factors are cast to this dtype at once.
         """
         pairs = self.split(self.scaled(values, scaling).to(dtype))
-        lengths = self.magnitudes_of(values) if self.magnitudes else [None] * len(pairs)
-        changes = [Change(a, b, magnitude=length) for (a, b), length in zip(pairs, lengths, strict=True)]
+        vectors = {name: self.vector(name, values) for name in self.vectors}
+        changes = [
+            Change(a, b, **{name: views[i] for name, views in vectors.items()}) for i, (a, b) in enumerate(pairs)
+        ]
         return stacked(self.frozen, changes, dtype)
 
     def live(self, values: Tensor) -> int:
@@ -208,7 +219,7 @@ class Layout:
         return self.size - dead
 
     def initial(self, seed: int) -> Tensor:
-        """One row [P] at its start: A ~ U(-1/sqrt(n), 1/sqrt(n)), B = 0.
+        """One row [P] at its start: A ~ U(-1/sqrt(n), 1/sqrt(n)), B = 0, vectors 0.
 
         That is PEFT's default, ``kaiming_uniform_(a=sqrt(5))``.  Drawn on the CPU, slot by slot, so that a seed means
         the same numbers on every device and in every pack.
@@ -243,6 +254,10 @@ class DenseLayout:
         parts = flat.split([slot.out_features * slot.in_features for slot in self.slots], dim=1)
         shapes = [(slot.out_features, slot.in_features) for slot in self.slots]
         return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def low_rank(self, rank: int) -> Layout:
+        """That of factors of this rank for every slot, on the same below."""
+        return Layout(self.slots, rank, frozen=self.frozen)
 
     def scaled(self, values: Tensor, scaling: Tensor) -> Tensor:
         return values * scaling[:, None]
@@ -281,7 +296,7 @@ def joined(below: Below | None, layout: Layout | DenseLayout, values: Tensor) ->
     for (a, b), (below_a, below_b), (upper_a, upper_b) in pairs:
         a.copy_(torch.cat([below_a, upper_a], 1))
         b.copy_(torch.cat([below_b, upper_b], 2))
-    if both.magnitudes:  # the upper ones are those of the whole
-        for magnitude, upper in zip(both.magnitudes_of(whole), layout.magnitudes_of(values), strict=True):
-            magnitude.copy_(upper)
+    for name in both.vectors:  # the upper ones are those of the whole
+        for vector, upper in zip(both.vector(name, whole), layout.vector(name, values), strict=True):
+            vector.copy_(upper)
     return Below(both, whole)

@@ -3,7 +3,7 @@
     W_k = diag(scale_k) (W0 + b_k a_k + dense_k)
 
 ``a`` and ``b`` are low-rank factors (LoRA and everything stacked on it), ``dense`` a full-size change (full
-fine-tuning), ``scale`` a factor a row (DoRA); what a trial has not is none.
+fine-tuning), ``scale`` a factor a row (DoRA); what a trial does not have is None.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ class Change:
         return None if self.a is None or self.b is None else (self.a, self.b)
 
     def on(self, below: Change) -> Change:
-        """This change on top of another: ranks add up."""
+        """This change on top of another: ranks add up, and vectors are those of the upper one."""
         return Change(
             a=_cat(below.a, self.a, 1),
             b=_cat(below.b, self.b, 2),
             dense=_sum(below.dense, self.dense),
             magnitude=self.magnitude,
+            scale=self.scale,
         )
 
     def resolved(self, weight: Tensor, squares: Tensor | None = None) -> Change:

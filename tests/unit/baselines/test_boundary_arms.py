@@ -16,7 +16,7 @@ from baselines.multitask import Union
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import Layout, Slot
 from harness.engine.batches import Example
-from harness.method.recipe import MethodSettings, OwnTask, Recipe, Task
+from harness.method import CurrentTask, MethodSettings, Recipe, TaskExamples
 from harness.method.registry import methods
 from harness.study.config import build_study
 from harness.study.plan import remarks
@@ -34,10 +34,10 @@ def scalar_bank(*rows: tuple[float, float]) -> AdapterBank:
     return bank
 
 
-def ended(gradients: list[list[list[float]]]) -> Task:
+def ended(gradients: list[list[list[float]]]) -> CurrentTask:
     """A finished task whose i-th example gives row k the gradient ``gradients[i][k]``."""
     examples = [[Example(np.array([i, 0]), 1) for i in range(len(gradients))] for _ in gradients[0]]
-    return Task(0, examples, lambda rows: torch.tensor(gradients[int(rows[0][0].ids[0])]))
+    return CurrentTask(0, examples, lambda rows: torch.tensor(gradients[int(rows[0][0].ids[0])]))
 
 
 # -- EWC --------------------------------------------------------------------------------------------------------------
@@ -110,16 +110,16 @@ def drawn(task: int) -> list[Example]:
     return [Example(np.array([task, i]), 1) for i in range(40)]
 
 
-def seen(rule: OwnTask, stage: int, seeds=SEEDS) -> list[tuple[int, int]]:
+def seen(rule: TaskExamples, stage: int, seeds=SEEDS) -> list[tuple[int, int]]:
     return [(int(e.ids[0]), int(e.ids[1])) for e in rule.choose(stage, drawn, seeds)]
 
 
 def test_own_task_is_what_was_drawn():
-    assert seen(OwnTask(), 1) == [(1, i) for i in range(40)]
+    assert seen(TaskExamples(), 1) == [(1, i) for i in range(40)]
 
 
 def test_replay_replaces_every_twentieth_example():
-    assert seen(Replay(20), 0) == seen(OwnTask(), 0), "there is nothing to replay on the first task"
+    assert seen(Replay(20), 0) == seen(TaskExamples(), 0), "there is nothing to replay on the first task"
     for stage in (1, 2):
         found = seen(Replay(20), stage)
         assert len(found) == 40

@@ -30,9 +30,8 @@ from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import Layout, Slot
 from harness.engine.losses import loss_and_gradient
 from harness.engine.step import take_step
-from harness.method import losses
+from harness.method import CrossEntropy, MethodSettings, Recipe, losses
 from harness.method.losses import cross_entropy, kl_student_teacher, kl_teacher_student
-from harness.method.recipe import CrossEntropy, MethodSettings, Recipe
 
 CPU = torch.device("cpu")
 SIZE = 3

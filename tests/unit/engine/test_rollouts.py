@@ -18,7 +18,7 @@ from harness.engine.generate import Draws
 from harness.engine.model.packed import PackedModel
 from harness.engine.rollouts import own_answers
 from harness.errors import InputError
-from harness.method.recipe import Sampling
+from harness.method import Sampling
 
 END = 0
 SCALING = ALPHA / RANK

@@ -30,9 +30,8 @@ from baselines import combined_on_policy, lora_ema, pissa, sdft, self_distill, s
 from harness.engine.batches import Example, make_batch
 from harness.engine.step import take_step
 from harness.errors import InputError
-from harness.method import losses
+from harness.method import BoundLoss, Loss, Recipe, Sampling, losses
 from harness.method.prompts import fill_teacher_prompt
-from harness.method.recipe import BoundLoss, Loss, Recipe, Sampling
 from harness.method.registry import methods
 from harness.study.config import Study
 from harness.study.plan import expand_arms

@@ -25,7 +25,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from harness.method.recipe import BoundUpdate, Method, MethodSettings, Recipe, UpdateRule
+from harness.method import BoundUpdate, Method, MethodSettings, Recipe, UpdateRule
 
 
 def act(name):

@@ -140,9 +140,9 @@ def test_an_adapter_without_intruders_has_no_variants(run):
     assert run.variants(None, [0.0, 0.5]) == []
 
 
-def kept(folder, fingerprint, model, rank, scaling, magnitudes=False):
+def kept(folder, fingerprint, model, rank, scaling, vectors=()):
     """An adapter of random values as a pack keeps it; its values."""
-    layout = Layout(model.slots, rank, magnitudes)
+    layout = Layout(model.slots, rank, vectors)
     values = torch.randn(layout.size, generator=torch.Generator().manual_seed(rank))
     path = folder / "adapters" / f"{fingerprint}.safetensors"
     save_adapters(path, layout, [(fingerprint, values)], "tiny", AdapterSettings(), [scaling])
@@ -165,7 +165,7 @@ def test_adapters_of_any_rank_are_laid_out_as_they_were_scored(tmp_path):
 
 def test_trials_without_low_rank_are_left_out_and_alone_refused(tmp_path):
     kept(tmp_path, "0abc", packed_model(), 2, 0.5)
-    kept(tmp_path, "1abc", packed_model(), 2, 0.5, magnitudes=True)
+    kept(tmp_path, "1abc", packed_model(), 2, 0.5, vectors=("magnitude",))
     adapters, left_out = mitigation.read_adapters(tmp_path, TRIALS)
     assert [trial.fingerprint for trial, _ in adapters] == ["0abc"]
     assert len(left_out) == 2

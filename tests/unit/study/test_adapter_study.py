@@ -95,7 +95,7 @@ def test_an_arms_adapter_trains_as_a_studys_bit_for_bit(done, tmp_path):
 
 
 def test_on_one_task_what_says_that_it_is_plain_lora_is(tmp_path):
-    alone = [name for name, method in methods().items() if method.alone == "plain LoRA"]
+    alone = [name for name, method in methods().items() if method.on_one_task == "plain LoRA"]
     assert {"lora_ewc", "lora_replay", "o_lora", "single_task"} <= set(alone)
     run(load(tmp_path, streams={"one": ["toy_recall"]}, methods={name: {} for name in ("lora", *alone)}))
     found = records(tmp_path)

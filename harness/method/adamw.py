@@ -1,0 +1,47 @@
+"""AdamW for K rows at once, with the arithmetic of ``torch.optim.AdamW`` on each alone (parity-tested)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.method.bound import BoundOptimizer
+from harness.method.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.engine.adapters import AdapterBank
+    from harness.method.parts import AdamW
+
+
+class BoundAdamW(BoundOptimizer):
+    """Decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101), on the flat [K, P] tensors of a bank."""
+
+    def __init__(self, rows: Sequence[AdamW], bank: AdapterBank, weight_decay: float) -> None:
+        values = bank.values
+        self.betas, self.eps = rows[0].betas, rows[0].eps  # in the pack_key: the same for every row
+        self.weight_decay = weight_decay
+        self.sections = list(bank.layout.sections)
+        ratios = [[1.0, row.b_ratio][: len(self.sections)] for row in rows]
+        self.ratios = torch.tensor(ratios, device=values.device)
+        # In float64 on the device: the corrections of the bias are what Python's floats would make of the same count.
+        self.step_count = torch.zeros((), dtype=torch.float64, device=values.device)
+        self.mean = torch.zeros_like(values)
+        self.square = torch.zeros_like(values)
+
+    def step(self, bank: AdapterBank, gradient: Tensor, rate: Tensor) -> None:
+        self.step_count += 1
+        beta1, beta2 = self.betas
+        self.mean.lerp_(gradient, 1 - beta1)
+        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        denominator = (self.square.sqrt() / (1 - beta2**self.step_count) ** 0.5).add_(self.eps)
+        columns = [tensor.split(self.sections, dim=1) for tensor in (bank.values, self.mean, denominator)]
+        for i, (value, mean, below) in enumerate(zip(*columns, strict=True)):
+            own = rate[:, i : i + 1]
+            if self.weight_decay:
+                value.mul_(1 - own * self.weight_decay)
+            value.sub_(own / (1 - beta1**self.step_count) * mean / below)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"mean": self.mean, "square": self.square, "step_count": self.step_count}

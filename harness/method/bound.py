@@ -1,0 +1,140 @@
+"""Parts at work: what the specifications of :mod:`harness.method.parts` become for the K rows of a pack.
+
+``bind`` of a part makes one of these for all rows, on stacked tensors [K, ...]; the engine calls its hooks.  In a step
+no value may be read back to the host.  Nothing here imports the engine or, before a row trains, torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from harness.method.lazy import torch
+from harness.method.losses import cross_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.analysis.intruders import Spectrum
+    from harness.engine.adapters import AdapterBank, DenseLayout, Layout
+    from harness.engine.batches import Example
+    from harness.engine.model.packed import PackedModel
+
+AnyLayout = TypeVar("AnyLayout", bound="Layout | DenseLayout")
+
+
+@dataclass(frozen=True)
+class Start(Generic[AnyLayout]):
+    """What an adapter may look at to decide where one trial starts, with each task that starts afresh."""
+
+    layout: AnyLayout  #: with what is frozen below this trial, as its only row
+    scaling: float
+    model: PackedModel
+    spectra: Callable[[], Sequence[Spectrum]]  #: the SVD of every W0, in slot order
+    examples: Sequence[Example]  #: of the task that begins, in the order in which the trial trains on them
+
+    def negative_of(self, values: Tensor) -> Tensor:
+        """[P]: what has to lie below ``values`` [P] so that both add up to nothing: -s B A, or minus a dense change."""
+        return self.layout.scaled(values[None], torch.full((1,), -self.scaling, device=values.device))[0]
+
+
+@dataclass(frozen=True)
+class CurrentTask:
+    """The task that begins or has ended, as parts see it."""
+
+    position: int  #: in the stream; 0 for the first
+    examples: Sequence[Sequence[Example]]  #: of each row, in the order in which it trains on them
+    #: (examples of each row) -> gradient [K, P] of their -log p(answer), summed over tokens, at the present values.
+    gradient: Callable[[Sequence[Sequence[Example]]], Tensor]
+
+
+class BoundPart:
+    """A part at work on the rows of one pack.  ``state`` holds every tensor that a later step depends on.
+
+    The two hooks are called before a task's first step and after its last; what they do is not part of a step, so they
+    may read from the device.
+    """
+
+    def begin_task(self, bank: AdapterBank, task: CurrentTask) -> None:
+        """A task of the stream begins."""
+
+    def end_task(self, bank: AdapterBank, task: CurrentTask) -> None:
+        """All its steps are done; what it has left behind is about to be scored."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+
+class BoundOptimizer(BoundPart, ABC):
+    """Moves the weights by their gradient.  All tensors that it keeps of earlier steps are in ``state``."""
+
+    #: [K, S]: rates of the S ``sections`` of the layout's columns over the row's own; [K, 1]: one rate for all.
+    ratios: Tensor
+
+    @abstractmethod
+    def step(self, bank: AdapterBank, gradient: Tensor, rate: Tensor) -> None:
+        """Change ``bank.values`` [K, P] in place by the clipped gradient [K, P], at the rates [K, S] of this step.
+
+        In a row that is switched off, gradient and rate are 0; its values must stay, so whatever the rate multiplies
+        has to be finite.
+        """
+
+
+class BoundUpdate(BoundPart):
+    """What happens beside the optimizer; ``active`` [K] is false for rows that have diverged."""
+
+    def penalise(self, bank: AdapterBank, gradient: Tensor) -> None:
+        """Add the gradient of a penalty to ``gradient`` [K, P] in place, before it is clipped."""
+
+    def before_step(self, bank: AdapterBank, active: Tensor) -> None:
+        """Change ``bank.values`` in place before the optimizer does; gradients are those of the values before this."""
+
+
+class BoundAverage(BoundPart, ABC):
+    values: Tensor  #: [N, P] in fp32, one row an average
+
+    @abstractmethod
+    def after_step(self, bank: AdapterBank) -> None:
+        """Take in the values that the optimizer step has just made; no gradient is kept of it."""
+
+    def result(self, place: int, bank: AdapterBank) -> tuple[Layout | DenseLayout, Tensor]:
+        """(layout, values [P]) of average number ``place``, without scaling and what is frozen below."""
+        return bank.layout, self.values[place]
+
+    def lost_energy(self, place: int, bank: AdapterBank) -> float | None:
+        """The share of the average's squared norm that its result leaves out; None where it is the average itself."""
+        return None
+
+
+class BoundLoss(ABC):
+    @abstractmethod
+    def needs_teacher(self, progress: float) -> bool:
+        """Whether a teacher pass is wanted at this share [0, 1) of the current task's steps.
+
+        Own answers are sampled in those steps alone.
+        """
+
+    @abstractmethod
+    def tokens(self, student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
+        """Losses [n] for logits [n, V], targets [n], the row of the pack [n] and the position in the answer [n].
+
+        The tokens are those of the given answers; ``teacher`` is None where no teacher pass was made on them.
+        """
+
+    def own_tokens(self, student: Tensor, teacher: Tensor, row: Tensor, position: Tensor) -> Tensor:
+        """The same for tokens of the student's own answers; only for a loss with ``sampling``."""
+        raise NotImplementedError(f"{type(self).__name__} has a sampling and no loss for what is sampled")
+
+
+class BoundCrossEntropy(BoundLoss):
+    def needs_teacher(self, progress: float) -> bool:
+        return False
+
+    def tokens(self, student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
+        return cross_entropy(student, target)
