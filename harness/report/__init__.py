@@ -29,7 +29,7 @@ def build_report(folder: Path, *, allow_mixed: bool = False, latex: bool = False
     """
     from harness.store import read_trials
 
-    return write_report(folder, read_trials(folder), allow_mixed=allow_mixed, latex=latex)
+    return write_report(folder, read_trials(folder, lean=True), allow_mixed=allow_mixed, latex=latex)
 
 
 def write_report(folder: Path, readout: Readout, *, allow_mixed: bool = False, latex: bool = False) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WrapSerializer, model_validator
@@ -29,7 +29,13 @@ class Part:
 
 
 def _split(names: Any) -> Any:
-    return tuple(names.split()) if isinstance(names, str) else names
+    return _names(names) if isinstance(names, str) else names
+
+
+@lru_cache(maxsize=1024)
+def _names(text: str) -> tuple[str, ...]:
+    """One copy for all records that have the same."""
+    return tuple(text.split())
 
 
 #: Names without spaces, one text in JSON.
@@ -64,7 +70,8 @@ class ByLayer(Frozen):
         return self[name] if name in self.names else None
 
     def items(self) -> Iterator[tuple[str, Part]]:
-        return ((name, self[name]) for name in self.names)
+        columns = (getattr(self, name).tolist() for name in _columns(type(self)))
+        return ((name, Part(*numbers)) for name, *numbers in zip(self.names, *columns, strict=True))
 
     def __getitem__(self, name: str) -> Part:
         if name not in self.names:

@@ -26,6 +26,7 @@ except ImportError:  # no such locks on this system
 from harness.errors import InputError, LorabenchError
 from harness.store.consistency import misfit_of_base
 from harness.store.files import create_json, rename_new, write_json
+from harness.store.lean import Lean
 from harness.store.published import PublishedRow, check_published, plain
 from harness.store.records import FINAL, SCHEMA_VERSION, BaseRecord, TrialRecord
 from harness.store.trial_files import of_schema, read_trial, readable, trial_path
@@ -178,10 +179,13 @@ def _make_room(folder: Path, path: Path) -> bool:
     return False
 
 
-def read_trials(folder: Path, *, quarantine: bool = False) -> Readout:
-    """Every valid record of the folder, by fingerprint; ``quarantine`` moves damaged files out of the way."""
+def read_trials(folder: Path, *, quarantine: bool = False, lean: bool = False) -> Readout:
+    """Every valid record of the folder, by fingerprint; ``quarantine`` moves damaged files out of the way.
+
+    With ``lean`` they are as :class:`harness.store.lean.Lean` makes them, for who holds ten thousand at once.
+    """
     expected, published = read_expected(folder)
-    records, damaged = read_records(folder, quarantine=quarantine)
+    records, damaged = read_records(folder, quarantine=quarantine, lean=lean)
     return Readout(records, damaged, expected, published)
 
 
@@ -194,15 +198,18 @@ def read_expected(folder: Path) -> tuple[dict[str, int] | None, tuple[PublishedR
     return expected, check_published(manifest.get("published", ()), f"{folder / MANIFEST}:published")
 
 
-def read_records(folder: Path, *, quarantine: bool = False) -> tuple[list[TrialRecord], dict[str, str]]:
+def read_records(
+    folder: Path, *, quarantine: bool = False, lean: bool = False
+) -> tuple[list[TrialRecord], dict[str, str]]:
     """(valid records, what is wrong with each other file by its name), whatever ``study.json`` says."""
     records, damaged = [], {}
+    made_lean = Lean()
     for path in sorted((folder / "trials").glob("*.json")):
         record, problem = read_trial(path)
         if record is None:
             damaged[path.name] = problem
         else:
-            records.append(record)
+            records.append(made_lean(record) if lean else record)
     if quarantine:
         set_aside(folder, damaged)
     return records, damaged
