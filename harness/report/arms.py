@@ -1,4 +1,4 @@
-"""Arms: what the trials of one method with one setting have together, and which adapter they have."""
+"""Arms: the trials of one method with one setting, what they have in common, and their adapter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.store.records import Facts, TrialRecord
 REFERENCE = "lora"
 #: Arms with fewer seeds than this are provisional and not ranked.
 LEAST_SEEDS = 3
-#: What an arm may have of its own in ``adapter`` and ``between_tasks``.
+#: Columns of the training settings that may differ from arm to arm, and what they are (for results/README.md).
 ADAPTER = {
     "rank": "of the arm's adapter: the study's, or its own (`spec.training.adapter` of a record); none where nothing "
     "is trained or what is trained has no rank",
@@ -34,7 +34,7 @@ class Arm:
     method: str
     setting: str
     expected: int
-    settings_tried: int = 1  #: of the method: each of its arms is one, or as many as `tune` tried to choose it
+    settings_tried: int = 1  #: of the method: an arm counts as one, a tuned arm as all that `tune` tried
     trials: list[Trial] = field(default_factory=list)
     unfinished: list[TrialRecord] = field(default_factory=list)
     _known: dict[str, dict[tuple[str, int], float]] = field(default_factory=dict, repr=False, compare=False)
@@ -44,7 +44,7 @@ class Arm:
 
     @property
     def records(self) -> list[TrialRecord]:
-        """Of every trial that has one, finished ones first."""
+        """The record of every trial that has one, finished trials first."""
         return [*(trial.record for trial in self.trials), *self.unfinished]
 
     @property
@@ -70,7 +70,7 @@ class Arm:
 
     @property
     def complete(self) -> bool:
-        """Whether every trial that was wanted finished; a mean over survivors would flatter the arm."""
+        """Whether every expected trial finished; a mean over survivors would flatter the arm."""
         return bool(self.trials) and not self.unfinished and not self.missing
 
     def why_not_ranked(self) -> str:
@@ -100,7 +100,7 @@ class Arm:
         return estimate(values) if values else None
 
     def mean(self, metric: Metric) -> float | None:
-        """Over the trials; of a metric of arms its value."""
+        """Mean over the trials; of a metric of arms, its value."""
         if metric.of == "arm":
             return metric.value(self)
         value = self.estimate(metric.name)
@@ -108,25 +108,25 @@ class Arm:
 
 
 def adapter_of(record: TrialRecord) -> dict[str, Any]:
-    """Rank, alpha and targets of a trial's adapter, and what was asked of it between tasks; without what it has not."""
+    """Rank, alpha, targets and ``between_tasks`` of a trial's adapter; keys that do not apply to it are left out."""
     facts, training = record.facts, record.spec.training
     if not facts.trains:
         return {}
-    found = {"targets": " ".join(training.get("adapter", {}).get("targets", ())) or None}
+    adapter = {"targets": " ".join(training.get("adapter", {}).get("targets", ())) or None}
     if facts.has_rank:
-        found |= {key: training.get("adapter", {}).get(key) for key in ("rank", "alpha")}
+        adapter |= {key: training.get("adapter", {}).get(key) for key in ("rank", "alpha")}
     if not facts.chooses_between:
-        found["between_tasks"] = training.get("between_tasks")
-    return {key: found[key] for key in ADAPTER if found.get(key) is not None}
+        adapter["between_tasks"] = training.get("between_tasks")
+    return {key: adapter[key] for key in ADAPTER if adapter.get(key) is not None}
 
 
 def adapters_differ(arms: Sequence[Arm]) -> bool:
-    """Whether rank, alpha, targets or regime is not the same in all arms that have such a thing."""
-    found = [adapter_of(arm.records[0]) for arm in arms if arm.records]
-    return any(len({adapter.get(key) for adapter in found} - {None}) > 1 for key in ADAPTER)
+    """Whether the arms that have a rank, alpha, targets or ``between_tasks`` differ in one of them."""
+    adapters = [adapter_of(arm.records[0]) for arm in arms if arm.records]
+    return any(len({adapter.get(key) for adapter in adapters} - {None}) > 1 for key in ADAPTER)
 
 
 def same_matrices(one: Arm, other: Arm) -> bool:
-    """Whether intruders of both were counted in the same matrices; an arm that adapts none has none anywhere."""
+    """Whether intruders of both were counted in the same matrices; an arm that adapts none matches every other."""
     records = (arm.records[0] for arm in (one, other) if arm.records)
     return len({adapter_of(record).get("targets") for record in records} - {None}) < 2

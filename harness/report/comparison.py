@@ -23,13 +23,13 @@ from harness.report.metrics import PRIMARY
 from harness.report.numbers import NOTHING, interval, number, p_text, plural, points
 from harness.report.study import KINDS, Study, find_mixtures
 
-#: Of a study's scoring settings, those that decide which items are asked and how.
+#: The scoring settings that decide which items are asked and how.
 ITEMS = ("split", "items", "probe_items", "max_length", "num_fewshot", "chat_template")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``gaps`` are the first arm minus the second, by metric; ``untested`` says why no p is given, if so."""
+    """``gaps`` are the first arm minus the second, by metric; ``untested`` says why there is no p, else it is empty."""
 
     first: Arm
     second: Arm
@@ -42,7 +42,7 @@ def compare(one: Study, other: Study, first: str, second: str, *, allow_mixed: b
     """Arm ``first`` of ``one`` minus arm ``second`` of ``other`` (which may be the same study).
 
     Raises ``InputError`` for an arm that is not there or has no finished trial, for nothing to pair, and for trials of
-    these two that may not be compared unless ``allow_mixed``; what else is in the studies has no say.
+    these two that may not be compared unless ``allow_mixed``; other arms of the studies don't matter.
     """
     arms = _arm(one, first), _arm(other, second)
     where = ", ".join(dict.fromkeys((one.name, other.name)))
@@ -66,12 +66,12 @@ def compare(one: Study, other: Study, first: str, second: str, *, allow_mixed: b
 
 
 def _arm(study: Study, name: str) -> Arm:
-    found = {arm.name: arm for arm in study.arms}
-    if name not in found:
-        raise unknown_name("arm", name, found, where=study.name)
-    if not found[name].trials:
+    by_name = {arm.name: arm for arm in study.arms}
+    if name not in by_name:
+        raise unknown_name("arm", name, by_name, where=study.name)
+    if not by_name[name].trials:
         raise InputError(f"'{name}' has no finished trial", where=study.name, remedy="lorabench status says why")
-    return found[name]
+    return by_name[name]
 
 
 def _mixtures(arms: Sequence[Arm], kinds: Collection[str] = KINDS) -> list[str]:
@@ -79,34 +79,34 @@ def _mixtures(arms: Sequence[Arm], kinds: Collection[str] = KINDS) -> list[str]:
 
 
 def _mixtures_across(arms: Sequence[Arm]) -> list[str]:
-    """Within either arm, and between them: arms of two studies may have one name and other settings."""
+    """Within either arm, and between them: arms of two studies may have the same name and different settings."""
     return list(dict.fromkeys([*_mixtures(arms[:1]), *_mixtures(arms[1:]), *_mixtures(arms, ("task", "order"))]))
 
 
 def _seeds_and_items(arms: Sequence[Arm]) -> list[str]:
     """What two studies must share for their seeds to mean the same data and their scores the same questions."""
-    found = []
+    differences = []
     specs = [[trial.record.spec for trial in arm.trials] for arm in arms]
     for what, values in (
         ("the root seed", lambda spec: spec.training.get("root_seed")),
         *((f"scoring.{key}", lambda spec, key=key: spec.scoring.get(key)) for key in ITEMS),
     ):
-        seen = [sorted({json.dumps(values(spec), sort_keys=True) for spec in own}) for own in specs]
+        seen = [sorted({json.dumps(values(spec), sort_keys=True) for spec in arm_specs}) for arm_specs in specs]
         if seen[0] != seen[1]:
-            found.append(f"{what} differs ({', '.join(seen[0])} / {', '.join(seen[1])})")
-    return found
+            differences.append(f"{what} differs ({', '.join(seen[0])} / {', '.join(seen[1])})")
+    return differences
 
 
-def sentences(found: Comparison) -> list[str]:
+def sentences(comparison: Comparison) -> list[str]:
     """The answer in words, never stronger than the test."""
-    gap, names = found.gaps[PRIMARY], f"{found.first.name} minus {found.second.name}"
+    gap, names = comparison.gaps[PRIMARY], f"{comparison.first.name} minus {comparison.second.name}"
     ends = f" {interval(Estimate(gap.mean, gap.low, gap.high, gap.pairs), points)}" if gap.low is not None else ""
     text = f"{names} in average accuracy: {points(gap.mean)} points{ends} over {plural(gap.pairs, 'pair')}"
     lines = []
-    if found.mixtures:
-        lines.append(f"MIXED: {'; '.join(found.mixtures)}. The difference may come from that.")
-    if found.untested or gap.p is None:
-        lines.append(f"{text}; not tested: {found.untested or 'a test needs two pairs'}.")
+    if comparison.mixtures:
+        lines.append(f"MIXED: {'; '.join(comparison.mixtures)}. The difference may come from that.")
+    if comparison.untested or gap.p is None:
+        lines.append(f"{text}; not tested: {comparison.untested or 'a test needs two pairs'}.")
         return lines
     verdict = "significant" if gap.p < LEVEL else "not significant"
     lines.append(f"{text}; {verdict} at 5 % (two-sided sign-flip test, p {_equals(gap.p)}).")
@@ -126,31 +126,31 @@ def _equals(p: float) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def table(found: Comparison) -> tuple[list[str], list[list[str]]]:
+def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """(columns, rows): every metric that both arms have."""
-    arms = (found.first, found.second)
+    arms = (comparison.first, comparison.second)
     columns = ["", *(f"{arm.name} ({trial_count(arm)})" for arm in arms), "difference [95 % CI]", "pairs", "p"]
     rows = []
-    for name, gap in found.gaps.items():
+    for name, gap in comparison.gaps.items():
         metric = metrics.metric(name)
         values = [metric.text(arm.mean(metric)) for arm in arms]
         ends = interval(Estimate(gap.mean, gap.low, gap.high, gap.pairs), metric.change)
-        p = NOTHING if found.untested else p_text(gap.p)
+        p = NOTHING if comparison.untested else p_text(gap.p)
         rows.append([metric.heading, *values, f"{metric.change(gap.mean)} {ends}".strip(), str(gap.pairs), p])
     return columns, rows
 
 
-def as_data(found: Comparison) -> dict[str, Any]:
+def as_data(comparison: Comparison) -> dict[str, Any]:
     """The same as plain data."""
     return {
-        "first": found.first.name,
-        "second": found.second.name,
-        "mixed": found.mixtures,
-        "not_tested": found.untested or None,
-        "answer": sentences(found),
+        "first": comparison.first.name,
+        "second": comparison.second.name,
+        "mixed": comparison.mixtures,
+        "not_tested": comparison.untested or None,
+        "answer": sentences(comparison),
         "differences": {
             name: {"mean": gap.mean, "ci_low": gap.low, "ci_high": gap.high, "pairs": gap.pairs,
-                   "p": None if found.untested else gap.p}
-            for name, gap in found.gaps.items()
+                   "p": None if comparison.untested else gap.p}
+            for name, gap in comparison.gaps.items()
         },
     }  # fmt: skip

@@ -13,15 +13,15 @@ import numpy as np
 from harness.report.files import readable
 from harness.store.files import atomic_file
 
-#: With these a cell is a formula for some spreadsheet, the full-width ones included.
+#: Some spreadsheet reads a cell that begins with one of these as a formula; full-width signs are among them.
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")
-#: Of the columns of leaderboard.csv and trials.csv; results/README.md says what each is.
+#: Version of the columns of leaderboard.csv and trials.csv; results/README.md says what each column is.
 TABLE_SCHEMA = 1
 SCHEMA_VERSION = "schema_version"
 
 
 def cell(value: Any) -> str:
-    """One CSV cell: empty for None and for what is not finite, ten digits for floats, no spreadsheet formulas."""
+    """One CSV cell: empty for None and numbers that are not finite, ten digits for floats, no spreadsheet formulas."""
     if type(value) is float:  # nearly always
         return format(value + 0.0, ".10g") if math.isfinite(value) else ""
     if value is None:
@@ -37,7 +37,7 @@ def cell(value: Any) -> str:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> Path:
-    """Write rows under ``columns``, in their order; a key that is no column is an error, a missing one is empty."""
+    """Write rows under ``columns``, in their order; a key without a column is an error, a missing key is empty."""
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", newline="") as file:

@@ -1,6 +1,6 @@
 """The tables of results/README.md, made from the declarations: ``python -m harness.report.documentation``.
 
-Each stands between two comments of Markdown that name it; all else in the file is written by hand.
+Each stands between two comments of Markdown that name it; the rest of the file is written by hand.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _MARKED = re.compile(r"(<!-- columns of (leaderboard|trials)\.csv -->\n).*?(?=<!
 def documented(text: str) -> str:
     """The text with its tables written again."""
     tables = {"leaderboard": leaderboard_columns, "trials": trials_columns}
-    return _MARKED.sub(lambda found: found[1] + tables[found[2]](), text)
+    return _MARKED.sub(lambda match: match[1] + tables[match[2]](), text)
 
 
 def leaderboard_columns() -> str:
-    """The columns of leaderboard.csv, with which direction is better; not the ends of intervals."""
+    """The columns of leaderboard.csv, with the direction that is better; without the ends of intervals."""
     better = {metric.name: metric.better for metric in metrics.METRICS}
     lines = ["| column | better | what it is |", "|---|---|---|"]
     for name, meaning in _meant(leaderboard_csv.columns(["<probe>"])).items():

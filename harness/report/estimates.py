@@ -17,6 +17,6 @@ def estimate(values: Mapping[tuple[str, int], float]) -> Estimate:
 
 
 def certain(value: T | None) -> T:
-    """A value that cannot be None here, for the type checker and for whoever breaks that."""
+    """The value, which cannot be None here: tells the type checker, and fails where that is broken."""
     assert value is not None
     return value

@@ -20,7 +20,7 @@ from harness.store.records import Curve, TrialRecord
 if TYPE_CHECKING:
     from harness.report.arms import Arm
 
-#: From so many tasks and seeds up there is an interquartile mean.
+#: The fewest tasks and seeds for an interquartile mean.
 IQM_TASKS, IQM_SEEDS = 3, 5
 #: What trials spend on one task: (order, seed) -> (examples, tokens).
 Budgets = dict[tuple[str, int], tuple[float, float]]
@@ -30,7 +30,7 @@ Budgets = dict[tuple[str, int], tuple[float, float]]
 class PlainLora:
     """What the metrics of all arms take from plain LoRA's trials, by task.
 
-    Nothing of any other arm comes in: the numbers of an arm don't depend on who else is on the board.
+    No other arm enters: the numbers of an arm don't depend on who else is on the board.
     """
 
     gains: dict[str, list[float]] = field(default_factory=dict)  #: best gain over the base model, of each trial
@@ -54,9 +54,9 @@ class PlainLora:
         """How far a trial is followed on a task, in examples and tokens: as far as plain LoRA goes on the same data.
 
         Restricted means need one horizon for all arms: a method that spends more tokens is not followed for longer.
-        It is plain LoRA's, as the level to reach is, and not the least of all arms': what another arm spends on a task,
-        or counts on a curve of mixed tasks, says nothing of this one.  Where plain LoRA lacks the trial, the mean of
-        its others.
+        The horizon is plain LoRA's, like the level to reach, and not the shortest of all arms': what another arm spends
+        on a task, or counts on a curve of mixed tasks, says nothing about this one.  Where plain LoRA lacks the trial,
+        it is the mean of plain LoRA's other trials.
         """
         budgets = self.budgets[task]
         if key in budgets:
@@ -67,7 +67,7 @@ class PlainLora:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A finished trial, and what plain LoRA's say."""
+    """A finished trial, and what its metrics take from plain LoRA's trials."""
 
     record: TrialRecord
     plain: PlainLora
@@ -86,7 +86,7 @@ class Evidence:
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
-        """By task; none unless there is one of every task of the stream."""
+        """By task; empty unless every task of the stream has one."""
         curves = {curve.task: curve for curve in self.record.curves}
         missing = any(task not in curves for task in self.record.spec.stream)
         return {} if missing or self.matrix is None or not self.sequential else curves
@@ -97,26 +97,26 @@ class Evidence:
 
     @cached_property
     def reached_90(self) -> dict[str, efficiency.Restricted | None]:
-        """Examples and tokens to 90 % of plain LoRA's gain, over the tasks; none where it gained nothing on one."""
+        """Examples and tokens to 90 % of plain LoRA's gain, over the tasks; empty where that gain is nothing on one."""
         levels = {task: efficiency.threshold(self.base(task), self.plain.gains.get(task, ())) for task in self.curves}
         reachable = {task: level for task, level in levels.items() if level is not None}
         if len(reachable) < len(levels):
             return {}
         key = (self.record.spec.order, self.record.spec.seed)
         limits = [self.plain.horizon(task, key) for task in self.curves]
-        found = {}
+        means = {}
         for nth, axis in enumerate(("examples", "tokens")):
             times = [
                 efficiency.first_reached(getattr(curve, axis), curve.score, reachable[task])
                 for task, curve in self.curves.items()
             ]
-            found[axis] = efficiency.restricted_mean(times, [limit[nth] for limit in limits])
-        return found
+            means[axis] = efficiency.restricted_mean(times, [limit[nth] for limit in limits])
+        return means
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """Adapters saved after each task of one training run, which an audit scored: all there is is their matrix."""
+    """Adapters saved after each task of one training run, which an audit scored: only their matrix is known."""
 
     matrix: np.ndarray
     sequential: bool = True
@@ -137,7 +137,7 @@ def of_stream(function: Callable[[np.ndarray], float | None]) -> OfMatrix:
 
 
 def average_accuracy_stderr(trial: Evidence) -> float | None:
-    """Over the test items, of the mean of scores on different tasks; None unless each has one."""
+    """Standard error over the test items of the mean score of the tasks; None unless every score has one."""
     if trial.matrix is None:
         return None
     errors = [trial.record.tasks[task].stderr[-1] for task in trial.record.spec.stream]
@@ -159,8 +159,8 @@ def reached_90(axis: Literal["examples", "tokens"], part: Literal["mean", "share
     """Restricted mean over the tasks, or the share of them that got there."""
 
     def value(trial: Evidence) -> float | None:
-        found = trial.reached_90.get(axis)
-        return None if found is None else getattr(found, part)
+        restricted = trial.reached_90.get(axis)
+        return None if restricted is None else getattr(restricted, part)
 
     return value
 

@@ -1,4 +1,4 @@
-"""The files of a report: each is there whole or as it was before, and holds text that any reader takes."""
+"""The files of a report: each is written whole or not at all, and holds text that any reader accepts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.store.files import atomic_write
 
-#: What neither XML nor a terminal takes as text, and halves of characters, which have no bytes in UTF-8.
+#: Characters that XML or a terminal does not accept as text, and lone surrogates, which UTF-8 cannot encode.
 _ODD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -17,6 +17,6 @@ def readable(text: str) -> str:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Raises LorabenchError where the disk is full or the folder closed; what was there before stays."""
+    """Raises LorabenchError where the disk is full or the folder closed; the file that was there before stays."""
     atomic_write(path, readable(text))
     return path

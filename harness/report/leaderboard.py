@@ -1,4 +1,4 @@
-"""The leaderboard: one row an arm, ranked where the evidence is complete, each compared with plain LoRA in pairs."""
+"""The leaderboard: one row per arm, ranked where the evidence is complete, each compared with plain LoRA in pairs."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def rows(study: Study) -> list[Row]:
     why = {arm.name: arm.why_not_ranked() for arm in study.arms}
     tested = {each.name: _tests(study, each, why) for each in (metrics.metric(PRIMARY), *metrics.secondary())}
     groups = tie_groups({arm.name: arm.values(PRIMARY) for arm in study.arms if not why[arm.name]})
-    count = sum(found.p is not None for found in tested[PRIMARY].values())
+    count = sum(test.p is not None for test in tested[PRIMARY].values())
     table = []
     for arm in study.arms:
-        own = {metric: found[arm.name] for metric, found in tested.items() if arm.name in found}
+        arm_tests = {metric: tests[arm.name] for metric, tests in tested.items() if arm.name in tests}
         detectable = None
-        if PRIMARY in own and own[PRIMARY].p is not None:
-            detectable = minimum_detectable_effect(own[PRIMARY].gap, count)
-        table.append(Row(arm, own, groups.get(arm.name), detectable, why[arm.name]))
+        if PRIMARY in arm_tests and arm_tests[PRIMARY].p is not None:
+            detectable = minimum_detectable_effect(arm_tests[PRIMARY].gap, count)
+        table.append(Row(arm, arm_tests, groups.get(arm.name), detectable, why[arm.name]))
     return sorted(table, key=_rank)
 
 

@@ -1,4 +1,4 @@
-"""leaderboard.csv: one row an arm, in the order of the board."""
+"""leaderboard.csv: one row per arm, in the order of the board."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.report.leaderboard import Row, trial_count
 from harness.report.metrics import PRIMARY
 from harness.report.study import Study
 
-#: Columns that are no metrics, and what they are (for results/README.md).  The first stand around the promised metrics.
+#: Columns that are not metrics, and what they are (for results/README.md); the promised metrics stand among the first.
 NAME = {
     "method": "the arm: a method, or `method@setting`",
     "trials": "finished trials / trials of the plan",
@@ -43,7 +43,7 @@ STATE = {
     "orders": "orders of the finished trials",
     "items_per_task": "test items behind each score",
 }
-#: Of each secondary outcome, after its name.
+#: Columns of each secondary outcome: what follows its name.
 SECOND = {
     "_difference_to_lora": "like `difference_to_lora`, in this outcome",
     "_difference_to_lora_ci_low": "",
@@ -57,26 +57,26 @@ SHARED = {"shared_by": "trials of its pack"}
 def columns(probes: Iterable[str]) -> dict[str, str]:
     """All columns and what they are: the promised ones, the statistics, the state, more metrics, each probe.
 
-    Ends of intervals, which are of the column before, are said nothing of.
+    Ends of intervals belong to the column before them and have an empty description.
     """
     trial = metrics.taken_of("trial", "arm")
-    found = dict(NAME)
+    meanings = dict(NAME)
     for metric in metrics.promised():
-        found[metric.name] = metric.meaning
+        meanings[metric.name] = metric.meaning
         if metric.name == PRIMARY:
-            found |= _ends(metric.name)
-    found |= TRIED | DIFFERENCE | STATE
-    found |= {metric.name: metric.meaning for metric in trial if metric.name not in found}
+            meanings |= _ends(metric.name)
+    meanings |= TRIED | DIFFERENCE | STATE
+    meanings |= {metric.name: metric.meaning for metric in trial if metric.name not in meanings}
     for metric in metrics.with_interval():
-        found |= _ends(metric.name)
+        meanings |= _ends(metric.name)
     for metric in metrics.secondary():
-        found |= {metric.name + end: meaning for end, meaning in SECOND.items()}
+        meanings |= {metric.name + end: meaning for end, meaning in SECOND.items()}
     for metric in metrics.taken_of("weights", "costs"):
-        found.setdefault(metric.name, metric.meaning)
-    found |= SHARED | ADAPTER
+        meanings.setdefault(metric.name, metric.meaning)
+    meanings |= SHARED | ADAPTER
     families = metrics.taken_of("probe")
-    found |= dict(sorted((family.named(probe), family.meaning) for family in families for probe in probes))
-    return found | {SCHEMA_VERSION: "of this table"}
+    meanings |= dict(sorted((family.named(probe), family.meaning) for family in families for probe in probes))
+    return meanings | {SCHEMA_VERSION: "of this table"}
 
 
 def _ends(name: str) -> dict[str, str]:
@@ -110,8 +110,8 @@ def _line(row: Row) -> dict[str, Any]:
         numbers = (gap.mean, gap.low, gap.high, gap.pairs, row.p, row.p_holm, row.detectable)
         line |= dict(zip(DIFFERENCE, numbers, strict=False))
     for metric in metrics.secondary():
-        if found := row.tested.get(metric.name):
-            numbers = (found.gap.mean, found.gap.low, found.gap.high, found.p, found.p_holm)
+        if test := row.tested.get(metric.name):
+            numbers = (test.gap.mean, test.gap.low, test.gap.high, test.p, test.p_holm)
             line |= dict(zip((metric.name + end for end in SECOND), numbers, strict=True))
     return line | {"tie_group": row.group} | _state(row)
 

@@ -16,14 +16,14 @@ TABLES = ("main", "more", "costs")
 class Metric:
     """A metric, declared once; everything that shows it asks here.
 
-    ``value`` returns None for what has no meaning or is not known.  What it gets depends on ``of``:
+    ``value`` returns None where the metric has no meaning or is not known.  What it gets depends on ``of``:
 
     - ``trial``: the :class:`harness.report.evidence.Evidence` of a finished trial;
     - ``probe``: the scores of one probe; the name has ``<probe>`` where the probe's stands;
     - ``weights``: the :class:`harness.store.intruders.Intruders` after a task, of the whole adapter or of one type of
       projection; a trial's number is the one after its last task;
     - ``costs``: the :class:`harness.store.records.Costs` of a trial, finished or not;
-    - ``arm``: the :class:`harness.report.arms.Arm`, for what is no mean over its trials.
+    - ``arm``: the :class:`harness.report.arms.Arm`, for numbers that are not means over its trials.
     """
 
     name: str  #: its column
@@ -31,27 +31,27 @@ class Metric:
     meaning: str  #: for results/README.md, in Markdown
     value: Callable[[Any], float | None]
     of: Literal["trial", "probe", "weights", "costs", "arm"] = "trial"
-    better: Literal["higher", "lower", ""] = ""  #: empty where neither end is
+    better: Literal["higher", "lower", ""] = ""  #: empty where neither is better
 
-    unit: str = ""  #: as it is written, which is ``scale`` times the number of the CSV files
+    unit: str = ""  #: of the number in tables, which is ``scale`` times that in the CSV files
     note: str = ""  #: in brackets after title and unit
     digits: int = 1
     scale: float = 1.0
     signed: bool = False  #: a + before what is above 0; differences always have it
     spoken: str = ""  #: its name in a sentence, if not the title
-    kind: str = ""  #: what it and its like are called together in a sentence, if not so
+    kind: str = ""  #: name in a sentence that covers it and similar metrics, if they share one
 
-    tested: Literal["primary", "secondary", ""] = ""  #: against plain LoRA, each outcome with Holm of its own
-    of_matrices: bool = False  #: counted in the adapted matrices: arms that adapt others are not compared
-    answered: bool = False  #: of those tested, what the answer at the top of the page speaks of
+    tested: Literal["primary", "secondary", ""] = ""  #: against plain LoRA, with Holm within each outcome
+    of_matrices: bool = False  #: counted in the adapted matrices: arms that adapt different ones are not compared
+    answered: bool = False  #: the answer at the top of the page reports its test
 
-    first: int = 0  #: place among the promised first columns of leaderboard.csv; 0 is none of them
+    first: int = 0  #: place among the promised first columns of leaderboard.csv; 0 for other metrics
     interval: bool = False  #: its interval has columns in leaderboard.csv
     table: Literal["main", "more", "costs", ""] = ""
-    place: int = 99  #: in its table; those of one place stand as they are declared
+    place: int = 99  #: in its table; metrics of the same place stand in the order of declaration
     compared: bool = False  #: by ``lorabench compare``
     indexed: bool = False  #: on the page over all studies
-    audited: bool = False  #: of an audited sequence of adapters; only for a ``value`` of the accuracy matrix
+    audited: bool = False  #: for an audited sequence of adapters; ``value`` must need the accuracy matrix only
 
     @property
     def heading(self) -> str:

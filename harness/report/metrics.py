@@ -2,7 +2,7 @@
 
 From here come the columns of leaderboard.csv and trials.csv, the tables of page, Markdown and LaTeX, the tests, the
 comparison of two arms, the page over all studies, what an audit says of a sequence, and the tables of results/README.md
-(``python -m harness.report.documentation`` writes them again).  In the order in which trials.csv has them.
+(``python -m harness.report.documentation`` writes them again).  The order is that of trials.csv.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def in_table(table: str) -> list[Metric]:
 
 
 def promised() -> list[Metric]:
-    """Metrics among the first columns of leaderboard.csv, a promise to whoever reads it with a script."""
+    """Metrics among the first columns of leaderboard.csv, which are promised to scripts that read it."""
     return sorted((each for each in METRICS if each.first), key=lambda each: each.first)
 
 
@@ -229,7 +229,7 @@ def with_interval() -> list[Metric]:
 
 
 def secondary() -> list[Metric]:
-    """Also compared with plain LoRA, each with Holm of its own over the arms."""
+    """Metrics that are also compared with plain LoRA, each with a separate Holm correction over the arms."""
     return [each for each in METRICS if each.tested == "secondary"]
 
 

@@ -17,9 +17,9 @@ FIGURE = ("arm", "kind", "keep", "quantity", "mean", "ci_low", "ci_high", "trial
 
 
 def write_mitigation(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], folder: Path) -> list[Path]:
-    """Write ``scores.csv`` (one row a variant) and the figure ``mitigation`` with its numbers into ``folder``.
+    """Write ``scores.csv`` (one row per variant) and the figure ``mitigation`` with its numbers into ``folder``.
 
-    ``rows`` are those of :func:`harness.posthoc.mitigation.mitigate`, at least one trial's.
+    ``rows`` are those of :func:`harness.posthoc.mitigation.mitigate`, of at least one trial.
     """
     scores = sorted({name for row in rows for name in row if name.startswith("score_")})
     points = changes(rows)
@@ -31,7 +31,7 @@ def write_mitigation(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], 
 
 
 def changes(rows: Sequence[Mapping[str, Any]]) -> Rows:
-    """Mean change against the same trial as trained, with its interval over trials, by arm, kind, part kept."""
+    """Mean change from the same trial's trained adapter, with its interval over trials, by arm, kind and part kept."""
     trained = {row["trial"]: row for row in rows if row["kind"] == "trained"}
     groups: dict[tuple, dict[tuple[str, int], float]] = defaultdict(dict)
     for row in rows:
@@ -40,11 +40,11 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> Rows:
             if row["kind"] == "trained" or before is None or after is None:
                 continue
             groups[row["arm"], row["kind"], row["keep"], quantity][row["order"], row["seed"]] = sign * (after - before)
-    found = []
+    points = []
     for (arm, kind, keep, quantity), values in sorted(groups.items()):
         value = estimate(values)
-        found.append(
+        points.append(
             {"arm": arm, "kind": kind, "keep": keep, "quantity": quantity, "mean": value.mean, "ci_low": value.low,
              "ci_high": value.high, "trials": value.n}
         )  # fmt: skip
-    return found
+    return points

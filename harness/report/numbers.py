@@ -15,7 +15,7 @@ def number(value: float | None, digits: int = 1, scale: float = 1.0, sign: bool 
     if value is None or not math.isfinite(value):
         return NOTHING
     text = f"{value * scale:{'+' if sign else ''},.{digits}f}"
-    # A mean that rounds to nothing has no sign.
+    # A mean that rounds to zero has no sign.
     if not text.strip("+-0.,"):
         text = text.lstrip("+-")
     return text.replace("-", "−")
@@ -30,7 +30,7 @@ def points(value: float | None) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """An exact p to three digits, as .250; never rounded to 0 and never to a 1 that it is not."""
+    """An exact p to three digits, as .250; never rounded to 0, and to 1 only from 0.9995 up."""
     if p is None:
         return NOTHING
     if p < 0.001:
@@ -39,7 +39,7 @@ def p_text(p: float | None) -> str:
 
 
 def interval(value: Estimate | None, text=percent) -> str:
-    """[low, high], or nothing where one trial gives no interval."""
+    """[low, high]; empty where there is no interval, as with one trial."""
     return f"[{text(value.low)}, {text(value.high)}]" if value and value.low is not None else ""
 
 

@@ -16,7 +16,7 @@ from harness.report.trial import Trial, measure
 from harness.store.published import PublishedRow
 from harness.store.records import TrialRecord
 
-#: What must be of one version each, beside stack and base model.
+#: What must have one version each, besides stack and base model.
 KINDS = ("task", "order", "arm")
 
 
@@ -71,11 +71,11 @@ class Study:
         seen: dict[str, set[str]] = defaultdict(set)
         before: dict[str, Any] = {}
         for record in self.records:
-            found = key(record)
-            if found == before:  # nearly always, and a dump takes longer
+            settings = key(record)
+            if settings == before:  # nearly always, and a dump takes longer
                 continue
-            before = found
-            for name, value in found.items():
+            before = settings
+            for name, value in settings.items():
                 seen[name].add(json.dumps(value, sort_keys=True))
         same = {name: json.loads(next(iter(values))) for name, values in sorted(seen.items()) if len(values) == 1}
         return same, sorted(name for name, values in seen.items() if len(values) > 1)
@@ -161,12 +161,14 @@ def _refuse_duplicates(records: Iterable[TrialRecord], where: str | None) -> Non
 
 def find_mixtures(records: Sequence[TrialRecord], kinds: Collection[str] = KINDS) -> list[str]:
     """Differences that make scores incomparable: stack, base model, task contents, streams, settings within an arm."""
-    found = []
+    mixtures = []
     stacks = {record.stack.get("digest"): record.stack for record in records}
     if len(stacks) > 1:
-        found.append(f"{len(stacks)} stacks, which differ in {_differences(list(stacks.values())) or 'their digest'}")
+        mixtures.append(
+            f"{len(stacks)} stacks, which differ in {_differences(list(stacks.values())) or 'their digest'}"
+        )
     if len({record.spec.model_digest for record in records}) > 1:
-        found.append("more than one base model")
+        mixtures.append("more than one base model")
     tasks: dict[str, set[str]] = defaultdict(set)
     streams: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     arms: dict[str, set[str]] = defaultdict(set)
@@ -175,12 +177,12 @@ def find_mixtures(records: Sequence[TrialRecord], kinds: Collection[str] = KINDS
         for task, digest in spec.task_digests.items():
             tasks[task].add(digest)
         streams[spec.order].add(spec.stream)
-        own = [spec.training.get("adapter"), spec.training.get("between_tasks", "continue")]
-        arms[spec.arm].add(json.dumps([spec.parameters, spec.method_digest, *own], sort_keys=True))
+        adapter = [spec.training.get("adapter"), spec.training.get("between_tasks", "continue")]
+        arms[spec.arm].add(json.dumps([spec.parameters, spec.method_digest, *adapter], sort_keys=True))
     for kind, groups in (("task", tasks), ("order", streams), ("arm", arms)):
         if kind in kinds and (mixed := sorted(name for name, values in groups.items() if len(values) > 1)):
-            found.append(f"{kind} {', '.join(mixed)} in more than one version")
-    return found
+            mixtures.append(f"{kind} {', '.join(mixed)} in more than one version")
+    return mixtures
 
 
 def _differences(stacks: Sequence[dict[str, Any]]) -> str:

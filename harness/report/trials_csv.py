@@ -1,4 +1,4 @@
-"""trials.csv: every number of every record, one row a number."""
+"""trials.csv: every number of every record, one row per number."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ COLUMNS = {
 }
 
 
-#: What a row says beside its trial: columns ``after_task`` to ``stderr``.
+#: What a row says besides its trial: columns ``after_task`` to ``stderr``.
 Number = tuple[int, int | None, str, str, float | None, int | None, float | None]
 
 
 def write_trials(path: Path, trials: Sequence[Trial], unfinished: Sequence[TrialRecord]) -> Path:
-    """One row a number, columns ``COLUMNS``; a failed trial has the scores it got to, and no metrics."""
+    """One row per number, columns ``COLUMNS``; a failed trial has the scores that it reached, and no metrics."""
     measured = {id(trial.record): trial.metrics for trial in trials}
     records = sorted([*(t.record for t in trials), *unfinished], key=_record_order)
     text = cache(_encoded)  # few names in millions of rows

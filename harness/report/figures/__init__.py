@@ -1,1 +1,1 @@
-"""The figures: one module a figure, and the registry that names them all."""
+"""The figures: one module per figure, and the registry that names them all."""

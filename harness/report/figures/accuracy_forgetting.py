@@ -78,7 +78,7 @@ def _scatter(points: dict[str, tuple[Arm, Estimate, Estimate]], front: list[str]
         axes.plot(*zip(*line, strict=True), color=INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6, zorder=1)
     held: tuple[list[float], list[float]] = ([], [])
     untrained = [name for name, (arm, _, _) in points.items() if name in styles and not arm.trains]
-    if len(untrained) == len(points):  # nothing else gives the axes their place
+    if len(untrained) == len(points):  # nothing else sets the limits of the axes
         untrained = []
     others = [(x.mean * 100, y.mean * 100) for name, (_, x, y) in points.items() if name not in styles]
     if others:
@@ -86,8 +86,8 @@ def _scatter(points: dict[str, tuple[Arm, Estimate, Estimate]], front: list[str]
         for name in (name for name in front if name not in styles):
             at = points[name][1].mean * 100, points[name][2].mean * 100
             axes.annotate(drawn_name(name), at, (4, -3), textcoords="offset points", fontsize=7, alpha=0.8)
-        for side, own in zip(held, zip(*others, strict=True), strict=True):
-            side += own
+        for side, means in zip(held, zip(*others, strict=True), strict=True):
+            side += means
     for name, (arm, x, y) in points.items():
         if name not in styles or name in untrained:
             continue
@@ -108,8 +108,8 @@ def _scatter(points: dict[str, tuple[Arm, Estimate, Estimate]], front: list[str]
             markeredgewidth=1,
             markerfacecolor=look.color if arm.complete else PAPER,
         )
-        for side, value, own in zip(held, (x, y), dots, strict=True):
-            side += spans([value], 100) + own
+        for side, value, trial_values in zip(held, (x, y), dots, strict=True):
+            side += spans([value], 100) + trial_values
     axes.set_xlim(limits([*held[0], 0], 2))
     axes.set_ylim(limits(held[1], 4))
     for nth, name in enumerate(untrained):
@@ -123,9 +123,9 @@ def _scatter(points: dict[str, tuple[Arm, Estimate, Estimate]], front: list[str]
 
 
 def _untrained(axes: Axes, x: float, y: float, look: Look, nth: int) -> None:
-    """A model that is not trained: in its place, or at the lower edge with its number if it would squeeze the others.
+    """Draw a model that is not trained: in its place, or at the lower edge if it would squeeze the others.
 
-    ``nth`` of them: their numbers there stand one above the other.
+    At the edge its number stands beside it; ``nth`` counts such models, whose numbers stand one above the other.
     """
     low, high = axes.get_ylim()
     inside = y > low - 0.35 * (high - low)

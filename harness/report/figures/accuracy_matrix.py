@@ -25,7 +25,7 @@ def mean_matrix(arm: Arm, order: str | None = None) -> np.ndarray | None:
 
 
 def accuracy_matrix(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
-    """A heat map an arm; with several orders the columns are positions in the stream, and the CSV has every order."""
+    """A heat map per arm; with several orders the columns are positions in the stream, and the CSV has every order."""
     columns = ("arm", "order", "after_task", "position", "task", "mean", "trials")
     streams, rows = study.streams, []
     arms = [(arm, matrix) for arm in drawn_arms(study, styles) if (matrix := mean_matrix(arm)) is not None]

@@ -30,10 +30,10 @@ from harness.report.trial import Trial
 
 
 def intruders(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
-    """Count of intruder dimensions and their distance, after each task; a bar an arm if only taken once.
+    """Count of intruder dimensions and their distance, after each task; a stem per arm if measured only once.
 
-    Arms without a look that have intruders are grey lines among the counts: which arms are drawn goes by accuracy, and
-    those with the most intruders may be none of them.
+    Arms without a look that have intruders are grey lines among the counts: arms are drawn by their accuracy, which
+    may leave out those with the most intruders.
     """
     columns = ("metric", *POINT)
     panels = {"count": "intruder dimensions (all matrices)", "distance": "intruder distance (1 − best |cos|)"}
@@ -61,15 +61,15 @@ def intruders(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[s
 
 
 def _measured(arm: Arm, metric: str) -> list[tuple[int, Estimate]]:
-    """What an arm has of it, after each task after which it was taken of all trials."""
+    """(task, mean over trials) of a metric, for each task after which every trial of the arm has it."""
     last = max(len(trial.record.intruders) for trial in arm.trials)
-    found = []
+    points = []
     for t in range(1 if arm.sequential else max(1, last), last + 1):
         values = {trial.key: _taken(trial, t, metric) for trial in arm.trials}
         taken = {key: value for key, value in values.items() if value is not None}
         if len(taken) == len(values):
-            found.append((t, estimate(taken)))
-    return found
+            points.append((t, estimate(taken)))
+    return points
 
 
 def _taken(trial: Trial, t: int, metric: str) -> float | None:

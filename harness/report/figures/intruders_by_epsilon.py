@@ -1,4 +1,4 @@
-"""Intruder dimensions over the threshold that makes one."""
+"""Intruder dimensions over the threshold that defines them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from harness.report.figures.parts import (
 from harness.report.figures.style import Look, legend, new_figure
 from harness.report.study import Study
 
-#: From so many counts on the axis is logarithmic, and linear up to 1: arms lie decades apart.
+#: Beyond this count the axis is logarithmic, and linear up to 1: arms lie decades apart.
 FAR = 50
 
 
@@ -39,10 +39,10 @@ def by_epsilon(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[
     lines: dict[str, list[tuple[float, Estimate]]] = {}
     rows: Rows = []
     for name, taken in intruders_of_arms((*drawn_arms(study, styles), *other_arms(study, styles))).items():
-        if name not in styles and not any(found.count for found in taken.values()):
+        if name not in styles and not any(intruders.count for intruders in taken.values()):
             continue
         for epsilon in next(iter(taken.values())).by_epsilon:
-            counts = {key: found.by_epsilon.get(epsilon) for key, found in taken.items()}
+            counts = {key: intruders.by_epsilon.get(epsilon) for key, intruders in taken.items()}
             if all(count is not None for count in counts.values()):
                 value = estimate({key: float(count) for key, count in counts.items() if count is not None})
                 lines.setdefault(name, []).append((float(epsilon), value))
@@ -51,19 +51,19 @@ def by_epsilon(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[
         return empty("No intruder dimensions were counted."), POINT, rows
     figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
-    own = {name: points for name, points in lines.items() if name in styles}
-    for name, points in own.items():
+    drawn_lines = {name: points for name, points in lines.items() if name in styles}
+    for name, points in drawn_lines.items():
         look = styles[name]
         axes.plot([x for x, _ in points], [v.mean for _, v in points], color=look.color, linestyle=look.line)
         for x, value in points:
             whisker(axes, x, value, look)
     axes.set_xlabel("threshold ε on the best |cosine|")
     axes.set_ylabel("intruder dimensions (all matrices)")
-    axes.set_ylim(from_zero(spans(values_of(own)), counts=True))
+    axes.set_ylim(from_zero(spans(values_of(drawn_lines)), counts=True))
     grey_lines(axes, {name: points for name, points in lines.items() if name not in styles})
     if axes.get_ylim()[1] > FAR:
         axes.set_yscale("symlog", linthresh=1)
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.set_ylim(-0.2, 2 * axes.get_ylim()[1])
-    legend(figure, own, styles)
+    legend(figure, drawn_lines, styles)
     return figure, POINT, rows

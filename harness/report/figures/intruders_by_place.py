@@ -25,7 +25,7 @@ def by_place(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[st
         for place in ("by_type", "by_layer"):
             for name, taken in arms.items():
                 for x in getattr(next(iter(taken.values())), place).names:
-                    parts = {key: getattr(found, place).get(x) for key, found in taken.items()}
+                    parts = {key: getattr(intruders, place).get(x) for key, intruders in taken.items()}
                     if all(parts.values()):
                         value = estimate({key: float(getattr(part, metric)) for key, part in parts.items()})
                         series.setdefault((metric, place), {}).setdefault(name, {})[x] = value
@@ -36,9 +36,9 @@ def by_place(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[st
     panels = figure.subplots(2, 2, squeeze=False, width_ratios=(1, 1.4))
     for line, metric in zip(panels, LABELS, strict=True):
         for axes, place in zip(line, ("by_type", "by_layer"), strict=True):
-            own = series.get((metric, place), {})
-            _place(axes, own, styles, "type" if place == "by_type" else "layer")
-            values = [value for points in own.values() for value in points.values()]
+            panel = series.get((metric, place), {})
+            _place(axes, panel, styles, "type" if place == "by_type" else "layer")
+            values = [value for points in panel.values() for value in points.values()]
             held = spans(values) if place == "by_type" else [value.mean for value in values]
             axes.set_ylim(from_zero(held, metric == "count"))
         line[0].set_ylabel(LABELS[metric])
@@ -47,18 +47,18 @@ def by_place(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[st
 
 
 def _place(axes: Axes, arms: dict[str, dict[str, Estimate]], styles: dict[str, Look], what: str) -> None:
-    """One position a type or layer; layers in order of their number are joined by lines."""
+    """One position per type or layer; layers are in the order of their numbers and joined by lines."""
     names = list(dict.fromkeys(name for values in arms.values() for name in values))
     if what == "layer":
         names.sort(key=lambda name: (not name.isdecimal(), len(name) if name.isdecimal() else 0, name))
     for nth, (arm, values) in enumerate(arms.items()):
         look = styles[arm]
-        own = [name for name in names if name in values]
+        measured = [name for name in names if name in values]
         if what == "layer":
-            x = [names.index(name) for name in own]
-            axes.plot(x, [values[name].mean for name in own], color=look.color, linestyle=look.line, linewidth=1.2)
+            x = [names.index(name) for name in measured]
+            axes.plot(x, [values[name].mean for name in measured], color=look.color, linestyle=look.line, linewidth=1.2)
             continue
-        for name in own:
+        for name in measured:
             shift = (nth - (len(arms) - 1) / 2) * min(0.12, 0.8 / len(arms))
             whisker(axes, names.index(name) + shift, values[name], look)
     step = max(1, len(names) // 10) if what == "layer" else 1

@@ -20,7 +20,7 @@ OTHER = Look("", GRID, "o", "-")
 def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Forgetting of every trained trial against its intruders; Spearman's rho is over all of them.
 
-    Those of arms without a look are grey: which arms are drawn goes by accuracy, and must not choose the trials.
+    Trials of arms without a look are grey: arms are drawn by their accuracy, which must not choose the trials.
     """
     columns = ("arm", "order", "seed", "count", "distance", "forgetting", "rho_count", "rho_distance")
     points = [
@@ -32,10 +32,13 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
     if not points:
         return empty("Intruders against forgetting needs two tasks and trained adapters."), columns, []
     lost = [float(trial.metrics["forgetting"] or 0.0) for _, trial, _ in points]
-    found = {metric: spearman([float(getattr(taken, metric)) for *_, taken in points], lost) for metric in LABELS}
+    correlations = {
+        metric: spearman([float(getattr(taken, metric)) for *_, taken in points], lost) for metric in LABELS
+    }
     rows: Rows = [
         {"arm": name, "order": trial.key[0], "seed": trial.key[1], "count": taken.count, "distance": taken.distance,
-         "forgetting": trial.metrics["forgetting"], **{f"rho_{m}": r.rho if r else None for m, r in found.items()}}
+         "forgetting": trial.metrics["forgetting"],
+         **{f"rho_{m}": r.rho if r else None for m, r in correlations.items()}}
         for name, trial, taken in points
     ]  # fmt: skip
     figure = new_figure(8.4, 3.8)
@@ -44,7 +47,7 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
             look = styles.get(name, OTHER)
             axes.plot(getattr(taken, metric), 100 * value, color=look.color, marker=look.marker, markersize=5,
                       alpha=0.8, zorder=2 + (name in styles))  # fmt: skip
-        axes.set_title(correlation_words(found[metric], len(points)))
+        axes.set_title(correlation_words(correlations[metric], len(points)))
         axes.set_xlabel(label)
     axes = figure.axes[0]
     axes.set_ylabel("forgetting (points)")
@@ -61,8 +64,8 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
     return figure, columns, rows
 
 
-def correlation_words(found: Correlation | None, n: int) -> str:
-    """Spearman's rho with its interval, or that there is none."""
-    if found is None:
+def correlation_words(correlation: Correlation | None, n: int) -> str:
+    """Spearman's rho with its interval; "not defined" where it is None."""
+    if correlation is None:
         return f"Spearman's ρ: not defined ({n} trials)"
-    return f"Spearman's ρ {found.rho:.2f} [{found.low:.2f}, {found.high:.2f}], {found.n} trials"
+    return f"Spearman's ρ {correlation.rho:.2f} [{correlation.low:.2f}, {correlation.high:.2f}], {correlation.n} trials"

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from harness.report.figures.parts import Rows, empty
 from harness.report.figures.style import INK, Look, legend, new_figure
 
-#: Quantity -> (column, what falls as it recovers or is lost: sign, label).
+#: Quantity -> (column, sign: -1 where the quantity grows as the column falls, label).
 PANELS = {
     "forgetting recovered": ("forgetting", -1, "forgetting recovered (points)"),
     "general ability recovered": ("general_delta", 1, "probes recovered (points)"),
@@ -29,13 +29,13 @@ def draw_mitigation(points: Rows, styles: dict[str, Look]):
 
 
 def _panel(axes: Axes, points: Rows, styles: dict[str, Look]) -> None:
-    """A line an arm and kind, which ends in the trained adapter: everything kept, nothing changed."""
+    """A line per arm and kind, which ends in the trained adapter: everything kept, nothing changed."""
     axes.axhline(0, color=INK, linewidth=0.7)
     for arm in styles:
         for kind, line in LINES.items():
-            own = sorted((p for p in points if (p["arm"], p["kind"]) == (arm, kind)), key=lambda p: p["keep"])
-            if own:
-                x, y = [p["keep"] for p in own] + [1.0], [100 * p["mean"] for p in own] + [0.0]
+            line_points = sorted((p for p in points if (p["arm"], p["kind"]) == (arm, kind)), key=lambda p: p["keep"])
+            if line_points:
+                x, y = [p["keep"] for p in line_points] + [1.0], [100 * p["mean"] for p in line_points] + [0.0]
                 look = styles[arm]
                 marker = look.marker if kind == "mitigated" else None
                 axes.plot(x, y, color=look.color, linestyle=line, marker=marker, markersize=5)

@@ -13,7 +13,7 @@ Series = dict[str, list[tuple[int, Estimate]]]
 
 
 def lines_over_stream(axes: Axes, series: Series, styles: dict[str, Look], scale: float = 1.0) -> None:
-    """Lines with intervals, one an arm, moved aside a little so that intervals don't hide each other."""
+    """Lines with intervals, one per arm, moved aside a little so that intervals don't hide each other."""
     for nth, (name, points) in enumerate(series.items()):
         shift = (nth - (len(series) - 1) / 2) * min(0.07, 0.5 / len(series))
         look = styles[name]

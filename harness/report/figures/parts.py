@@ -50,7 +50,7 @@ def point_row(arm: Arm, x: Any, value: Estimate, **more: Any) -> dict[str, Any]:
 
 
 def bars(value: Estimate, scale: float = 1.0) -> list[list[float]] | None:
-    """The interval as matplotlib's error bars: lengths below and above; None without one that is worth drawing."""
+    """The interval as matplotlib's error bars: lengths below and above; None without an interval worth drawing."""
     if not drawable(value):
         return None
     assert value.low is not None
@@ -97,18 +97,18 @@ def spans(values: Iterable[Estimate], scale: float = 1.0) -> list[float]:
 
 
 def values_of(series: Mapping[str, Points]) -> Iterator[Estimate]:
-    """Of every line, without its positions."""
+    """The values of every line, without their positions."""
     return (value for points in series.values() for _, value in points)
 
 
 def from_zero(held: Sequence[float], counts: bool) -> tuple[float, float]:
-    """Limits of an axis of counts or distances: neither is below 0, whatever an interval says."""
+    """Limits of an axis of counts or distances: neither goes below 0, even where an interval does."""
     top = max([*held, 1.0 if counts else 1e-4])
     return -0.04 * top, 1.07 * top
 
 
 def grey_lines(axes: Axes, series: Mapping[str, Points]) -> None:
-    """Means of arms that have no look, with their names; the axis grows by them."""
+    """Means of arms that have no look, with their names; the axis grows to hold them."""
     for name, points in series.items():
         xs, means = [x for x, _ in points], [value.mean for _, value in points]
         axes.plot(xs, means, ".-", color=GRID, linewidth=1.2, zorder=1)

@@ -1,7 +1,7 @@
 """The figures, each as PNG and SVG with the numbers behind it as CSV.
 
 Shares are drawn in per cent and differences in points.  Intervals are 95 % t intervals over trials, orders as strata;
-where n allows none, there is a point without bars.
+a point without bars has too few trials for one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from harness.report.figures.style import FIXED, Look, context, looks, save
 from harness.report.leaderboard import Row
 from harness.report.study import Study
 
-#: At most so many arms are drawn: more lines and panels can't be told apart.
+#: The most arms that are drawn: more lines and panels can't be told apart.
 DRAWN = 12
 
 
@@ -46,8 +46,8 @@ def draw_all(study: Study, board: Sequence[Row], folder: Path) -> list[Path]:
 def drawn_looks(study: Study, board: Sequence[Row]) -> dict[str, Look]:
     """Looks of the arms that figures draw: all of up to ``DRAWN``, else the main ones and the first of the board.
 
-    Main are plain LoRA and the best arm of each of the remedies that have a colour of their own: they are what a
-    reader looks for, wherever they come out.  After them comes the best arm of every other method, then the rest.
+    Main are plain LoRA and the best arm of each remedy that has a fixed colour: a reader looks for them, wherever they
+    stand on the board.  After them comes the best arm of every other method, then the rest.
     """
     arms = [row.arm for row in board if row.arm.trials]
     best = {arm.method: arm.name for arm in reversed(arms) if arm.trains}

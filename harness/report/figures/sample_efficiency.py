@@ -16,7 +16,7 @@ from harness.report.figures.parts import Rows, drawable, drawn_arms, empty, limi
 from harness.report.figures.style import INK, PAPER, Look, legend, new_figure
 from harness.report.study import Study
 
-#: Curves that have a band each at most: more of them hide the lines.
+#: The most curves that are drawn with bands: more bands hide the lines.
 BANDS = 6
 
 
@@ -70,7 +70,7 @@ def _curve(arm: Arm) -> list[tuple[float, float, Estimate]]:
 
 
 def _learning_curve(axes: Axes, points: list[tuple[float, Estimate]], look: Look, zero: float, *, band: bool) -> None:
-    """A line with its band; the start at n = 0 is a hollow point, tied by dots because no scale leads there."""
+    """A line with its band; the start at n = 0 is a hollow point, joined by dots, as no log scale reaches it."""
     x = [math.log2(n) if n > 0 else zero for n, _ in points]
     y = [value.mean * 100 for _, value in points]
     if len(set(x)) < len(x):

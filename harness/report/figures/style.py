@@ -63,27 +63,27 @@ class Look:
 
 
 def looks(arms: Iterable[tuple[str, str]]) -> dict[str, Look]:
-    """A look an arm, from (arm, method) pairs: arms of one colour differ in line and marker.
+    """A look per arm, from (arm, method) pairs: arms of one colour differ in line and marker.
 
     The first arm of a method of the fixed list has its colour, so that a method looks the same in every report; all
-    other arms take those that are left, since a board may be many settings of one method.
+    other arms take the colours that are left, since a board may be many settings of one method.
     """
     known = list(FIXED)
     pairs = sorted(arms, key=lambda pair: (known.index(pair[1]) if pair[1] in known else 99, pair[0]))
-    own = {method: name for name, method in reversed(pairs) if method in FIXED}
-    theirs = {FIXED[method] for method in own}
-    left = cycle(each for each in (*OTHERS, *list(FIXED.values())[1:]) if each not in theirs)
-    found: dict[str, Look] = {}
+    first_arms = {method: name for name, method in reversed(pairs) if method in FIXED}
+    reserved = {FIXED[method] for method in first_arms}
+    left = cycle(each for each in (*OTHERS, *list(FIXED.values())[1:]) if each not in reserved)
+    styles: dict[str, Look] = {}
     used: dict[str, int] = {}
     for name, method in pairs:
-        taken = FIXED[method] if own.get(method) == name else next(left)
+        taken = FIXED[method] if first_arms.get(method) == name else next(left)
         nth = used[taken] = used.get(taken, -1) + 1
-        found[name] = Look(_label(name), taken, MARKERS[len(found) % len(MARKERS)], LINES[nth % len(LINES)])
-    return found
+        styles[name] = Look(_label(name), taken, MARKERS[len(styles) % len(MARKERS)], LINES[nth % len(LINES)])
+    return styles
 
 
 def looks_in_order(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each of several things that are no methods, by its place: all markers before one comes again."""
+    """A look for each name by its place, for names that are not methods: all markers before one comes again."""
     colors = (*list(FIXED.values())[1:], *OTHERS)
     return {
         name: Look(_label(name), colors[i % len(colors)], MARKERS[i % len(MARKERS)], LINES[0])
@@ -110,7 +110,7 @@ def _label(name: str) -> str:
 
 
 def power_of_ten(value: float, place: int | None = None) -> str:
-    """``10⁻³`` for a tick of a log axis: matplotlib's own words for it are a formula, and formulas are off."""
+    """``10⁻³`` for a tick of a log axis: matplotlib would write a formula, and formulas are off."""
     return "10" + str(round(math.log10(value))).translate(SUPERSCRIPT)
 
 
@@ -122,7 +122,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def context():
-    """The settings under which figures are drawn and saved: the person's own matplotlibrc has no say."""
+    """The settings under which figures are drawn and saved: the user's matplotlibrc is ignored."""
     settings: dict[Any, Any] = {**mpl.rcParamsDefault, **RC, "backend": "agg"}
     return mpl.rc_context(settings)
 
@@ -138,7 +138,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 
 def legend(figure: Figure, arms: Iterable[str], drawn: Mapping[str, Look]) -> None:
-    """One legend above all panels, outside the data, in the fixed order of the arms; the figure grows by it."""
+    """One legend above all panels, outside the data, in the fixed order of the arms; the figure grows to hold it."""
     names = [name for name in drawn if name in set(arms)]
     if not names:
         return
@@ -153,13 +153,13 @@ def legend(figure: Figure, arms: Iterable[str], drawn: Mapping[str, Look]) -> No
     fitting = len(names) if sum(widths) <= room else max(1, int(room / max(widths)))
     columns = np.array_split([1 + label.count("\n") for label in labels], fitting)  # as matplotlib fills them
     lines, rows = max(int(column.sum()) for column in columns), len(columns[0])
-    # One line is part of every figure's own height; what is beyond must not come off the panels.
+    # The height of a figure includes one line of legend; further lines must not shrink the panels.
     figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * (lines - 1) + GAP * (rows - 1))
     figure.legend(handles, labels, loc="outside upper left", ncols=fitting, handlelength=2.2, columnspacing=1.6)
 
 
 def inline(svg: Path, prefix: str, label: str) -> str:
-    """The SVG as an element for an HTML page: own ids, an accessible name, ink and paper in the page's colours."""
+    """The SVG as an element for an HTML page: prefixed ids, an accessible name, ink and paper in the page's colours."""
     text = svg.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r'\b(id="|href="#|url\(#)', lambda match: match.group(1) + prefix + "-", text)

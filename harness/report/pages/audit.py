@@ -33,7 +33,7 @@ CAPTIONS = {
         "learnt.",
     ),
 }
-#: Columns of audit.csv round those of the weights, which differ in one name from those of trials.
+#: Columns of audit.csv around those of the weights; one of the latter has another name than in trials.csv.
 ADAPTER, FILE = ("adapter", "status", "mean_probe_loss"), (
     "base_named", "ranks", "alpha", "targets", "matrices", "trained_parameters", "bytes", "sha256",
 )  # fmt: skip
@@ -98,7 +98,7 @@ def _context(record: AuditRecord) -> dict[str, Any]:
 
 
 def _glance(record: AuditRecord) -> Table:
-    """One row an adapter: how it stands to the base, and what it did to the weights."""
+    """One row per adapter: how it compares with the base, and what it did to the weights."""
     probes = [task for task in record.tasks if task.probe]
     kinds = {name: tasks for name, tasks in (("Tasks", record.stream), ("Probes", probes)) if tasks}
     table = Table(
@@ -150,7 +150,7 @@ def _scores(record: AuditRecord) -> Table:
         caption="± one standard error over the items. Shares in per cent.",
     )
     for task in record.tasks:
-        found = [adapter.scores.get(task.name) for adapter in record.adapters]
+        scores = [adapter.scores.get(task.name) for adapter in record.adapters]
         table.rows.append(
             [
                 _named(task),
@@ -158,7 +158,7 @@ def _scores(record: AuditRecord) -> Table:
                 str(task.items),
                 percent(task.chance),
                 score_text(task, task.base.score, task.base.stderr),
-                *(score_text(task, score.score, score.stderr) if score else NOTHING for score in found),
+                *(score_text(task, score.score, score.stderr) if score else NOTHING for score in scores),
             ]
         )
     return table

@@ -39,15 +39,15 @@ class Entry:
 
 def study_folders(root: Path) -> list[Path]:
     """Folders of studies under ``root`` and ``root/reference``, by name."""
-    found = [path for path in (*root.glob("*"), *root.glob("reference/*")) if any(path.glob("trials/*.json"))]
-    return sorted(found, key=lambda path: str(path.relative_to(root)))
+    folders = [path for path in (*root.glob("*"), *root.glob("reference/*")) if any(path.glob("trials/*.json"))]
+    return sorted(folders, key=lambda path: str(path.relative_to(root)))
 
 
 def write_index(root: Path) -> Path:
     """Write ``root/index.html``.  Raises ``InputError`` where there are no results."""
     entries = [_entry(folder, root) for folder in study_folders(root)]
-    found = [path.parent for path in sorted(root.glob(f"*/{AUDIT_FILE}"))]
-    audits = {folder.name: _link(folder, root, "audit.html") for folder in found}
+    audit_folders = [path.parent for path in sorted(root.glob(f"*/{AUDIT_FILE}"))]
+    audits = {folder.name: _link(folder, root, "audit.html") for folder in audit_folders}
     if not entries and not audits:
         raise InputError("there are no results here", where=str(root), remedy="run a study first: lorabench run STUDY")
     context = {"title": "All results", "entries": entries, "audits": audits, "arms": _arms(entries)}
@@ -68,7 +68,7 @@ def _entry(folder: Path, root: Path) -> Entry:
 
 
 def _link(folder: Path, root: Path, page: str) -> str:
-    """From the index to a page; the bytes of a folder's name need not be UTF-8."""
+    """Link from the index to a page; the bytes of a folder's name need not be UTF-8."""
     return quote(os.fsencode(folder.relative_to(root) / page))
 
 

@@ -68,7 +68,7 @@ def write_page(template: str, context: Mapping[str, Any], folder: Path, data: An
 
 
 def _environment(*, html: bool) -> jinja2.Environment:
-    """Everything is escaped for where it goes; in Markdown by ``finalize``, which no expression can forget."""
+    """Everything is escaped for where it goes; in Markdown by ``finalize``, which applies to every expression."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=html,
@@ -83,7 +83,7 @@ def _environment(*, html: bool) -> jinja2.Environment:
 
 
 def _breakable(name: str) -> Markup:
-    """An arm's name that is broken where its settings are apart, not within a word."""
+    """An arm's name that may break between its settings, not within a word."""
     return Markup(re.sub(r"([@,])", r"\1<wbr>", str(escape(name))))
 
 

@@ -25,7 +25,7 @@ from harness.report.text.notes import notes
 from harness.report.text.table import Table, settings
 from harness.report.text.tables import parameters, tables
 
-#: Failures that are shown with their traceback; more of them say nothing new.
+#: The most failures that are shown with their traceback; more would say nothing new.
 FAILURES = 40
 #: Characters of a failure's message or traceback; the record has all of it.
 LONGEST = 10_000
@@ -72,7 +72,7 @@ def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
 
 
 def _colors(study: Study, board: Sequence[Row]) -> dict[str, str]:
-    """Of every arm: those of the figures, and grey of arms that no figure draws."""
+    """Colour of every arm: that of the figures, or grey where no figure draws the arm."""
     drawn = drawn_looks(study, board)
     return {row.arm.name: drawn[row.arm.name].color if row.arm.name in drawn else GRID for row in board}
 
@@ -102,15 +102,15 @@ def _bars(board: Sequence[Row], reference: Arm | None) -> list[dict[str, Any] | 
 def _matrices(study: Study, board: Sequence[Row]) -> dict[str, Any]:
     """For the script: the tasks of every order and each arm's mean matrix in it, in per cent.
 
-    ``pooled`` is the mean over orders by position in the stream, where they are of one length.
+    ``pooled`` is the mean over orders by position in the stream, where the orders have one length.
     """
     arms, colors = [], _colors(study, board)
     for row in (row for row in board if row.arm.trials):
-        own = {order: _percents(row.arm, order) for order in study.streams}
+        by_order = {order: _percents(row.arm, order) for order in study.streams}
         pooled = _percents(row.arm) if len(study.streams) > 1 else None
-        found = {name: matrix for name, matrix in (own | {"": pooled}).items() if matrix}
-        if found:
-            arms.append({"name": row.arm.name, "color": colors[row.arm.name], "matrices": found})
+        matrices = {name: matrix for name, matrix in (by_order | {"": pooled}).items() if matrix}
+        if matrices:
+            arms.append({"name": row.arm.name, "color": colors[row.arm.name], "matrices": matrices})
     return {"orders": {name: list(stream) for name, stream in study.streams.items()}, "arms": arms}
 
 

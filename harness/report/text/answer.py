@@ -58,7 +58,7 @@ def _accuracy(study: Study, board: Sequence[Row]) -> str:
 
 
 def _against_lora(study: Study, board: Sequence[Row], metric: str) -> str:
-    """The significant differences in the primary outcome; a clause."""
+    """A clause: the significant differences in the primary outcome."""
     if study.reference is None:
         return "there is no arm of plain LoRA to compare with"
     tested = [row for row in board if metric in row.tested and row.tested[metric].p_holm is not None]
@@ -72,20 +72,20 @@ def _against_lora(study: Study, board: Sequence[Row], metric: str) -> str:
         same = [row for row, gap in clear if gap.mean * sign > 0]
         if same:
             p = max(certain(row.tested[metric].p_holm) for row in same)
-            found = f"{_sizes(same, metrics.metric(metric))}, p {_equals(p, len(same))}"
-            parts.append(f"{_names(same)} {'are' if len(same) > 1 else 'is'} significantly {word} plain LoRA ({found})")
+            size = f"{_sizes(same, metrics.metric(metric))}, p {_equals(p, len(same))}"
+            parts.append(f"{_names(same)} {'are' if len(same) > 1 else 'is'} significantly {word} plain LoRA ({size})")
     others = "" if len(clear) == len(tested) else ", and no other arm differs significantly from it"
     return " and ".join(parts) + others
 
 
 def _clear(rows: Sequence[Row], metric: str) -> list[tuple[Row, Paired]]:
     """Rows with a significant difference in a metric."""
-    found = [(row, row.tested[metric]) for row in rows if metric in row.tested]
-    return [(row, test.gap) for row, test in found if test.p_holm is not None and test.p_holm < LEVEL]
+    tests = [(row, row.tested[metric]) for row in rows if metric in row.tested]
+    return [(row, test.gap) for row, test in tests if test.p_holm is not None and test.p_holm < LEVEL]
 
 
 def _others(study: Study, board: Sequence[Row]) -> str:
-    # A model that is never trained forgets nothing and has no intruders: that is no merit.
+    # A model that is never trained forgets nothing and has no intruders: that is not a merit.
     trained = [row for row in board if row.arm.trains]
     lowest = _lowest_forgetting(trained)
     if study.reference is None:
@@ -144,9 +144,13 @@ def _certainty(study: Study, board: Sequence[Row]) -> str:
 
 
 def _cost(study: Study, board: Sequence[Row]) -> str:
-    """Tokens of training against plain LoRA's; a clause.  Seconds would tell of packs: a larger one shares more."""
-    own = _tokens(study.reference) if study.reference else 0.0
-    times = {row.arm.name: _tokens(row.arm) / own for row in board if own and row.arm is not study.reference}
+    """A clause: tokens of training against plain LoRA's.  Seconds depend on the pack: a larger one shares more."""
+    plain_tokens = _tokens(study.reference) if study.reference else 0.0
+    times = {
+        row.arm.name: _tokens(row.arm) / plain_tokens
+        for row in board
+        if plain_tokens and row.arm is not study.reference
+    }
     times = {name: factor for name, factor in times.items() if factor > 0}
     if not times:
         return "what training costs against plain LoRA was not measured"

@@ -13,7 +13,7 @@ from harness.store.audit import AuditChange, AuditedAdapter, AuditRecord, AuditT
 
 
 def score_text(task: AuditTask, score: float, stderr: float | None) -> str:
-    """A score with its standard error: 56.3 ± 6.2 in per cent, or in the metric's own unit."""
+    """A score with its standard error: 56.3 ± 6.2 in per cent, or in the unit of the metric."""
     if not task.higher_is_better:
         return number(score, 3) + (f" ± {number(stderr, 3)}" if stderr is not None else "")
     return percent(score) + (f" ± {percent(stderr)}" if stderr is not None else "")
@@ -35,9 +35,9 @@ def of_sequence(record: AuditRecord) -> list[tuple[Metric, str]]:
 
 
 def verdict(record: AuditRecord) -> list[str]:
-    """A paragraph an adapter, and one on the training run where they are one."""
-    found = [" ".join(_about(record, adapter)) for adapter in record.adapters]
-    return [_stream(record), *found] if record.continual else found
+    """A paragraph per adapter, after one on the training run where the adapters come from one."""
+    paragraphs = [" ".join(_about(record, adapter)) for adapter in record.adapters]
+    return [_stream(record), *paragraphs] if record.continual else paragraphs
 
 
 def _stream(record: AuditRecord) -> str:
@@ -49,21 +49,21 @@ def _stream(record: AuditRecord) -> str:
 def _about(record: AuditRecord, adapter: AuditedAdapter) -> list[str]:
     if adapter.status != "ok":
         return [f"{adapter.name} gives log-probabilities that are not finite, so it has no scores."]
-    found = [
+    sentences = [
         sentence
         for probe in (True, False)
         for sentence in _against_base(adapter, [task for task in record.tasks if task.probe == probe])
     ]
     if others := [task for task in record.tasks if adapter.changes[task.name].clear is None]:
         each = [f"{t.name} ({change_text(t, adapter.changes[t.name])} {_unit(t)})" for t in others]
-        found.append(f"Not judged, for want of items: {listed(each)}.")
+        sentences.append(f"Not judged, for want of items: {listed(each)}.")
     taken = adapter.intruders
     count = (
         f"{taken.count} intruder dimension{'' if taken.count == 1 else 's'}"
         if taken.count
         else "no intruder dimensions"
     )
-    return [*found, f"Its {_matrices(taken.matrices)} {count} (intruder distance {number(taken.distance, 5)})."]
+    return [*sentences, f"Its {_matrices(taken.matrices)} {count} (intruder distance {number(taken.distance, 5)})."]
 
 
 def _matrices(count: int) -> str:
@@ -71,20 +71,20 @@ def _matrices(count: int) -> str:
 
 
 def _against_base(adapter: AuditedAdapter, tasks: Sequence[AuditTask]) -> list[str]:
-    """On which of these, all probes or all tasks, the adapter is clearly better or worse than the base."""
+    """Sentences: on which ``tasks``, all probes or all tasks, the adapter is clearly better or worse than the base."""
     judged = [task for task in tasks if adapter.changes[task.name].clear is not None]
-    found = []
+    sentences = []
     for word, sign in (("worse than", 1), ("better than", -1)):
         clear = [t for t in judged if adapter.changes[t.name].clear and adapter.changes[t.name].loss * sign > 0]
         if clear:
             each = [f"{t.name} ({_change(t, adapter.changes[t.name])})" for t in clear]
-            found.append(
+            sentences.append(
                 f"On {_of(len(clear), judged)} {adapter.name} is {word} the base by more than two standard errors: "
                 f"{listed(each)}."
             )
-    if judged and not found:
-        found.append(f"On {_of(len(judged), judged)} {adapter.name} is within two standard errors of the base.")
-    return found
+    if judged and not sentences:
+        sentences.append(f"On {_of(len(judged), judged)} {adapter.name} is within two standard errors of the base.")
+    return sentences
 
 
 def _change(task: AuditTask, change: AuditChange) -> str:
@@ -113,7 +113,7 @@ def notes(record: AuditRecord) -> list[str]:
     """What a reader must know before quoting a number."""
     changes = [(task, a.changes[task.name]) for a in record.adapters if a.changes for task in record.tasks]
     tested = [(task, change) for task, change in changes if change.clear is not None]
-    found = [
+    sentences = [
         "± is one standard error over the items of the task. Differences are paired: the base answered the same items, "
         "and where items are right or wrong only those whose answer changed count. p is that of McNemar's exact test.",
         "An adapter is one training run. The intervals are over test items, so they say nothing of what another seed "
@@ -121,12 +121,12 @@ def notes(record: AuditRecord) -> list[str]:
     ]
     if tested:
         unseen = max((2 * (c.stderr or 0) for task, c in tested if task.higher_is_better and not c.clear), default=0)
-        found.append(
+        sentences.append(
             f"{plural(len(tested), 'difference')} tested, none adjusted for their number: where nothing has changed, "
             "about one in 20 is beyond two standard errors."
             + (f" Differences up to about {number(unseen, 1, 100)} points can stay unseen here." if unseen else "")
         )
-    return found + _sequence(record) + _bases(record) + _weak(record)
+    return sentences + _sequence(record) + _bases(record) + _weak(record)
 
 
 def _sequence(record: AuditRecord) -> list[str]:
@@ -146,17 +146,17 @@ def _sequence(record: AuditRecord) -> list[str]:
 
 def _bases(record: AuditRecord) -> list[str]:
     unknown = [adapter.name for adapter in record.adapters if adapter.file.names_base is None]
-    found = []
+    sentences = []
     if unknown:
-        found.append(
+        sentences.append(
             f"No base is recorded in {listed(unknown)}: that it was made for {record.model} was taken on trust."
         )
-    found += [
+    sentences += [
         f"{adapter.name} was made for {adapter.file.base_named}, it says, and was scored on {record.model} as asked."
         for adapter in record.adapters
         if adapter.file.names_base is False
     ]
-    return found
+    return sentences
 
 
 def _weak(record: AuditRecord) -> list[str]:
@@ -166,19 +166,19 @@ def _weak(record: AuditRecord) -> list[str]:
         if task.chance is not None and task.base.stderr is not None
         and task.base.score - task.chance <= 2 * task.base.stderr
     ]  # fmt: skip
-    found = []
+    sentences = []
     if cut := [f"{task.name} ({task.truncated})" for task in record.tasks if task.truncated]:
-        found.append(f"Items longer than the context lost their beginning: {listed(cut)}.")
+        sentences.append(f"Items longer than the context lost their beginning: {listed(cut)}.")
     if low:
-        found.append(
+        sentences.append(
             f"The base is within two standard errors of chance, or below it, on {listed(low)}: there is little to "
             "forget there."
         )
     files: dict[str, list[str]] = {}
     for adapter in record.adapters:
         files.setdefault(adapter.file.sha256, []).append(adapter.name)
-    found += [f"{listed(names)} have the same weights file." for names in files.values() if len(names) > 1]
-    return found
+    sentences += [f"{listed(names)} have the same weights file." for names in files.values() if len(names) > 1]
+    return sentences
 
 
 def standing(adapter: AuditedAdapter, tasks: Sequence[AuditTask]) -> str:

@@ -12,7 +12,7 @@ from harness.report.text.board import leaderboard_table
 from harness.report.text.table import Table
 from harness.report.text.tables import parameters, tables
 
-#: What LaTeX reads as something else, and signs that its usual fonts lack.
+#: Signs that LaTeX does not read as text, and signs that its usual fonts lack.
 SIGNS = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -39,10 +39,10 @@ HEAD = r"""% Tables of a lorabench report: \input{report}, with \usepackage{book
 
 
 def write_latex(study: Study, board: Sequence[Row], folder: Path) -> Path:
-    """Write every table of the report as a float of its own."""
-    found = [leaderboard_table(board), *tables(study, board), parameters(study)]
+    """Write every table of the report as a separate float."""
+    all_tables = [leaderboard_table(board), *tables(study, board), parameters(study)]
     label = "".join(letter if letter.isalnum() else "-" for letter in study.name.lower())
-    parts = [_float(table, f"tab:{label}-{i}") for i, table in enumerate(found, start=1)]
+    parts = [_float(table, f"tab:{label}-{i}") for i, table in enumerate(all_tables, start=1)]
     return write_text(folder / "report.tex", HEAD + "\n".join(parts))
 
 

@@ -14,30 +14,30 @@ from harness.report.study import Study
 
 def notes(study: Study, board: Sequence[Row]) -> list[str]:
     """What a reader must know before quoting a number."""
-    found = [
+    sentences = [
         "Intervals are 95 % t intervals over trials, with the study's orders as fixed strata. They are about these "
         "orders, tasks and base model, and are not adjusted for the number of arms. ± is the standard error of one "
         "trial's score over the test items.",
     ]
     if any(row.difference for row in board):
-        found.append(
+        sentences.append(
             "Differences are paired: same order and seed. p is from a two-sided sign-flip test, then Holm's over the "
             "arms; each outcome has a Holm of its own, and average accuracy is the one that was chosen beforehand."
         )
     if sum(row.ranked for row in board) > 1:
-        found.append(
+        sentences.append(
             "Arms of one tie group cannot be told apart from its best arm (paired sign-flip tests against that arm, "
             "Holm, 5 %); group 1 is the best. A wide spread can put an arm into a better group than one with a higher "
             "mean: it has not been shown to be worse."
         )
     if any(row.detectable is not None for row in board):
-        found.append(
+        sentences.append(
             "Detectable is the true difference to plain LoRA in average accuracy that would be significant in 80 % of "
             "such studies, at Holm's first step (non-central t, from the arm's own spread)."
         )
-    found += _power(board) + _standing(study, board)
+    sentences += _power(board) + _standing(study, board)
     if study.quarantined:
-        found.append(f"Damaged record files were left out: {', '.join(study.quarantined)}.")
+        sentences.append(f"Damaged record files were left out: {', '.join(study.quarantined)}.")
     varying = [
         f"{kind} ({', '.join(names)})"
         for kind, names in (
@@ -50,22 +50,22 @@ def notes(study: Study, board: Sequence[Row]) -> list[str]:
     adapters = [adapter_of(arm.records[0]) for arm in study.arms if arm.records]
     if varying:
         where = " The table of hyper-parameters has the adapter of each arm." if adapters_differ(study.arms) else ""
-        found.append(f"Not all trials share the same settings: {'; '.join(varying)} vary.{where}")
+        sentences.append(f"Not all trials share the same settings: {'; '.join(varying)} vary.{where}")
     if len({adapter["targets"] for adapter in adapters if "targets" in adapter}) > 1:
-        found.append(
+        sentences.append(
             "Arms adapt different matrices: intruder counts are sums over those of an arm, intruder distance and the "
             "size of the update are means over them. Such arms are not tested against each other on intruders."
         )
     if cut := _truncated(study):
-        found.append(f"Items longer than the context lost their beginning, as in lm-eval: {cut}.")
+        sentences.append(f"Items longer than the context lost their beginning, as in lm-eval: {cut}.")
     if any(trial.matrix is None for trial in study.trials):
-        found.append("Some tasks have a metric where lower is better: their trials have no average accuracy.")
+        sentences.append("Some tasks have a metric where lower is better: their trials have no average accuracy.")
     if any(trial.record.costs.shared_by > 1 for trial in study.trials):
-        found.append(
+        sentences.append(
             "Trials were trained side by side in packs: seconds and kWh are a pack's divided by its trials, "
             "tokens a second and peak memory are those of the whole pack."
         )
-    return found
+    return sentences
 
 
 def _truncated(study: Study) -> str:
@@ -78,40 +78,44 @@ def _truncated(study: Study) -> str:
 def _power(board: Sequence[Row]) -> list[str]:
     """Where the number of pairs alone forbids a small p."""
     tested = [certain(row.difference).pairs for row in board if row.p is not None]
-    found = []
+    sentences = []
     for pairs in sorted(set(tested)):
         first = smallest_p(pairs) * len(tested)
         if smallest_p(pairs) >= LEVEL:
-            found.append(f"{plural(pairs, 'pair')} cannot go below p = {p_text(smallest_p(pairs))}, whatever the data.")
+            sentences.append(
+                f"{plural(pairs, 'pair')} cannot go below p = {p_text(smallest_p(pairs))}, whatever the data."
+            )
         elif first >= LEVEL:
-            found.append(
+            sentences.append(
                 f"With {pairs} pairs and {len(tested)} arms compared, Holm's first step cannot go below "
                 f"p = {p_text(first)}, whatever the data."
             )
-    return found
+    return sentences
 
 
 def _standing(study: Study, board: Sequence[Row]) -> list[str]:
     """Provisional, incomplete and untuned arms."""
-    found = []
+    sentences = []
     few = [row.arm.name for row in board if row.arm.trials and row.arm.seeds < LEAST_SEEDS]
     if few:
-        found.append(f"Provisional, with fewer than {LEAST_SEEDS} seeds, and not ranked: {', '.join(few)}.")
+        sentences.append(f"Provisional, with fewer than {LEAST_SEEDS} seeds, and not ranked: {', '.join(few)}.")
     broken = [row.arm.name for row in board if any(row.arm.failures().values())]
     if broken:
-        found.append(
+        sentences.append(
             f"Not ranked, because trials diverged, failed or are missing: {', '.join(broken)}. "
             "Their means are over the trials that finished, which can flatter them."
         )
     specs = {arm.name: [record.spec for record in arm.records] for arm in study.arms}
-    untuned = [name for name, own in specs.items() if own and not all(spec.tuned for spec in own)]
+    untuned = [name for name, arm_specs in specs.items() if arm_specs and not all(spec.tuned for spec in arm_specs)]
     trained = [arm.name for arm in study.arms if arm.records and arm.trains]
     if trained and set(trained) <= set(untuned):
-        found.append("No arm was tuned: each ran with one fixed setting, and another setting may change the order.")
+        sentences.append("No arm was tuned: each ran with one fixed setting, and another setting may change the order.")
     elif left := [name for name in trained if name in untuned]:
-        found.append(f"Not tuned, while others were: {', '.join(left)}. The comparison favours the tuned arms.")
+        sentences.append(f"Not tuned, while others were: {', '.join(left)}. The comparison favours the tuned arms.")
     tried = {arm.method: arm.settings_tried for arm in study.arms if arm.name in trained}
     if len(set(tried.values())) > 1:
         each = ", ".join(f"{method} {count}" for method, count in sorted(tried.items()))
-        found.append(f"More settings were tried of one method than of another ({each}): the best of many flatters it.")
-    return found
+        sentences.append(
+            f"More settings were tried of one method than of another ({each}): the best of many flatters it."
+        )
+    return sentences

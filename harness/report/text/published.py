@@ -17,16 +17,16 @@ CAPTION = (
 
 
 def rows(study: Study, board: Sequence[Row]) -> list[list[str]]:
-    """The cells of the table; none where the study names no published numbers."""
+    """The cells of the table; empty where the study names no published numbers."""
     if not study.published:
         return []
-    found = []
+    cells = []
     for arm in (row.arm for row in board if row.arm.trials):
         accuracy, transfer = arm.estimate(PRIMARY), arm.estimate("backward_transfer")
         models = ", ".join(dict.fromkeys(trial.record.spec.model for trial in arm.trials))
-        own = [percent(accuracy.mean if accuracy else None), points(transfer.mean if transfer else None)]
-        found.append([arm.name, *own, models, "see Settings", "this study"])
+        score = [percent(accuracy.mean if accuracy else None), points(transfer.mean if transfer else None)]
+        cells.append([arm.name, *score, models, "see Settings", "this study"])
     for line in study.published:
         score = [number(line.accuracy), number(line.bwt, sign=True)]
-        found.append([line.method, *score, line.model, line.protocol, line.source])
-    return found
+        cells.append([line.method, *score, line.model, line.protocol, line.source])
+    return cells

@@ -1,4 +1,4 @@
-"""The tables below the figures, as text, for page, Markdown and LaTeX: an arm a row, in the board's order."""
+"""The tables below the figures, as text, for page, Markdown and LaTeX: one row per arm, in the board's order."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _scores(arm: Arm, task: str, stage: int, group: str = "tasks", of: str = "sc
     With ``of="stderr"``: the mean of their standard errors over the test items.
     """
     scores = {trial.key: getattr(trial.record, group).get(task) for trial in arm.trials}
-    values = {key: getattr(found, of)[stage] for key, found in scores.items() if found is not None}
+    values = {key: getattr(task_scores, of)[stage] for key, task_scores in scores.items() if task_scores is not None}
     return estimate(values) if values and None not in values.values() else None
 
 
@@ -113,7 +113,7 @@ def _three(value: float | None) -> str:
 
 
 def _per_order(study: Study, board: Sequence[Row]) -> list[Table]:
-    """Average accuracy and forgetting within each order; no table for one order."""
+    """Average accuracy and forgetting within each order; no table where there is one order."""
     orders = list(study.streams)
     if len(orders) < 2:
         return []
@@ -127,15 +127,15 @@ def _per_order(study: Study, board: Sequence[Row]) -> list[Table]:
         cells = []
         for order in orders:
             for metric in (metrics.metric(PRIMARY), metrics.metric("forgetting")):
-                own = {key: value for key, value in arm.values(metric.name).items() if key[0] == order}
-                value = estimate(own) if own else None
+                order_values = {key: value for key, value in arm.values(metric.name).items() if key[0] == order}
+                value = estimate(order_values) if order_values else None
                 cells.append(joined(metric.text(value.mean), interval(value, metric.text)) if value else NOTHING)
         table.rows.append([arm.name, *cells])
     return [table]
 
 
 def _published(study: Study, board: Sequence[Row]) -> list[Table]:
-    """What others reported, below this study's arms; no table where the study names none."""
+    """What others reported, below this study's arms; no table where the study names no published numbers."""
     rows = published.rows(study, board)
     return [Table("Published numbers", published.COLUMNS, rows, published.CAPTION)] if rows else []
 
@@ -168,19 +168,19 @@ def _probes(study: Study, board: Sequence[Row]) -> list[Table]:
 
 
 def parameters(study: Study) -> Table:
-    """Hyper-parameters of every arm, as its first record has them; with its adapter where that is not everyone's."""
+    """Hyper-parameters of every arm, as its first record has them; with its adapter where the arms differ in it."""
     specs = {arm.name: arm.records[0].spec for arm in study.arms if arm.records}
     tried = {arm.name: arm.settings_tried for arm in study.arms}
     adapters = {arm.name: adapter_of(arm.records[0]) for arm in study.arms if arm.records}
-    own = {key if key == "between_tasks" else f"adapter.{key}": key for key in ADAPTER}
+    adapter_keys = {key if key == "between_tasks" else f"adapter.{key}": key for key in ADAPTER}
     if not adapters_differ(study.arms):
-        own = {}
-    names = [*sorted({name for spec in specs.values() for name in spec.parameters}), *own]
+        adapter_keys = {}
+    names = [*sorted({name for spec in specs.values() for name in spec.parameters}), *adapter_keys]
     table = Table("Hyper-parameters", ["Method", *names, "Tuned", "Settings tried"])
     for arm, spec in specs.items():
-        found = settings(
-            spec.parameters | {name: adapters[arm][key] for name, key in own.items() if key in adapters[arm]}
+        shown = settings(
+            spec.parameters | {name: adapters[arm][key] for name, key in adapter_keys.items() if key in adapters[arm]}
         )
-        values = [found.get(name, NOTHING) for name in names]
+        values = [shown.get(name, NOTHING) for name in names]
         table.rows.append([arm, *values, "yes" if spec.tuned else "no", str(tried[arm])])
     return table

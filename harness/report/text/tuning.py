@@ -12,7 +12,7 @@ from harness.report.numbers import NOTHING
 from harness.report.text.table import Table, settings
 
 TUNING_FILE = "tuning.json"
-#: On arms whose best was the least or the largest that was tried.
+#: For arms whose best value was the smallest or the largest that was tried.
 _AT_ENDS = " Chosen at an end of what was tried: {}; a wider grid may have a better one."
 
 
@@ -25,10 +25,10 @@ def tuning_table(folder: Path) -> Table | None:
     if not path.exists():
         return None
     remedy = "run lorabench tune again, or remove this file"
-    found = read_json(path, remedy=remedy)
+    tuning = read_json(path, remedy=remedy)
     try:
-        rows = [settings({str(key): _shown(value) for key, value in row.items()}) for row in found["tries"]]
-        ends = {arm: choice.get("ends") or () for arm, choice in found.get("arms", {}).items()}
+        rows = [settings({str(key): _shown(value) for key, value in row.items()}) for row in tuning["tries"]]
+        ends = {arm: choice.get("ends") or () for arm, choice in tuning.get("arms", {}).items()}
         at_ends = [f"{arm} ({', '.join(values)})" for arm, values in ends.items() if values]
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         what = f"not readable as the tries of a tuning: {type(problem).__name__}: {problem}"
