@@ -167,12 +167,12 @@ def paired_differences(arms: Mapping[str, Mapping[Key, float]], reference: Mappi
     alike: dict[tuple[Key, ...], list[str]] = defaultdict(list)
     for name, arm in arms.items():
         alike[tuple(sorted(arm.keys() & reference.keys(), key=repr))].append(name)
-    found = {}
+    differences = {}
     for keys, names in alike.items():
         if keys:
             gaps = np.array([[arms[name][key] - reference[key] for name in names] for key in keys], dtype=float)
-            found |= dict(zip(names, _paired(gaps, [key[0] for key in keys]), strict=True))
-    return {name: found[name] for name in arms if name in found}
+            differences |= dict(zip(names, _paired(gaps, [key[0] for key in keys]), strict=True))
+    return {name: differences[name] for name in arms if name in differences}
 
 
 def _paired(gaps: np.ndarray, strata: Sequence[Hashable]) -> Iterator[Paired]:
@@ -221,7 +221,7 @@ def tie_groups(arms: Mapping[str, Mapping[Key, float]]) -> dict[str, int]:
     The best of those left leads the next group.  A wide spread can so put an arm into a better group than one with a
     higher mean: it has not been shown to be worse.
     """
-    means = {name: _weights([key[0] for key in own]) @ np.array(list(own.values())) for name, own in arms.items()}
+    means = {name: _weights([key[0] for key in arm]) @ np.array(list(arm.values())) for name, arm in arms.items()}
     # Rounded, so that a difference in the last bit of a sum doesn't decide over the name.
     left = sorted(arms, key=lambda name: (-round(means[name], 12), name))
     groups: dict[str, int] = {}

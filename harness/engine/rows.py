@@ -169,8 +169,8 @@ class Rows:
         if self.bank.layout.frozen is None:
             return ScoredWeights(layout, values, float(self.bank.scaling[row]))
         below = self.bank.layout.frozen.row(row)
-        own = replace(layout, frozen=below).scaled(values[None], self.bank.scaling[row : row + 1])
-        whole = joined(below, layout, own)
+        upper = replace(layout, frozen=below).scaled(values[None], self.bank.scaling[row : row + 1])
+        whole = joined(below, layout, upper)
         return ScoredWeights(whole.layout, whole.values[0], 1.0)
 
     def lost_energy(self, row: int, recipe: Recipe) -> float | None:
@@ -217,10 +217,10 @@ class Rows:
 
     def _all_scored(self) -> Below:
         """What is scored of every row, as what the next adapters stand on."""
-        found = [self.scored(index, row.recipe) for index, row in enumerate(self.specs)]
-        values = torch.stack([entry.values for entry in found])
-        scaling = torch.tensor([entry.scaling for entry in found], device=values.device)
-        return joined(None, found[0].layout, found[0].layout.scaled(values, scaling))
+        scored = [self.scored(index, row.recipe) for index, row in enumerate(self.specs)]
+        values = torch.stack([entry.values for entry in scored])
+        scaling = torch.tensor([entry.scaling for entry in scored], device=values.device)
+        return joined(None, scored[0].layout, scored[0].layout.scaled(values, scaling))
 
     def _likelihood_gradient(self, examples: Sequence[Sequence[Example]]) -> Tensor:
         """[K, P]: the gradient of -log p(answers) of ``examples[k]``, summed over tokens, at the values of row k."""

@@ -87,10 +87,10 @@ def _work(rows: Rows, batch: Batch, taught: bool) -> tuple[list[_Work], Spent]:
         work.append(_Work(batch.passes, rows.loss.tokens, taught and not samples))
         spent = Spent(batch.tokens, batch.teacher_tokens if taught and not samples else none, none, none)
     if taught and samples:
-        own, prompt, sampled = _rollout(rows, batch)
-        work.append(_Work(own.passes, _on_own_answers(rows), taught))
-        student = tuple(map(sum, zip(spent.student, own.tokens, strict=True)))
-        spent = Spent(student, own.teacher_tokens, prompt, sampled)
+        answered, prompt, sampled = _rollout(rows, batch)
+        work.append(_Work(answered.passes, _on_own_answers(rows), taught))
+        student = tuple(map(sum, zip(spent.student, answered.tokens, strict=True)))
+        spent = Spent(student, answered.teacher_tokens, prompt, sampled)
     return work, spent
 
 
@@ -100,8 +100,8 @@ def _rollout(rows: Rows, batch: Batch) -> tuple[Batch, tuple[int, ...], tuple[in
     assert sampling is not None
     with rows.model.adapted(bank.layout, bank.values, bank.scaling):
         rollout = own_answers(rows.model, batch, sampling)
-    own = make_batch(rollout.rows, batch.end, rows.model.device, batch.budget, by_answer=True)
-    return own, rollout.prompt_tokens, rollout.sampled_tokens
+    answered = make_batch(rollout.rows, batch.end, rows.model.device, batch.budget, by_answer=True)
+    return answered, rollout.prompt_tokens, rollout.sampled_tokens
 
 
 def _on_own_answers(rows: Rows) -> PassLoss:

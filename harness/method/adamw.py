@@ -38,10 +38,10 @@ class BoundAdamW(BoundOptimizer):
         denominator = (self.square.sqrt() / (1 - beta2**self.step_count) ** 0.5).add_(self.eps)
         columns = [tensor.split(self.sections, dim=1) for tensor in (bank.values, self.mean, denominator)]
         for i, (value, mean, below) in enumerate(zip(*columns, strict=True)):
-            own = rate[:, i : i + 1]
+            section_rate = rate[:, i : i + 1]
             if self.weight_decay:
-                value.mul_(1 - own * self.weight_decay)
-            value.sub_(own / (1 - beta1**self.step_count) * mean / below)
+                value.mul_(1 - section_rate * self.weight_decay)
+            value.sub_(section_rate / (1 - beta1**self.step_count) * mean / below)
 
     def state(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "square": self.square, "step_count": self.step_count}

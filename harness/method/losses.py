@@ -42,8 +42,8 @@ def jsd(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     """
     log_s, log_t = student.log_softmax(-1), teacher.log_softmax(-1)
     log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
-    taught, own = log_t.exp() * (log_t - log_m), log_s.exp() * (log_s - log_m)
-    return (beta * taught + (1 - beta) * own).sum(-1)
+    of_teacher, of_student = log_t.exp() * (log_t - log_m), log_s.exp() * (log_s - log_m)
+    return (beta * of_teacher + (1 - beta) * of_student).sum(-1)
 
 
 Divergence = Callable[["Tensor", "Tensor"], "Tensor"]  #: (student logits [n, V], teacher logits [n, V]) -> [n]

@@ -34,7 +34,7 @@ def methods() -> dict[str, Method]:
     """
     import baselines
 
-    found: dict[str, Method] = {}
+    by_name: dict[str, Method] = {}
     files: dict[str, Path] = {}
     for folder in baselines.__path__:
         for file in sorted(Path(folder).glob("[!_]*.py")):
@@ -44,10 +44,10 @@ def methods() -> dict[str, Method]:
             files[file.stem] = file
             method = _load(lambda file=file: importlib.import_module(f"baselines.{file.stem}"), str(file))
             if hasattr(method, "METHOD"):
-                _add(found, method.METHOD, str(file))
+                _add(by_name, method.METHOD, str(file))
     for entry in entry_points(group="lorabench.methods"):
-        _add(found, _load(entry.load, f"entry point {entry.name}"), f"entry point {entry.name}")
-    return dict(sorted(found.items()))
+        _add(by_name, _load(entry.load, f"entry point {entry.name}"), f"entry point {entry.name}")
+    return dict(sorted(by_name.items()))
 
 
 def _load(load: Callable[[], Any], where: str) -> Any:
@@ -66,7 +66,7 @@ def _load(load: Callable[[], Any], where: str) -> Any:
         ) from error
 
 
-def _add(found: dict[str, Method], method: Method, where: str) -> None:
+def _add(by_name: dict[str, Method], method: Method, where: str) -> None:
     from harness.method.recipe import Method, Recipe
 
     remedy = "start from a file that `lorabench new method` writes"
@@ -78,7 +78,7 @@ def _add(found: dict[str, Method], method: Method, where: str) -> None:
             where=where,
             remedy="use letters, digits, '_', '-' and '.', at most 64: a study writes name@setting",
         )
-    if method.name in found:
+    if method.name in by_name:
         raise InputError(f"there are two methods named '{method.name}'", where=where, remedy="rename one of them")
     try:
         recipe = method.compose(method.settings().resolved(64))
@@ -93,7 +93,7 @@ def _add(found: dict[str, Method], method: Method, where: str) -> None:
     if getattr(_module(method), "__file__", None) is None:
         what = f"compose of '{method.name}' has no source file, so a record can't say what it was"
         raise InputError(what, where=where, remedy="make it a function of the module")
-    found[method.name] = method
+    by_name[method.name] = method
 
 
 def method_digest(method: Method) -> str:

@@ -201,16 +201,16 @@ def _published(study: Study, where: str) -> tuple[PublishedRow, ...]:
 def read_state(campaign: Campaign, *, quarantine: bool = False) -> State:
     """What is done, and which packs have a record missing."""
     check_schema(campaign.folder)
-    found = survey(campaign.folder, paths.cache_dir())
+    surveyed = survey(campaign.folder, paths.cache_dir())
     if quarantine:
-        set_aside(campaign.folder, found.damaged)
-    statuses = {name: entry.status for name, entry in found.entries.items()}
+        set_aside(campaign.folder, surveyed.damaged)
+    statuses = {name: entry.status for name, entry in surveyed.entries.items()}
     planned = {trial.fingerprint: statuses.get(trial.fingerprint, "missing") for trial in campaign.plan.trials}
     others = read_some(campaign.folder, statuses.keys() - planned.keys())
     todo = tuple(part for pack in campaign.plan.packs for part in unfinished(pack, planned))
     untrained = sum(planned[trial.fingerprint] not in FINAL for trial in campaign.plan.untrained)
     since = changes(campaign.plan, others, returning(campaign.folder, planned))
-    return State(planned, found.damaged, todo, untrained, since)
+    return State(planned, surveyed.damaged, todo, untrained, since)
 
 
 def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, extras: Mapping[str, Any]) -> State:

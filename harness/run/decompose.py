@@ -49,11 +49,11 @@ def _written(study: Study, file: Path) -> list[frozenset[str]]:
 
     That is too many where the study's own are those of arms that train nothing.
     """
-    own = (
+    targets = (
         own_adapter(taken_apart(given)[1], study, f"{file}:methods.{key}").targets
         for key, given in study.methods.items()
     )
-    return list(dict.fromkeys(map(frozenset, own)))
+    return list(dict.fromkeys(map(frozenset, targets)))
 
 
 def _trained(study: Study, file: Path) -> set[frozenset[str]]:

@@ -104,11 +104,11 @@ class Ledger(BaseModel):
             return
         self.notes[trial].points[stage].extend((seen, score.value) for score in scores.values())
 
-    def take_intruders(self, trial: str, stage: int, found: dict | None) -> None:
-        if found is None:
+    def take_intruders(self, trial: str, stage: int, summary: dict | None) -> None:
+        if summary is None:
             self.diverge(trial, f"counting intruder dimensions after task {stage + 1}")
             return
-        self.notes[trial].intruders[stage] = Intruders.of(found, by_layer=stage == self.stages - 1)
+        self.notes[trial].intruders[stage] = Intruders.of(summary, by_layer=stage == self.stages - 1)
 
     def take_lost_energy(self, trial: str, stage: int, share: float) -> None:
         """What the weights that were scored leave out of the average that they are of."""

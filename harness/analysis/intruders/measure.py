@@ -61,20 +61,20 @@ def analyse_dense(base: Spectrum, weights: Tensor, top_k: int = TOP_K) -> Measur
     problems, k = WholeProblems.of(base, weights), min(top_k, base.d.shape[1])
     ritz = _by_eigh(problems.matrix, k)
     error = angles(problems, ritz, base.d[owner, 0] + deltas[:, 0], count=False)
-    found = _in_base(base, owner, problems, ritz, error)
-    found.settle(deltas[:, 0] == 0)
+    bounds = _in_base(base, owner, problems, ritz, error)
+    bounds.settle(deltas[:, 0] == 0)
     solved = torch.full_like(owner, DENSE, dtype=torch.int8)
-    if len(again := found.open()):
+    if len(again := bounds.open()):
         places = [(n, *divmod(n, weights.shape[1])) for n in again.tolist()]
         parts = [_full_svd(base[s : s + 1], weights[s, t], deltas[n, 0], k) for n, s, t in places]
-        found.put(again, _Found.join(parts))
+        bounds.put(again, _Bounds.join(parts))
         solved[again] = FALLBACK
-    return found.measured(base, deltas, solved.view(finite.shape), finite)
+    return bounds.measured(base, deltas, solved.view(finite.shape), finite)
 
 
 @dataclass
-class _Found:
-    """Best |cosines| of the top k vectors of N matrices, with bounds, and the singular values; each [N, k]."""
+class _Bounds:
+    """Best |cosines| of the top k vectors of N matrices with their bounds, and the singular values; each [N, k]."""
 
     low: Tensor
     best: Tensor
@@ -82,7 +82,7 @@ class _Found:
     sigmas: Tensor
 
     @classmethod
-    def join(cls, parts: Sequence[_Found]) -> _Found:
+    def join(cls, parts: Sequence[_Bounds]) -> _Bounds:
         return cls(*(torch.cat(part) for part in zip(*(vars(p).values() for p in parts), strict=True)))
 
     def open(self) -> Tensor:
@@ -91,7 +91,7 @@ class _Found:
         enclosed = (self.low[..., None] < epsilons) & (epsilons <= self.high[..., None])
         return enclosed.flatten(1).any(-1).nonzero()[:, 0]
 
-    def put(self, where: Tensor, part: _Found) -> None:
+    def put(self, where: Tensor, part: _Bounds) -> None:
         for name, values in vars(part).items():
             getattr(self, name)[where] = values
 
@@ -126,19 +126,19 @@ class _Batch:
         self.owner = torch.arange(len(base.d), device=a.device).repeat_interleave(a.shape[1])
 
     def measure(self) -> Measured:
-        found = self._solve(self.update, self.owner, TOLERANCES[0])
+        bounds = self._solve(self.update, self.owner, TOLERANCES[0])
         solved = torch.full_like(self.owner, SOLVER, dtype=torch.int8)
         for tolerance in TOLERANCES[1:]:
-            if len(again := found.open()):
-                found.put(again, self._solve(self.update[again], self.owner[again], tolerance))
-        if len(again := found.open()):
-            found.put(again, _Found.join([self._fall_back(n) for n in again.tolist()]))
+            if len(again := bounds.open()):
+                bounds.put(again, self._solve(self.update[again], self.owner[again], tolerance))
+        if len(again := bounds.open()):
+            bounds.put(again, _Bounds.join([self._fall_back(n) for n in again.tolist()]))
             solved[again] = FALLBACK
         deltas = self.update.sigmas
-        found.settle(deltas[:, 0] == 0)
-        return found.measured(self.base, deltas, solved.view(self.finite.shape), self.finite)
+        bounds.settle(deltas[:, 0] == 0)
+        return bounds.measured(self.base, deltas, solved.view(self.finite.shape), self.finite)
 
-    def _solve(self, update: Update, owner: Tensor, tolerance: float) -> _Found:
+    def _solve(self, update: Update, owner: Tensor, tolerance: float) -> _Bounds:
         problems, k = update.problems(), self.k
         p, rows = problems.d2.shape[1], problems.low.shape[1]
         norm = update.d[:, 0] + update.sigmas[:, 0]
@@ -150,7 +150,7 @@ class _Batch:
             error = angles(problems, ritz, norm, count=False)
         return _in_base(self.base, owner, update, ritz, error)
 
-    def _fall_back(self, n: int) -> _Found:
+    def _fall_back(self, n: int) -> _Bounds:
         i, t = divmod(n, self.a.shape[1])
         base = self.base[i : i + 1]
         return _full_svd(base, base.weights()[0] + self.b[i, t] @ self.a[i, t], self.update.sigmas[n, 0], self.k)
@@ -162,12 +162,12 @@ def _by_eigh(matrix: Tensor, k: int) -> Ritz:
     return Ritz(values.flip(-1)[:, : k + 1], vectors.mT.flip(1)[:, :k])
 
 
-def _in_base(base: Spectrum, owner: Tensor, update: Update | WholeProblems, ritz: Ritz, error: Tensor) -> _Found:
+def _in_base(base: Spectrum, owner: Tensor, update: Update | WholeProblems, ritz: Ritz, error: Tensor) -> _Bounds:
     """What eigenvectors that are known up to ``error`` [N, k] are in coordinates of W0's left singular vectors."""
     sigmas = ritz.values[:, : error.shape[1]].clamp(min=0).sqrt()
     if not update.wide:  # u = W v / sigma: what turns v turns u by up to sigma_1 / sigma as much
         error = error * (sigmas[:, :1] / sigmas)
-    return _Found(*cosines(base, owner, update.coordinates(ritz.vectors, sigmas), error), sigmas)
+    return _Bounds(*cosines(base, owner, update.coordinates(ritz.vectors, sigmas), error), sigmas)
 
 
 def _singular_values(matrices: Tensor) -> Tensor:
@@ -176,11 +176,11 @@ def _singular_values(matrices: Tensor) -> Tensor:
     return roots(torch.linalg.eigvalsh(matrices @ matrices.mT if wide else matrices.mT @ matrices))
 
 
-def _full_svd(base: Spectrum, weight: Tensor, delta: Tensor, top_k: int) -> _Found:
+def _full_svd(base: Spectrum, weight: Tensor, delta: Tensor, top_k: int) -> _Bounds:
     """Of one matrix W [m, n], by the definition; ``delta`` is ||dW||_2."""
     u, sigmas, _ = torch.linalg.svd(weight, full_matrices=False)
     k = min(top_k, len(sigmas))
     gaps = torch.nn.functional.pad(sigmas[:-1] - sigmas[1:], (1, 1), value=torch.inf)
     error = 2**0.5 * rounding(len(sigmas)) * (base.d[0, 0] + delta) / torch.minimum(gaps[:-1], gaps[1:])[:k]
     owner = torch.zeros(1, dtype=torch.long, device=weight.device)
-    return _Found(*cosines(base, owner, (base.u[0] @ u[:, :k]).mT[None], error[None]), sigmas[None, :k])
+    return _Bounds(*cosines(base, owner, (base.u[0] @ u[:, :k]).mT[None], error[None]), sigmas[None, :k])

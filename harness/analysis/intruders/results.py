@@ -80,16 +80,18 @@ def summaries(
     for row, (projection, layer) in enumerate(labels):
         rows.setdefault(("by_type", projection), []).append(row)
         rows.setdefault(("by_layer", layer), []).append(row)
-    groups = {key: (table[own].sum(0), worst[own].max(0), used[own].sum(0)) for key, own in rows.items()}
-    found: list[dict | None] = []
+    groups = {
+        key: (table[members].sum(0), worst[members].max(0), used[members].sum(0)) for key, members in rows.items()
+    }
+    results: list[dict | None] = []
     for trial in range(measured.finite.shape[1]):
         whole: dict = {"by_type": {}, "by_layer": {}}
         for (kind, name), (sums, error, matrices) in groups.items():
             if matrices[trial]:
                 part = _summary(sums[trial], float(error[trial]), int(matrices[trial]))
                 whole.update(part) if not kind else whole[kind].update({name: part})
-        found.append(whole if (measured.finite | ~used)[:, trial].all() else None)
-    return found
+        results.append(whole if (measured.finite | ~used)[:, trial].all() else None)
+    return results
 
 
 MEANS = ("distance", "energy_share", "delta_norm", "relative_spectral_norm", "effective_rank")

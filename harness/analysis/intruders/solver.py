@@ -55,18 +55,18 @@ def solve(problems: Eigenproblems, directions: Tensor, k: int, tolerance: float)
     left = torch.arange(size, device=basis.device)
     shifted: _ShiftedInverse | None = None
     for step in range(STEPS * ROUNDS + 1):
-        found, rotation = _rayleigh_ritz(basis, images, k + 1 + SPARE)
+        ritz_values, rotation = _rayleigh_ritz(basis, images, k + 1 + SPARE)
         ritz, images = rotation @ basis, rotation @ images
-        values[left], vectors[left] = found[:, : k + 1], F.normalize(ritz[:, :k], dim=-1)
-        missing = _unfinished(found, ritz, images, k, tolerance)
+        values[left], vectors[left] = ritz_values[:, : k + 1], F.normalize(ritz[:, :k], dim=-1)
+        missing = _unfinished(ritz_values, ritz, images, k, tolerance)
         going = missing.any(-1).nonzero()[:, 0]
         if step == STEPS * ROUNDS or not len(going):
             break
         if len(going) < len(left):
             left, problems = left[going], problems[going]
-            found, ritz, images, missing = found[going], ritz[going], images[going], missing[going]
+            ritz_values, ritz, images, missing = ritz_values[going], ritz[going], images[going], missing[going]
             shifted = shifted[going] if shifted else None
-        theta = found[:, : k + 1]
+        theta = ritz_values[:, : k + 1]
         if step % STEPS == 1:
             shifted = _ShiftedInverse.of(problems, theta)
         if shifted is None:  # the first shifts would be poor: one step with the diagonal alone is cheaper
@@ -83,11 +83,11 @@ def solve(problems: Eigenproblems, directions: Tensor, k: int, tolerance: float)
 def _start(d2: Tensor, directions: Tensor) -> Tensor:
     """The first coordinates, and the part of ``directions`` that is orthogonal to them."""
     count = BASIS - directions.shape[1]
-    own = torch.zeros(len(d2), count, d2.shape[1], dtype=d2.dtype, device=d2.device)
-    own.diagonal(dim1=1, dim2=2).fill_(1)
+    coordinates = torch.zeros(len(d2), count, d2.shape[1], dtype=d2.dtype, device=d2.device)
+    coordinates.diagonal(dim1=1, dim2=2).fill_(1)
     rest = directions.clone()
     rest[..., :count] = 0
-    return torch.cat([own, F.normalize(rest, dim=-1)], dim=1)
+    return torch.cat([coordinates, F.normalize(rest, dim=-1)], dim=1)
 
 
 def _rayleigh_ritz(basis: Tensor, images: Tensor, keep: int) -> tuple[Tensor, Tensor]:
@@ -106,12 +106,12 @@ def _rayleigh_ritz(basis: Tensor, images: Tensor, keep: int) -> tuple[Tensor, Te
     return values.flip(-1)[:, :keep], torch.nan_to_num(rotation, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _unfinished(found: Tensor, ritz: Tensor, images: Tensor, k: int, tolerance: float) -> Tensor:
+def _unfinished(ritz_values: Tensor, ritz: Tensor, images: Tensor, k: int, tolerance: float) -> Tensor:
     """[N, k + 1]: which of the wanted k are not accurate yet; the next one counts as long as any of them does."""
-    residual = (images[:, :k] - found[:, :k, None] * ritz[:, :k]).norm(dim=-1)
-    below = found[:, :k] - found[:, 1 : k + 1]
+    residual = (images[:, :k] - ritz_values[:, :k, None] * ritz[:, :k]).norm(dim=-1)
+    below = ritz_values[:, :k] - ritz_values[:, 1 : k + 1]
     gap = torch.minimum(below, F.pad(below[:, :-1], (1, 0), value=torch.inf))
-    open_ = (residual > tolerance * gap) & (residual > 32 * EPS * found[:, :1])
+    open_ = (residual > tolerance * gap) & (residual > 32 * EPS * ritz_values[:, :1])
     return torch.cat([open_, open_.any(-1, keepdim=True)], dim=1)
 
 

@@ -35,9 +35,9 @@ def ensure(name: str, entry: dict) -> Path:
 
 def _build(name: str, entry: dict, workspace: Path) -> None:
     {"gguf": _convert_gguf, "random_llama": _random_llama}[entry["kind"]](name, entry, workspace)
-    if (found := tensor_digest(workspace)) != entry["weights"]:
+    if (digest := tensor_digest(workspace)) != entry["weights"]:
         raise LorabenchError(
-            f"the weights that were built have the digest {found}, and the catalogue pins {entry['weights']}",
+            f"the weights that were built have the digest {digest}, and the catalogue pins {entry['weights']}",
             where=f"harness/data/models/catalogue.yaml:{name}.weights",
             remedy="install the libraries of constraints.txt; with these the numbers would be of another model",
         )

@@ -185,10 +185,10 @@ def stack_adapters(adapters: Sequence[PeftAdapter], model: PackedModel) -> tuple
     for slot, (a, b) in zip(layout.slots, layout.split(values), strict=True):
         for k, adapter in enumerate(adapters):
             if slot.module in adapter.factors:
-                own_a, own_b = adapter.factors[slot.module]
-                rank = own_a.shape[0]
-                a[k, :rank] = own_a
-                b[k, :, :rank] = own_b * adapter.scaling[slot.module]
+                lora_a, lora_b = adapter.factors[slot.module]
+                rank = lora_a.shape[0]
+                a[k, :rank] = lora_a
+                b[k, :, :rank] = lora_b * adapter.scaling[slot.module]
     return layout, values.to(model.device), torch.ones(len(adapters), device=model.device)
 
 

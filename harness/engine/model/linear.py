@@ -64,16 +64,16 @@ class Change:
 
     def delta(self, weight: Tensor) -> Tensor:
         """W_k - W0 [K, m, n] in fp64."""
-        found = self.resolved(weight)
+        resolved = self.resolved(weight)
         base = weight.double()
         changed = base.expand(1, -1, -1)
-        if found.factors is not None:
-            a, b = found.factors
+        if resolved.factors is not None:
+            a, b = resolved.factors
             changed = changed + b.double() @ a.double()
-        if found.dense is not None:
-            changed = changed + found.dense.double()
-        if found.scale is not None:
-            changed = changed * found.scale.double()[:, :, None]
+        if resolved.dense is not None:
+            changed = changed + resolved.dense.double()
+        if resolved.scale is not None:
+            changed = changed * resolved.scale.double()[:, :, None]
         return changed - base
 
 
