@@ -57,6 +57,6 @@ def _place(part: object) -> str:
 
 
 def _raised_at(error: BaseException, method: Method) -> str:
-    """The last line of the method's own file that an error came through."""
+    """The last line of the method's file that an error came through."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file_of(method))]
     return f"{file_of(method)}:{lines[-1]}" if lines else _place(method.compose)

@@ -1,4 +1,4 @@
-"""Whatever would make a GPU wait for a value, found in a trace on a CPU."""
+"""Whatever would make a GPU wait for a value, seen in a trace on a CPU."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class HostReads(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[str, list[tuple[str, int]]]] = []
+        self.noted: list[tuple[str, list[tuple[str, int]]]] = []
 
     def note(self, name: str) -> None:
         frames = [(frame.filename, frame.lineno) for frame in inspect.stack(0)]
-        # Students that give their own answers have to be read: whoever samples must know where an answer ends.
+        # Students that sample answers have to be read: whoever samples must know where an answer ends.
         if not any(file.endswith("harness/engine/generate.py") for file, _ in frames):
-            self.found.append((name, frames))
+            self.noted.append((name, frames))
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = function.overloadpacket.__name__

@@ -27,7 +27,7 @@ from harness.engine.model.packed import PackedModel
 from harness.engine.rows import Rows, ScoredWeights
 from harness.engine.step import take_step
 from harness.method import Method, Recipe
-from harness.study.overrides import OWN
+from harness.study.overrides import TRAINING_KEYS
 
 STEPS_PER_TASK = 64
 LONGEST_FILE = 200  # lines: a method is read from top to bottom
@@ -52,7 +52,7 @@ def recipe(method: Method) -> Recipe:
     return method.compose(method.settings().resolved(STEPS_PER_TASK))
 
 
-def _own(method: Method, kept: Recipe, kinds: Sequence[object]) -> object:
+def _part_of_method(method: Method, kept: Recipe, kinds: Sequence[object]) -> object:
     """The first of these parts that the method's file defines, to be named; else its ``compose``."""
     parts = [type(part) for part in kinds if part is not None]
     return next((part for part in parts if part.__module__ == method.compose.__module__), method.compose)
@@ -79,7 +79,7 @@ def _settings(method: Method, others: Sequence[Method]) -> None:
             )
     if settings.resolved(STEPS_PER_TASK) != settings:
         raise BrokenRuleError("settings that are resolved change when they are resolved again", method.settings)
-    for key in OWN:
+    for key in TRAINING_KEYS:
         if key in method.settings.model_fields:
             raise BrokenRuleError(f"its setting '{key}' has the name of a key that every arm has", method.settings)
     grid = method.settings.grid(STEPS_PER_TASK)
@@ -127,12 +127,12 @@ def _starts_as_base(method: Method, kept: Recipe) -> None:
     for row in range(2):
         scored = engine.scored(row, kept)
         with model.adapted(scored.layout, scored.values[None], torch.tensor([scored.scaling])):
-            found = model.hidden(ids)
+            adapted = model.hidden(ids)
         # Where large terms cancel, as in PiSSA, they do so up to rounding.
-        same = torch.allclose(found, base, atol=1e-4) if kept.adapter.puts_below else torch.equal(found, base)
+        same = torch.allclose(adapted, base, atol=1e-4) if kept.adapter.puts_below else torch.equal(adapted, base)
         if not same:
-            what = f"untrained, it differs from the base by {float((found - base).abs().max()):.2g}"
-            raise BrokenRuleError(what, _own(method, kept, [kept.adapter, kept.average]))
+            what = f"untrained, it differs from the base by {float((adapted - base).abs().max()):.2g}"
+            raise BrokenRuleError(what, _part_of_method(method, kept, [kept.adapter, kept.average]))
 
 
 def _learns(method: Method, kept: Recipe) -> None:
@@ -168,7 +168,7 @@ def _leaves_base(method: Method, kept: Recipe) -> None:
     train_two_tasks(make_engine(model, kept, [1e-2] * 2, range(2)), kept, range(2))
     if model.digest() != before:
         raise BrokenRuleError(
-            "training changed the frozen base model", _own(method, kept, [kept.adapter, *kept.updates])
+            "training changed the frozen base model", _part_of_method(method, kept, [kept.adapter, *kept.updates])
         )
 
 
@@ -176,7 +176,7 @@ def _resumes(method: Method, kept: Recipe) -> None:
     """From a checkpoint within a task, and from one between two tasks, which is where a run writes them."""
     model, rates, rows = tiny_model(), [2e-2, 1e-3, 1e-4], range(3)
     steps, later = make_steps(kept, random_data(3), 9, rows), make_steps(kept, random_data(3, task=1), 3, rows)
-    part = _own(method, kept, [*kept.updates, kept.average, kept.loss])
+    part = _part_of_method(method, kept, [*kept.updates, kept.average, kept.loss])
     for boundary in (False, True):
         engine = make_engine(model, kept, rates, rows)
         train(engine, steps[:6])
@@ -206,15 +206,15 @@ def _resumes(method: Method, kept: Recipe) -> None:
 def _alone_is_packed(method: Method, kept: Recipe) -> None:
     model, rates = tiny_model(), [3e-3, 1e-3, 3e-4]
     engine = make_engine(model, kept, rates, range(3))
-    found = train_two_tasks(engine, kept, range(3))
+    packed_losses = train_two_tasks(engine, kept, range(3))
     for row, rate in enumerate(rates):
         alone = make_engine(model, kept, [rate], [row])
         losses = train_two_tasks(alone, kept, [row])[:, 0]
         ours, theirs = alone.scored(0, kept).values, engine.scored(row, kept).values
         apart = float((ours - theirs).norm() / theirs.norm().clamp_min(1e-12))
-        if not torch.allclose(losses, found[:, row], rtol=1e-5, atol=1e-5) or apart > 1e-5:
+        if not torch.allclose(losses, packed_losses[:, row], rtol=1e-5, atol=1e-5) or apart > 1e-5:
             what = f"row {row} of a pack of three differs from the same trial alone (weights by {apart:.2g})"
-            raise BrokenRuleError(what, _own(method, kept, [*kept.updates, kept.average, kept.loss]))
+            raise BrokenRuleError(what, _part_of_method(method, kept, [*kept.updates, kept.average, kept.loss]))
 
 
 def _reads_nothing_back(method: Method, kept: Recipe) -> None:
@@ -227,11 +227,11 @@ def _reads_nothing_back(method: Method, kept: Recipe) -> None:
         train(engine, steps[:1])
         with HostReads() as reads, watched(reads):
             take_step(engine, steps[1], 0.5, 0.5)
-        if reads.found:
-            name, frames = reads.found[0]
-            own = [f"{file}:{line}" for file, line in frames if file == str(file_of(method))]
+        if reads.noted:
+            name, frames = reads.noted[0]
+            lines_of_method = [f"{file}:{line}" for file, line in frames if file == str(file_of(method))]
             what = f"it reads a value back from the device ({name}), which a GPU has to wait for"
-            raise BrokenRuleError(what, own[0] if own else method.compose)
+            raise BrokenRuleError(what, lines_of_method[0] if lines_of_method else method.compose)
 
 
 def _parts_work(method: Method, kept: Recipe) -> None:

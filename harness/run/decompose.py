@@ -16,7 +16,7 @@ from harness.errors import LorabenchError
 from harness.executors.hardware import likely_device
 from harness.store.spectra import Wanted, find, write_note
 from harness.study.config import Study
-from harness.study.overrides import own_adapter, taken_apart
+from harness.study.overrides import arm_adapter, taken_apart
 from harness.study.plan import expand_arms
 
 Report = Callable[[str], None]
@@ -50,7 +50,7 @@ def _written(study: Study, file: Path) -> list[frozenset[str]]:
     That is too many where the study's own are those of arms that train nothing.
     """
     targets = (
-        own_adapter(taken_apart(given)[1], study, f"{file}:methods.{key}").targets
+        arm_adapter(taken_apart(given)[1], study, f"{file}:methods.{key}").targets
         for key, given in study.methods.items()
     )
     return list(dict.fromkeys(map(frozenset, targets)))
@@ -61,7 +61,7 @@ def _trained(study: Study, file: Path) -> set[frozenset[str]]:
     from harness.method.registry import methods
 
     arms = expand_arms(study, methods(), str(file))
-    return {frozenset(arm.own.adapter.targets) for arm in arms if arm.recipe.adapter is not None}
+    return {frozenset(arm.training.adapter.targets) for arm in arms if arm.recipe.adapter is not None}
 
 
 def _decompose(study: Study, wanted: Wanted, model: ModelSource, report: Report) -> bool:

@@ -27,15 +27,15 @@ class Changes:
     @property
     def lines(self) -> tuple[str, ...]:
         """A line for each arm and reason, and one for what comes back."""
-        found = [
+        lines = [
             f"{count} record{'s' if count > 1 else ''} of '{arm}' would be set aside: {why}"
             for (arm, why), count in self.aside.items()
         ]
-        if found:
-            found.insert(0, "the study has changed since; the next run moves what no longer fits to superseded/")
+        if lines:
+            lines.insert(0, "the study has changed since; the next run moves what no longer fits to superseded/")
         if self.back:
-            found.append(f"{len(self.back)} records in superseded/ fit again and will be taken back")
-        return tuple(found)
+            lines.append(f"{len(self.back)} records in superseded/ fit again and will be taken back")
+        return tuple(lines)
 
 
 def changes(plan: Plan, records: Iterable[TrialRecord], back: Iterable[str] = ()) -> Changes:

@@ -6,7 +6,7 @@
       lora:                                 # defaults of the method: the row ``lora``
       lora@hot: {learning_rate: 0.002}      # one more setting: the row ``lora@hot``
       stable_lora: {shrink: [0.001, 0.01]}  # a grid: the rows ``stable_lora@shrink=0.001`` and ``...=0.01``
-      lora@rank2: {adapter: {rank: 2}}      # an adapter of its own, and ``between_tasks``: harness/study/overrides.py
+      lora@rank2: {adapter: {rank: 2}}      # a custom adapter, and ``between_tasks``: harness/study/overrides.py
 
 Unknown keys are errors with a suggestion; every error names ``file:key``.
 """

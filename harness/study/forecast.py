@@ -20,7 +20,7 @@ TEACHER_UNITS = 2.0
 #: A teacher's prompt that shows the answer, in lengths of the student's: the question twice, and the answer.
 DEMONSTRATED = 2.1
 #: Cost of a token read or drawn while students sample: a pass over the prompts, and as much again for answers of 1 to 5
-#: tokens, each a pass of its own of hardly more than overhead.  An estimate, not a measurement.
+#: tokens, each a separate pass of hardly more than overhead.  An estimate, not a measurement.
 SAMPLING_UNITS = 4.0
 #: Cost of the intruders of one trial after one task (135M: half a second for 210 matrices on 2 CPU cores), all of the
 #: default targets adapted.

@@ -1,4 +1,4 @@
-"""What an arm may have of its own beside its method's settings: its adapter's shape, and what happens between tasks.
+"""What an arm may change beside its method's settings: its adapter's shape, and what happens between tasks.
 
     lora@rank2: {adapter: {rank: 2}}                   # alpha 4 in a study with rank 8 and alpha 16
     lora@qv: {adapter: {targets: [q_proj, v_proj]}}    # the study's other targets are left alone
@@ -21,11 +21,11 @@ from harness.study.config import AdapterSettings, Study, TrainingSettings, first
 from harness.study.methods import RecipeLike
 
 #: Keys of an entry of ``methods`` that are not settings of the method.
-OWN = ("adapter", "between_tasks")
+TRAINING_KEYS = ("adapter", "between_tasks")
 
 
 @dataclass(frozen=True)
-class Own:
+class ArmTraining:
     """How one arm trains, where arms of a study may differ."""
 
     adapter: AdapterSettings
@@ -33,9 +33,9 @@ class Own:
 
 
 def taken_apart(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(settings of the method, what is under the keys of :data:`OWN`) of one entry of ``methods``."""
-    own = {key: values[key] for key in OWN if key in values}
-    return {key: value for key, value in values.items() if key not in own}, own
+    """(settings of the method, what is under the keys of :data:`TRAINING_KEYS`) of one entry of ``methods``."""
+    training = {key: values[key] for key in TRAINING_KEYS if key in values}
+    return {key: value for key, value in values.items() if key not in training}, training
 
 
 def refuse_adapter_grids(given: Mapping[str, Any], where: str) -> None:
@@ -53,43 +53,44 @@ def refuse_adapter_grids(given: Mapping[str, Any], where: str) -> None:
             )
 
 
-def own_training(given: Mapping[str, Any], study: Study, method: str, recipe: RecipeLike, where: str) -> Own:
+def arm_training(given: Mapping[str, Any], study: Study, method: str, recipe: RecipeLike, where: str) -> ArmTraining:
     """The study's adapter and regime with what an arm has ``given`` instead.
 
     ``recipe`` is as the ``method`` composes it, ``where`` is ``file:methods.key``.
     """
-    own = Own(own_adapter(given, study, where), _between(given, study, where))
+    training = ArmTraining(arm_adapter(given, study, where), _between(given, study, where))
     _refuse_what_has_no_effect(given, method, recipe, where)
-    return own
+    return training
 
 
-def own_adapter(given: Mapping[str, Any], study: Study, where: str) -> AdapterSettings:
+def arm_adapter(given: Mapping[str, Any], study: Study, where: str) -> AdapterSettings:
     """The study's adapter with what an arm has ``given`` instead, whatever its method; ``where`` is as above."""
     if "adapter" not in given:
         return study.adapter
-    own, where = given["adapter"], f"{where}.adapter"
-    if not isinstance(own, dict) or not own:
+    overrides, where = given["adapter"], f"{where}.adapter"
+    if not isinstance(overrides, dict) or not overrides:
         raise InputError(
-            f"an arm's own adapter is a mapping with some of {', '.join(AdapterSettings.model_fields)} (got {own!r})",
+            f"an arm's own adapter is a mapping with some of {', '.join(AdapterSettings.model_fields)} "
+            f"(got {overrides!r})",
             where=where,
             remedy="write it as in `adapter: {rank: 2}`, or leave the key out",
         )
-    for key in own:
+    for key in overrides:
         if key not in AdapterSettings.model_fields:
             raise unknown_name("key of adapter", key, AdapterSettings.model_fields, where=f"{where}.{key}")
     try:
-        found = AdapterSettings.model_validate({**study.adapter.model_dump(), **own})
+        adapter = AdapterSettings.model_validate({**study.adapter.model_dump(), **overrides})
     except ValidationError as error:
         raise first_problem(error, where, separator=".") from error
     known = tuple(dict.fromkeys((*study.adapter.targets, *AdapterSettings().targets)))
-    for target in found.targets:
+    for target in adapter.targets:
         if target not in known:
             raise _not_a_target(target, known, where)
     # In one order and once each: what is written otherwise and trains alike is the same trial.
-    changes: dict[str, Any] = {"targets": tuple(name for name in known if name in found.targets)}
-    if "rank" in own and "alpha" not in own:
-        changes["alpha"] = study.adapter.alpha * found.rank / study.adapter.rank
-    return found.model_copy(update=changes)
+    changes: dict[str, Any] = {"targets": tuple(name for name in known if name in adapter.targets)}
+    if "rank" in overrides and "alpha" not in overrides:
+        changes["alpha"] = study.adapter.alpha * adapter.rank / study.adapter.rank
+    return adapter.model_copy(update=changes)
 
 
 def _not_a_target(target: str, known: Sequence[str], where: str) -> InputError:
@@ -126,11 +127,11 @@ def _refuse_what_has_no_effect(given: Mapping[str, Any], method: str, recipe: Re
 
 
 def differences(study: Study, training: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trial's ``training`` block has of the arm's own, by key, to be shown to a person."""
+    """Where a trial's ``training`` block differs from the study's, by key, to be shown to a person."""
     plain = study.adapter.model_dump(mode="json") | {"between_tasks": study.training.between_tasks}
-    found = {**training["adapter"], "between_tasks": training["between_tasks"]}
+    values = {**training["adapter"], "between_tasks": training["between_tasks"]}
     return {
         key if key == "between_tasks" else f"adapter.{key}": " ".join(value) if isinstance(value, list) else value
-        for key, value in found.items()
+        for key, value in values.items()
         if value != plain[key]
     }

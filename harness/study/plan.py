@@ -21,7 +21,7 @@ from harness.study.config import AdapterSettings, Study, first_problem
 from harness.study.limits import check_size, shown, twice
 from harness.study.memory import factor_copies
 from harness.study.methods import AverageLike, MethodLike, RecipeLike
-from harness.study.overrides import OWN, Own, own_training, refuse_adapter_grids, taken_apart
+from harness.study.overrides import TRAINING_KEYS, ArmTraining, arm_training, refuse_adapter_grids, taken_apart
 from harness.study.seeds import derive
 
 
@@ -32,7 +32,7 @@ class Inputs:
     model_digest: str
     task_digests: Mapping[str, str]
     method_digests: Mapping[str, str]
-    tuned: Mapping[str, int] = field(default_factory=dict)  #: arm -> settings that `tune` tried to choose its own
+    tuned: Mapping[str, int] = field(default_factory=dict)  #: arm -> settings that `tune` tried to choose the arm's
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Arm:
     settings: Any
     recipe: RecipeLike
     facts: Facts
-    own: Own
+    training: ArmTraining
 
     @property
     def name(self) -> str:
@@ -105,7 +105,7 @@ class Pack:
 
     @property
     def stacks(self) -> bool:
-        """Whether every task leaves an adapter of its own under the next."""
+        """Whether every task leaves a separate adapter under the next."""
         return self.rows[0].trials[0].recipe.between == "reinit"
 
 
@@ -130,10 +130,10 @@ class Plan:
         """The trials of every arm, in the study's order of methods."""
         order = list(dict.fromkeys(key.partition("@")[0] for key in self.study.methods))
         place = {method: number for number, method in enumerate(order)}
-        found: dict[str, list[PlannedTrial]] = {}
+        trials_of_arm: dict[str, list[PlannedTrial]] = {}
         for trial in sorted(self.trials, key=lambda trial: place[trial.spec.method]):
-            found.setdefault(trial.spec.arm, []).append(trial)
-        return found
+            trials_of_arm.setdefault(trial.spec.arm, []).append(trial)
+        return trials_of_arm
 
     @property
     def expected(self) -> dict[str, int]:
@@ -152,7 +152,7 @@ def build_plan(
 ) -> Plan:
     """Every trial of the study, in rows and packs of at most ``pack_size`` rows.
 
-    ``dense_rows`` says how many rows that hold so many tensors of the model's size may be a pack; none: as many.
+    ``dense_rows`` says how many rows that hold so many tensors of the model's size may be a pack; ``None``: as many.
     ``share`` is an adapter's numbers over the model's.
     """
     arms = expand_arms(study, methods, where)
@@ -162,7 +162,7 @@ def build_plan(
         if arm.recipe.adapter is None:
             untrained.append(trial)
         else:
-            key = (arm.recipe.training_key, trial.learning_rate, order, seed, arm.own.adapter)
+            key = (arm.recipe.training_key, trial.learning_rate, order, seed, arm.training.adapter)
             rows.setdefault(key, []).append(trial)
     groups: dict[Any, list[Row]] = {}
     for trials in rows.values():
@@ -231,14 +231,14 @@ def _refuse_odd_grids(given: Mapping[str, Any], place: str) -> None:
 def _arm(study: Study, method: MethodLike, setting: str, point: Mapping[str, Any], place: str) -> Arm:
     """One point of a grid; ``place`` is ``file:methods.key``."""
     values, instead = taken_apart(point)
-    settings, recipe = composed(method, checked(method, values, place, OWN), study.steps_per_task, place)
-    own = own_training(instead, study, method.name, recipe, place)
-    facts = recipe.facts(control=method.control, study_between=own.between_tasks)
-    return Arm(method.name, setting, settings, recipe.under(own.between_tasks), facts, own)
+    settings, recipe = composed(method, checked(method, values, place, TRAINING_KEYS), study.steps_per_task, place)
+    training = arm_training(instead, study, method.name, recipe, place)
+    facts = recipe.facts(control=method.control, study_between=training.between_tasks)
+    return Arm(method.name, setting, settings, recipe.under(training.between_tasks), facts, training)
 
 
 def composed(method: MethodLike, settings: Any, steps: int, place: str) -> tuple[Any, RecipeLike]:
-    """(settings with their defaults filled in, the recipe); whatever the method's own code raises names ``place``."""
+    """(settings with their defaults filled in, the recipe); whatever the method's code raises names ``place``."""
     try:
         settings = settings.resolved(steps)
         return settings, method.compose(settings)
@@ -309,8 +309,8 @@ def _trial(study: Study, arm: Arm, order: str, stream: Sequence[str], seed: int,
         seed=seed,
         training={
             **study.training.model_dump(mode="json"),
-            "between_tasks": arm.own.between_tasks,
-            "adapter": arm.own.adapter.model_dump(mode="json"),
+            "between_tasks": arm.training.between_tasks,
+            "adapter": arm.training.adapter.model_dump(mode="json"),
             "dtype": study.dtype,
             "root_seed": study.root_seed,
         },

@@ -1,4 +1,4 @@
-"""Seeds by hashing: every random choice has a seed of its own, and nothing but its name decides it.
+"""Seeds by hashing: every random choice has a separate seed, and nothing but its name decides it.
 
 A seed is a function of (root, order, seed, axis), so adding a method, a task or a trial changes nobody else's, and
 trials that should be paired (same order and seed, other method) share theirs.

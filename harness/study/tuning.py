@@ -4,7 +4,7 @@
 
 The tuning study differs from the study in its seeds (``tuning.seeds``), in what is scored (the tasks' validation items,
 no probes, no curves, no intruders) and in its arms: one for each setting that is tried.  The campaign runs it like any
-other.  What was chosen goes into ``results/<study>/tuning.json``, with all tries, and the study's own run reads it.
+other.  What was chosen goes into ``results/<study>/tuning.json``, with all tries, and the study's run reads it.
 """
 
 from __future__ import annotations
@@ -134,12 +134,12 @@ def _refuse_many(points: int, place: str) -> None:
 def _grid(
     study: Study, method: MethodLike, key: str, values: Mapping[str, Any], given: Mapping[str, Any], where: str
 ) -> dict[str, list[Any]]:
-    """The study's grid for this key of ``methods``, or the method's own for what the study does not fix."""
-    own, place = study.tuning.grids.get(key), f"{where}:tuning.grids.{key}"
-    if own is None:
+    """The study's grid for this key of ``methods``, or the method's grid for what the study does not fix."""
+    grid, place = study.tuning.grids.get(key), f"{where}:tuning.grids.{key}"
+    if grid is None:
         declared = method.settings.grid(study.steps_per_task)  # type: ignore[attr-defined]
         return {setting: list(choices) for setting, choices in declared.items() if setting not in values}
-    for setting, choices in own.items():
+    for setting, choices in grid.items():
         if isinstance(given.get(setting), list):
             raise InputError(
                 f"'{setting}' has a row of the board for each of its values, so it can't be tuned as well",
@@ -148,7 +148,7 @@ def _grid(
             )
         for value in choices:
             checked(method, {**taken_apart(values)[0], setting: value}, place)
-    return {setting: list(choices) for setting, choices in own.items()}
+    return {setting: list(choices) for setting, choices in grid.items()}
 
 
 def _tries(study: Study, name: str, prefix: str, grid: Mapping[str, list[Any]], default: Mapping) -> tuple[Try, ...]:
@@ -203,9 +203,9 @@ def tuning_study(study: Study, searches: Iterable[Search], where: str) -> Study:
         "published": None,
         "scoring": study.scoring.model_copy(update=asked),
     }
-    found = study.model_copy(update=changes)
-    check_size(found, where, "tuning")
-    return found
+    changed = study.model_copy(update=changes)
+    check_size(changed, where, "tuning")
+    return changed
 
 
 # -- what came out ----------------------------------------------------------------------------------------------------
@@ -214,18 +214,20 @@ def tuning_study(study: Study, searches: Iterable[Search], where: str) -> Study:
 def judge(study: str, plan: Plan, searches: Iterable[Search], records: Iterable[TrialRecord]) -> Tuning:
     """The choice of every arm, by :data:`RULE`, from the finished records of the tuning study's ``plan``."""
     by_fingerprint = {record.fingerprint: record for record in records}
-    found = {arm: [by_fingerprint[trial.fingerprint] for trial in trials] for arm, trials in plan.by_arm.items()}
+    records_of_arm = {
+        arm: [by_fingerprint[trial.fingerprint] for trial in trials] for arm, trials in plan.by_arm.items()
+    }
     arms, rows = {}, []
     for search in (search for search in searches if search.tries):
-        scores = [_scores(search.metric, found[entry.arm]) for entry in search.tries]
-        means = [fmean(values) if len(values) == len(found[entry.arm]) else None
+        scores = [_scores(search.metric, records_of_arm[entry.arm]) for entry in search.tries]
+        means = [fmean(values) if len(values) == len(records_of_arm[entry.arm]) else None
                  for entry, values in zip(search.tries, scores, strict=True)]  # fmt: skip
         best = max((mean for mean in means if mean is not None), default=None)
         tied = [mean is not None and best is not None and best - mean <= SAME for mean in means]
         leaders = [entry for entry, equal in zip(search.tries, tied, strict=True) if equal]
         chosen = min(leaders, key=lambda entry: entry.changed, default=None)
         for entry, values, mean, equal in zip(search.tries, scores, means, tied, strict=True):
-            trials = len(found[entry.arm])
+            trials = len(records_of_arm[entry.arm])
             rows.append({
                 "arm": search.arm, "setting": entry.setting, "metric": search.metric, "score": mean,
                 "standard_error": stdev(values) / math.sqrt(trials) if mean is not None and trials > 1 else None,
@@ -290,9 +292,9 @@ def read_tuning(folder: Path) -> Tuning | None:
     if not path.exists():
         return None
     remedy = "run `lorabench tune` again, or remove this file to run untuned"
-    found = read_json(path, remedy=remedy)
+    data = read_json(path, remedy=remedy)
     try:
-        return Tuning.model_validate(found)
+        return Tuning.model_validate(data)
     except ValidationError as error:
         problem = first_problem(error, str(path))
         what = f"not readable as the outcome of a tuning: {problem.what}"

@@ -187,7 +187,7 @@ def test_the_detector_detects():
         ones.sum().item()
         bool(ones.sum() > 1)
         ones[ones > 0]
-    assert len(reads.found) == 3
+    assert len(reads.noted) == 3
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if recipe(methods()[name]).loss.sampling is not None])

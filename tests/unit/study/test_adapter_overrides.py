@@ -75,8 +75,8 @@ def test_an_arm_s_own_setting_is_that_of_a_study(own, everyone):
 def test_a_rank_keeps_the_studys_scaling_unless_it_has_an_alpha():
     given = {"lora@two": {"adapter": {"rank": 2}}, "lora@both": {"adapter": {"rank": 2, "alpha": 3}}}
     two, both = expand_arms(study(given, adapter={"rank": 16, "alpha": 8}), methods(), "s.yaml")
-    assert (two.own.adapter.rank, two.own.adapter.alpha) == (2, 1.0)
-    assert (both.own.adapter.rank, both.own.adapter.alpha) == (2, 3.0)
+    assert (two.training.adapter.rank, two.training.adapter.alpha) == (2, 1.0)
+    assert (both.training.adapter.rank, both.training.adapter.alpha) == (2, 3.0)
 
 
 def test_a_list_of_regimes_is_a_grid():
@@ -201,12 +201,14 @@ def test_tuning_keeps_what_an_arm_has_of_its_own():
     searches = lay_out(of, methods(), "s.yaml")
     assert [len(search.tries) for search in searches] == [5, 5]
     tried = expand_arms(tuning_study(of, searches, "s.yaml"), methods(), "s.yaml")
-    assert {(arm.own.adapter.rank, arm.own.between_tasks) for arm in tried if "rank2" in arm.name} == {(2, "reinit")}
-    assert {arm.own.adapter.rank for arm in tried if "rank2" not in arm.name} == {8}
+    assert {(arm.training.adapter.rank, arm.training.between_tasks) for arm in tried if "rank2" in arm.name} == {
+        (2, "reinit")
+    }
+    assert {arm.training.adapter.rank for arm in tried if "rank2" not in arm.name} == {8}
     untuned = tuning.Tuning(study="s", seeds=(0,), settings=5, arms={}, tries=())
     again = expand_arms(tuning.with_chosen(of, searches, untuned), methods(), "s.yaml")
-    assert [(arm.name, arm.own) for arm in again] == [
-        (arm.name, arm.own) for arm in expand_arms(of, methods(), "s.yaml")
+    assert [(arm.name, arm.training) for arm in again] == [
+        (arm.name, arm.training) for arm in expand_arms(of, methods(), "s.yaml")
     ]
 
 
@@ -251,4 +253,4 @@ def test_bad_input_is_named_with_its_key(given, key, text):
 
 def test_dense_arms_may_have_targets_of_their_own():
     (arm,) = expand_arms(study({"full_finetune@qv": {"adapter": {"targets": list(QV)}}}), methods(), "s.yaml")
-    assert arm.own.adapter.targets == QV
+    assert arm.training.adapter.targets == QV
