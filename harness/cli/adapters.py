@@ -88,14 +88,14 @@ def audit(
     values = {"model": model, "dtype": dtype, "tasks": names(tasks), "probes": names(probes), "threads": threads,
               "independent": independent, "another_base": another_base, "scoring": _given(scoring)}  # fmt: skip
     with preparing("preparing the audit"):
-        found = audits.load_audit(adapters, _given(values), out)
+        loaded = audits.load_audit(adapters, _given(values), out)
     said: list[str] = []
-    with progress(found.folder.name) as watcher:
-        record = audits.run(found, make_executor("local").device("any"), watcher, said.append)
+    with progress(loaded.folder.name) as watcher:
+        record = audits.run(loaded, make_executor("local").device("any"), watcher, said.append)
     for line in said:
         typer.echo(line, err=True)
-    write_audit(record, found.folder)
-    say(f"report: {found.folder / 'audit.html'}")
+    write_audit(record, loaded.folder)
+    say(f"report: {loaded.folder / 'audit.html'}")
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -128,14 +128,16 @@ def mitigate(
     whole = target == "auto" or target.endswith((".yaml", ".yml")) or target in known
     with preparing("preparing the mitigation"):
         device = make_executor("local").device
-        found = load_campaign(resolve(target if whole else study), model=model, out=out, device=device)
-        trials = mitigation.find_trials(found.folder, found.plan.fingerprints, None if whole else target)
-        adapters, left_out = mitigation.read_adapters(found.folder, trials)
+        campaign = load_campaign(resolve(target if whole else study), model=model, out=out, device=device)
+        trials = mitigation.find_trials(campaign.folder, campaign.plan.fingerprints, None if whole else target)
+        adapters, left_out = mitigation.read_adapters(campaign.folder, trials)
     for reason in left_out:
         say(f"left out: {reason}", err=True)
-    with progress(found.study.name) as watcher:
-        rows = mitigation.mitigate(found.study, found.model.path, adapters, keeps, device(found.study.device), watcher)
-    folder = found.folder / "mitigation"
+    with progress(campaign.study.name) as watcher:
+        rows = mitigation.mitigate(
+            campaign.study, campaign.model.path, adapters, keeps, device(campaign.study.device), watcher
+        )
+    folder = campaign.folder / "mitigation"
     if not rows:
         say(f"no intruder dimensions in {len(adapters)} trial(s): nothing to mitigate")
         return

@@ -31,14 +31,14 @@ class Finding:
 
 def show(as_json: bool) -> bool:
     """Print every finding; whether there is no problem among them."""
-    found = [finding for check in CHECKS for finding in _findings(check)]
+    findings = [finding for check in CHECKS for finding in _findings(check)]
     if as_json:
-        print(json.dumps([asdict(finding) for finding in found], indent=1))
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
-        width = max(len(finding.what) for finding in found)
-        for finding in found:
+        width = max(len(finding.what) for finding in findings)
+        for finding in findings:
             say(f"{finding.verdict:8}{finding.what:{width}}  {finding.text}")
-    return all(finding.verdict != "problem" for finding in found)
+    return all(finding.verdict != "problem" for finding in findings)
 
 
 def _findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

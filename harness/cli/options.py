@@ -117,12 +117,12 @@ def _is_number(text: str) -> bool:
 def shares(text: str) -> tuple[float, ...]:
     """``0,0.5``: parts from 0 to below 1, each once."""
     try:
-        found = tuple(dict.fromkeys(float(part) for part in text.split(",")))
+        parts = tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
-        found = ()
-    if not found or not all(0 <= part < 1 for part in found):
+        parts = ()
+    if not parts or not all(0 <= part < 1 for part in parts):
         raise InputError(f"'{text}' is not a list of parts to keep, 0 to below 1", where="--keep", remedy="0,0.5")
-    return found
+    return parts
 
 
 def numbers(text: str, where: str, example: str, most: int) -> tuple[int, ...]:

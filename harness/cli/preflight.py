@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def checked_study(name: str, model: str | None = None) -> tuple[Path, Study]:
-    """The file of a study and what it says; ``model`` replaces its own.
+    """The file of a study and what it says; ``model`` replaces the study's model.
 
-    Raises InputError as ``file:key`` for a study that can't be read, and for tasks and probes there are not.
+    Raises InputError as ``file:key`` for a study that can't be read, and for tasks and probes that do not exist.
     """
     from harness.data import paths
     from harness.study.config import find_study, load_study
@@ -43,5 +43,5 @@ def _check_task(name: str, place: str) -> None:
         tasks.load_task(name)
     except InputError as error:
         if error.where not in (None, "lm-eval", paths.shown(paths.tasks_dir())):
-            raise  # something is wrong in a file of the task's own
+            raise  # something is wrong in one of the task's files
         raise InputError(error.what, where=place, remedy=error.remedy) from error

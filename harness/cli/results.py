@@ -51,8 +51,8 @@ def compare(
     folder = _existing(results_folder(resolve(study), model, out))
     partner = folder
     if other is not None:
-        own = other != "" and kind_of(Path(other) / "trials") == "folder"
-        partner = Path(other).resolve() if own else _existing(results_folder(resolve(other), model, None))
+        is_folder = other != "" and kind_of(Path(other) / "trials") == "folder"
+        partner = Path(other).resolve() if is_folder else _existing(results_folder(resolve(other), model, None))
     show_comparison(compare_studies(folder, first, partner, second, allow_mixed=allow_mixed), as_json)
 
 

@@ -101,10 +101,10 @@ def new_task(name: str, source: Path, columns: Columns, licence: str) -> tuple[P
     return from_rows.new_task(name, source, _place("task", "tasks", "tasks"), columns, licence)
 
 
-def _place(kind: str, cloned: str, own: str) -> Path:
+def _place(kind: str, cloned: str, in_plugins: str) -> Path:
     """The folder for it: of the first plug-in folder, else of the clone."""
     if plugins := paths.plugin_dirs():
-        return plugins[0] / own
+        return plugins[0] / in_plugins
     if paths.packaged():
         raise InputError(
             f"lorabench is installed as a package here, which is no place for a custom {kind}",

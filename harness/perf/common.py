@@ -72,10 +72,10 @@ def save(out: Path, benchmark: str, device: torch.device, result: dict[str, Any]
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for library in LIBRARIES:
         try:
-            found[library] = version(library)
+            versions[library] = version(library)
         except PackageNotFoundError:  # the engine alone needs fewer libraries than the bench
             continue
-    return found
+    return versions

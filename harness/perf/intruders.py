@@ -46,18 +46,18 @@ class Settings:
 class Matrices:
     """Base matrices by slot: as much of a model as its decompositions need."""
 
-    found: tuple[tuple[Slot, Tensor], ...]
+    slot_weights: tuple[tuple[Slot, Tensor], ...]
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return tuple(slot for slot, _ in self.found)
+        return tuple(slot for slot, _ in self.slot_weights)
 
     @property
     def device(self) -> torch.device:
-        return self.found[0][1].device
+        return self.slot_weights[0][1].device
 
     def weights(self) -> Iterator[tuple[Slot, Tensor]]:
-        return iter(self.found)
+        return iter(self.slot_weights)
 
 
 def main(model_name: str, settings: Settings, out: Path) -> None:
@@ -71,10 +71,10 @@ def main(model_name: str, settings: Settings, out: Path) -> None:
     where = "cpu" if device.type == "cpu" else "gpu"
     headline = {}
     for name in groups:
-        own = [row for row in rows if row["matrices"] == name]
+        group_rows = [row for row in rows if row["matrices"] == name]
         # The least over the ranks; one checkpoint of the engine is a share of a batch of them
-        headline[f"{where}_{name}_vs_reference"] = min(row["times_faster"]["reference"] for row in own)
-        headline[f"{where}_{name}_vs_cached_base"] = min(row["times_faster"]["cached base"] for row in own)
+        headline[f"{where}_{name}_vs_reference"] = min(row["times_faster"]["reference"] for row in group_rows)
+        headline[f"{where}_{name}_vs_cached_base"] = min(row["times_faster"]["cached base"] for row in group_rows)
     save(out, "intruders", device, {"model": model_name, "trials": settings.trials, "sizes": SIZES, "rows": rows,
                                     "headline": headline})  # fmt: skip
     print(json.dumps(headline))
@@ -109,14 +109,14 @@ def _large(device: torch.device) -> Matrices:
 
 def _made_up(slots: list[Slot], device: torch.device) -> Matrices:
     """Noise, and 64 directions that stand out of it by a power law, as those of trained matrices do."""
-    found = []
+    slot_weights = []
     for seed, slot in enumerate(slots):
         m, n, generator = slot.out_features, slot.in_features, torch.Generator().manual_seed(seed)
         left, right, noise = (torch.randn(size, generator=generator) for size in ((m, 64), (64, n), (m, n)))
         edge = (m**0.5 + n**0.5) / (m * n) ** 0.5  # the largest singular value of the noise, in these units
         scale = 6 * edge / (1 + torch.arange(64)) ** 0.5
-        found.append((slot, (left * scale @ right + noise).bfloat16().to(device)))
-    return Matrices(tuple(found))
+        slot_weights.append((slot, (left * scale @ right + noise).bfloat16().to(device)))
+    return Matrices(tuple(slot_weights))
 
 
 class Contest:
@@ -149,8 +149,8 @@ class Contest:
         agreement = self._agreement(layout, values, measured)
         seconds: dict[str, list[float]] = {"engine": [], "reference": [], "cached base": []}
         for repeat in range(settings.repeats):  # in turns, so that a slow spell of the machine hits all
-            own = timed(lambda: self.spectra.intruders(layout, values, scaling), device)
-            seconds["engine"].append(own / settings.trials)
+            elapsed = timed(lambda: self.spectra.intruders(layout, values, scaling), device)
+            seconds["engine"].append(elapsed / settings.trials)
             tuned = self._tuned(layout, values, repeat % settings.trials)
             for arm, vectors in (("reference", None), ("cached base", self._base_vectors)):
                 with self._its_threads():
@@ -216,20 +216,20 @@ class Contest:
 
     def _counts(self, tuned: list[Tensor], base_vectors: list[Tensor] | None) -> list[int]:
         """One checkpoint's counts by full SVDs in float32; without the base's vectors those are computed too."""
-        found = []
-        for i, ((_, weight), own) in enumerate(zip(self.base.weights(), tuned, strict=True)):
+        counts = []
+        for i, ((_, weight), tuned_weight) in enumerate(zip(self.base.weights(), tuned, strict=True)):
             u0 = base_vectors[i] if base_vectors else torch.linalg.svd(weight.float(), full_matrices=False)[0]
-            u = torch.linalg.svd(own, full_matrices=False)[0][:, :TOP_K]
-            found.append(int(((u.mT @ u0).abs().amax(1) < EPSILON).sum()))
+            u = torch.linalg.svd(tuned_weight, full_matrices=False)[0][:, :TOP_K]
+            counts.append(int(((u.mT @ u0).abs().amax(1) < EPSILON).sum()))
         synchronize(self.base.device)
-        return found
+        return counts
 
     def _agreement(self, layout: Layout, values: Tensor, measured: Measured) -> dict[str, Any]:
         """Counts of the first checkpoint against the reference's; raises where fp64 takes the reference's side."""
         theirs, ours = self._counts(self._tuned(layout, values, 0), self._base_vectors), measured.count()[:, 0]
         differ, pairs = [i for i, count in enumerate(theirs) if count != ours[i]], layout.split(values)
         for i in differ:
-            weight, (a, b) = self.base.found[i][1].double(), pairs[i]
+            weight, (a, b) = self.base.slot_weights[i][1].double(), pairs[i]
             tuned = weight + b[0].double() @ a[0].double()
             u0, u = (torch.linalg.svd(w, full_matrices=False)[0] for w in (weight, tuned))
             exact = int(((u[:, :TOP_K].mT @ u0).abs().amax(1) < EPSILON).sum())

@@ -1,4 +1,4 @@
-"""Score one adapter with lm-eval's HF model in a process of its own, as a script around lm-eval does it.
+"""Score one adapter with lm-eval's HF model in a separate process, as a script around lm-eval does it.
 
 Run by its path with a JSON file of settings; it imports nothing of ours, and prints lm-eval's results.
 """
@@ -22,7 +22,7 @@ def main(path: str) -> None:
     torch.set_num_threads(settings["threads"])
     rows = datasets.Dataset.from_list(settings["rows"])
     config = {**settings["config"], "task": "questions", "custom_dataset": lambda **_: {"test": rows}}
-    # Without lm-eval's own 14,000 tasks, whose index alone takes 10 to 17 s.
+    # Without the 14,000 tasks of lm-eval, whose index alone takes 10 to 17 s.
     tasks = TaskManager(include_defaults=False).load([config])
     lm = HFLM(**settings["hflm"])
     results = evaluate(lm=lm, task_dict=tasks, bootstrap_iters=0, log_samples=False)

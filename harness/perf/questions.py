@@ -38,5 +38,5 @@ def _words(tokenizer: Any) -> list[str]:
     """Lower-case words that are one token behind a space, so that a text has as many tokens as words."""
     texts = (tokenizer.decode([token]) for token in range(min(len(tokenizer), 20_000)))
     whole = (text[1:] for text in texts if len(text) > 3 and text[0] == " ")
-    found = [word for word in whole if word.isascii() and word.isalpha() and word.islower()]
-    return found or ["a", "b", "c", "d", "e"]  # a byte tokenizer has no words
+    words = [word for word in whole if word.isascii() and word.isalpha() and word.islower()]
+    return words or ["a", "b", "c", "d", "e"]  # a byte tokenizer has no words

@@ -1,4 +1,4 @@
-"""``lorabench perf score``: scoring a checkpoint, against lm-eval's own HF model on the same adapters and items.
+"""``lorabench perf score``: scoring a checkpoint, against lm-eval's HF model on the same adapters and items.
 
 Agreement comes first, speed after it.  The reference is measured twice: kept alive in this process, where a checkpoint
 costs one ``evaluate`` on tasks that are loaded already, and in a fresh process a checkpoint, as a script around lm-eval
@@ -81,12 +81,12 @@ def main(model_name: str, size: Size, out: Path) -> None:
 def _headline(rows: Sequence[dict[str, Any]], where: str) -> dict[str, float]:
     """How many times a checkpoint costs the reference what it costs the engine, by what is timed first, then others."""
     seconds = {(row["dtype"], row["arm"]): row["seconds_per_checkpoint"] for row in rows}
-    found = {}
+    ratios = {}
     for place, dtype in enumerate(dict.fromkeys(row["dtype"] for row in rows)):
         suffix = f"_{dtype}" if place else ""
         for kind, arm in (("alive", "hflm kept alive"), ("fresh", "hflm in a fresh process")):
-            found[f"{where}_vs_hflm_{kind}{suffix}"] = seconds[dtype, arm] / seconds[dtype, "engine"]
-    return {"cpu_vs_hflm": found["cpu_vs_hflm_alive"], **found} if where == "cpu" else found
+            ratios[f"{where}_vs_hflm_{kind}{suffix}"] = seconds[dtype, arm] / seconds[dtype, "engine"]
+    return {"cpu_vs_hflm": ratios["cpu_vs_hflm_alive"], **ratios} if where == "cpu" else ratios
 
 
 class Contest:
@@ -156,7 +156,7 @@ class Contest:
         return {"items": items, "worst_of_allowed": worst, "predictions_that_differ": differ}
 
     def flips(self, items: int) -> dict[str, Any]:
-        """In bfloat16: predictions that differ from the reference's at batch size 1, ours and its own at 64.
+        """In bfloat16: predictions that differ from the reference's at batch size 1, ours and the reference's at 64.
 
         The reference has its softmax in float32, as ours is (``softmax_dtype``): by default lm-eval rounds
         log-probabilities to bfloat16, where close answers tie and the first of them wins.  ``p`` is one-sided (McNemar,

@@ -1,4 +1,4 @@
-"""How long a person waits for the verbs that train nothing: each in a process of its own, as a shell starts it."""
+"""How long a person waits for the verbs that train nothing: each in a separate process, as a shell starts it."""
 
 from __future__ import annotations
 

@@ -102,18 +102,18 @@ def _prepare(name: str, split: str) -> tasks.PreparedTask:
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
-    """A name for each folder: its own, with its parent's where that is not enough, numbered where nothing else is."""
+    """A name for each folder: its last part, with its parent's where that is not enough, numbered as a last resort."""
     full = [folder.resolve() for folder in folders]
     names = [folder.name for folder in full]
     names = [
         f"{folder.parent.name}/{name}" if names.count(name) > 1 else name
         for folder, name in zip(full, names, strict=True)
     ]
-    found: list[str] = []
+    unique: list[str] = []
     for name in names:
         numbered = (f"{name}#{number}" for number in itertools.count(1))
-        found.append(next(label for label in numbered if label not in found) if names.count(name) > 1 else name)
-    return found
+        unique.append(next(label for label in numbered if label not in unique) if names.count(name) > 1 else name)
+    return unique
 
 
 def run(audit: Audit, device: str, watcher: Watcher, say: Callable[[str], object] = lambda _: None) -> AuditRecord:
@@ -145,11 +145,11 @@ def run(audit: Audit, device: str, watcher: Watcher, say: Callable[[str], object
     intruders = spectra.intruders(layout, values, scaling, [a.factors.keys() for a in audit.adapters.values()])
     advance(forecast.INTRUDER_UNITS * count, "intruder dimensions")
     asked = _tasks(audit, bench, base)
-    found = [
-        _adapter(name, _file(adapter, audit.settings.model), asked, score, bench, Intruders.of(own))
-        for (name, adapter), score, own in zip(audit.adapters.items(), scores, intruders, strict=True)
+    entries = [
+        _adapter(name, _file(adapter, audit.settings.model), asked, score, bench, Intruders.of(counted))
+        for (name, adapter), score, counted in zip(audit.adapters.items(), scores, intruders, strict=True)
     ]
-    record = _record(audit, asked, found, torch.device(device))
+    record = _record(audit, asked, entries, torch.device(device))
     write_json(audit.folder / AUDIT_FILE, record.model_dump(mode="json"))
     return record
 
@@ -191,7 +191,7 @@ def _entry(score: Score) -> AuditScore:
 
 def _tasks(audit: Audit, bench: Bench, base: Mapping[str, Score]) -> dict[AuditTask, Score]:
     """Every task and probe with the base's score on it, in the order given."""
-    found = {}
+    base_scores = {}
     for name, prepared in audit.tasks.items():
         task = bench.suite.tasks[name]
         entry = AuditTask(
@@ -205,8 +205,8 @@ def _tasks(audit: Audit, bench: Bench, base: Mapping[str, Score]) -> dict[AuditT
             truncated=bench.lm.truncated(task.task.instances),
             base=_entry(base[name]),
         )
-        found[entry] = base[name]
-    return found
+        base_scores[entry] = base[name]
+    return base_scores
 
 
 def _change(task: AuditTask, base: Score, score: Score, aggregate: Callable[[Sequence[Any]], float]) -> AuditChange:

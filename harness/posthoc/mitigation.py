@@ -52,7 +52,7 @@ class Variant:
 def find_trials(folder: Path, planned: Collection[str], beginning: str | None) -> list[TrialRecord]:
     """The finished, trained trials of a results folder that are ``planned``, or the one that begins so (fingerprints).
 
-    Raises InputError where there is none, or not one.
+    Raises InputError where no trial matches, or several begin so.
     """
     trials = [
         trial
@@ -75,11 +75,11 @@ def find_trials(folder: Path, planned: Collection[str], beginning: str | None) -
 def read_adapters(
     folder: Path, trials: Sequence[TrialRecord]
 ) -> tuple[list[tuple[TrialRecord, StoredAdapter]], list[str]]:
-    """The trials that have an adapter to mitigate, with it; and why others have none.
+    """The trials that have an adapter to mitigate, with it; and why the others lack one.
 
     Raises InputError where no trial has one.
     """
-    found, refused = [], []
+    adapters, refused = [], []
     for trial in trials:
         try:
             stored = read_adapter(*find_adapter(folder, trial.fingerprint))
@@ -89,12 +89,12 @@ def read_adapters(
                     where=str(folder / "adapters"),
                     remedy="choose a method other than dora",
                 )
-            found.append((trial, stored))
+            adapters.append((trial, stored))
         except InputError as error:
             refused.append(error)
-    if not found:
+    if not adapters:
         raise refused[0]
-    return found, [str(error) for error in refused]
+    return adapters, [str(error) for error in refused]
 
 
 def mitigate(
@@ -111,9 +111,9 @@ def mitigate(
     """
     watcher.progress("base", 0, "loading the model and the tasks")
     run = _Run(study, model, [stored for _, stored in adapters], device, watcher)
-    found = [(trial, stored, own) for trial, stored in adapters if (own := run.variants(stored, keeps))]
-    watcher.total(sum(run.units(trial) * len(own) for trial, _, own in found))
-    return [row for trial, stored, own in found for row in run.rows(trial, stored, own)]
+    work = [(trial, stored, variants) for trial, stored in adapters if (variants := run.variants(stored, keeps))]
+    watcher.total(sum(run.units(trial) * len(variants) for trial, _, variants in work))
+    return [row for trial, stored, variants in work for row in run.rows(trial, stored, variants)]
 
 
 class _Run:
@@ -138,7 +138,7 @@ class _Run:
         scaled = self._first_intruders(trained)
         if not scaled:
             return []
-        found = [Variant("trained", 1.0, trained)]
+        variants = [Variant("trained", 1.0, trained)]
         for keep in keeps:
             values = trained.clone()
             for slot, (a, b) in zip(self.layout.slots, self.layout.split(values[None]), strict=True):
@@ -148,12 +148,12 @@ class _Run:
             factor = self._norm(values) / self._norm(trained)
             control = trained.clone()
             control[self.layout.a_size :] *= factor
-            found.append(Variant("mitigated", keep, values, len(scaled)))
-            found.append(Variant("control", keep, control, len(scaled), factor))
-        return found
+            variants.append(Variant("mitigated", keep, values, len(scaled)))
+            variants.append(Variant("control", keep, control, len(scaled), factor))
+        return variants
 
     def _laid_out(self, stored: StoredAdapter) -> Tensor:
-        """The adapter [P] in this layout, its scaling in B; directions and matrices that it has not are zero."""
+        """The adapter [P] in this layout, its scaling in B; directions and matrices that it lacks are zero."""
         values, rank, modules = torch.zeros(1, self.layout.size), stored.rank, stored.modules
         for slot, (a, b) in zip(self.layout.slots, self.layout.split(values), strict=True):
             if slot.module in modules:
@@ -164,14 +164,14 @@ class _Run:
     def _first_intruders(self, values: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Module -> (sigma u [m], v [n]) of the first intruder of every matrix that has one."""
         measured = self.spectra.measure(self.layout, values[None], torch.ones(1, device=values.device))
-        found = {}
+        directions = {}
         for i, (slot, (a, b)) in enumerate(zip(self.layout.slots, self.layout.split(values[None]), strict=True)):
             if measured.count()[i, 0]:
                 first = int((measured.best[i, 0] < EPSILON).argmax())
                 weight = self.spectra.of(slot).weights()[0] + b[0].double() @ a[0].double()
                 u, sigmas, vh = torch.linalg.svd(weight, full_matrices=False)
-                found[slot.module] = ((sigmas[first] * u[:, first]).float(), vh[first].float())
-        return found
+                directions[slot.module] = ((sigmas[first] * u[:, first]).float(), vh[first].float())
+        return directions
 
     def _norm(self, values: Tensor) -> float:
         """||dW||_F over all matrices."""
@@ -188,7 +188,7 @@ class _Run:
 
     def rows(self, trial: TrialRecord, stored: StoredAdapter, variants: Sequence[Variant]) -> list[dict]:
         """The rows of the variants of one trial's adapter, all scored alike."""
-        found, what = [], f"{trial.spec.arm}, order {trial.spec.order}, seed {trial.spec.seed}"
+        rows, what = [], f"{trial.spec.arm}, order {trial.spec.order}, seed {trial.spec.seed}"
         for start in range(0, len(variants), TOGETHER):
             part = variants[start : start + TOGETHER]
             values = torch.stack([variant.values for variant in part])
@@ -196,9 +196,9 @@ class _Run:
             scores = self.bench.scorer.score(self._names(trial), values, ones, lambda n: self._advance(n, what))
             intruders = self.spectra.intruders(self.layout, values, ones, [stored.modules] * len(part))
             self._advance(forecast.INTRUDER_UNITS * len(part), what)
-            for variant, own, counted in zip(part, scores, intruders, strict=True):
-                found.append(_row(trial, variant, own, counted or {}))
-        return found
+            for variant, score, counted in zip(part, scores, intruders, strict=True):
+                rows.append(_row(trial, variant, score, counted or {}))
+        return rows
 
     def _advance(self, units: float, what: str) -> None:
         self.done += units

@@ -42,7 +42,7 @@ class AuditTask(Frozen):
 class AuditChange(Frozen):
     """An adapter's score minus the base model's, on the same items."""
 
-    difference: Score  #: in the metric's own unit and direction
+    difference: Score  #: in the metric's unit and direction
     loss: Score  #: the same as forgetting: positive where the adapter is worse than the base
     stderr: Score | None  #: of the paired difference; null for a single item
     p: Score | None  #: McNemar's exact test, two-sided; null where items are not right or wrong
@@ -97,7 +97,9 @@ class AuditRecord(Frozen):
     def _of_schema_1(cls, record: Any) -> Any:
         if not isinstance(record, dict) or record.get("schema_version") != 1:
             return record
-        adapters = [{**found, "intruders": packed(found["intruders"], by_layer=True)} for found in record["adapters"]]
+        adapters = [
+            {**adapter, "intruders": packed(adapter["intruders"], by_layer=True)} for adapter in record["adapters"]
+        ]
         return {**record, "adapters": adapters, "schema_version": AUDIT_SCHEMA_VERSION}
 
     @property

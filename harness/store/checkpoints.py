@@ -43,7 +43,7 @@ def save_checkpoint(path: Path, key: str, tensors: dict[str, Tensor], data: Any)
 
 
 def load_checkpoint(path: Path, key: str) -> tuple[dict[str, Tensor], Any] | None:
-    """(tensors, data) of a checkpoint with this key; none if there is none, or it is damaged or another's."""
+    """(tensors, data) of a checkpoint with this key; ``None`` where it is missing, damaged or another's."""
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():

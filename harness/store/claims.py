@@ -1,8 +1,8 @@
 """One run at a time in a results folder.
 
-A claim is a file of a name of its own in the folder ``running/.claim``, which only ever comes into being with one claim
+A claim is a file with a unique name in the folder ``running/.claim``, which only ever comes into being with one claim
 in it: it is made elsewhere and renamed, and a directory never takes the place of one that isn't empty.  So of many
-that come together one gets the folder; and since a claim is removed by its own name, nobody removes another's by
+that come together one gets the folder; and since a claim is removed by its name, nobody removes another's by
 mistake, however long ago they looked.  ``running/claim.json`` says the same to people, and to versions before this one.
 
 Whether a claim's owner lives is asked of its lock, where both run under one kernel, else of its process.  Where neither
@@ -113,7 +113,7 @@ class Claim:
             raise
 
     def give_back(self) -> None:
-        """Remove what is one's own, nothing else; a fork of the owner has nothing to give back."""
+        """Remove this run's claim, nothing else; a fork of the owner has nothing to give back."""
         if os.getpid() != self._owner.pid:
             return
         self._over.set()
@@ -206,7 +206,7 @@ class Claim:
         return False
 
     def _write(self, path: Path) -> int | None:
-        """Make a claim with a lock; the descriptor that keeps it, or none where locks do not work."""
+        """Make a claim with a lock; the descriptor that keeps it, or ``None`` where locks do not work."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
             device = os.fstat(descriptor).st_dev if owners.lock(descriptor, path) else None

@@ -24,21 +24,21 @@ RANGES = {
 
 
 def misfit(record: TrialRecord) -> str | None:
-    """What of a record does not fit the rest of it, in words; none where it is of one piece."""
+    """What of a record does not fit the rest of it, in words; ``None`` where all of it fits."""
     return next(_misfits(record), None)
 
 
 def misfit_of_base(base: BaseRecord) -> str | None:
     """The same of the base model's scores, which become row 0 of every trial's matrix."""
-    for name, found in base.scores.items():
+    for name, score in base.scores.items():
         column = TaskScores(
-            metric=found.metric,
-            higher_is_better=found.higher_is_better,
-            items=found.items,
-            chance=found.chance,
-            score=(found.score,),
-            stderr=(found.stderr,),
-            correct=(found.correct,),
+            metric=score.metric,
+            higher_is_better=score.higher_is_better,
+            items=score.items,
+            chance=score.chance,
+            score=(score.score,),
+            stderr=(score.stderr,),
+            correct=(score.correct,),
         )
         for problem in _scores(column):
             return f"{name}: {problem}"
@@ -53,9 +53,9 @@ def _misfits(record: TrialRecord) -> Iterator[str]:
     if record.status == "ok":
         yield from _names(record)
         yield from _curves(record)
-    for stage, found in enumerate(record.intruders, start=1):
-        if found is not None:
-            yield from (f"intruders after task {stage}: {problem}" for problem in _intruders(found))
+    for stage, intruders in enumerate(record.intruders, start=1):
+        if intruders is not None:
+            yield from (f"intruders after task {stage}: {problem}" for problem in _intruders(intruders))
 
 
 def _names(record: TrialRecord) -> Iterator[str]:
@@ -129,9 +129,9 @@ def _share(score: float, items: int) -> bool:
     return 0 <= score <= 1 and abs(score * items - round(score * items)) < items * ROUNDING
 
 
-def _intruders(found: Intruders) -> Iterator[str]:
-    if found.by_epsilon.get("0.5", found.count) != found.count:
-        yield f"{found.count}, and {found.by_epsilon['0.5']} at 0.5"
-    for places, what in ((found.by_type, "type of projection"), (found.by_layer, "layer")):
-        if places and sum(places.count.tolist()) != found.count:
-            yield f"{found.count}, and {sum(places.count.tolist())} by {what}"
+def _intruders(intruders: Intruders) -> Iterator[str]:
+    if intruders.by_epsilon.get("0.5", intruders.count) != intruders.count:
+        yield f"{intruders.count}, and {intruders.by_epsilon['0.5']} at 0.5"
+    for places, what in ((intruders.by_type, "type of projection"), (intruders.by_layer, "layer")):
+        if places and sum(places.count.tolist()) != intruders.count:
+            yield f"{intruders.count}, and {sum(places.count.tolist())} by {what}"

@@ -122,11 +122,11 @@ def sweep_temporary(folder: Path) -> None:
         for path in (folder / place).glob(".tmp??????"):
             with contextlib.suppress(OSError):
                 path.unlink()
-    own = [folder / place for place in (".", "trials", "adapters", "figures", "running", "quarantine", "superseded")]
-    for path in (path for place in own for path in place.glob(".*.tmp")):
-        found = _TEMPORARY.fullmatch(path.name)
+    places = [folder / place for place in (".", "trials", "adapters", "figures", "running", "quarantine", "superseded")]
+    for path in (path for place in places for path in place.glob(".*.tmp")):
+        match = _TEMPORARY.fullmatch(path.name)
         with contextlib.suppress(OSError):
-            if found and (not _living(int(found[1])) or time.time() - path.stat().st_mtime > ABANDONED):
+            if match and (not _living(int(match[1])) or time.time() - path.stat().st_mtime > ABANDONED):
                 path.unlink()
 
 

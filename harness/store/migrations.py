@@ -24,7 +24,9 @@ def _standard_errors(record: dict[str, Any]) -> dict[str, Any]:
         kept = scores.get("correct") or [None] * len(scores["score"])
         return {**scores, "stderr": [_of_bits(bits, scores["items"]) for bits in kept]}
 
-    groups = {group: {name: column(found) for name, found in record.get(group, {}).items()} for group in _GROUPS}
+    groups = {
+        group: {name: column(task_scores) for name, task_scores in record.get(group, {}).items()} for group in _GROUPS
+    }
     return {**record, **groups, "schema_version": 2}
 
 
@@ -56,7 +58,9 @@ def _compact(record: dict[str, Any]) -> dict[str, Any]:
     taken, stages = record.get("intruders", ()), len(record["spec"]["stream"])
     return {
         "train_loss": [Floats.of(losses).text for losses in record.get("train_loss", ())],
-        "intruders": [found and packed(found, by_layer=at == stages) for at, found in enumerate(taken, start=1)],
+        "intruders": [
+            intruders and packed(intruders, by_layer=at == stages) for at, intruders in enumerate(taken, start=1)
+        ],
     }
 
 

@@ -31,7 +31,7 @@ LARGEST = 1 << 16
 
 
 class Owner(Frozen):
-    """The process that made a claim, and the claim's own name."""
+    """The process that made a claim, and the claim's name."""
 
     model_config = ConfigDict(extra="ignore")  # a newer version may say more
 
@@ -62,7 +62,7 @@ def this_process(device: int | None) -> Owner:
 
 
 def read_owner(path: Path) -> Owner | None:
-    """Whom a claim names; none where there is no claim that can be read, whatever is there instead."""
+    """Whom a claim names; ``None`` where there is no claim that can be read, whatever is there instead."""
     try:
         with _opened(path) as descriptor:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -73,7 +73,7 @@ def read_owner(path: Path) -> Owner | None:
 
 
 def lives(owner: Owner | None, path: Path) -> bool | None:
-    """Whether the owner of the claim at ``path`` lives; none where that can't be seen from here."""
+    """Whether the owner of the claim at ``path`` lives; ``None`` where that can't be seen from here."""
     if owner is None or owner.kernel is None or owner.kernel != _kernel():
         return None
     with contextlib.suppress(OSError):
@@ -99,18 +99,18 @@ def process_lives(pid: int, started: str | None) -> bool:
 
 
 def beat(path: Path) -> tuple[int, int] | None:
-    """What changes with every beat of the claim at ``path``; none where there is no claim."""
+    """What changes with every beat of the claim at ``path``; ``None`` where there is no claim."""
     try:
         with _opened(path) as descriptor:  # a network file system asks its server when a file is opened
-            found = os.fstat(descriptor)
+            status = os.fstat(descriptor)
     except FileNotFoundError:
         return None
     except OSError:  # not ours to read
         try:
-            found = path.lstat()
+            status = path.lstat()
         except FileNotFoundError:
             return None
-    return found.st_ino, found.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns
 
 
 # -- locks ------------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ _held: set[int] = set()
 def lock(descriptor: int, path: Path) -> bool:
     """Hold the lock of an open, writable file until :func:`unlock`; false where locks do not work.
 
-    Some file systems grant every lock: one that a second descriptor gets too is none.
+    Some file systems grant every lock: one that a second descriptor gets too locks nothing.
     """
     try:
         _flock(descriptor, shared=False)
@@ -141,7 +141,7 @@ def unlock(descriptor: int) -> None:
 
 
 def is_locked(path: Path) -> bool | None:
-    """Whether somebody holds the file's lock; none where that can't be asked.
+    """Whether somebody holds the file's lock; ``None`` where that can't be asked.
 
     Asked by a shared lock, so that two who ask don't take each other for the owner.
     """
@@ -192,7 +192,7 @@ def _kernel() -> str | None:
 
 
 def _processes() -> str | None:
-    """The namespace of this process's number; none where it can't be told."""
+    """The namespace of this process's number; ``None`` where it can't be told."""
     try:
         return str(Path("/proc/self/ns/pid").readlink()) if _proc_is_ours() else None
     except OSError:
@@ -213,7 +213,7 @@ class _State(NamedTuple):
 
 
 def _state(pid: int) -> _State | None:
-    """A process by ``/proc``; none where that has nothing to say."""
+    """A process by ``/proc``; ``None`` where that has nothing to say."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return _State(fields[0] in "ZX" and int(fields[17]) <= 1, fields[19]) if _proc_is_ours() else None

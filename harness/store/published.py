@@ -1,4 +1,4 @@
-"""Published numbers of a benchmark, for the report to show beside a study's own.
+"""Published numbers of a benchmark, for the report to show beside a study's numbers.
 
 ``tasks/published/<name>.yaml`` is a list of rows; a study names it with ``published: <name>``.  The rows go into the
 results folder with the study's first run, so that a report needs no task files.

@@ -103,7 +103,7 @@ class Costs(Frozen):
     train_tokens: int | None = None  #: real (not padding) tokens through the student
     teacher_tokens: int | None = None
     prompt_tokens: int | None = None  #: of the prompts that the student read in order to sample
-    sampled_tokens: int | None = None  #: of its own answers
+    sampled_tokens: int | None = None  #: of the student's answers
     tokens_per_second: Score | None = (
         None  #: of the whole pack while it trained: student tokens of all its rows per second
     )

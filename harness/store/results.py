@@ -66,10 +66,10 @@ def open_results(folder: Path, study: str, expected: Mapping[str, int], publishe
 
 
 def _not_ours(folder: Path, study: str) -> InputError | None:
-    """Why ``study.json`` does not say that the folder is this study's; none where it does, or nothing is there yet."""
+    """Why ``study.json`` does not say that the folder is this study's; ``None`` where it does, or the folder is new."""
     manifest = folder / MANIFEST
     try:
-        found = _read_manifest(manifest)
+        manifest_data = _read_manifest(manifest)
     except FileNotFoundError:
         if not any(folder.glob("trials/*.json")):
             return None
@@ -77,9 +77,9 @@ def _not_ours(folder: Path, study: str) -> InputError | None:
         return InputError(what, where=str(folder), remedy="choose another folder with --out")
     except _DamagedError as error:
         return error
-    if found.get("study") == study:
+    if manifest_data.get("study") == study:
         return None
-    what = f"this folder holds results of the study '{found.get('study')}', not '{study}'"
+    what = f"this folder holds results of the study '{manifest_data.get('study')}', not '{study}'"
     return InputError(what, where=str(folder), remedy="choose another folder with --out")
 
 
@@ -89,17 +89,17 @@ class _DamagedError(InputError):
 
 def _read_manifest(path: Path) -> dict:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise _DamagedError(
             f"not readable as JSON: {error}", where=str(path), remedy="restore or remove this file"
         ) from error
-    version = found.get("schema_version") if isinstance(found, dict) else None
+    version = data.get("schema_version") if isinstance(data, dict) else None
     if not readable(version):
         raise of_schema("this folder was written with", version, path)
-    return found
+    return data
 
 
 def check_schema(folder: Path) -> None:
@@ -253,13 +253,13 @@ def supersede(folder: Path, planned: Collection[str]) -> list[str]:
 
 def take_back(folder: Path, planned: Iterable[str]) -> list[str]:
     """Move records out of ``superseded/`` that the study asks for again; returns their fingerprints."""
-    found = returning(folder, planned)
-    for fingerprint, source in found.items():
+    sources = returning(folder, planned)
+    for fingerprint, source in sources.items():
         path = trial_path(folder, fingerprint)
         path.parent.mkdir(exist_ok=True)
         if not _make_room(folder, path):
             rename_new(source, path)
-    return list(found)
+    return list(sources)
 
 
 def returning(folder: Path, planned: Iterable[str]) -> dict[str, Path]:
@@ -267,14 +267,14 @@ def returning(folder: Path, planned: Iterable[str]) -> dict[str, Path]:
     there: dict[str, list[Path]] = {}
     for path in sorted((folder / SUPERSEDED).glob("*.json")):  # one that was put aside twice has a number
         there.setdefault(path.stem.partition(".")[0], []).append(path)
-    found = {}
+    sources = {}
     for fingerprint in planned:
         if fingerprint in there and not finished(folder, fingerprint):
             for path in there[fingerprint]:
                 record, _ = read_trial(path, fingerprint)
                 if record is not None and record.status in FINAL:
-                    found[fingerprint] = path
-    return found
+                    sources[fingerprint] = path
+    return sources
 
 
 # -- the base model ---------------------------------------------------------------------------------------------------

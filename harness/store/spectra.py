@@ -1,4 +1,4 @@
-"""Which file of the cache holds a base model's decompositions, found without loading the model.
+"""Which file of the cache holds a base model's decompositions, looked up without loading the model.
 
 The file is named by the weights as they are loaded (:mod:`harness.engine.spectra`), and torch and a model of 135M take
 8 s to load.  So a note lies beside it, named by what is known before: ``<key>.json``, which says ``{"file": ...}``.  A
@@ -35,7 +35,7 @@ class Wanted:
 
 
 def find(cache: Path, wanted: Wanted) -> Path | None:
-    """The file that the note names, or none: no note, no file, or one that a run would make again."""
+    """The file that the note names, or ``None``: no note, no file, or one that a run would make again."""
     try:
         path = cache / json.loads(_note(cache, wanted).read_text(encoding="utf-8"))["file"]
         with safe_open(path, framework="np") as file:  # reads the header, and sees a file that was cut off

@@ -83,8 +83,8 @@ def _files(folder: Path) -> Iterator[tuple[str, Stamp]]:
         for entry in entries:
             if entry.name.endswith(".json"):
                 with contextlib.suppress(FileNotFoundError):
-                    found = entry.stat()
-                    yield entry.name, (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+                    stat = entry.stat()
+                    yield entry.name, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
 @once

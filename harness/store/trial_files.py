@@ -42,7 +42,7 @@ def read_trial(path: Path, name: str | None = None) -> tuple[TrialRecord | None,
 
 
 def _read_slowly(path: Path, text: bytes) -> tuple[TrialRecord | None, str]:
-    """A record of whatever schema, or what is wrong with it in the words of its own."""
+    """A record of whatever schema, or what is wrong with it in the words of that schema."""
     try:
         data = json.loads(text.decode("utf-8"))
         version = data["schema_version"]

@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from harness.report.comparison import Comparison
 
 
-def show_comparison(found: Comparison, as_json: bool) -> None:
+def show_comparison(compared: Comparison, as_json: bool) -> None:
     """Two arms: the answer in words, then every metric."""
     from harness.report import comparison
 
     if as_json:
-        print(json.dumps(comparison.as_data(found), indent=1, allow_nan=False))
+        print(json.dumps(comparison.as_data(compared), indent=1, allow_nan=False))
         return
-    for line in comparison.sentences(found):
+    for line in comparison.sentences(compared):
         screen.print(line)
-    columns, rows = comparison.table(found)
+    columns, rows = comparison.table(compared)
     lines = [columns, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *rest in lines:

@@ -37,37 +37,37 @@ def show_outcome(campaign: Campaign, before: State, state: State) -> None:
             screen.print(f"  and {len(messages) - MOST_MESSAGES:,} more: lorabench report shows them")
 
 
-def show_choices(campaign: Campaign, found: Tuning) -> None:
+def show_choices(campaign: Campaign, tuning: Tuning) -> None:
     """What was tried and chosen for each arm, by :data:`harness.study.tuning.RULE`."""
     rows = []
-    for row in found.tries:
+    for row in tuning.tries:
         score, error = (f"{row[key]:.4f}" if row[key] is not None else "-" for key in ("score", "standard_error"))
         mark = "chosen" if row["chosen"] else "equal" if row["best"] else ""
         rows.append((row["arm"], row["setting"], score, error, str(row["diverged"]), mark))
     columns = ("method", "setting", "score", "standard error", "diverged", "")
-    table(f"{found.study}: settings tried on validation", columns, rows)
+    table(f"{tuning.study}: settings tried on validation", columns, rows)
     for search in campaign.searches:
-        choice = found.arms.get(search.arm)
+        choice = tuning.arms.get(search.arm)
         if choice is None:
             screen.print(f"{search.arm}: nothing to tune, it runs as the study says")
         elif choice.settings is None:
             screen.print(f"{search.arm}: every setting diverged, so it stays untuned")
-        elif choice.tried < found.settings:
-            screen.print(f"{search.arm}: its grid has only {choice.tried} of the {found.settings} settings")
+        elif choice.tried < tuning.settings:
+            screen.print(f"{search.arm}: its grid has only {choice.tried} of the {tuning.settings} settings")
         if choice and choice.ends:
             screen.print(
                 f"{search.arm}: chosen at an end of what was tried: {', '.join(choice.ends)}; a wider grid "
                 "(tuning.grids in the study) may have a better one",
             )
-    screen.print(f"rule: {found.rule}")
+    screen.print(f"rule: {tuning.rule}")
     screen.print(f"{campaign.folder.parent / FILE}: `lorabench run` takes these settings from now on")
 
 
 def show_status(folder: Path, as_json: bool, changes: Sequence[str]) -> None:
     """Statuses by arm, from the result files, and what of them the study no longer asks for."""
-    expected, found = read_expected(folder)[0] or {}, survey(folder, paths.cache_dir())
+    expected, surveyed = read_expected(folder)[0] or {}, survey(folder, paths.cache_dir())
     counts: dict[str, Counter[str]] = {}
-    for entry in found.entries.values():
+    for entry in surveyed.entries.values():
         counts.setdefault(entry.arm, Counter())[entry.status] += 1
     rows = []
     for arm in dict.fromkeys([*expected, *counts]):
@@ -75,7 +75,7 @@ def show_status(folder: Path, as_json: bool, changes: Sequence[str]) -> None:
         missing = max(0, expected.get(arm, 0) - sum(have.values()))
         rows.append({"method": arm, **{status: have[status] for status in STATUSES}, "missing": missing})
     if as_json:
-        damaged = dict(found.damaged)
+        damaged = dict(surveyed.damaged)
         data = {"folder": str(folder), "methods": rows, "damaged": damaged, "changes": list(changes)}
         print(json.dumps(data, indent=1))
         return
@@ -83,5 +83,5 @@ def show_status(folder: Path, as_json: bool, changes: Sequence[str]) -> None:
         table(str(folder), list(rows[0]), [[str(value) for value in row.values()] for row in rows])
     else:
         screen.print(f"{folder}: no results yet")
-    for line in (*damaged_lines(found.damaged), *changes):
+    for line in (*damaged_lines(surveyed.damaged), *changes):
         screen.print(line, style="yellow")
