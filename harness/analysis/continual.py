@@ -2,7 +2,7 @@
 
 ``R`` is (T+1) x T: ``R[i][j]`` is the score on the stream's j-th task after training on the i-th, row 0 is the base
 model, and future tasks are included.  In the formulas below tasks count from 1, so ``R[j][j]`` is the score on task j
-just after learning it.  Scores are in the task's own unit (a share in 0 ... 1 for accuracies), higher is better.
+just after learning it.  Scores are in the task's unit (a share in 0 ... 1 for accuracies), higher is better.
 A metric that does not exist for this T, or whose denominator carries no signal, is ``None``: never 0, never NaN.
 Every function raises ``ValueError`` where R has another shape or a value that is not finite.
 """

@@ -41,7 +41,7 @@ def sample_efficiency_auc(examples: Sequence[float], scores: Sequence[float], ba
     """Area under score(n) - base over log2 n (trapezoid), divided by the span: a mean gain, in the unit of the score.
 
     ``base`` is the base model's score on the task.  With one point above 0 there is no span, and its gain is
-    returned; with none, None.
+    returned; without such a point, None.
     """
     x, y = _grid(examples, scores)
     if len(x) == 0:

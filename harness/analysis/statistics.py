@@ -1,6 +1,6 @@
 """Intervals and tests over trials.  The unit is the trial, not the test item; what is undefined is None, never NaN.
 
-The orders of the tasks are fixed strata: the estimand is the mean over the study's own orders, each with the same
+The orders of the tasks are fixed strata: the estimand is the mean over the study's orders, each with the same
 weight, and spread between orders is not error.  With one order everything here is the ordinary t interval.
 """
 
@@ -31,7 +31,7 @@ Item = TypeVar("Item")  #: what one test item contributes to a score
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over ``n`` trials with its confidence interval, in the unit of the values; None where n allows none."""
+    """A mean over ``n`` trials with its confidence interval, in the unit of the values; None where n is too small."""
 
     mean: float
     low: float | None

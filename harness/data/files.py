@@ -32,7 +32,7 @@ def sha256_of(path: Path) -> str:
 def temporary_dir(beside: Path) -> Path:
     """A new, uniquely named folder on the same file system as ``beside``, for building what will be moved there.
 
-    Raises LorabenchError where there can be none.
+    Raises LorabenchError where it can't be made.
     """
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def _not_written(target: Path, error: OSError) -> LorabenchError:
     )
 
 
-#: Seconds after which a temporary folder of the cache is nobody's: the longest download is given half an hour.
+#: Seconds after which a temporary folder of the cache counts as abandoned: the longest download is given half an hour.
 ABANDONED = 86_400.0
 
 

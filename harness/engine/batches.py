@@ -23,7 +23,7 @@ PASS_OVERHEAD = {"cpu": 128, "cuda": 16384}
 class Example:
     """Token ids of one training example; the answer is everything from ``answer_start`` on.
 
-    ``shown`` is the prompt of a teacher that sees more than the student does; none for one that sees the same.
+    ``shown`` is the prompt of a teacher that sees more than the student does; None for one that sees the same.
     """
 
     ids: np.ndarray  # [length], int64
@@ -48,7 +48,7 @@ class Example:
         return len(self.ids) if self.shown is None else len(self.shown) + len(self.answer)
 
     def truncated(self, max_length: int, teacher_length: int | None = None) -> Example:
-        """Cut from the left, as lm-eval does, so that the answer stays; what the teacher reads has its own length."""
+        """Cut from the left, as lm-eval does, so that the answer stays; a teacher may read ``teacher_length`` tokens."""
         cut = max(0, len(self.ids) - max_length)
         short = Example(self.ids[cut:], max(1, self.answer_start - cut), self.shown) if cut else self
         if self.shown is None or teacher_length is None or short.teacher_length <= teacher_length:
@@ -89,7 +89,7 @@ class Batch:
     passes: tuple[Pass, ...]
     end: int  # pads, and ends an answer that the student gives itself
     budget: int  # padded tokens that go through the model at once
-    seeds: Sequence[int]  # of each row's draws in this step; none where nobody samples
+    seeds: Sequence[int]  # of each row's draws in this step; empty where no row samples
 
     @property
     def tokens(self) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Packed decoding: continuations of the prompts of K trials at once, greedy or drawn, with one key-value cache.
 
-Scores are of greedy continuations of the same prompts for all trials; on-policy methods draw an answer of each trial's
-student to prompts of its own.  Every token is read back to the host, to know which rows are done, and transformers
+Scores are of greedy continuations of the same prompts for all trials; on-policy methods draw answers of each trial's
+student to that trial's prompts.  Every token is read back to the host, to know which rows are done, and transformers
 looks at the mask once a pass: these waits are what decoding needs, and there are no others.
 """
 
@@ -164,7 +164,7 @@ def _prefill(model: PackedModel, prompts: Sequence[Sequence[Sequence[int]]], pro
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens that all prompts begin with, where that is worth a pass of its own; each keeps at least one token."""
+    """Tokens that all prompts begin with, where that is worth a separate pass; each keeps at least one token."""
     shared = min(min(common_prefix(prompts[0], prompt), len(prompt) - 1) for prompt in prompts)
     return shared if len(prompts) > 1 and shared >= LEAST_SHARED else 0
 

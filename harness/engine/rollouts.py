@@ -1,7 +1,7 @@
 """The student's own answers to its own prompts, for K trials at once: what an on-policy loss is computed on.
 
-What a trial draws is a function of the seed of its step and of the place of the example in it; who it is packed with
-changes its logits by rounding alone.
+What a trial draws is a function of the seed of its step and of the place of the example in it; its neighbours in the
+pack change its logits by rounding alone.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def own_answers(model: PackedModel, batch: Batch, sampling: Sampling) -> Rollout
 
 
 def _limit(example: Example, end: int, sampling: Sampling) -> int:
-    """Most tokens of an own answer: those of the given one where that has no end that an answer could have, too."""
+    """Most tokens of a student's answer: as many as the given answer has, where that doesn't stop with ``end``."""
     return sampling.max_tokens if example.ids[-1] == end else min(sampling.max_tokens, len(example.answer))
 
 

@@ -53,7 +53,7 @@ class Rows:
     """Everything that a later step depends on, and what a task's beginning and end do to it.
 
     Rows are independent: a row's numbers are those it would have alone, up to the rounding of larger matrix products.
-    A row whose loss, gradient or rate is not finite is switched off on the device and changes nobody.
+    A row whose loss, gradient or rate is not finite is switched off on the device and changes no other row.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Rows:
         settings: OptimizerSettings,
         spectra: Callable[[], Sequence[Spectrum]] | None = None,
     ) -> None:
-        """``spectra`` gives the SVD of every W0, which some adapters start from; none: it is computed then."""
+        """``spectra`` gives the SVD of every W0, which some adapters start from; None: it is computed when one does."""
         adapter = specs[0].adapter
         self.model, self.specs, self.settings = model, specs, settings
         self.between = specs[0].recipe.between
@@ -181,7 +181,7 @@ class Rows:
         return self.averages[kind].lost_energy(place, self.bank)
 
     def teachers(self) -> Tensor | None:
-        """[K, P]: the values of every row's teacher; none where all are the base, for which no adapter is in place."""
+        """[K, P]: the values of every row's teacher; None where all are the base, for which no adapter is in place."""
         if self.only_base_teaches:
             return None
         return torch.stack([self._teacher_of(index, row.recipe) for index, row in enumerate(self.specs)])

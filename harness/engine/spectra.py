@@ -98,7 +98,7 @@ class Spectra:
 
     @property
     def each(self) -> list[Spectrum]:
-        """Those of all slots, in their order, each as a stack of one."""
+        """The spectra of all slots, in their order, each as a stack of one."""
         return [self.of(slot) for slot in self.slots]
 
     def of(self, slot: Slot) -> Spectrum:
@@ -150,7 +150,7 @@ def _weights_digest(model: Matrices) -> str:
 def _read(
     path: Path, digest: str, model: Matrices, groups: dict[tuple[int, int], list[int]], say: Say
 ) -> list[Spectrum] | None:
-    """The cached decompositions, or none: the file is missing, damaged, or of other weights than its name says."""
+    """The cached decompositions, or None: the file is missing, damaged, or of other weights than its name says."""
     if not path.exists():
         return None
     try:

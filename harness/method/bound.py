@@ -61,7 +61,7 @@ class BoundPart:
         """A task of the stream begins."""
 
     def end_task(self, bank: AdapterBank, task: CurrentTask) -> None:
-        """All its steps are done; what it has left behind is about to be scored."""
+        """All its steps are done; the weights that it leaves behind are about to be scored."""
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -74,7 +74,7 @@ class BoundPart:
 class BoundOptimizer(BoundPart, ABC):
     """Moves the weights by their gradient.  All tensors that it keeps of earlier steps are in ``state``."""
 
-    #: [K, S]: rates of the S ``sections`` of the layout's columns over the row's own; [K, 1]: one rate for all.
+    #: [K, S]: rates of the S ``sections`` of the layout's columns relative to the row's rate; [K, 1]: one rate for all.
     ratios: Tensor
 
     @abstractmethod

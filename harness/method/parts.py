@@ -49,7 +49,7 @@ class Adapter(ABC):
         """The factor s of the trained change in W0 + s B A."""
 
     def start(self, drawn: Tensor, at: Start) -> Tensor | tuple[Tensor, Tensor]:
-        """Where a trial starts, [P]: ``drawn`` (the layout's own for its seed), or what is made of it.
+        """Where a trial starts, [P]: ``drawn`` (by the layout, from the trial's seed), or values made of it.
 
         With ``puts_below`` also what lies on the base below it and is not trained, [P], scaling included: with
         ``at.negative_of(values)`` the adapter starts as a part of W0 that is taken off the base.
@@ -135,7 +135,7 @@ class Average(ABC):
 
     @property
     def shape(self) -> tuple | None:
-        """Of what it averages to, where that is not the adapter's own: rows of a pack that freeze it agree on it."""
+        """The shape of the result, or None where it is the adapter's; rows of a pack that freeze it agree on it."""
         return None
 
     @classmethod
@@ -147,7 +147,7 @@ class Average(ABC):
 # -- losses -----------------------------------------------------------------------------------------------------------
 
 #: Whose logits a student learns from: the base (no adapter), the student at the start of the task, the recipe's
-#: average, or the student as it is.  None has a gradient.
+#: average, or the student as it is.  No teacher has a gradient.
 Teacher = Literal["base", "snapshot", "ema", "live"]
 
 
@@ -167,7 +167,7 @@ class Loss(ABC):
     """Per-token loss on answer tokens.
 
     Fields, or properties, of a subclass say what it needs.  All but ``teacher`` and ``demonstration``, which may differ
-    by row where every row has a teacher or none has, must be in its ``pack_key``.
+    by row where all rows have a teacher or all lack one, must be in its ``pack_key``.
     """
 
     given: bool = True  #: whether the given answers are in the loss
@@ -206,7 +206,7 @@ class TaskExamples:
     def choose(self, position: int, drawn: Callable[[int], list[Example]], seeds: Sequence[int]) -> list[Example]:
         """The examples for the task at this ``position`` of the stream, in order, as many as ``drawn(position)``.
 
-        ``drawn(i)`` are those that a sequential trial of this seed sees of task i; ``seeds`` has the trial's own seed
+        ``drawn(i)`` are those that a sequential trial of this seed sees of task i; ``seeds`` has the trial's seed
         for each task, so that a choice depends on no other trial.
         """
         return drawn(position)

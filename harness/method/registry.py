@@ -30,7 +30,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 def methods() -> dict[str, Method]:
     """Every method by name, in the order of their names.
 
-    Raises InputError for a plug-in that can't be imported, or whose ``METHOD`` is none or composes no recipe.
+    Raises InputError for a plug-in that can't be imported, or whose ``METHOD`` is no ``Method`` or composes no recipe.
     """
     import baselines
 

@@ -82,7 +82,7 @@ class State:
 def load_campaign(
     name: str, *, model: str | None, out: Path | None, device: Callable[[str], str], tune: bool = False
 ) -> Campaign:
-    """Read a study's file and lay it out: see :func:`lay_out`; ``model`` replaces its own."""
+    """Read a study's file and lay it out: see :func:`lay_out`; ``model`` replaces the study's."""
     file = find_study(name, paths.studies_dir())
     study = load_study(file, overrides={"model": model} if model else None)
     return lay_out(study, str(file), results_folder(study.name, model, out), device=device, tune=tune)

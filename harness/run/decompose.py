@@ -47,7 +47,7 @@ def decompose(study: Study, file: Path, model: ModelSource, report: Report) -> N
 def _written(study: Study, file: Path) -> list[frozenset[str]]:
     """The projections that arms adapt, by the study file alone: to ask the methods takes torch.
 
-    That is too many where the study's own are those of arms that train nothing.
+    That includes those of arms that train nothing.
     """
     targets = (
         arm_adapter(taken_apart(given)[1], study, f"{file}:methods.{key}").targets

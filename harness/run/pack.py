@@ -109,7 +109,7 @@ class PackRun:
         return self._spectra
 
     def _spectra_to_start_from(self) -> Sequence[Spectrum]:
-        """For adapters that start from them.  They are the base's, made once: their time is none of training's."""
+        """For adapters that start from them.  They are made once, for the base: their time doesn't count as training."""
         asked = time.monotonic()
         each = self._base_spectra().each
         self.ledger.spend("train", asked - time.monotonic())
@@ -150,7 +150,7 @@ class PackRun:
         """The optimizer step of every row on its next examples; ``seen`` have been seen before it."""
         training = self.study.training
         rows = [each[seen : seen + training.batch] for each in examples]
-        # A row draws its own answers from its own seed for the task, whoever it is packed with.
+        # A row's seed depends on its trial, the task and the step alone: it draws the same whatever it is packed with.
         seeds = [derive(row.data_seeds[stage], "own answers", seen // training.batch) for row in self.pack.rows]
         batch = make_batch(rows, self.bench.lm.eot_token_id, self.device, training.pass_tokens, seeds=seeds)
         factor = self.schedule.factor(seen // training.batch, training.examples // training.batch)

@@ -73,7 +73,7 @@ class EncodingLM(TemplateLM):
         return bool(getattr(self.tokenizer, "chat_template", None))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as the model's own template writes it; without its system turn where the template has none."""
+        """A conversation as the model's template writes it; without its system turn where the template refuses one."""
 
         def render(turns: list[dict[str, str]]) -> str:
             return self.tokenizer.apply_chat_template(

@@ -61,7 +61,7 @@ def training_examples(
 def right_answer(scored: ScoredTask, prompting: Prompting, row: Mapping[str, Any], where: str) -> tuple[str, str]:
     """(context, right answer) of a row: the very texts of the request that lm-eval would score.
 
-    Raises InputError, with ``where``, for a label that is none of the choices.
+    Raises InputError, with ``where``, for a label that is not among the choices.
     """
     task, settings = scored.task, prompting.arguments
     context = _context(task, row, settings)
@@ -88,7 +88,7 @@ def _context(task: Any, row: Mapping[str, Any], settings: Mapping[str, Any]) -> 
 
 
 def _delimiter(task: Any, prompting: Prompting, row: Mapping[str, Any]) -> str:
-    """What stands between a prompt and its generated answer, as lm-eval's own examples have it."""
+    """What stands between a prompt and its generated answer, as in lm-eval's examples."""
     begun = task.doc_to_prefix(row)
     if begun:
         return "" if begun[-1].isspace() else " "

@@ -74,7 +74,7 @@ def score_batches(
     """Summed log-probability [K, requests] (fp64) and whether every token was the most likely one [K, requests].
 
     The adapters of the ``trials`` must be in place (``PackedModel.adapted``).  Non-finite values are returned as they
-    are: whoever reads them decides.
+    are: the caller decides.
     """
     logprob = torch.zeros(trials, requests, dtype=torch.float64, device=model.device)
     misses = torch.zeros(trials, requests, dtype=torch.int32, device=model.device)

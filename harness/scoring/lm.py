@@ -40,7 +40,7 @@ def _by_kind(instances: Sequence[Instance]) -> tuple[list[Instance], list[Instan
 
 
 class PackedLM(EncodingLM):
-    """Answers lm-eval's requests for K trials at once, then hands each trial its own answers.
+    """Answers lm-eval's requests for K trials at once, then hands each trial its answers.
 
     Requests are encoded once and remembered.  Use: :meth:`answer` for the trials whose adapters are in place, then
     ``lm_eval.evaluate`` for each trial with :attr:`trial` set.

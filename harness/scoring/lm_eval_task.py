@@ -131,7 +131,7 @@ def _make_task(data: TaskData, splits: Mapping[str, Sequence[Mapping[str, Any]]]
 def trusted(where: str) -> Iterator[None]:
     """What lm-eval raises in making or scoring a task is one message about that task, not a place in lm-eval.
 
-    Templates, filters, metrics, aggregations and, in lm-eval's own tasks, functions each fail in a way of their own.
+    Templates, filters, metrics, aggregations and, in lm-eval's tasks, functions all fail in different ways.
     """
     try:
         yield
@@ -155,7 +155,7 @@ def _check_metrics(data: TaskData) -> None:
             where = f"{data.name}:metric_list.{number}.aggregation"
             raise unknown_name("aggregation", aggregation, AGGREGATION_REGISTRY, where=where)
     if data.config.get("process_results") is not None:
-        return  # the task's own function scores, and the metrics are names
+        return  # the task's function scores, and the metrics are names
     for number, entry in enumerate(data.config.get("metric_list") or ()):
         metric = entry["metric"]
         if isinstance(metric, str) and (metric not in METRIC_REGISTRY or entry.get("hf_evaluate")):

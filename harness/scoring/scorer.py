@@ -68,7 +68,7 @@ class Scorer:
         return [self._judge(trial, chosen) for trial in range(trials)]
 
     def _judge(self, trial: int, chosen: dict) -> dict[str, Score] | None:
-        """lm-eval's own evaluation of one trial's answers."""
+        """lm-eval's evaluation of one trial's answers."""
         if trial in self.lm.broken:
             return None
         self.lm.trial = trial

@@ -38,7 +38,7 @@ class Suite:
     def training_examples(
         self, name: str, encoder: Encoder, demonstration: str | None = None
     ) -> examples.TrainingExamples:
-        """The training rows of a task (:func:`examples.training_examples`).  Raises InputError where it has none."""
+        """The training rows of a task (:func:`examples.training_examples`).  Raises InputError where it lacks them."""
         if name not in self._trained:
             raise InputError(f"task '{name}' has no training split", remedy="use it as a probe, not in a stream")
         return examples.training_examples(self.tasks[name], self._prompting, encoder, demonstration)

@@ -1,4 +1,4 @@
-"""How far the eigenvectors found may be from the true ones, and whether they are the top ones.
+"""How far computed eigenvectors may be from the true ones, and whether they are the top ones.
 
 Completeness: the number of eigenvalues above a cut below the k-th Ritz value, by Sylvester's law of inertia.  With
 G = D^2 + R^T J R the block matrix [[D^2 - t, R^T], [R, -J]] has two Schur complements, so (Haynsworth 1968)

@@ -96,7 +96,7 @@ class _Bounds:
             getattr(self, name)[where] = values
 
     def settle(self, untouched: Tensor) -> None:
-        """A matrix without an update has W0's own vectors, even where those are not unique."""
+        """A matrix without an update has W0's vectors, even where those are not unique."""
         for values in (self.low, self.best, self.high):
             values.masked_fill_(untouched[:, None], 1.0)
 

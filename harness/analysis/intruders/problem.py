@@ -1,4 +1,4 @@
-"""The eigenproblem behind the singular vectors of W0 + dW, in the basis of W0's own vectors: diagonal plus low rank.
+"""The eigenproblem behind the singular vectors of W0 + dW, in the basis of W0's vectors: diagonal plus low rank.
 
 With W0 = U D V^T, p = min(m, n), X = U^T B and Y = V^T A^T (scaling is part of B):
 
@@ -79,7 +79,7 @@ class WholeProblems:
 
 @dataclass(frozen=True)
 class Update:
-    """What N updates B A do to their base matrices, in the base's own coordinates."""
+    """What N updates B A do to their base matrices, in the base's coordinates."""
 
     x: Tensor  #: [N, r, p]: (U^T B)^T
     y: Tensor  #: [N, r, p]: A V
@@ -112,7 +112,7 @@ class Update:
         return Eigenproblems.of(self.d**2, torch.baddbmm(d * self.x, self.b_gram, self.y, alpha=0.5), self.y)
 
     def directions(self, count: int) -> Tensor:
-        """[N, 2 count, p]: where the eigenvectors must be looked for beside W0's own.
+        """[N, 2 count, p]: directions, beside W0's vectors, in which the eigenvectors must be sought.
 
         The ``count`` largest singular vectors of B A on the problem's side, and W0's images of their partners.
         """

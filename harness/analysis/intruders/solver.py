@@ -31,7 +31,7 @@ MOST = (BASIS - SPARE) // 2 - 1
 STEPS, ROUNDS = 3, 4
 #: What is added to the diagonal of a Gram matrix of unit vectors.
 RIDGE = 16 * EPS
-#: Directions of the update in the first basis, of either kind; the rest are W0's own.
+#: Directions of the update in the first basis, of either kind; the rest are W0's vectors.
 DIRECTIONS = 8
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.analysis.intruders.threads import side_by_side
 
 EPS = torch.finfo(torch.float64).eps
-#: Singular values nearer than this share of the largest one have no singular vectors of their own.
+#: Singular values nearer than this share of the largest one have no distinct singular vectors.
 SAME = 1e-12
 
 
@@ -45,7 +45,7 @@ class Spectrum:
 
     @cached_property
     def clusters(self) -> Tensor | None:
-        """[S, p]: the number of the group of equal singular values that each belongs to; none where all differ."""
+        """[S, p]: the number of the group of equal singular values that each belongs to; None where all differ."""
         apart = self._gaps > SAME * self.d[:, :1]
         if bool(apart.all()):
             return None

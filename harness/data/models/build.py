@@ -47,7 +47,7 @@ def _build(name: str, entry: dict, workspace: Path) -> None:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """sha256 of everything but the weights, which have a digest of their own, and the manifest."""
+    """sha256 of everything but the weights, which have a separate digest, and the manifest."""
     others = sorted(set(folder.iterdir()) - set(folder.glob(WEIGHTS)) - {folder / MANIFEST})
     return {file.name: files.sha256_of(file) for file in others if file.is_file()}
 
@@ -104,7 +104,7 @@ def _convert_gguf(name: str, entry: dict, workspace: Path) -> None:
 
 
 def _gguf_config():
-    """transformers' GgufConfig class, or None where this version has none."""
+    """transformers' GgufConfig class, or None where this version lacks it."""
     import transformers
 
     return getattr(transformers, "GgufConfig", None)
@@ -129,7 +129,7 @@ def _random_llama(name: str, entry: dict, workspace: Path) -> None:
     generator = np.random.RandomState(entry["seed"])
     with torch.no_grad():
         for key, weight in sorted(model.named_parameters()):
-            # by name, not by transformers' own initialiser, whose order and draws change between versions
+            # by name, not by transformers' initialiser, whose order and draws change between versions
             if "norm" in key:
                 weight.fill_(1.0)
             else:

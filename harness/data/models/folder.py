@@ -119,7 +119,7 @@ def _refuse_adapter(path: Path) -> None:
 def absent(path: Path) -> list[str]:
     """The weight files that a sharded model's index names and the folder lacks.
 
-    Raises InputError for an index that is none, or that names a file outside the folder.
+    Raises InputError for a file that is no index, or an index that names a file outside the folder.
     """
     return sorted(shard for shard in set(_weight_map(path).values()) if not (path / shard).is_file())
 

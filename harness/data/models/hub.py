@@ -51,7 +51,7 @@ def snapshot(name: str) -> Path:
     except InputError:
         raise
     except Exception as problem:
-        # huggingface_hub raises its own, httpx's and the system's errors here; to the user they are one thing
+        # errors of huggingface_hub, of httpx and of the system: to the user they are one thing
         raise _needs_hub(name, f"{type(problem).__name__}: {str(problem).strip()[:300]}") from problem
     hub.lock("models", name, commit)
     return Path(path)

@@ -144,7 +144,7 @@ def _generated(longest: int) -> dict[str, Any]:
 
 
 def _sizes(rows: int) -> dict[str, int]:
-    """A quarter for testing and an eighth for validation, but no more than the project's own tasks have."""
+    """A quarter for testing and an eighth for validation, but no more than the project's tasks have."""
     test, validation = min(500, rows // 4), min(200, rows // 8)
     return {"train": rows - test - validation, "validation": validation, "test": test}
 

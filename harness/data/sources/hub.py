@@ -27,7 +27,7 @@ def offline(kind: Kind) -> str | None:
 
 
 def locked(kind: Kind, name: str) -> str | None:
-    """The commit of a name: its own revision where that is a commit, else what the lock file says."""
+    """The commit of a name: the revision in it where that is a commit, else what the lock file says."""
     revision = name.partition("@")[2]
     return revision if _COMMIT.fullmatch(revision) else _read_lock().get(kind, {}).get(name)
 

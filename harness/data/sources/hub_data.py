@@ -27,7 +27,7 @@ class HubData:
 
     repo: str  #: ``org/name``
     config: str | None = None
-    splits: tuple[str, ...] = ()  #: the data set's own names of those that are read
+    splits: tuple[str, ...] = ()  #: those that are read, by their names in the data set
     revision: str | None = None  #: a branch that is asked for; None is the main one
     reader: str | None = None  #: ``json``, ``csv``: single files of the repository, read by this
     options: Mapping[str, Any] = field(default_factory=dict)  #: further arguments of ``datasets.load_dataset``
@@ -96,7 +96,7 @@ def load(data: HubData, where: str) -> Mapping[str, Any]:
         cache = paths.cache_dir() / "datasets" / identity(data)[:16]
         loaded = datasets.load_dataset(place, data.config, revision=commit, cache_dir=str(cache), **options)
     except Exception as problem:
-        # datasets, huggingface_hub, pyarrow and fsspec each raise their own here
+        # datasets, huggingface_hub, pyarrow and fsspec each raise custom errors here
         what = f"the data set {data} can't be read: {type(problem).__name__}: {str(problem).strip()[:300]}"
         remedy = f"correct the copy in {folder}" if folder else _remedy(data)
         raise InputError(what, where=where, remedy=remedy) from problem

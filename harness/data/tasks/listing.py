@@ -1,4 +1,4 @@
-"""What ``lorabench tasks`` lists: the project's tasks, or lm-eval's own."""
+"""What ``lorabench tasks`` lists: the project's tasks, or lm-eval's."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def lm_eval_tasks(pattern: str, report: Callable[[str], object]) -> list[dict[st
 
 
 def _matching(names: Collection[str], pattern: str) -> list[str]:
-    """The names that match.  A name that is written out and is none of them is a slip: InputError."""
+    """The names that match.  InputError for a name without wildcards that is unknown: a slip."""
     matching = fnmatch.filter(names, pattern)
     if not matching and not set(pattern) & set("*?["):
         near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.6)

@@ -22,7 +22,7 @@ def task_ready(name: str) -> bool:
 def prepare_task(name: str) -> PreparedTask:
     """The task with its splits in the cache; builds and checks them the first time, later only reads (quick).
 
-    Raises InputError where the task breaks its own declaration (file:key), LorabenchError where a download fails.
+    Raises InputError where the task breaks its declaration (file:key), LorabenchError where a download fails.
     """
     task = load_task(name)
     ours = task.origin == "lorabench"
@@ -35,7 +35,7 @@ def prepare_task(name: str) -> PreparedTask:
 
 
 def read_split(prepared: PreparedTask, split: str) -> list[dict]:
-    """The documents of one split, in their fixed order; an empty list where the task has none.
+    """The documents of one split, in their fixed order; an empty list where the task lacks the split.
 
     Raises LorabenchError where the file was damaged since the task was prepared.
     """

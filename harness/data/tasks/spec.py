@@ -14,7 +14,7 @@ Kind = Literal["multiple_choice", "generate_until", "loglikelihood_rolling", "lo
 Role = Literal["stream", "probe", "toy"]
 Origin = Literal["lorabench", "lm-eval"]
 SPLITS = ("train", "validation", "test")
-FEWSHOT = "fewshot"  # of lm-eval's tasks only: the split of worked examples where it is none of the three
+FEWSHOT = "fewshot"  # of lm-eval's tasks only: the split of worked examples where that is a fourth one
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def _peft_name(name: str) -> str:
 
 
 def adapter_path(folder: Path, name: str) -> Path:
-    """Of a trial's fingerprint, or of one with a task's number: ``<fingerprint>-task2``."""
+    """The file of an adapter; ``name`` is a trial's fingerprint, with a task's number or not: ``<fingerprint>-task2``."""
     return folder / "adapters" / f"{name}.safetensors"
 
 

@@ -71,7 +71,7 @@ class Below:
         return self.layout.changes(self.values, torch.ones_like(self.values[:, 0]), dtype)
 
     def row(self, row: int) -> Below:
-        """That of one trial."""
+        """What lies below one trial."""
         one = slice(row, row + 1)
         return Below(self.layout, self.values[one], tuple(scale[one] for scale in self.scales))
 
@@ -179,7 +179,7 @@ class Layout:
                 done += members
 
     def scaled(self, values: Tensor, scaling: Tensor) -> Tensor:
-        """``values`` [K, P] with the scaling [K] of each trial in its B, so that B A needs none.
+        """``values`` [K, P] with the scaling [K] of each trial in its B, so that B A needs no factor.
 
         Where the rows of what lies below are scaled, B is divided by that: diag(c) (W0 + ...) + B A is
         diag(c) (W0 + ... + B A / c), which the vector of the upper adapter scales as a whole.
@@ -191,7 +191,7 @@ class Layout:
 
     @cached_property
     def _below_b(self) -> Tensor | None:
-        """The scale of the row below for every number of B, [K, columns of B]; none: rows are not scaled."""
+        """The scale of the row below for every number of B, [K, columns of B]; None where rows are not scaled."""
         if self.frozen is None or not self.frozen.scales:
             return None
         scale = dict(zip(self.slots, self.frozen.scales, strict=True))

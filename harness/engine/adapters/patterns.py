@@ -1,7 +1,7 @@
 """Regular expressions that strangers wrote, matched in bounded time.
 
 PEFT matches with ``re``, whose time is exponential for some expressions, and nothing in this process can interrupt it.
-So that every valid expression means what it means to PEFT, ``re`` it stays: in a process of its own, which is killed.
+So that every valid expression means what it means to PEFT, ``re`` it stays: in a separate process, which is killed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def match_all(patterns: Sequence[Pattern], names: Sequence[str]) -> list[list[st
 def _ask(asked: list[list[str]], names: Sequence[str]) -> tuple[list[list[int] | str], str]:
     """(the answers that came, why no more did)."""
     task = json.dumps({"names": list(names), "asked": asked}).encode()
-    try:  # -I and -S: no module of a working directory, and none of the second that site takes
+    try:  # -I and -S: no module of a working directory, and no second spent on importing site
         done = subprocess.run(
             [sys.executable, "-I", "-S", SCRIPT], input=task, capture_output=True, timeout=SECONDS, check=False
         )

@@ -114,7 +114,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def names_base(adapter: PeftAdapter, model: str) -> bool | None:
-    """Whether the adapter says that it was made for ``model``, by the last parts of the two names; none if it doesn't.
+    """Whether the adapter says that it was made for ``model``, by the last parts of the two names; None without a name.
 
     A hub id, its folder in the hub's cache, another folder and a name of the catalogue mean the same model where
     ``org/`` and the path are left out.
@@ -177,7 +177,7 @@ def check_fits(adapter: PeftAdapter, base: PackedModel) -> list[str]:
 def stack_adapters(adapters: Sequence[PeftAdapter], model: PackedModel) -> tuple[Layout, Tensor, Tensor]:
     """(layout, values [K, P] in fp32, scaling [K]) of K adapters, on the model's device.
 
-    Every matrix's own alpha / r is in its B, so scaling is 1.  Lower ranks are filled up with zero rows of A and zero
+    The alpha / r of every matrix is in its B, so scaling is 1.  Lower ranks are filled up with zero rows of A and zero
     columns of B, and matrices that an adapter does not touch are zero: neither changes a product.
     """
     layout = model.layout(max(adapter.ranks[-1] for adapter in adapters))

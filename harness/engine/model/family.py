@@ -1,4 +1,4 @@
-"""Does the packed engine compute what the model computes?  A few random tokens tell, against the model's own forward.
+"""Does the packed engine compute what the model computes?  A few random tokens tell, against the model's forward.
 
 The engine takes a model apart: it calls the decoder and the head by themselves, pads rows, lays the answers to one
 question side by side behind a mask, keeps a cache, and puts the adapters of several trials on the rows of one batch.
@@ -32,7 +32,7 @@ COLUMNS = 1024
 
 
 def wrapped(verdict: Verdict, model: Any, targets: Sequence[str]) -> PackedModel:
-    """A model of which this is the verdict, with room for adapters and held to what it bears."""
+    """``model`` with room for adapters, limited to what ``verdict`` says that it bears."""
     head = Head(model.get_submodule(verdict.decoder), model.get_output_embeddings(), verdict.factor, verdict.softcap)
     packed = PackedModel(model, targets, head)
     packed.branches, packed.shares, packed.skips = verdict.branches, verdict.shares, packed.skips and verdict.skips
@@ -94,7 +94,7 @@ class _Candidate:
         return self.packed.adapted(*self._adapters, precise=True) if self.packed.slots else nullcontext()
 
     def off(self, hidden: Tensor, sequence: Sequence[int], position: Sequence[int]) -> float:
-        """Distance of the logits of ``hidden`` [K * n, d] from the model's own, n places of each row."""
+        """Distance of the logits of ``hidden`` [K * n, d] from the model's, at n places of each row."""
         wanted = self.material.wanted[:, list(sequence), list(position)].flatten(0, 1)
         return distance(self.packed.logits(hidden), wanted)
 

@@ -1,4 +1,4 @@
-"""Where a model's decoder ends and its head begins, and what it does to the logits: found by watching it run.
+"""Where a model's decoder ends and its head begins, and what the head does to the logits: read from a run of it.
 
 Names say too little: ``get_decoder()`` is the whole model in some families and its head in one, and ``logits_scaling``
 divides in Granite and multiplies in HyperCLOVAX.  So the model reads a few tokens, and what gives its logits is right.
@@ -19,7 +19,7 @@ from harness.engine.model.precision import in_float32
 from harness.engine.model.verdict import REMEDY
 from harness.errors import InputError
 
-#: Largest distance (:func:`distance`) in float32 of logits made from the model's own last states.
+#: Largest distance (:func:`distance`) in float32 of logits made from the model's last states.
 ROUNDING = 1e-4
 _SCALES = re.compile(r"logit|scal|multiplier")
 

@@ -150,11 +150,11 @@ class PackedLinear(nn.Module):
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.weight, self.bias = base.weight, base.bias
-        self.change: Change | None = None  # none: the base
+        self.change: Change | None = None  # None: the base
         self._squares: Tensor | None = None
 
     def take(self, change: Change | None) -> None:
-        """From now on the forward pass is that of these trials; none: of the base."""
+        """From now on the forward pass is that of these trials; None: of the base."""
         if change is not None and change.magnitude is not None:
             if self._squares is None:  # of a frozen weight: once is enough
                 self._squares = self.weight.float().square().sum(1)

@@ -34,7 +34,7 @@ def load_model(
     """Load a plain transformers folder (safetensors, no remote code), wrap its projections, and try what it bears.
 
     Raises :class:`InputError` for a folder whose weights are not exactly those of its configuration, for a quantised
-    base, for a family without the wanted projections, and for one that the engine would compute otherwise than its own
+    base, for a family without the wanted projections, and for one that the engine would compute otherwise than its
     forward pass does.
     """
     known = kept_verdict(path, _name(dtype), device.type, targets)
@@ -84,7 +84,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _tried(module: Any, path: Path, dtype: torch.dtype, targets: Sequence[str]) -> Verdict:
-    """Raises InputError for a model that can't be taken apart, or whose own forward pass fails."""
+    """Raises InputError for a model that can't be taken apart, or whose forward pass fails."""
     try:
         with _refusing(place(path), f"{type(module).__name__} can't be tried"):
             verdict = check(module, targets)
@@ -134,7 +134,7 @@ def _tensor_count(path: Path) -> int:
 def _refusing(where: str, what: str) -> Iterator[None]:
     """Whatever a library raises over a damaged file is an InputError, but for a lack of memory.
 
-    transformers and tokenizers raise ValueError, TypeError, KeyError, OSError, plain Exception and their own kinds.
+    transformers and tokenizers raise ValueError, TypeError, KeyError, OSError, plain Exception and custom errors.
     """
     try:
         yield

@@ -39,7 +39,7 @@ class Material:
     shared: int  # tokens that all sequences begin with
     factors: Mapping[str, tuple[Tensor, Tensor]]  # A [r, in] and B [out, r] by module
     wanted: Tensor  # [K, S, T, C]: logits of the base, and with the adapter in the weights
-    tolerance: float  # largest distance of logits that are its own
+    tolerance: float  # largest distance at which logits count as equal
 
 
 @torch.no_grad()
@@ -85,7 +85,7 @@ def _shaken(model: Any) -> Iterator[None]:
 
 
 def _plain_tokens(packed: PackedModel) -> np.ndarray:
-    """Tokens without a meaning of their own to the model, such as the one that pads."""
+    """Tokens that have no special meaning to the model, unlike the one that pads; all where there are none."""
     config = packed.module.config.get_text_config().to_dict()
     named = [value for key, value in config.items() if key.endswith("_token_id")]
     special = {token for value in named for token in (value if isinstance(value, list) else [value])}

@@ -74,7 +74,7 @@ class PackedModel:
 
     @property
     def window(self) -> int | None:
-        """The shortest reach of attention in any layer, or none: sliding windows, chunks, local attention."""
+        """The shortest reach of attention in any layer, or None: sliding windows, chunks, local attention."""
         config = self.module.config.get_text_config()
         used = {**config.to_dict(), "sliding_window": getattr(config, "sliding_window", None)}
         if not getattr(config, "use_sliding_window", True):
@@ -195,7 +195,7 @@ def _only(module: nn.Module, at: Tensor) -> Iterator[None]:
     try:
         yield
     finally:
-        del module.forward  # the class's own is behind it
+        del module.forward  # uncovers the forward of the class
 
 
 def _takes(module: nn.Module, argument: str) -> bool:

@@ -61,7 +61,7 @@ def tasks_of(name: str) -> list[str]:
         if not members:
             yield member
         for below in members:
-            if below not in above:  # a group may hold a task, or a tag, of its own name
+            if below not in above:  # a group may hold a task, or a tag, of the same name
                 yield from walk(below, above | {below})
 
     return list(dict.fromkeys(walk(name, frozenset([name]))))
@@ -69,7 +69,7 @@ def tasks_of(name: str) -> list[str]:
 
 @functools.lru_cache(maxsize=1)
 def _read(file: Path) -> Mapping[str, Entry]:
-    """Raises InputError for what is no index as :func:`write_index` writes it."""
+    """Raises InputError for a file that is no index as :func:`write_index` writes it."""
     entries = read_json(file)
     if isinstance(entries, dict) and entries and all(map(_is_entry, entries.values())):
         return entries

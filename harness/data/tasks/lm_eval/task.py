@@ -95,7 +95,7 @@ def _check(config: Mapping[str, Any], name: str, file: Path) -> None:
     if scored_split(config) is None:
         raise _refusal(file, "test_split", f"'{name}' names neither a test nor a validation split")
     if config.get("process_results"):
-        return  # its own function scores, and the metrics are only names
+        return  # the task's function scores, and the metrics are only names
     import lm_eval.api.metrics  # noqa: F401  fills the registry
     from lm_eval.api.registry import METRIC_REGISTRY
 

@@ -37,7 +37,7 @@ def unresolved(file: Path) -> dict[str, Any]:
         if isinstance(value, str) and value.startswith(root):
             module, _, function = value.rpartition(".")
             source = Path(module + ".py")
-            # Not beside the YAML: a module of an installed package, which has no place of its own to be read from.
+            # Not beside the YAML: a module of an installed package, whose source is not read.
             said = files.sha256_of(source) if source.is_file() else module.removeprefix(root)
             return {"function": function, "source": said}
         return value
@@ -75,7 +75,7 @@ def scored_split(config: Mapping[str, Any]) -> str | None:
 
 
 def training_split(config: Mapping[str, Any]) -> str | None:
-    """The split to train on, unless it is the very one that is scored (as in gpqa): then there is none."""
+    """The split to train on, unless it is the very one that is scored (as in gpqa): then None."""
     split = config.get("training_split")
     return split if split and split != scored_split(config) else None
 

@@ -62,7 +62,7 @@ def answer_text(task: Task, doc: dict) -> str:
 def _templates() -> jinja2.Environment:
     import jinja2  # not at the top: listing tasks renders nothing, and should be quick
 
-    # The same settings as lm-eval's own environment.
+    # The settings of lm-eval's environment.
     return jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 
 
@@ -83,6 +83,6 @@ def _render(task: Task, key: str, doc: dict) -> Any:
     try:
         return _template(entry).render(**doc)
     except Exception as problem:
-        # jinja2's own errors, and whatever a template's expressions raise (a division by 0, a wrong type)
+        # jinja2's errors, and whatever a template's expressions raise (a division by 0, a wrong type)
         remedy = f"correct the template; fields of a document: {', '.join(doc)}"
         raise InputError(f"can't be rendered: {problem}", where=task.where(key), remedy=remedy) from problem

@@ -124,8 +124,8 @@ class Metadata(BaseModel):
 def read(file: Path, where: str, name: str) -> tuple[dict[str, Any], Metadata]:
     """The YAML of the task ``name`` and its ``metadata``.
 
-    ``where`` is the file as errors name it.  Raises InputError as ``file:line`` for what is no YAML, as ``file:key``
-    for a key or a value that can't be used.
+    ``where`` is the file as errors name it.  Raises InputError as ``file:line`` for text that is no YAML, as
+    ``file:key`` for a key or a value that can't be used.
     """
     remedy = "write plain YAML: lm-eval's !function tags are not supported, do such work in prepare.py"
     config = reading.read_yaml(file, where=where, remedy=remedy)
@@ -164,7 +164,7 @@ def _metadata(config: dict, where: str) -> Metadata:
 
 
 def _check_config(config: dict, meta: Metadata, name: str, where: str) -> None:
-    """What lorabench asks of the YAML beyond lm-eval's own checks."""
+    """What lorabench asks of the YAML beyond lm-eval's checks."""
 
     def refuse(key: str, what: str, remedy: str) -> None:
         _refuse(f"{where}:{key}", what, remedy)
