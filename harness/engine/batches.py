@@ -48,7 +48,7 @@ class Example:
         return len(self.ids) if self.shown is None else len(self.shown) + len(self.answer)
 
     def truncated(self, max_length: int, teacher_length: int | None = None) -> Example:
-        """Cut from the left, as lm-eval does, so that the answer stays; a teacher may read ``teacher_length`` tokens."""
+        """Cut from the left, as lm-eval does, so that the answer stays; a teacher reads at most ``teacher_length``."""
         cut = max(0, len(self.ids) - max_length)
         short = Example(self.ids[cut:], max(1, self.answer_start - cut), self.shown) if cut else self
         if self.shown is None or teacher_length is None or short.teacher_length <= teacher_length:

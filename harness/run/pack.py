@@ -109,7 +109,7 @@ class PackRun:
         return self._spectra
 
     def _spectra_to_start_from(self) -> Sequence[Spectrum]:
-        """For adapters that start from them.  They are made once, for the base: their time doesn't count as training."""
+        """For adapters that start from them.  They are made once, for the base: their time is no training time."""
         asked = time.monotonic()
         each = self._base_spectra().each
         self.ledger.spend("train", asked - time.monotonic())

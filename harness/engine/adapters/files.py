@@ -65,7 +65,7 @@ def _peft_name(name: str) -> str:
 
 
 def adapter_path(folder: Path, name: str) -> Path:
-    """The file of an adapter; ``name`` is a trial's fingerprint, with a task's number or not: ``<fingerprint>-task2``."""
+    """The file of an adapter; ``name`` is a trial's fingerprint, alone or with a task: ``<fingerprint>-task2``."""
     return folder / "adapters" / f"{name}.safetensors"
 
 
