@@ -19,7 +19,7 @@ class LorabenchError(Exception):
     exit_status = 1
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
-        what, where, remedy = _clipped(what), _clipped(where), _clipped(remedy)
+        what, where, remedy = clipped(str(what)), _clipped(where), _clipped(remedy)
         self.what, self.where, self.remedy = what, where, remedy
         message = f"{where}: {what}" if where else what
         super().__init__(f"{message}\n  -> {remedy}" if remedy else message)

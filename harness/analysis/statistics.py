@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 from scipy import optimize, stats
@@ -210,7 +210,8 @@ def _noncentrality(df: int, level: float) -> float:
         # The other tail is below 1e-5 where this one is 0.8 (and scipy has NaN there).
         return float(stats.nct.sf(critical, df, shift)) - POWER
 
-    return float(optimize.brentq(lacking, 0.0, 2 * critical + 10.0, xtol=1e-9))
+    root = cast(float, optimize.brentq(lacking, 0.0, 2 * critical + 10.0, xtol=1e-9))  # a pair with `full_output`
+    return float(root)
 
 
 def tie_groups(arms: Mapping[str, Mapping[Key, float]]) -> dict[str, int]:
@@ -223,7 +224,7 @@ def tie_groups(arms: Mapping[str, Mapping[Key, float]]) -> dict[str, int]:
     """
     means = {name: _weights([key[0] for key in arm]) @ np.array(list(arm.values())) for name, arm in arms.items()}
     # Rounded, so that a difference in the last bit of a sum doesn't decide over the name.
-    left = sorted(arms, key=lambda name: (-round(means[name], 12), name))
+    left = sorted(arms, key=lambda name: (-float(np.round(means[name], 12)), name))
     groups: dict[str, int] = {}
     while left:
         leader, others = left[0], left[1:]

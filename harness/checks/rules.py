@@ -120,6 +120,7 @@ def _trained(rule: Callable[[Method, Recipe], None]) -> Callable[[Method, Sequen
 
 
 def _starts_as_base(method: Method, kept: Recipe) -> None:
+    assert kept.adapter is not None, "a rule about training"
     model = tiny_model()
     engine = make_engine(model, kept, [1e-3] * 2, range(2))
     ids = torch.arange(3, 23).view(2, 10)

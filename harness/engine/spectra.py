@@ -52,14 +52,15 @@ class Spectra:
         self._groups = _groups(model.slots)
         digest = _weights_digest(model)
         self.path = path = cache / f"{digest}.safetensors"
-        self._spectra = _read(path, digest, model, self._groups, say)
-        if self._spectra is None:
+        spectra = _read(path, digest, model, self._groups, say)
+        if spectra is None:
             say(f"decomposing the base's {len(self.slots)} matrices, once a model: {_effort(model)}")
             stacks = (torch.stack([self._weights[i] for i in group]) for group in self._groups.values())
-            self._spectra = [spectrum(stack) for stack in stacks]
-            _write(path, digest, self._groups, self._spectra)
+            spectra = [spectrum(stack) for stack in stacks]
+            _write(path, digest, self._groups, spectra)
             # As the next pack reads them: other strides and alignment change the last bits of what is made of them.
-            self._spectra = _read(path, digest, model, self._groups, say) or self._spectra
+            spectra = _read(path, digest, model, self._groups, say) or spectra
+        self._spectra = spectra
 
     def intruders(
         self,
@@ -87,8 +88,8 @@ class Spectra:
         changes = layout.changes(values.detach().double(), scaling.double(), torch.float64)
         parts = []
         for group, base in zip(self._groups.values(), self._spectra, strict=True):
-            factors = [changes[i].low_rank for i in group]
-            if None not in factors:
+            factors = [pair for i in group if (pair := changes[i].low_rank) is not None]
+            if len(factors) == len(group):
                 a, b = (torch.stack(part) for part in zip(*factors, strict=True))
                 parts.append(analyse(base, a, b))
                 continue

@@ -51,8 +51,9 @@ def _build() -> tuple[str | None, str | None] | None:
     """The versions of CUDA and HIP that torch was built for, from the file in which it keeps them; None if unknown."""
     try:
         spec = find_spec("torch")
-        place = Path(spec.origin).with_name("version.py")  # type: ignore[union-attr, arg-type]
-        told = runpy.run_path(str(place))
+        if spec is None or spec.origin is None:
+            return None
+        told = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
         return told["cuda"], told["hip"]
     except Exception:  # another layout than that of today's torch: then torch is asked
         return None

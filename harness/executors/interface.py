@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.store.records import Failure, Status
 
@@ -59,11 +59,11 @@ class Work:
     """What is done with the jobs of a run: functions of modules, so that a worker in another process has them by name.
 
     ``do`` does a job and gives what became of it; what it raises ends the run.  A job whose worker died or stood still
-    is handed to ``give_up`` with how that ended and why.
+    is handed to ``give_up`` with how that ended and why.  Both take the jobs that ``run`` was given, of whatever kind.
     """
 
-    do: Callable[[Job, Report], Outcome]
-    give_up: Callable[[Job, Status, Failure], Outcome]
+    do: Callable[[Any, Report], Outcome]
+    give_up: Callable[[Any, Status, Failure], Outcome]
 
 
 class Executor(Protocol):

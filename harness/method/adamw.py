@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.method.bound import BoundOptimizer
 from harness.method.lazy import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class BoundAdamW(BoundOptimizer):
     """Decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101), on the flat [K, P] tensors of a bank."""
 
-    def __init__(self, rows: Sequence[AdamW], bank: AdapterBank, weight_decay: float) -> None:
+    def __init__(self, rows: Sequence[AdamW], bank: AdapterBank[Any], weight_decay: float) -> None:
         values = bank.values
         self.betas, self.eps = rows[0].betas, rows[0].eps  # in the pack_key: the same for every row
         self.weight_decay = weight_decay
@@ -30,7 +30,7 @@ class BoundAdamW(BoundOptimizer):
         self.mean = torch.zeros_like(values)
         self.square = torch.zeros_like(values)
 
-    def step(self, bank: AdapterBank, gradient: Tensor, rate: Tensor) -> None:
+    def step(self, bank: AdapterBank[Any], gradient: Tensor, rate: Tensor) -> None:
         self.step_count += 1
         beta1, beta2 = self.betas
         self.mean.lerp_(gradient, 1 - beta1)

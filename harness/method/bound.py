@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from harness.method.lazy import torch
 from harness.method.losses import cross_entropy
@@ -57,10 +57,10 @@ class BoundPart:
     may read from the device.
     """
 
-    def begin_task(self, bank: AdapterBank, task: CurrentTask) -> None:
+    def begin_task(self, bank: AdapterBank[Any], task: CurrentTask) -> None:
         """A task of the stream begins."""
 
-    def end_task(self, bank: AdapterBank, task: CurrentTask) -> None:
+    def end_task(self, bank: AdapterBank[Any], task: CurrentTask) -> None:
         """All its steps are done; the weights that it leaves behind are about to be scored."""
 
     def state(self) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ class BoundOptimizer(BoundPart, ABC):
     ratios: Tensor
 
     @abstractmethod
-    def step(self, bank: AdapterBank, gradient: Tensor, rate: Tensor) -> None:
+    def step(self, bank: AdapterBank[Any], gradient: Tensor, rate: Tensor) -> None:
         """Change ``bank.values`` [K, P] in place by the clipped gradient [K, P], at the rates [K, S] of this step.
 
         In a row that is switched off, gradient and rate are 0; its values must stay, so whatever the rate multiplies
@@ -89,10 +89,10 @@ class BoundOptimizer(BoundPart, ABC):
 class BoundUpdate(BoundPart):
     """What happens beside the optimizer; ``active`` [K] is false for rows that have diverged."""
 
-    def penalise(self, bank: AdapterBank, gradient: Tensor) -> None:
+    def penalise(self, bank: AdapterBank[Any], gradient: Tensor) -> None:
         """Add the gradient of a penalty to ``gradient`` [K, P] in place, before it is clipped."""
 
-    def before_step(self, bank: AdapterBank, active: Tensor) -> None:
+    def before_step(self, bank: AdapterBank[Any], active: Tensor) -> None:
         """Change ``bank.values`` in place before the optimizer does; gradients are those of the values before this."""
 
 
@@ -100,14 +100,14 @@ class BoundAverage(BoundPart, ABC):
     values: Tensor  #: [N, P] in fp32, one row an average
 
     @abstractmethod
-    def after_step(self, bank: AdapterBank) -> None:
+    def after_step(self, bank: AdapterBank[Any]) -> None:
         """Take in the values that the optimizer step has just made; no gradient is kept of it."""
 
-    def result(self, place: int, bank: AdapterBank) -> tuple[Layout | DenseLayout, Tensor]:
+    def result(self, place: int, bank: AdapterBank[Any]) -> tuple[Layout | DenseLayout, Tensor]:
         """(layout, values [P]) of average number ``place``, without scaling and what is frozen below."""
         return bank.layout, self.values[place]
 
-    def lost_energy(self, place: int, bank: AdapterBank) -> float | None:
+    def lost_energy(self, place: int, bank: AdapterBank[Any]) -> float | None:
         """The share of the average's squared norm that its result leaves out; None where it is the average itself."""
         return None
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from harness.method.bound import BoundCrossEntropy
 
@@ -48,7 +48,7 @@ class Adapter(ABC):
     def scaling(self, rank: int, alpha: float) -> float:
         """The factor s of the trained change in W0 + s B A."""
 
-    def start(self, drawn: Tensor, at: Start) -> Tensor | tuple[Tensor, Tensor]:
+    def start(self, drawn: Tensor, at: Start[Any]) -> Tensor | tuple[Tensor, Tensor]:
         """Where a trial starts, [P]: ``drawn`` (by the layout, from the trial's seed), or values made of it.
 
         With ``puts_below`` also what lies on the base below it and is not trained, [P], scaling included: with
@@ -62,7 +62,7 @@ class Adapter(ABC):
         return self.rank_factor is not None
 
     @property
-    def shape(self) -> tuple:
+    def shape(self) -> tuple[Any, ...]:
         """What the adapters of one pack agree on."""
         return (self.rank_factor, self.vectors, self.puts_below)
 
@@ -90,13 +90,13 @@ class Optimizer(ABC):
     """How a clipped gradient moves the weights.  Rows of one pack have one kind; its numbers may differ by row."""
 
     @property
-    def pack_key(self) -> tuple:
+    def pack_key(self) -> tuple[Any, ...]:
         """What rows of one pack agree on beyond the kind."""
         return ()
 
     @classmethod
     @abstractmethod
-    def bind(cls, optimizers: Sequence[Self], bank: AdapterBank, weight_decay: float) -> BoundOptimizer:
+    def bind(cls, optimizers: Sequence[Self], bank: AdapterBank[Any], weight_decay: float) -> BoundOptimizer:
         """One optimizer a row of the bank, all of this class, at its start; ``weight_decay`` is the study's."""
 
 
@@ -109,11 +109,13 @@ class AdamW(Optimizer):
     eps: float = 1e-8
 
     @property
-    def pack_key(self) -> tuple:
+    def pack_key(self) -> tuple[Any, ...]:
         return (self.betas, self.eps)
 
     @classmethod
-    def bind(cls, optimizers: Sequence[Self], bank: AdapterBank, weight_decay: float) -> BoundOptimizer:
+    def bind(  # pyright: ignore[reportIncompatibleMethodOverride]  # every kind takes rows of its kind alone
+        cls, optimizers: Sequence[Self], bank: AdapterBank[Any], weight_decay: float
+    ) -> BoundOptimizer:
         from harness.method.adamw import BoundAdamW
 
         return BoundAdamW(optimizers, bank, weight_decay)
@@ -124,7 +126,7 @@ class UpdateRule(ABC):
 
     @classmethod
     @abstractmethod
-    def bind(cls, rules: Sequence[Self | None], bank: AdapterBank) -> BoundUpdate:
+    def bind(cls, rules: Sequence[Self | None], bank: AdapterBank[Any]) -> BoundUpdate:
         """One rule a row of the bank; None leaves that row alone."""
 
 
@@ -134,13 +136,13 @@ class Average(ABC):
     dense_copies: ClassVar[int] = 0  #: fp32 tensors of the adapted matrices' size that one average holds
 
     @property
-    def shape(self) -> tuple | None:
+    def shape(self) -> tuple[Any, ...] | None:
         """The shape of the result, or None where it is the adapter's; rows of a pack that freeze it agree on it."""
         return None
 
     @classmethod
     @abstractmethod
-    def bind(cls, averages: Sequence[Self], rows: Sequence[int], bank: AdapterBank) -> BoundAverage:
+    def bind(cls, averages: Sequence[Self], rows: Sequence[int], bank: AdapterBank[Any]) -> BoundAverage:
         """``averages[i]`` follows row ``rows[i]`` of the bank; a row may have several, or none."""
 
 
@@ -176,7 +178,7 @@ class Loss(ABC):
     demonstration: str | None = None  #: the teacher's prompt, with {prompt} and {demonstration}; None: the student's
 
     @property
-    def pack_key(self) -> tuple:
+    def pack_key(self) -> tuple[Any, ...]:
         return (type(self).__name__,)
 
     @classmethod
@@ -190,7 +192,9 @@ class CrossEntropy(Loss):
     """-log p(answer token), the loss of plain fine-tuning."""
 
     @classmethod
-    def bind(cls, losses: Sequence[Self], device: torch.device) -> BoundLoss:
+    def bind(  # pyright: ignore[reportIncompatibleMethodOverride]  # every kind takes rows of its kind alone
+        cls, losses: Sequence[Self], device: torch.device
+    ) -> BoundLoss:
         return BoundCrossEntropy()
 
 

@@ -100,7 +100,7 @@ class Recipe:
         )
 
     @property
-    def training_key(self) -> tuple:
+    def training_key(self) -> tuple[Any, ...]:
         """Equal keys train alike, so those trials train once: an average that is only scored does not count."""
         frozen = self.scored if self.between == "reinit" else None  # what is scored is what the next task stands on
         average = self.average if self.loss.teacher == "ema" or frozen == "average" else None
@@ -111,7 +111,7 @@ class Recipe:
         return self if self.between else replace(self, between=between)
 
     @property
-    def pack_key(self) -> tuple:
+    def pack_key(self) -> tuple[Any, ...]:
         """Rows of one pack agree on this: the adapter's shape, the kinds of optimizer and loss, what they stand on."""
         adapter, stacks = self.adapter, self.between == "reinit"
         frozen = self.average.shape if stacks and self.scored == "average" and self.average else None

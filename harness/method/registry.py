@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError
@@ -66,13 +67,15 @@ def _load(load: Callable[[], Any], where: str) -> Any:
         ) from error
 
 
-def _add(by_name: dict[str, Method], method: Method, where: str) -> None:
+def _add(by_name: dict[str, Method], method: object, where: str) -> None:
     from harness.method.recipe import Method, Recipe
 
     remedy = "start from a file that `lorabench new method` writes"
     if not isinstance(method, Method):
         raise InputError(f"METHOD is a {type(method).__name__}, not a Method", where=where, remedy=remedy)
-    if not isinstance(method.name, str) or not NAME.fullmatch(method.name):
+    # What follows looks at what a plug-in gives, which nothing has held to its annotations.
+    named = isinstance(method.name, str)  # pyright: ignore[reportUnnecessaryIsInstance]  # see above
+    if not named or not NAME.fullmatch(method.name):
         raise InputError(
             f"{shown(method.name)} is not a name for a method",
             where=where,
@@ -87,7 +90,7 @@ def _add(by_name: dict[str, Method], method: Method, where: str) -> None:
     except BaseException as error:
         what = f"'{method.name}' can't be composed from its defaults: {type(error).__name__}: {error}"
         raise InputError(what, where=where, remedy=remedy) from error
-    if not isinstance(recipe, Recipe):
+    if not isinstance(recipe, Recipe):  # pyright: ignore[reportUnnecessaryIsInstance]  # see above
         what = f"compose of '{method.name}' gives a {type(recipe).__name__}, not a Recipe"
         raise InputError(what, where=where, remedy=remedy)
     if getattr(_module(method), "__file__", None) is None:
@@ -98,10 +101,12 @@ def _add(by_name: dict[str, Method], method: Method, where: str) -> None:
 
 def method_digest(method: Method) -> str:
     """sha256 of the sources that define a method: its module and every ``baselines`` module that it builds on."""
-    return source_digest(_sources(_module(method)))
+    module = _module(method)
+    assert module is not None, "the registry takes no method without a file"
+    return source_digest(_sources(module))
 
 
-def _module(method: Method) -> object:
+def _module(method: Method) -> ModuleType | None:
     """Where a method's recipe is composed; a partial function is at home where what it calls is."""
     compose: Any = method.compose
     while isinstance(compose, partial):
@@ -109,13 +114,13 @@ def _module(method: Method) -> object:
     return inspect.getmodule(compose)
 
 
-def _sources(module: object, seen: frozenset[Path] = frozenset()) -> frozenset[Path]:
+def _sources(module: ModuleType, seen: frozenset[Path] = frozenset()) -> frozenset[Path]:
     """The module's file and those of the modules it names, as long as they stand in the same package."""
-    path = Path(inspect.getfile(module))  # type: ignore[arg-type]
+    path = Path(inspect.getfile(module))
     if path in seen:
         return seen
     seen |= {path}
-    package = module.__name__.rpartition(".")[0]  # type: ignore[attr-defined]
+    package = module.__name__.rpartition(".")[0]
     for value in vars(module).values():
         other = value if inspect.ismodule(value) else inspect.getmodule(value)
         if other is not None and package and other.__name__.rpartition(".")[0] == package:

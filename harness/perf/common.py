@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -50,8 +50,10 @@ def perf_model(name: str, device: torch.device) -> PackedModel:
     if shape not in SHAPES:
         raise unknown_name("shape", shape, SHAPES, where="--model")
     torch.manual_seed(0)
-    config = LlamaConfig(**SHAPES[shape], attn_implementation="sdpa")
-    return PackedModel(LlamaForCausalLM(config).to(device=device, dtype=torch.bfloat16))
+    settings: dict[str, Any] = {**SHAPES[shape], "attn_implementation": "sdpa"}
+    config = LlamaConfig(**settings)
+    model = cast(Any, LlamaForCausalLM(config))  # whose `to` is wrapped without its types
+    return PackedModel(model.to(device=device, dtype=torch.bfloat16))
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:

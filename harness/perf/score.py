@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -132,11 +132,13 @@ class Contest:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
 
-        base = AutoModelForCausalLM.from_pretrained(self.path, dtype=dtype).to(self.device)
-        model = PeftModel.from_pretrained(base, self.folder / "trial0")
+        base = AutoModelForCausalLM.from_pretrained(self.path, dtype=dtype)
+        model = PeftModel.from_pretrained(cast(Any, base).to(self.device), self.folder / "trial0")
         softmax = torch.float32 if precise else None
-        lm = HFLM(pretrained=model.eval(), tokenizer=self.tokenizer, batch_size=batch, max_length=MAX_LENGTH,
-                  softmax_dtype=softmax)  # fmt: skip
+        lm = cast(Any, HFLM)(  # whose registry hides its parameters
+            pretrained=model.eval(), tokenizer=self.tokenizer, batch_size=batch, max_length=MAX_LENGTH,
+            softmax_dtype=softmax,
+        )  # fmt: skip
         lm.loglikelihood = partial(lm.loglikelihood, disable_tqdm=True)  # its bars ignore TQDM_DISABLE
         return lm
 

@@ -144,10 +144,13 @@ def run(audit: Audit, device: str, watcher: Watcher, say: Callable[[str], object
     spectra = Spectra(model, paths.cache_dir() / "spectra", lambda text: advance(0, text))
     intruders = spectra.intruders(layout, values, scaling, [a.factors.keys() for a in audit.adapters.values()])
     advance(forecast.INTRUDER_UNITS * count, "intruder dimensions")
+    counts = [
+        Intruders.of(summary) for summary in intruders if summary is not None
+    ]  # None: not finite, which no file may be
     asked = _tasks(audit, bench, base)
     entries = [
-        _adapter(name, _file(adapter, audit.settings.model), asked, score, bench, Intruders.of(counted))
-        for (name, adapter), score, counted in zip(audit.adapters.items(), scores, intruders, strict=True)
+        _adapter(name, _file(adapter, audit.settings.model), asked, score, bench, counted)
+        for (name, adapter), score, counted in zip(audit.adapters.items(), scores, counts, strict=True)
     ]
     record = _record(audit, asked, entries, torch.device(device))
     write_json(audit.folder / AUDIT_FILE, record.model_dump(mode="json"))

@@ -176,7 +176,8 @@ class _Run:
     def _norm(self, values: Tensor) -> float:
         """||dW||_F over all matrices."""
         pairs = self.layout.split(values[None].double())
-        return float(sum(((b.mT @ b) * (a @ a.mT)).sum() for a, b in pairs).clamp(min=0).sqrt())
+        squares = sum((((b.mT @ b) * (a @ a.mT)).sum() for a, b in pairs), start=torch.zeros((), dtype=torch.float64))
+        return float(squares.clamp(min=0).sqrt())
 
     # -- scores -------------------------------------------------------------------------------------------------------
 

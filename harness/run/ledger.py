@@ -193,7 +193,7 @@ class Ledger(BaseModel):
                 Curve(
                     task=task,
                     examples=tuple(n for n, _ in points),
-                    score=tuple(value for _, value in points),  # type: ignore[arg-type]
+                    score=tuple(value for _, value in points),
                     tokens=tuple(sum(spent.get(n, 0) for spent in counts) for n, _ in points),
                 )
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
@@ -33,7 +33,8 @@ def decoding(instance: Instance, defaults: Any, end: str, max_length: int) -> De
     ``defaults`` is the model's ``generation_config`` (or None), which a request overrides; ``end`` is the text of the
     token that ends an answer.  Raises InputError for what is not greedy decoding.
     """
-    settings = normalize_gen_kwargs(dict(instance.args[1]), 256)
+    arguments: tuple[Any, ...] = instance.args  # lm-eval leaves open of what
+    settings = cast(dict[str, Any], normalize_gen_kwargs(dict(arguments[1]), 256))
     asked = f"{instance.task_name}:generation_kwargs"
     if settings.get("do_sample"):
         raise InputError(

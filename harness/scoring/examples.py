@@ -27,7 +27,7 @@ class TrainingExamples(Sequence[Example]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+    def __getitem__(self, index: int) -> Example:
         if not 0 <= index < self._count:
             raise IndexError(index)
         return self._render(int(index))

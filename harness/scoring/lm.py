@@ -143,7 +143,7 @@ class PackedLM(EncodingLM):
         for trial in range(trials):  # the windows of one text add up
             np.add.at(total[trial], layout.owner, logprob[trial])
             np.logical_and.at(every[trial], layout.owner, greedy[trial])
-        self._note_broken(np.isfinite(total).all(axis=1))
+        self._note_broken(np.all(np.isfinite(total), axis=1))
         for i, instance in enumerate(instances):
             values = total[:, i].tolist()
             rolling = instance.request_type == "loglikelihood_rolling"

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -75,7 +75,8 @@ class Scorer:
         with _undisturbed(self.model), trusted(f"scoring of {', '.join(chosen)}"):
             results = evaluate(lm=self.lm, task_dict={"tasks": chosen}, bootstrap_iters=0, log_samples=False)
         assert results is not None, "lm-eval returns results on rank 0, and there is no other"
-        scores = {name: _score(self.suite.tasks[name], results["results"][name]) for name in chosen}
+        each = cast(dict[str, Any], results)["results"]
+        scores = {name: _score(self.suite.tasks[name], each[name]) for name in chosen}
         return scores if all(math.isfinite(score.value) for score in scores.values()) else None
 
 

@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def _say(text: str) -> None:
 
 
 @contextmanager
-def claim(folder: Path, tell: Callable[[str], None] = _say) -> Iterator[Claim]:
+def claim(folder: Path, tell: Callable[[str], None] = _say) -> Generator[Claim]:
     """Hold the folder while the body runs; ``tell`` is called with what is waited for.
 
     Raises :class:`LorabenchError` at once where another run holds it, after at most about :data:`LEASE` seconds where

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -63,7 +63,7 @@ class Lean:
         return tuple(None if score is None else self._numbers.setdefault(score, score) for score in scores)
 
     def _shared(self, value: T) -> T:
-        return self._known.setdefault(repr(value), value)  # type: ignore[return-value]
+        return cast(T, self._known.setdefault(repr(value), value))
 
     def _with(self, model: M, /, **changes: Any) -> M:
         """A copy; which fields it was made with, a set as large as the rest of it, is kept once a type."""

@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from pydantic import ConfigDict, Field, ValidationError
 try:
     import fcntl
 except ImportError:  # no such locks on this system
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 from harness.store.values import Frozen
 
@@ -173,7 +173,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _opened(path: Path) -> Generator[int]:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # never waits, not even for a pipe
     try:
         yield descriptor

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -162,7 +162,8 @@ class TrialRecord(Frozen):
 
     def matrix(self) -> list[list[float]]:
         """R[i][j], (T+1) x T: score on the stream's j-th task after training the i-th; row 0 is the base model."""
-        columns = [self.tasks[task].score for task in self.spec.stream]
+        # Without holes where the status is ok.
+        columns = [cast("tuple[float, ...]", self.tasks[task].score) for task in self.spec.stream]
         return [[float(column[i]) for column in columns] for i in range(len(self.spec.stream) + 1)]
 
 

@@ -14,14 +14,14 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 try:
     import fcntl
 except ImportError:  # no such locks on this system
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 from harness.errors import InputError, LorabenchError
 from harness.store.consistency import misfit_of_base
@@ -87,7 +87,7 @@ class _DamagedError(InputError):
     """``study.json`` can't be read; that of a newer schema can, and is refused as what it is."""
 
 
-def _read_manifest(path: Path) -> dict:
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -71,7 +71,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
         if key in _DIGESTS:
             yield _DIGESTS[key]
         elif key == "task_digests":
-            tasks = [name for name in dict.fromkeys((*before, *after)) if before.get(name) != after.get(name)]
+            first, second = before or {}, after or {}
+            tasks = [name for name in dict.fromkeys((*first, *second)) if first.get(name) != second.get(name)]
             yield f"{', '.join(tasks)}: prompt or items have changed"
         elif isinstance(before, dict) and isinstance(after, dict):
             yield from _differences(before, after, f"{prefix}{key}.")

@@ -37,26 +37,27 @@ class AdapterSettings(_Settings):
     """Shape of the low-rank adapter (scaling alpha / rank); an arm may have some of it otherwise."""
 
     rank: limits.Rank = 8
-    alpha: limits.Number = Field(16, gt=0)
+    alpha: limits.Number = Field(default=16, gt=0)
     targets: tuple[str, ...] = Field(
-        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
     )
 
 
 class TrainingSettings(_Settings):
     """Every method's training budget."""
 
-    examples: limits.Examples = Field(512, description="training examples of each task, one pass")
-    batch: limits.Batch = Field(8, description="examples of one optimizer step of one trial")
-    warmup_steps: limits.Steps = Field(5, description="linear warm-up at the start of each task, then constant")
-    clip: limits.Number = Field(1.0, gt=0, description="norm of one trial's whole gradient")
-    weight_decay: limits.Number = Field(0.0, ge=0)
-    max_length: limits.Length = Field(512, description="tokens; longer examples lose their beginning")
+    examples: limits.Examples = Field(default=512, description="training examples of each task, one pass")
+    batch: limits.Batch = Field(default=8, description="examples of one optimizer step of one trial")
+    warmup_steps: limits.Steps = Field(default=5, description="linear warm-up at the start of each task, then constant")
+    clip: limits.Number = Field(default=1.0, gt=0, description="norm of one trial's whole gradient")
+    weight_decay: limits.Number = Field(default=0.0, ge=0)
+    max_length: limits.Length = Field(default=512, description="tokens; longer examples lose their beginning")
     pass_tokens: limits.PassTokens = Field(
-        49152, description="padded tokens of a pack that go through the model at once"
+        default=49152, description="padded tokens of a pack that go through the model at once"
     )
     between_tasks: Literal["continue", "reinit"] = Field(
-        "continue", description="one adapter goes on, or what is scored is frozen and a fresh adapter starts on it"
+        default="continue",
+        description="one adapter goes on, or what is scored is frozen and a fresh adapter starts on it",
     )
 
     @model_validator(mode="after")
@@ -70,22 +71,28 @@ class ScoringSettings(_Settings):
     """What is scored, when, and on how many items."""
 
     split: Literal["test", "validation"] = "test"
-    items: limits.Items = Field(None, description="at most this many items a task; null: all")
-    probe_items: limits.ItemsByName = Field(None, description="the same for probes, or for each by name")
+    items: limits.Items = Field(default=None, description="at most this many items a task; null: all")
+    probe_items: limits.ItemsByName = Field(default=None, description="the same for probes, or for each by name")
     curve: tuple[limits.Mark, ...] = Field(
-        (),
+        default=(),
         max_length=limits.MOST_POINTS,
         description="examples after which the task being learnt is scored; 0 and all of them always are",
     )
     probes_after: Literal["every_task", "last_task"] = "every_task"
     intruders_after: Literal["every_task", "last_task", "never"] = "every_task"
-    batch_tokens: limits.PassTokens = Field(16384, description="token budget of one scoring pass; part of the stack")
-    max_length: limits.Length = Field(2048, description="tokens; longer items lose their beginning, as in lm-eval")
+    batch_tokens: limits.PassTokens = Field(
+        default=16384, description="token budget of one scoring pass; part of the stack"
+    )
+    max_length: limits.Length = Field(
+        default=2048, description="tokens; longer items lose their beginning, as in lm-eval"
+    )
     num_fewshot: limits.ShotsByName = Field(
-        None,
+        default=None,
         description="examples before a scored question, of all tasks or by name; null: what the task says",
     )
-    chat_template: bool = Field(False, description="put prompts, training's too, into the model's chat template")
+    chat_template: bool = Field(
+        default=False, description="put prompts, training's too, into the model's chat template"
+    )
 
     @field_validator("curve")
     @classmethod
@@ -98,12 +105,12 @@ class ScoringSettings(_Settings):
 class TuningSettings(_Settings):
     """What `lorabench tune` spends on every arm."""
 
-    settings: limits.Settings = Field(5, description="tried for every arm; of a larger grid a seeded choice")
+    settings: limits.Settings = Field(default=5, description="tried for every arm; of a larger grid a seeded choice")
     seeds: tuple[limits.Seed, ...] = Field(
-        (1000, 1001), min_length=1, description="none of them is a seed of the study"
+        default=(1000, 1001), min_length=1, description="none of them is a seed of the study"
     )
     grids: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = Field(
-        {}, description="by key of methods: the values of each setting, instead of the method's own grid"
+        default={}, description="by key of methods: the values of each setting, instead of the method's own grid"
     )
 
 
@@ -112,7 +119,7 @@ class CommonSettings(_Settings):
 
     model: limits.ModelName
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    threads: limits.Threads = Field(2, description="CPU threads of every pack, whoever runs it")
+    threads: limits.Threads = Field(default=2, description="CPU threads of every pack, whoever runs it")
     probes: limits.Tasks = ()
     scoring: ScoringSettings = ScoringSettings()
 
@@ -134,8 +141,8 @@ class AuditSettings(CommonSettings):
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     tasks: limits.Tasks = ()
-    another_base: bool = Field(False, description="take adapters that name another base than the model")
-    independent: bool = Field(False, description="never take the adapters as a sequence")
+    another_base: bool = Field(default=False, description="take adapters that name another base than the model")
+    independent: bool = Field(default=False, description="never take the adapters as a sequence")
 
     @model_validator(mode="after")
     def _distinct(self) -> AuditSettings:
@@ -164,9 +171,11 @@ class Study(CommonSettings):
     adapter: AdapterSettings = AdapterSettings()
     training: TrainingSettings = TrainingSettings()
     keep_adapters: Literal["none", "last", "all"] = "last"
-    stall_minutes: float = Field(30, ge=0.1, description="a pack that gives no sign of life for so long is stopped")
+    stall_minutes: float = Field(
+        default=30, ge=0.1, description="a pack that gives no sign of life for so long is stopped"
+    )
     tuning: TuningSettings = TuningSettings()
-    published: str | None = Field(None, description="a file of tasks/published: numbers for the report to show")
+    published: str | None = Field(default=None, description="a file of tasks/published: numbers for the report to show")
 
     @field_validator("methods", mode="before")
     @classmethod

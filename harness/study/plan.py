@@ -62,7 +62,9 @@ class PlannedTrial:
 
     @property
     def learning_rate(self) -> float:
-        return float(self.spec.parameters["learning_rate"])  # type: ignore[arg-type]
+        rate = self.spec.parameters["learning_rate"]
+        assert isinstance(rate, int | float), "the settings of a method say so"
+        return float(rate)
 
     @property
     def adapter(self) -> AdapterSettings:

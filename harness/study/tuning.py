@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
@@ -137,7 +137,7 @@ def _grid(
     """The study's grid for this key of ``methods``, or the method's grid for what the study does not fix."""
     grid, place = study.tuning.grids.get(key), f"{where}:tuning.grids.{key}"
     if grid is None:
-        declared = method.settings.grid(study.steps_per_task)  # type: ignore[attr-defined]
+        declared = cast(Any, method.settings).grid(study.steps_per_task)  # of the settings of every method
         return {setting: list(choices) for setting, choices in declared.items() if setting not in values}
     for setting, choices in grid.items():
         if isinstance(given.get(setting), list):
@@ -151,7 +151,9 @@ def _grid(
     return {setting: list(choices) for setting, choices in grid.items()}
 
 
-def _tries(study: Study, name: str, prefix: str, grid: Mapping[str, list[Any]], default: Mapping) -> tuple[Try, ...]:
+def _tries(
+    study: Study, name: str, prefix: str, grid: Mapping[str, list[Any]], default: Mapping[str, Any]
+) -> tuple[Try, ...]:
     """At most as many points of the grid as the study has for every arm, in the grid's order."""
     points = [dict(zip(grid, combination, strict=True)) for combination in itertools.product(*grid.values())]
     tries = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Measured:
 
         return cls(*(column(name) for name in cls.__dataclass_fields__))
 
-    def __getitem__(self, which: np.ndarray | tuple) -> Measured:
+    def __getitem__(self, which: np.ndarray | tuple[Any, ...]) -> Measured:
         """Of some of the matrices, or (matrices, trial)."""
         return Measured(*(values[which] for values in vars(self).values()))
 
@@ -68,7 +69,7 @@ class Measured:
 
 def summaries(
     measured: Measured, labels: Sequence[tuple[str, str]], used: np.ndarray | None = None
-) -> list[dict | None]:
+) -> list[dict[str, Any] | None]:
     """Of every update what ``store.records.Intruders`` holds: over all its matrices, by projection and by layer.
 
     ``labels`` are the (projection, layer) of the S matrices.  ``used`` [S, T] leaves matrices out that an update does
@@ -83,9 +84,9 @@ def summaries(
     groups = {
         key: (table[members].sum(0), worst[members].max(0), used[members].sum(0)) for key, members in rows.items()
     }
-    results: list[dict | None] = []
+    results: list[dict[str, Any] | None] = []
     for trial in range(measured.finite.shape[1]):
-        whole: dict = {"by_type": {}, "by_layer": {}}
+        whole: dict[str, Any] = {"by_type": {}, "by_layer": {}}
         for (kind, name), (sums, error, matrices) in groups.items():
             if matrices[trial]:
                 part = _summary(sums[trial], float(error[trial]), int(matrices[trial]))
@@ -111,7 +112,7 @@ def _table(measured: Measured, used: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.stack(columns, axis=-1) * used[..., None], np.nan_to_num(error).max(-1) * used
 
 
-def _summary(sums: np.ndarray, error: float, matrices: int) -> dict:
+def _summary(sums: np.ndarray, error: float, matrices: int) -> dict[str, Any]:
     numbers = sums.tolist()
     counts, grid = numbers[len(MEANS) :], numbers[len(MEANS) + len(COUNTS) :]
     undecided = dict(zip(map(str, EPSILONS), grid[len(EPSILONS) :], strict=True))

@@ -232,7 +232,7 @@ def labels(rows: Sequence[FileRow], source: Path, wanted: str | None) -> list[in
         what = f"the answers fit as {' and as '.join(READINGS[r] for r in fitting)}, which are other choices in {shown}"
         remedy = f"say which they are: {', '.join(f'--answers {r} ({READINGS[r]})' for r in fitting)}"
         raise InputError(what, where=f"{source}:{differ[0]}", remedy=remedy)
-    return next(iter(fitting.values()))
+    return _fit(rows, next(iter(fitting.values())), source, next(iter(fitting)))
 
 
 def _read(row: FileRow, reading: str) -> int | None:

@@ -47,11 +47,13 @@ def match_all(patterns: Sequence[Pattern], names: Sequence[str]) -> list[list[st
     answers, why = _ask([[pattern.how, pattern.expression] for pattern in patterns], names)
     if len(answers) < len(patterns):
         raise InputError(f"the pattern can't be matched: {why}", where=patterns[len(answers)].where, remedy=REMEDY)
+    matched: list[list[str]] = []
     for pattern, answer in zip(patterns, answers, strict=True):
         if isinstance(answer, str):
             what = f"not a regular expression, as PEFT reads it: {answer}"
             raise InputError(what, where=pattern.where, remedy=f"correct the pattern, or {REMEDY}")
-    return [[names[place] for place in answer] for answer in answers]
+        matched.append([names[place] for place in answer])
+    return matched
 
 
 def _ask(asked: list[list[str]], names: Sequence[str]) -> tuple[list[list[int] | str], str]:

@@ -126,7 +126,7 @@ def names_base(adapter: PeftAdapter, model: str) -> bool | None:
 def check_base_name(adapter: PeftAdapter, model: str) -> None:
     """Refuse an adapter that names another base than ``model``."""
     named = adapter.config.base_model_name_or_path
-    if names_base(adapter, model) is False:
+    if named and names_base(adapter, model) is False:
         base = _hub_id(named)
         path = "" if base == named else f", by its folder in the hub's cache ({named})"
         raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import safe_open
@@ -22,6 +22,9 @@ from harness.engine.model.packed import ALL_LINEAR, PackedModel, projections
 from harness.engine.model.verdict import Verdict, place
 from harness.engine.model.verdicts import keep_verdict, kept_verdict
 from harness.errors import InputError, clipped
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 #: Bytes of weights that a CPU reads and tries in half a minute.
 QUICK = 4e9
@@ -40,7 +43,8 @@ def load_model(
     known = kept_verdict(path, _name(dtype), device.type, targets)
     if known:
         known.raise_if_refused(place(path))
-    module = load_module(path, dtype).to(device)
+    module = load_module(path, dtype)
+    cast(Any, module).to(device)  # transformers wraps it without its types
     refuse_not_finite(module, path)
     return wrap(module, path, dtype, targets)
 
@@ -69,13 +73,13 @@ def try_out(path: Path, dtype: torch.dtype, target_sets: Iterable[tuple[str, ...
     return {targets: _tried(module, path, dtype, targets) for targets in target_sets}
 
 
-def _hollow(path: Path) -> nn.Module:
+def _hollow(path: Path) -> PreTrainedModel:
     """A model without weights."""
     from transformers import AutoModelForCausalLM
 
     config = load_config(path)
     with _refusing(place(path), "transformers does not make this model"), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return cast("PreTrainedModel", AutoModelForCausalLM.from_config(config, trust_remote_code=False))
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -153,7 +157,7 @@ def _refusing(where: str, what: str) -> Iterator[None]:
 # -- weights ----------------------------------------------------------------------------------------------------------
 
 
-def load_module(path: Path, dtype: torch.dtype) -> nn.Module:
+def load_module(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The plain model of a folder, on the CPU, every one of its weights read from the folder.
 
     Raises InputError for weights that are missing, left over or of another shape.
@@ -170,7 +174,9 @@ def load_module(path: Path, dtype: torch.dtype) -> nn.Module:
     return module
 
 
-def _from_pretrained(path: Path, config: Any, dtype: torch.dtype, attention: str) -> tuple[nn.Module, dict[str, Any]]:
+def _from_pretrained(
+    path: Path, config: Any, dtype: torch.dtype, attention: str
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -179,7 +185,7 @@ def _from_pretrained(path: Path, config: Any, dtype: torch.dtype, attention: str
     logging.disable_progress_bar()  # one progress bar, ours
     try:
         with _refusing_but(ValueError, str(path)):
-            return AutoModelForCausalLM.from_pretrained(
+            loaded = AutoModelForCausalLM.from_pretrained(
                 path,
                 config=config,
                 dtype=dtype,
@@ -190,6 +196,7 @@ def _from_pretrained(path: Path, config: Any, dtype: torch.dtype, attention: str
                 ignore_mismatched_sizes=True,  # or they are an error that does not say which
                 output_loading_info=True,
             )
+            return cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)  # a pair with `output_loading_info`
     finally:
         logging.set_verbosity(level)
         if bars:

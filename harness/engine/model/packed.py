@@ -12,10 +12,11 @@ import inspect
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, masking_utils
+from transformers import Cache, PreTrainedModel, masking_utils
 
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import DenseLayout, Layout, Slot
@@ -35,7 +36,7 @@ _REACH = re.compile(r"^(sliding_|attention_|keep_)?window(_size)?$|^attention_ch
 class PackedModel:
     """One frozen base model and the slots that its adapters fill."""
 
-    def __init__(self, model: nn.Module, targets: Sequence[str] = ALL_LINEAR, head: Head | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, targets: Sequence[str] = ALL_LINEAR, head: Head | None = None) -> None:
         """``head`` is the model's head where it is known already; else the model reads a few tokens, to show it."""
         projections(model, targets)  # refused before the model runs
         self.module = model.eval().requires_grad_(False)
@@ -49,7 +50,7 @@ class PackedModel:
             model.set_attn_implementation(attention.NAME)
         self.slots = tuple(_wrap(model, targets))
         self._last = _last_feed_forward(self.decoder)
-        self._linears = [model.get_submodule(slot.module) for slot in self.slots]
+        self._linears = [cast(PackedLinear, model.get_submodule(slot.module)) for slot in self.slots]
         #: What the family bears (``harness.engine.model.family``): a mask that is not causal, prompts continued from
         #: one reading of what they begin with, a last feed-forward layer that computes only what is read.
         self.branches, self.shares, self.skips = True, True, self._last is not None
@@ -65,7 +66,7 @@ class PackedModel:
     @property
     def vocabulary(self) -> int:
         """Tokens that it has an embedding for."""
-        return self.module.get_input_embeddings().weight.shape[0]
+        return cast(nn.Embedding, self.module.get_input_embeddings()).weight.shape[0]
 
     @property
     def max_length(self) -> int:
@@ -203,7 +204,7 @@ def _takes(module: nn.Module, argument: str) -> bool:
     return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def projections(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
+def projections(model: PreTrainedModel, targets: Sequence[str]) -> dict[str, nn.Linear]:
     """The modules whose last name is a target, by name.  Raises InputError for one that is not ``nn.Linear``, and for a
     target that names none.
     """
@@ -232,7 +233,7 @@ def projections(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear
     return linears
 
 
-def _wrap(model: nn.Module, targets: Sequence[str]) -> Iterator[Slot]:
+def _wrap(model: PreTrainedModel, targets: Sequence[str]) -> Iterator[Slot]:
     for name, module in projections(model, targets).items():
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, PackedLinear(module))

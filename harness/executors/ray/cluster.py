@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -142,7 +143,7 @@ class Cluster:
 
         def initialise() -> None:
             try:
-                ray.init(log_to_driver=False, logging_level="CRITICAL", namespace="lorabench", **words)
+                ray.init(log_to_driver=False, logging_level=logging.CRITICAL, namespace="lorabench", **words)
             except BaseException as error:
                 failure.append(error)
             done.set()

@@ -88,7 +88,7 @@ def _crashes_into(path: Path) -> Iterator[None]:
         finally:
             faulthandler.disable()
             with contextlib.suppress(OSError, ValueError, RuntimeError):  # a stderr that is no file
-                faulthandler.enable(sys.__stderr__, all_threads=False)
+                faulthandler.enable(sys.__stderr__ or sys.stderr, all_threads=False)
 
 
 def _die_with_parent() -> None:

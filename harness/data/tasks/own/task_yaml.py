@@ -215,7 +215,8 @@ def _check_lists(config: dict, where: str) -> None:
         _check_entry(entry, METRIC, f"{where}:metric_list.{number}", "write all three, or lm-eval guesses")
     if config.get("filter_list") == []:
         _refuse(f"{where}:filter_list", "is empty, so that no answer would be scored", "remove it")
-    for number, entry in enumerate(config.get("filter_list") or ()):
+    filters: list[Any] = config.get("filter_list") or []
+    for number, entry in enumerate(filters):
         place = f"{where}:filter_list.{number}"
         _check_entry(entry, FILTER, place, STEP)
         for step in entry["filter"]:
