@@ -27,6 +27,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/pyright
 
 report: setup
 	$(BIN)/lorabench report $(STUDY) $(MODEL_OPTION)
