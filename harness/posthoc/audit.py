@@ -144,9 +144,8 @@ def run(audit: Audit, device: str, watcher: Watcher, say: Callable[[str], object
     spectra = Spectra(model, paths.cache_dir() / "spectra", lambda text: advance(0, text))
     intruders = spectra.intruders(layout, values, scaling, [a.factors.keys() for a in audit.adapters.values()])
     advance(forecast.INTRUDER_UNITS * count, "intruder dimensions")
-    counts = [
-        Intruders.of(summary) for summary in intruders if summary is not None
-    ]  # None: not finite, which no file may be
+    # None would be of factors that are not finite, and such are refused when they are read.
+    counts = [Intruders.of(summary) for summary in intruders if summary is not None]
     asked = _tasks(audit, bench, base)
     entries = [
         _adapter(name, _file(adapter, audit.settings.model), asked, score, bench, counted)
