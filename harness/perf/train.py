@@ -49,6 +49,7 @@ def measure(model: PackedModel, trials: int, labels: str) -> dict[str, Any]:
     reset_peak_memory(device)
     rows = [RowSpec(Recipe(), 5e-4, seed) for seed in range(trials)]
     engine = Rows(model, rows, 8, 16, OptimizerSettings())
+    engine.begin_task(0, [()] * trials)
     batches = [_batch(model, trials, ANSWERS[labels], seed) for seed in range(4)]  # rotated, so that no cache flatters
     for batch in batches[:WARM_UP_STEPS]:
         take_step(engine, batch, 1.0, 0.5)
