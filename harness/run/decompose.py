@@ -14,9 +14,9 @@ from harness.data import paths
 from harness.data.models import ModelSource
 from harness.errors import LorabenchError
 from harness.executors.hardware import likely_device
+from harness.method.registry import methods
 from harness.store.spectra import Wanted, find, write_note
 from harness.study.config import Study
-from harness.study.overrides import arm_adapter, taken_apart
 from harness.study.plan import expand_arms
 
 Report = Callable[[str], None]
@@ -33,35 +33,20 @@ def decompose(study: Study, file: Path, model: ModelSource, report: Report) -> N
     if study.scoring.intruders_after == "never" or study.device == "cuda":
         return
     cache = paths.cache_dir() / "spectra"
-    wanted = [Wanted(model.digest, study.dtype, targets) for targets in _written(study, file)]
+    wanted = [Wanted(model.digest, study.dtype, targets) for targets in _adapted(study, file)]
     absent = [each for each in wanted if find(cache, each) is None]
-    if absent:
-        if likely_device(study.device) != "cpu":
-            return
-        trained = _trained(study, file)
-        wanted, absent = ([each for each in some if each.targets in trained] for some in (wanted, absent))
+    if absent and likely_device(study.device) != "cpu":
+        return
     if all(_decompose(study, each, model, report) for each in absent) and wanted:
         report(f"model {model.name}: decomposed for intruder dimensions in {cache}")
 
 
-def _written(study: Study, file: Path) -> list[frozenset[str]]:
-    """The projections that arms adapt, by the study file alone: to ask the methods takes torch.
-
-    That includes those of arms that train nothing.
-    """
-    targets = (
-        arm_adapter(taken_apart(given)[1], study, f"{file}:methods.{key}").targets
-        for key, given in study.methods.items()
-    )
-    return list(dict.fromkeys(map(frozenset, targets)))
-
-
-def _trained(study: Study, file: Path) -> set[frozenset[str]]:
-    """The projections that arms adapt, without arms that train nothing."""
-    from harness.method.registry import methods
-
+def _adapted(study: Study, file: Path) -> list[frozenset[str]]:
+    """The projections that arms adapt, each choice once."""
     arms = expand_arms(study, methods(), str(file))
-    return {frozenset(arm.training.adapter.targets) for arm in arms if arm.recipe.adapter is not None}
+    return list(
+        dict.fromkeys(frozenset(arm.training.adapter.targets) for arm in arms if arm.recipe.adapter is not None)
+    )
 
 
 def _decompose(study: Study, wanted: Wanted, model: ModelSource, report: Report) -> bool:
