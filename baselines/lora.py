@@ -1,7 +1,7 @@
 """LoRA (Hu et al., arXiv 2106.09685): W0 + (alpha / r) B A, with A and B trained by AdamW on the answer tokens.
 
 As in PEFT: A0 ~ kaiming_uniform(a=sqrt(5)), B0 = 0, scaling alpha / r.  One adapter goes through the whole stream.
-Every other method of the bench is a change of one of the four parts of this one.
+Every other method of the bench is a change of some parts of this one.
 """
 
 from harness.method import Method, MethodSettings, Recipe
