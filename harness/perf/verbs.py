@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,23 +46,31 @@ def main(study: str, results: Path | None, repeats: int, out: Path) -> None:
     save(out, "verbs", torch.device("cpu"), {"study": study, "records": records, "repeats": repeats, "verbs": times})
 
 
+#: Runs a command and says on its last line what it took.  Linux counts the memory of whoever starts a process as that
+#: process's own, so a small process starts it, not this one with its torch.
+_LAUNCHER = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+seconds = time.perf_counter() - start
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([status, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss]))
+"""
+
+
 def cost(words: Sequence[str]) -> Cost:
     """Of ``lorabench`` with these words.  Raises InputError where that fails."""
-    start = time.perf_counter()
-    process = subprocess.Popen(_command(words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - start
-    if process.returncode:
+    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER]
+    done = subprocess.run([*launcher, *_command(words)], capture_output=True, text=True, check=True)
+    status, seconds, cpu_seconds, peak = json.loads(done.stdout)
+    if status:
         raise InputError(
-            f"it ended with status {process.returncode}: {said.decode(errors='replace').strip()}",
+            f"it ended with status {status}: {done.stderr.strip()}",
             where=f"lorabench {' '.join(words)}",
             remedy="see to that first, then time it",
         )
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
-    return Cost(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * unit / 2**30)
+    return Cost(seconds, cpu_seconds, peak * unit / 2**30)
 
 
 def _complete(of_study: Sequence[str]) -> bool:
