@@ -21,8 +21,10 @@ NOISE = ("Traceback", "rpc_client", "gcs_client", "task_manager", "(raylet)", "R
 
 
 def clean(**more: str) -> dict[str, str]:
-    """This process's environment with these settings of Ray's alone."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | more
+    """This process's environment with these settings of Ray's alone; what it starts can import what lies here."""
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return kept | {"PYTHONPATH": os.pathsep.join(paths)} | more
 
 
 @contextmanager
@@ -53,6 +55,19 @@ def children(pid: int) -> list[psutil.Process]:
     """All that lives below this process."""
     try:
         return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def is_driver(process: psutil.Process) -> bool:
+    """Whether it is Ray's driver, which a run starts beside itself."""
+    return "harness.executors.ray.driver" in words(process)
+
+
+def processes(pid: int) -> list[psutil.Process]:
+    """The process of this number, or none."""
+    try:
+        return [psutil.Process(pid)]
     except psutil.NoSuchProcess:
         return []
 

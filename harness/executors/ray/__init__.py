@@ -1,7 +1,9 @@
 """The jobs on Ray's workers: the only modules that import ray, and nothing here does so by being imported.
 
-``settings`` is Ray's environment, which has to be there before ray is imported; ``cluster`` starts Ray or joins it, and
-says in one message why that failed or what died; ``task`` is a worker's side of a job, ``executor`` the driver's.
+A run has a ``supervisor``, which imports no ray and speaks for it, and below it a ``driver``, a process that Ray's C++
+may end.  ``settings`` is Ray's environment, which has to be there before ray is imported; ``cluster`` starts Ray or
+joins it and watches it; ``messages`` are what is said of one that fails.  ``task`` is a worker's side of a job,
+``executor`` the driver's, to which jobs are ``sealed``.
 """
 
 from __future__ import annotations
@@ -14,9 +16,6 @@ if TYPE_CHECKING:
 
 def make() -> Executor:
     """The executor, on a cluster that is started here or joined where ``RAY_ADDRESS`` says."""
-    from harness.executors.ray.settings import prepare
+    from harness.executors.ray.supervisor import Supervisor
 
-    prepare()  # before ray is imported, which reads its settings then
-    from harness.executors.ray.executor import RayExecutor
-
-    return RayExecutor()
+    return Supervisor()

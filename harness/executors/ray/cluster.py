@@ -1,4 +1,4 @@
-"""Ray, started or joined: in bounded time, without its noise, and watched, so that its death is one message of ours.
+"""Ray, started or joined: in bounded time and watched, so that its death is one message of ours.
 
 What Ray 2.60 does by itself: a driver whose GCS dies is ended by Ray's C++ after 60 s; one whose raylet dies waits for
 ever; ``ray.init`` of an address where nobody answers tries for minutes.  So ``ray.init`` runs in a thread that can be
@@ -8,14 +8,10 @@ Ray's processes with the thread that has started them.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
-import shutil
-import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,17 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray._private.worker
 
-from harness.errors import InputError, LorabenchError, clipped
-from harness.executors.ray import settings
-from harness.executors.ray.silence import Spokesman, last_words, leave, native_stderr
+from harness.errors import LorabenchError
+from harness.executors.ray import messages, settings
 
 import psutil  # isort: skip  # Ray's own copy, where there is no other: only once ray is imported
 
 STORE_BYTES = 100 * 2**20  # of the object store, where nothing of ours is kept; Ray would take 30% of the memory
-JOIN_SECONDS = 15.0  #: to join a cluster that is there
-START_SECONDS = 180.0  #: to start one, which takes ten on a free machine
 PROBE_SECONDS = 5.0  #: for one connection
 LOOK_SECONDS = 0.5  #: between two looks at Ray's processes
 GRACE_SECONDS = 8.0  #: until a driver that hangs in Ray is ended from another thread
@@ -43,24 +35,24 @@ GRACE_SECONDS = 8.0  #: until a driver that hangs in Ray is ended from another t
 PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 PATIENCE_SECONDS = 15.0
 
-AGAIN = "run the same command again: finished trials are kept"
 NAMES = {"gcs_server": "GCS (its control process)", "raylet": "raylet (which starts its workers)"}
 
 
 class Cluster:
     """Ray as this process has it.  ``check`` raises once it is lost; ``close`` leaves nothing behind."""
 
-    def __init__(self) -> None:
-        """Start Ray, or join it where ``RAY_ADDRESS`` says.  Raises InputError or LorabenchError within its time."""
+    def __init__(self, folder: Path | None, last_words: Callable[[LorabenchError], None]) -> None:
+        """Start Ray, or join it where ``RAY_ADDRESS`` says.  Raises InputError or LorabenchError within its time.
+
+        ``folder`` is for sockets and logs of a cluster of our own.  ``last_words`` says an error and ends the process;
+        it is called from a thread where the driver hangs in Ray.
+        """
+        self._folder, self._last_words = folder, last_words
         self._lost: LorabenchError | None = None
         self._lock = threading.Lock()
         self._said = threading.Event()
         self._unwatched, self._over = threading.Event(), threading.Event()
-        self._folder: Path | None = None
         self._processes: set[psutil.Process] = set()  # those that Ray has started here
-        self._ours = not ray.is_initialized()
-        if not self._ours:
-            return
         address = settings.address()
         probes = self._join(address) if address else self._start()
         self._watcher = threading.Thread(target=self._watch, args=(probes,), name="ray-watch", daemon=True)
@@ -78,22 +70,16 @@ class Cluster:
         return self._lose(what)
 
     def close(self) -> None:
-        if not self._ours:
-            return
         self._said.set()
         self._unwatched.set()
         self._watcher.join()  # or it would take the end for a death
-        if self._lost is None:
+        if self._lost is None:  # to shut down what is half dead takes Ray long, or it crashes
             ray.shutdown()
-            native_stderr.show()  # until then: Ray's C++ says of a raylet that dies what it could not tell it
-            if self._folder:
-                shutil.rmtree(self._folder, ignore_errors=True)
         self._over.set()
 
     # -- the beginning --------------------------------------------------------------------------------------------
 
     def _start(self) -> dict[str, Callable[[], bool]]:
-        self._folder = folder = settings.make_folder()
         before = set(_children())
         pillars: dict[str, psutil.Process] = {}
 
@@ -103,16 +89,9 @@ class Cluster:
             dead = (NAMES[name] for name, process in pillars.items() if not _alive(process))
             return next((self._death(name, "while it started") for name in dead), None)
 
-        def late() -> LorabenchError:
-            return LorabenchError(
-                f"Ray has not started within {START_SECONDS:g} s",
-                where=f"{folder} (Ray's logs)",
-                remedy="see its logs, or use --executor local",
-            )
-
         self._initialise(
-            START_SECONDS, failing, late, address="local", _node_ip_address="127.0.0.1", include_dashboard=False,
-            object_store_memory=STORE_BYTES, _temp_dir=str(folder / settings.INNER),
+            settings.START_SECONDS, failing, address="local", _node_ip_address="127.0.0.1", include_dashboard=False,
+            object_store_memory=STORE_BYTES, _temp_dir=f"{self._folder}/{settings.INNER}",
         )  # fmt: skip
         failing()  # to have them all
         return {NAMES[name]: lambda process=process: _alive(process) for name, process in pillars.items()}
@@ -120,8 +99,8 @@ class Cluster:
     def _join(self, address: str) -> dict[str, Callable[[], bool]]:
         point = settings.endpoint(address)
         if point and not _answers(point):
-            raise _unreachable(address)
-        self._initialise(JOIN_SECONDS, lambda: None, lambda: _unreachable(address), address=address)
+            raise messages.unreachable(address)
+        self._initialise(settings.JOIN_SECONDS, lambda: None, address=address)
         if address.startswith("ray://"):
             return {f"server at {address}": _patient(lambda: point is None or _answers(point))}
         here = ray.get_runtime_context()
@@ -131,13 +110,7 @@ class Cluster:
         points = {NAMES["gcs_server"]: gcs, NAMES["raylet"]: raylet}
         return {name: _patient(lambda point=point: point is None or _answers(point)) for name, point in points.items()}
 
-    def _initialise(
-        self,
-        seconds: float,
-        failing: Callable[[], LorabenchError | None],
-        late: Callable[[], LorabenchError],
-        **words: Any,
-    ) -> None:
+    def _initialise(self, seconds: float, failing: Callable[[], LorabenchError | None], **words: Any) -> None:
         """``ray.init`` in a thread of its own, given up after ``seconds`` or when ``failing`` says why."""
         done, failure = threading.Event(), []
 
@@ -150,27 +123,17 @@ class Cluster:
             self._over.wait()
 
         end = time.monotonic() + seconds
-        spokesman = Spokesman(self._death("GCS or raylet", "while it started, and ended this process with it"))
-        native_stderr.hide()
         threading.Thread(target=initialise, name="ray", daemon=True).start()
         try:
             while not done.wait(LOOK_SECONDS):
-                error = failing() or (late() if time.monotonic() > end else None)
+                error = failing() or (messages.late(self._folder) if time.monotonic() > end else None)
                 if error:
                     raise error
-        except BaseException as error:  # Ctrl-C is one, too
-            self._abandon(getattr(error, "exit_status", 130))
-            raise
-        finally:
-            spokesman.dismiss()
-        if failure:
-            error = failing() or _refused(failure[0])
+            if failure:
+                raise failing() or messages.refused(failure[0])
+        except BaseException:  # Ctrl-C is one, too
             self._kill()
-            self._over.set()
-            native_stderr.show()
-            raise error
-        _quiet()
-        _end_orderly()
+            raise
 
     # -- the watch ------------------------------------------------------------------------------------------------
 
@@ -180,61 +143,23 @@ class Cluster:
             if dead:
                 error = self._lose(dead)
                 if not self._said.wait(GRACE_SECONDS):  # the driver hangs in Ray
-                    last_words(error)
+                    self._last_words(error)
                 return
 
     def _lose(self, what: str) -> LorabenchError:
         with self._lock:
             if self._lost is None:
                 self._lost = self._death(what, "during the run")
-                self._abandon(self._lost.exit_status)
+                self._kill()
             return self._lost
 
     def _death(self, what: str, when: str) -> LorabenchError:
-        address = settings.address()
-        if address:
-            return LorabenchError(
-                f"the Ray cluster's {what} died {when}, or cannot be reached any more",
-                where=f"{settings.ADDRESS}={clipped(address, 200)}",
-                remedy=f"see to the cluster, then {AGAIN}; or {settings.UNSET}",
-            )
-        return LorabenchError(
-            f"Ray's {what} died {when}: killed, or out of memory",
-            where=f"{self._folder} (Ray's logs)",
-            remedy=f"{AGAIN}; or use --executor local",
-        )
-
-    def _abandon(self, status: int) -> None:
-        """Leave Ray as it is, without its words: to shut down what is half dead takes it long, or crashes."""
-        native_stderr.hide()
-        self._kill()
-        atexit.register(leave, status)  # before Ray's own, which was registered earlier
+        return messages.died(what, when, self._folder)
 
     def _kill(self) -> None:
         for process in self._processes:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-
-
-def _refused(error: BaseException) -> LorabenchError:
-    """What ``ray.init`` raised, in our words and the first line of its own."""
-    said = clipped((str(error).strip() or type(error).__name__).splitlines()[0], 400)
-    address = settings.address()
-    if address:
-        return InputError(
-            f"Ray cannot join '{clipped(address, 200)}': {said}",
-            where=settings.ADDRESS,
-            remedy=f"start it, or set address and token (RAY_AUTH_TOKEN) of a running one; or {settings.UNSET}",
-        )
-    return LorabenchError(f"Ray does not start: {said}", where="--executor ray", remedy="use --executor local")
-
-
-def _unreachable(address: str) -> InputError:
-    return InputError(
-        f"no Ray cluster answers at '{clipped(address, 200)}'",
-        where=settings.ADDRESS,
-        remedy=f"start that cluster, or set the address of a running one; or {settings.UNSET}",
-    )
 
 
 def _answers(point: settings.Endpoint) -> bool:
@@ -276,15 +201,3 @@ def _alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
-
-
-def _quiet() -> None:
-    """Without Ray's reports of dead workers and raylets, twenty lines each: what died is said by us."""
-    if hasattr(ray._private.worker, "print_to_stdstream"):
-        ray._private.worker.print_to_stdstream = lambda *_, **__: None
-
-
-def _end_orderly() -> None:
-    """SIGTERM ends the run as Ctrl-C does, with the folder's claim given back; Ray sets this in a main thread only."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -65,8 +65,8 @@ class Running:
 
 
 class RayExecutor:
-    def __init__(self) -> None:
-        self.cluster = Cluster()
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
 
     def device(self, wanted: str) -> str:
         self.cluster.check()

@@ -18,6 +18,8 @@ from pathlib import Path
 from harness.errors import InputError, clipped
 
 ADDRESS = "RAY_ADDRESS"
+JOIN_SECONDS = 15.0  #: to join a cluster that is there
+START_SECONDS = 180.0  #: to start one, which takes ten on a free machine
 UNSET = f"unset {ADDRESS} for a cluster of this run's own, or use --executor local"
 
 #: Taken where the user has not set them.
@@ -55,8 +57,6 @@ def prepare() -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = _token()
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # elsewhere, too: this node's address is 127.0.0.1
-    else:  # the driver's alone: what it would say of a cluster that dies is said by us
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 
 @functools.cache

@@ -57,7 +57,7 @@ class Signs:
 
 def carry_out(job: Job, work: Work) -> Outcome:
     """The job, in a worker.  ``sys.exit``, wherever it is called, is an error as any other and not a worker's end."""
-    _die_with_parent()
+    die_with_parent()
     signs, phase = Signs.of(job), STARTING
     signs.progress.parent.mkdir(parents=True, exist_ok=True)
     signs.remove()  # a worker that died on this job before, and is tried again, left its own
@@ -91,10 +91,11 @@ def _crashes_into(path: Path) -> Iterator[None]:
                 faulthandler.enable(sys.__stderr__ or sys.stderr, all_threads=False)
 
 
-def _die_with_parent() -> None:
-    """Have the kernel end this worker with its raylet, which the kernel ends with the driver.
+def die_with_parent() -> None:
+    """Have the kernel end this process with the one, or the thread, that has started it.
 
-    Ray's workers notice it by themselves seconds later; until then, two could work at one pack.
+    So a worker ends with its raylet, that with Ray's driver and that with the run.  Ray's workers notice it by
+    themselves seconds later; until then, two could work at one pack.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

@@ -16,16 +16,14 @@ import rays
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 HELD = """
-import json, os, sys
-before = {key: value for key, value in os.environ.items() if "AUTH" in key}
+import os, sys
+before = dict(os.environ)
 from harness.executors import make_executor
+import ray_jobs
 executor = make_executor("ray")
-import ray
-after = {key: value for key, value in os.environ.items() if "AUTH" in key}
-print(json.dumps({
-    "gcs": ray.get_runtime_context().gcs_address, "resources": ray.cluster_resources(), "nodes": len(ray.nodes()),
-    "before": before, "after": after,
-}), flush=True)
+(outcome,) = executor.run([ray_jobs.Small()], ray_jobs.LOOK, lambda *_: None)
+assert before == dict(os.environ)
+print(outcome.message, flush=True)
 sys.stdin.readline()
 executor.close()
 """
@@ -40,24 +38,24 @@ print("joined", ray.get(ray.remote(lambda: os.getpid()).remote()), flush=True)
 
 @contextmanager
 def held(folder: Path, **environment: str) -> Iterator[tuple[dict, int]]:
-    """What a driver sees of its cluster, and its process, while it holds it."""
+    """What a worker sees of its cluster, and the process that holds that cluster."""
     words = [sys.executable, "-c", HELD]
-    driver = subprocess.Popen(
+    holder = subprocess.Popen(
         words, env=rays.clean(RAY_TMPDIR=str(folder), **environment), text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     below = []
     try:
-        line = driver.stdout.readline()
-        assert line.startswith("{"), line + driver.stdout.read()
-        below = rays.children(driver.pid)
-        yield json.loads(line), driver.pid
-        left, _ = driver.communicate("\n", timeout=rays.WAIT)
-        assert driver.returncode == 0
+        line = holder.stdout.readline()
+        assert line.startswith("{"), line + holder.stdout.read()
+        below = rays.children(holder.pid)
+        yield json.loads(line), holder.pid
+        left, _ = holder.communicate("\n", timeout=rays.WAIT)
+        assert holder.returncode == 0
         assert not left
         rays.wait_until(lambda: not rays.living(below), said=lambda: str(rays.living(below)))
     finally:
-        rays.end(driver.pid, below)
+        rays.end(holder.pid, below)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +101,7 @@ def test_nothing_listens_to_the_network(ours):
 
 def test_the_token_is_on_no_command_line_and_in_no_file(ours, folder):
     seen, pid = ours
-    token = seen["after"]["RAY_AUTH_TOKEN"]
+    token = seen["auth"]["RAY_AUTH_TOKEN"]
     for process in [psutil.Process(pid), *rays.children(pid)]:
         assert token not in " ".join(process.cmdline())
     (own,) = folder.glob("ray-*")
@@ -145,7 +143,7 @@ def test_a_users_cluster_is_joined_with_its_own_authentication(folder, foreign):
     with held(folder, RAY_ADDRESS=foreign, RAY_AUTH_MODE="disabled") as (seen, _):
         assert seen["gcs"] == foreign
         assert seen["resources"]["foreign"] == 1
-        assert seen["before"] == seen["after"] == {"RAY_AUTH_MODE": "disabled"}
+        assert seen["auth"] == {"RAY_AUTH_MODE": "disabled"}
 
 
 def test_the_file_of_a_dead_cluster_does_not_matter():

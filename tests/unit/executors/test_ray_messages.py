@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
-import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import rays
 from commands import Command
@@ -105,12 +108,21 @@ def test_an_input_error_of_a_worker_is_its_message(start):
     rays.one_message(command.said, "tokenizer_config.json:chat_template: a chat template is asked for")
 
 
+def at_work(folder: Path) -> bool:
+    return any(folder.glob("out/running/lora*.progress")) or any(folder.glob("out/base.json"))
+
+
+def named(command: Command, name: str) -> list[psutil.Process]:
+    """Ray's processes of this name, the oldest first: a worker bears its raylet's for a moment."""
+    below = [process for process in rays.children(command.pid) if rays.words(process).startswith(f"{name} ")]
+    return sorted(below, key=psutil.Process.create_time)
+
+
 def kill(command: Command, name: str, moment: Callable[[], bool]) -> None:
     """Kill Ray's process of this name; the command must end by itself and leave nothing."""
     rays.wait_until(moment, said=lambda: command.said)
     below = rays.children(command.pid)
-    (victim,) = (process for process in below if process.name() == name)
-    victim.kill()
+    named(command, name)[0].kill()
     try:
         assert command.finish(LIMIT) == 1
         rays.wait_until(lambda: not rays.living(below), 10, lambda: str(rays.living(below)))
@@ -121,7 +133,7 @@ def kill(command: Command, name: str, moment: Callable[[], bool]) -> None:
 @pytest.mark.parametrize(("name", "called"), [("raylet", "Ray's raylet"), ("gcs_server", "Ray's GCS")])
 def test_a_part_of_ray_that_dies_during_the_run(start, tmp_path, name, called):
     command = start()
-    kill(command, name, lambda: any(tmp_path.glob("out/running/lora*.progress")) or any(tmp_path.glob("out/base.json")))
+    kill(command, name, lambda: at_work(tmp_path))
     rays.one_message(command.said, called, "died during the run", "run the same command again")
     assert not (tmp_path / "out" / "running" / "claim.json").exists(), "the claim is given back"
 
@@ -129,21 +141,53 @@ def test_a_part_of_ray_that_dies_during_the_run(start, tmp_path, name, called):
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
 def test_a_part_of_ray_that_dies_while_it_starts(start, tmp_path, name):
     command = start()
-    kill(command, name, lambda: name in [process.name() for process in rays.children(command.pid)])
+    kill(command, name, lambda: bool(named(command, name)))
     rays.one_message(command.said, "Ray's ", "died while it started", "--executor local")
 
 
-@pytest.mark.parametrize("ended", [True, False])
-def test_what_is_said_where_ray_ends_the_process(ended):
-    """As Ray's C++ does when a raylet dies at the wrong moment: by _Exit, with standard error hidden."""
-    code = (
-        "import os; from harness.errors import LorabenchError; from harness.executors.ray import silence;"
-        "spokesman = silence.Spokesman(LorabenchError('it\\'s \"gone\" 100%s', where='here', remedy='try $HOME'));"
-        f"silence.native_stderr.hide(); {ended} or spokesman.dismiss(); os._exit(1)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr == ('error: here: it\'s "gone" 100%s\n  -> try $HOME\n' if ended else "")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_at_work(start, tmp_path, folder, number, status):
+    command = start()
+    rays.wait_until(lambda: at_work(tmp_path), said=lambda: command.said)
+    below = rays.children(command.pid)
+    os.kill(command.pid, number)
+    assert command.finish(LIMIT) == status
+    assert not rays.living(below)
+    assert not list(folder.iterdir()), "Ray's folder is removed"
+    assert not (tmp_path / "out" / "running" / "claim.json").exists(), "the claim is given back"
+    for noise in (*rays.NOISE, "error: "):
+        assert noise not in command.said, command.said
+
+
+def connections(folder: Path) -> int:
+    """How many have connected to the raylet whose socket is below this folder."""
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    paths = [line[7] for line in lines if len(line) > 7]
+    return sum(path.startswith(str(folder)) and path.endswith("sockets/raylet") for path in paths) - 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_raylet_that_dies_as_its_driver_registers(start, folder):
+    """Ray's C++ ends the driver then, at once; the message is there when the command has ended."""
+    command = start()
+    end = time.monotonic() + rays.WAIT
+    while connections(folder) < 1:  # milliseconds count
+        assert time.monotonic() < end, command.said
+        time.sleep(0.0005)
+    kill(command, "raylet", lambda: True)
+    rays.one_message(command.said, "raylet", "died while it started", "--executor local")
+
+
+def test_a_driver_that_dies(start, tmp_path):
+    command = start()
+    rays.wait_until(lambda: at_work(tmp_path), said=lambda: command.said)
+    below = rays.children(command.pid)
+    (driver,) = filter(rays.is_driver, below)
+    driver.kill()
+    assert command.finish(LIMIT) == 1
+    rays.one_message(command.said, "Ray's driver", "died during the run", "run the same command again")
+    assert not (tmp_path / "out" / "running" / "claim.json").exists(), "the claim is given back"
+    rays.wait_until(lambda: not rays.living(below), 10, lambda: str(rays.living(below)))
 
 
 def test_a_users_cluster_that_dies(start, folder, tmp_path):

@@ -193,10 +193,9 @@ def ray_executor(monkeypatch):
     def make(nodes: list[dict[str, float]]):
         names = {name for resources in nodes for name in resources}
         totals = {name: sum(node.get(name, 0) for node in nodes) for name in names}
-        monkeypatch.setattr(executor.ray, "is_initialized", lambda: True)
         monkeypatch.setattr(executor.ray, "nodes", lambda: [{"Alive": True, "Resources": each} for each in nodes])
         monkeypatch.setattr(executor.ray, "cluster_resources", lambda: totals)
-        return executor.RayExecutor()
+        return executor.RayExecutor(types.SimpleNamespace(check=lambda: None))
 
     return make
 

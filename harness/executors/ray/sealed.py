@@ -1,0 +1,73 @@
+"""Jobs as Ray's driver has them: it knows what they need, and only a worker opens them, with all that this imports."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.executors.interface import Job, Outcome, Report, Work
+from harness.store.records import Failure, Status
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a job needs for a place, whatever it is."""
+
+    name: str
+    folder: Path
+    device: str
+    threads: int
+    stall_minutes: float
+
+    @classmethod
+    def of(cls, job: Job) -> Needs:
+        return cls(job.name, job.folder, job.device, job.threads, job.stall_minutes)
+
+
+@dataclass(frozen=True)
+class Sealed(Needs):
+    """A job on its way to a worker: ``content`` is the job that it stands for, and what is done with it."""
+
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Waiting(Needs):
+    """A job that the run still holds; Ray, which pickles what it sends to a worker, takes it sealed from there.
+
+    A run has up to 20,000 jobs, and each knows of all the others' trials.
+    """
+
+    take: Callable[[], bytes]
+
+    @property
+    def content(self) -> bytes:
+        return self.take()
+
+    def __reduce__(self) -> tuple[type[Sealed], tuple[object, ...]]:
+        return Sealed, (self.name, self.folder, self.device, self.threads, self.stall_minutes, self.content)
+
+
+def seal(job: Job, work: Work) -> bytes:
+    return pickle.dumps((job, work))
+
+
+def _do(sealed: Job, report: Report) -> Outcome:
+    job, work = _open(sealed)
+    return work.do(job, report)
+
+
+def _give_up(sealed: Job, status: Status, failure: Failure) -> Outcome:
+    job, work = _open(sealed)
+    return work.give_up(job, status, failure)
+
+
+def _open(sealed: Job) -> tuple[Job, Work]:
+    assert isinstance(sealed, Sealed | Waiting)
+    return pickle.loads(sealed.content)
+
+
+#: What is done with sealed jobs: the work that is sealed in each.
+SEALED = Work(_do, _give_up)

@@ -1,0 +1,42 @@
+"""Work for Ray's workers, which import it: it tells of its worker, or does something to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.executors.interface import Job, Outcome, Report, Work
+from harness.store.records import Failure, Status
+
+
+@dataclass(frozen=True)
+class Small:
+    """A job of a second."""
+
+    name: str = "small"
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp()))
+    device: str = "cpu"
+    threads: int = 1
+    stall_minutes: float = 5
+
+
+def look(job: Job, report: Report) -> Outcome:
+    """The outcome's message is JSON of the cluster as the worker sees it."""
+    import ray
+
+    report(1, "looking")
+    seen = {
+        "gcs": ray.get_runtime_context().gcs_address, "resources": ray.cluster_resources(), "nodes": len(ray.nodes()),
+        "auth": {key: value for key, value in os.environ.items() if "AUTH" in key},
+    }  # fmt: skip
+    return Outcome(job.name, message=json.dumps(seen))
+
+
+def give_up(job: Job, status: Status, failure: Failure) -> Outcome:
+    return Outcome(job.name, status, failure.message)
+
+
+LOOK = Work(look, give_up)
