@@ -1,4 +1,4 @@
-"""kill -9 of driver, worker, raylet and GCS at random instants: the same command again, until all is done.
+"""kill -9 of run, driver, worker, raylet and GCS at random instants: the same command again, until all is done.
 
 ``LORABENCH_KILLS`` is how many (20), ``LORABENCH_KILLS_SEED`` what they are drawn from (0).  A results folder that is
 complete before they are over is checked, and another one is begun.
@@ -24,7 +24,9 @@ from killing import STUDY, finish, times
 
 KILLS = int(os.environ.get("LORABENCH_KILLS", "20"))
 SEED = int(os.environ.get("LORABENCH_KILLS_SEED", "0"))
-TARGETS = ("driver", "worker", "raylet", "gcs_server")
+TARGETS = ("run", "driver", "worker", "raylet", "gcs_server")
+#: What the message says of whom, where the run ends with one.
+SAID = {"driver": "driver", "raylet": "raylet", "gcs_server": "GCS"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300 + 60 * KILLS)]
 
@@ -67,15 +69,17 @@ class Runs:
         assert self.command
         below = rays.children(self.command.pid)
         self.seen.update(below)
-        if target == "driver":
+        if target == "run":
             return psutil.Process(self.command.pid), ""
+        if target == "driver":
+            return next(filter(rays.is_driver, below), None), ""
         for job, pid in sorted(self.at_work().items()) if target == "worker" else ():
             if job not in self.hit:
                 return next((process for process in below if process.pid == pid), None), job
         return next((process for process in below if rays.words(process).startswith(f"{target} ")), None), ""
 
     def sweep(self) -> None:
-        """Ray's agents outlive a killed driver by a minute, and nothing else does."""
+        """Ray's agents outlive a killed run by a minute, and nothing else does."""
         left = rays.living(list(self.seen))
         agents = [process for process in left if "agent" in rays.words(process).lower()]
         others = [process for process in left if process not in agents]
@@ -125,11 +129,11 @@ def kill(runs: Runs, target: str) -> str:
     if target == "worker":
         runs.hit.add(job)
         return part
-    if target == "driver":
+    if target == "run":
         rays.wait_until(lambda: command.status is not None)
         assert command.status == -9
     elif command.finish() == 1:
-        rays.one_message(command.said, "raylet" if target == "raylet" else "GCS", "died")
+        rays.one_message(command.said, SAID[target], "died")
     else:
         assert command.status == 0, command.said  # it was just done
     runs.sweep()
