@@ -1,4 +1,4 @@
-"""CONTRIBUTING's steps for a method and a task of one's own, as they stand there: in a folder, and inside a clone."""
+"""CONTRIBUTING's steps for a custom method and a custom task, as they stand there: in a folder, and inside a clone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def study(title: str) -> str:
     return re.search(r"```yaml\n(.*?)```", section(title), re.S)[1]
 
 
-METHOD, TASK = "A method of one's own, in three steps", "A task of one's own, in three steps"
+METHOD, TASK = "A custom method, in three steps", "A custom task, in three steps"
 
 
 @pytest.fixture(params=["in a folder", "in a clone"])
