@@ -133,7 +133,9 @@ def kill(runs: Runs, target: str) -> str:
         rays.wait_until(lambda: command.status is not None)
         assert command.status == -9
     elif command.finish() == 1:
-        rays.one_message(command.said, SAID[target], "died")
+        # Whoever is asked first says it: the cluster, or the job whose machine is gone.
+        gone = "left the Ray cluster" in command.said
+        rays.one_message(command.said, *(("left the Ray cluster",) if gone else (SAID[target], "died")))
     else:
         assert command.status == 0, command.said  # it was just done
     runs.sweep()
