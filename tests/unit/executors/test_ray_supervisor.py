@@ -114,7 +114,7 @@ def test_a_driver_that_does_not_end_is_killed_at_the_close(start, monkeypatch):
     assert not running._folder.exists(), "nobody was told to look into it"
 
 
-def test_errors_of_a_driver_keep_their_class_and_tell_where_they_were_raised(start):
+def test_errors_of_a_driver_keep_class_and_place(start):
     running = start(
         STARTED + "from harness.errors import InputError\n"
         "channel.recv(); say(('raised', InputError('no GPU', where='here'), ''))\n"

@@ -230,8 +230,8 @@ PARENT = """
 import os, sys, time
 child = os.fork()
 if child == 0:
-    from harness.executors.ray.task import _die_with_parent
-    _die_with_parent()
+    from harness.executors.ray.task import die_with_parent
+    die_with_parent()
     print(os.getpid(), flush=True)
     time.sleep(1000)
 time.sleep(1000)
@@ -243,7 +243,9 @@ def test_a_worker_dies_with_its_parent():
     import psutil
 
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
-    child = psutil.Process(int(parent.stdout.readline()))
+    pid = parent.stdout.readline()
+    assert pid, "the child did not start"
+    child = psutil.Process(int(pid))
     try:
         assert rays.living([child])
         parent.kill()
