@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from harness.report import leaderboard, leaderboard_csv
@@ -70,5 +72,15 @@ def compare_studies(folder: Path, first: str, other: Path, second: str, *, allow
     from harness.store import read_trials
 
     one = gather(read_trials(folder), allow_mixed=True, where=str(folder))
-    two = one if other == folder else gather(read_trials(other), allow_mixed=True, where=str(other))
-    return compare(one, two, first, second, allow_mixed=allow_mixed)
+    if other == folder:
+        return compare(one, one, first, second, allow_mixed=allow_mixed)
+    two = gather(read_trials(other), allow_mixed=True, where=str(other))
+    compared = compare(one, two, first, second, allow_mixed=allow_mixed)
+    return replace(compared, studies=_told_apart(folder, other))
+
+
+def _told_apart(folder: Path, other: Path) -> tuple[str, str]:
+    """Names of two results folders, from where their paths part: two models' results of a study share its name."""
+    both = [path.resolve() for path in (folder, other)]
+    common = os.path.commonpath([path.parent for path in both])
+    return both[0].relative_to(common).as_posix(), both[1].relative_to(common).as_posix()

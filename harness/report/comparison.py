@@ -18,6 +18,7 @@ from harness.analysis.statistics import (
 from harness.errors import InputError, unknown_name
 from harness.report import metrics
 from harness.report.arms import Arm, same_matrices
+from harness.report.estimates import estimate
 from harness.report.leaderboard import trial_count
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import NOTHING, interval, number, p_text, plural, points
@@ -36,6 +37,22 @@ class Comparison:
     gaps: dict[str, Paired]
     untested: str
     mixtures: list[str]
+    studies: tuple[str, str] | None = None  #: those of the two arms, where they are two
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the arms are called here: of two studies also with the study, as arms of both may have one name."""
+        first, second = self.first.name, self.second.name
+        return (f"{first} of {self.studies[0]}", f"{second} of {self.studies[1]}") if self.studies else (first, second)
+
+    def means(self, metric: str) -> tuple[float, float]:
+        """Of the trials that have a partner, the orders weighed as in the difference, which is the first - the second.
+
+        A mean over all trials would stand beside a difference of others where one arm has seeds that the other lacks.
+        """
+        first, second = self.first.values(metric), self.second.values(metric)
+        shared = first.keys() & second.keys()
+        return estimate({key: first[key] for key in shared}).mean, estimate({key: second[key] for key in shared}).mean
 
 
 def compare(one: Study, other: Study, first: str, second: str, *, allow_mixed: bool = False) -> Comparison:
@@ -99,7 +116,7 @@ def _seeds_and_items(arms: Sequence[Arm]) -> list[str]:
 
 def sentences(comparison: Comparison) -> list[str]:
     """The answer in words, never stronger than the test."""
-    gap, names = comparison.gaps[PRIMARY], f"{comparison.first.name} minus {comparison.second.name}"
+    gap, names = comparison.gaps[PRIMARY], " minus ".join(comparison.names)
     ends = f" {interval(Estimate(gap.mean, gap.low, gap.high, gap.pairs), points)}" if gap.low is not None else ""
     text = f"{names} in average accuracy: {points(gap.mean)} points{ends} over {plural(gap.pairs, 'pair')}"
     lines = []
@@ -127,13 +144,13 @@ def _equals(p: float) -> str:
 
 
 def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """(columns, rows): every metric that both arms have."""
-    arms = (comparison.first, comparison.second)
-    columns = ["", *(f"{arm.name} ({trial_count(arm)})" for arm in arms), "difference [95 % CI]", "pairs", "p"]
+    """(columns, rows): every metric that both arms have, each arm's mean over the pairs."""
+    arms = zip(comparison.names, (comparison.first, comparison.second), strict=True)
+    columns = ["", *(f"{name} ({trial_count(arm)})" for name, arm in arms), "difference [95 % CI]", "pairs", "p"]
     rows = []
     for name, gap in comparison.gaps.items():
         metric = metrics.metric(name)
-        values = [metric.text(arm.mean(metric)) for arm in arms]
+        values = [metric.text(mean) for mean in comparison.means(name)]
         ends = interval(Estimate(gap.mean, gap.low, gap.high, gap.pairs), metric.change)
         p = NOTHING if comparison.untested else p_text(gap.p)
         rows.append([metric.heading, *values, f"{metric.change(gap.mean)} {ends}".strip(), str(gap.pairs), p])
@@ -145,11 +162,13 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
     return {
         "first": comparison.first.name,
         "second": comparison.second.name,
+        "studies": comparison.studies,
         "mixed": comparison.mixtures,
         "not_tested": comparison.untested or None,
         "answer": sentences(comparison),
         "differences": {
-            name: {"mean": gap.mean, "ci_low": gap.low, "ci_high": gap.high, "pairs": gap.pairs,
+            name: {**dict(zip(("first_mean", "second_mean"), comparison.means(name), strict=True)),
+                   "mean": gap.mean, "ci_low": gap.low, "ci_high": gap.high, "pairs": gap.pairs,
                    "p": None if comparison.untested else gap.p}
             for name, gap in comparison.gaps.items()
         },

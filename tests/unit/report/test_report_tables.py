@@ -93,6 +93,29 @@ def test_compare_across_two_studies_of_one_stack(tmp_path):
     assert "not significant" in comparison.sentences(same)[0]
 
 
+def test_the_columns_are_means_over_the_pairs(tmp_path):
+    """One arm has seeds that the other lacks: first minus second must be the difference beside them."""
+    one = stored(tmp_path / "quick", [trial("lora", QUICK, seed=seed) for seed in range(3)])
+    other = stored(tmp_path / "core", [trial("lora", QUICK, seed=seed, order=o) for o in "ab" for seed in range(8)])
+    found = compare_studies(one, "lora", other, "lora")
+    mean = sum(r.matrix()[-1][j] for r in (trial("lora", QUICK, seed=s) for s in range(3)) for j in range(3)) / 9
+    assert found.means("average_accuracy") == pytest.approx((mean, mean))
+    columns, rows = comparison.table(found)
+    assert columns[1:3] == ["lora of quick (3/3)", "lora of core (16/16)"]
+    assert rows[0][1] == rows[0][2] == f"{100 * mean:.1f}"
+    assert comparison.sentences(found)[0].startswith("lora of quick minus lora of core in average accuracy: 0.0")
+    data = comparison.as_data(found)
+    assert data["studies"] == ("quick", "core")
+    for metric, gap in data["differences"].items():
+        assert gap["first_mean"] - gap["second_mean"] == pytest.approx(gap["mean"]), metric
+
+
+def test_studies_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    folders = [stored(tmp_path / name / "quick", eight(("lora",))) for name in ("old", "new")]
+    assert compare_studies(folders[0], "lora", folders[1], "lora").studies == ("old/quick", "new/quick")
+    assert compare_studies(folders[0], "lora", folders[0], "lora").studies is None
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
