@@ -53,7 +53,7 @@ def score_change(record: AuditRecord, styles: dict[str, Look]) -> tuple[Figure, 
     ]  # fmt: skip
     if not scored:
         return empty("No adapter could be scored."), CHANGE, rows
-    panels = [group for better in (True, False) if (group := [t for t in record.tasks if t.higher_is_better == better])]
+    panels = _panels(record.tasks)
     lane = ROW + LANE * len(scored)
     figure = new_figure(6.8, sum(lane * len(group) + FRAME for group in panels) + 0.35)
     heights = [lane * len(group) + FRAME for group in panels]
@@ -62,6 +62,12 @@ def score_change(record: AuditRecord, styles: dict[str, Look]) -> tuple[Figure, 
         _changes(axes, tasks, scored, styles)
     legend(figure, [adapter.name for adapter in scored], styles)
     return figure, CHANGE, rows
+
+
+def _panels(tasks: Sequence[AuditTask]) -> list[list[AuditTask]]:
+    """Tasks that may share an axis: all shares, then those of each other metric, which has a unit of its own."""
+    units = {task.name: "" if task.higher_is_better else task.metric for task in tasks}
+    return [[task for task in tasks if units[task.name] == unit] for unit in sorted(set(units.values()))]
 
 
 def _changes(
@@ -89,10 +95,8 @@ def _changes(
     low, high = axes.get_xlim()
     least = 2.0 if shares else 0.02  # points, or units of the metric: no change must not look like one
     axes.set_xlim(min(low, -least), max(high, least))
-    units = sorted({task.metric.replace("_", " ") for task in tasks})
-    axes.set_xlabel(
-        "score minus the base's (points)" if shares else f"{', '.join(units)} minus the base's (lower is better)"
-    )
+    unit = tasks[0].metric.replace("_", " ")
+    axes.set_xlabel("score minus the base's (points)" if shares else f"{unit} minus the base's (lower is better)")
 
 
 def intruders(record: AuditRecord, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:

@@ -32,7 +32,9 @@ def sample_efficiency(study: Study, styles: dict[str, Look]) -> tuple[Figure, Se
     for row in rows:
         del row["x"]
     if not curves:
-        return empty("No learning curves were taken."), columns, rows
+        unlike = any(trial.matrix is None for trial in study.trials)
+        why = "No mean learning curve: some task has a metric where lower is better."
+        return empty(why if unlike else "No learning curves were taken."), columns, rows
     figure = new_figure(8.4, 3.6)
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, exact, label in ((left, True, "examples of the task"), (right, False, "tokens spent on the task")):
@@ -54,7 +56,8 @@ def _curve(arm: Arm) -> list[tuple[float, float, Estimate]]:
     if not arm.sequential:
         return []
     curves = {trial.key: trial.record.curves for trial in arm.trials}
-    if not all(curves.values()):
+    # Without a matrix some task is better the lower, and a mean with it says nothing.
+    if not all(curves.values()) or any(trial.matrix is None for trial in arm.trials):
         return []
     shared = set.intersection(*(set(curve.examples) for group in curves.values() for curve in group))
     points = []

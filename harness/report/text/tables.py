@@ -12,10 +12,11 @@ from harness.report.estimates import estimate
 from harness.report.leaderboard import Row
 from harness.report.metric import Metric
 from harness.report.metrics import PRIMARY
-from harness.report.numbers import NOTHING, interval, number, percent, points, with_error
+from harness.report.numbers import NOTHING, interval, listed, number, percent, points, with_error
 from harness.report.study import Study
 from harness.report.text import published
 from harness.report.text.table import Table, settings
+from harness.store.records import TaskScores
 
 
 def tables(study: Study, board: Sequence[Row]) -> list[Table]:
@@ -87,13 +88,14 @@ def _per_task(study: Study, board: Sequence[Row]) -> Table:
     arms = _trained(board)
     seen = [next(t.record.tasks[task] for t in study.trials if task in t.record.tasks) for task in study.tasks]
     scales = [percent if scores.higher_is_better else _three for scores in seen]
+    lower = any(not scores.higher_is_better for scores in seen)
     table = Table(
-        "Final score by task, %",
+        f"Final score by task{'' if lower else ', %'}",
         ["Method", *study.tasks],
         caption="Mean over trials of the score after the last task ± standard error over the items, with its 95 % CI "
         "over trials; chance is the score of guessing.",
         fixed=[
-            ["Metric", *(scores.metric for scores in seen)],
+            ["Metric", *(_metric_of(scores, ", %") if lower else scores.metric for scores in seen)],
             ["Test items", *(str(scores.items) for scores in seen)],
             ["Chance", *(scale(scores.chance) for scale, scores in zip(scales, seen, strict=True))],
             ["Base model", *_base(arms, study.tasks, scales)],
@@ -106,6 +108,11 @@ def _per_task(study: Study, board: Sequence[Row]) -> Table:
         ]
         table.rows.append([arm.name, *finals])
     return table
+
+
+def _metric_of(scores: TaskScores, unit: str) -> str:
+    """The metric of a column, with its direction or unit where the columns of a table differ in them."""
+    return scores.metric + (unit if scores.higher_is_better else ", lower is better")
 
 
 def _three(value: float | None) -> str:
@@ -147,10 +154,12 @@ def _probes(study: Study, board: Sequence[Row]) -> list[Table]:
         return []
     arms = _trained(board)
     scales = [percent if scores.higher_is_better else _three for scores in probes.values()]
+    lower = listed(sorted({s.metric.replace("_", " ") for s in probes.values() if not s.higher_is_better}) or [""])
     table = Table(
         "Probes: end minus base",
         ["Method", *probes],
-        caption="Tasks that were never trained on. Accuracies in points; bits per byte: lower is better.",
+        caption="Tasks that were never trained on. Accuracies in points"
+        + (f"; {lower}: lower is better." if lower else "."),
         fixed=[
             ["Metric", *(scores.metric for scores in probes.values())],
             ["Test items", *(str(scores.items) for scores in probes.values())],

@@ -386,6 +386,23 @@ def test_arms_that_are_not_sequential_have_no_curves_but_an_end(tmp_path):
     assert set(ends) == {"3"}
 
 
+def _lower_is_better(record, task: str):
+    scores = record.tasks[task].model_copy(update={"higher_is_better": False, "metric": "brier_score"})
+    return record.model_copy(update={"tasks": record.tasks | {task: scores}})
+
+
+def test_a_score_that_is_better_the_lower_is_in_no_mean(tmp_path):
+    """Neither in a figure, which says why it is empty, nor in a table as a share."""
+    records = [_lower_is_better(trial("lora", QUICK, seed=seed), QUICK[0]) for seed in range(3)]
+    write_report(tmp_path, Folder(records))
+    assert read(tmp_path / "figures" / "sample_efficiency.csv") == []
+    assert "lower is better" in (tmp_path / "figures" / "sample_efficiency.svg").read_text()
+    report = (tmp_path / "report.md").read_text()
+    assert "| Metric | brier_score, lower is better | acc, % | acc, % |" in report
+    assert "Final score by task, %" not in report
+    assert read(tmp_path / "leaderboard.csv")[0]["sample_efficiency_auc"] == ""
+
+
 def test_a_page_breaks_names_between_settings(tmp_path):
     name = "lora@rank=2,alpha=<4>"
     write_report(tmp_path, Folder([trial(name, QUICK, seed=seed) for seed in range(3)]))
