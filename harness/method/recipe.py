@@ -58,7 +58,7 @@ class NoSettings(BaseModel):
 class MethodSettings(NoSettings):
     """Hyper-parameters of a trained method.  A study may set each one to a value or to a list of values (a grid)."""
 
-    learning_rate: float = Field(5e-4, gt=0, description="rate of AdamW after warm-up")
+    learning_rate: float = Field(5e-4, gt=0, description="rate of the optimizer after warm-up")
 
     @classmethod
     def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:

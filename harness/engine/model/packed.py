@@ -215,7 +215,7 @@ def projections(model: PreTrainedModel, targets: Sequence[str]) -> dict[str, nn.
         if type(module) is not nn.Linear:
             raise InputError(
                 f"{family}: {name} is a {type(module).__name__}, and only nn.Linear projections are adapted",
-                remedy="choose a model of the Llama, Qwen, Gemma or Mistral families with unquantised weights",
+                remedy="choose a model of a family that docs/models.md has as taken, with unquantised weights",
             )
         if module is model.get_output_embeddings():
             raise InputError(

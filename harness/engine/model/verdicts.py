@@ -15,11 +15,8 @@ from harness.data.models.folder import folder_digest
 from harness.engine.model.verdict import Verdict
 from harness.errors import LorabenchError
 
-#: Whose change may change a verdict.
-SOURCES = (
-    "adapters/layout", "generate", "model/attention", "model/family", "model/head", "model/linear", "model/material",
-    "model/packed", "model/precision",
-)  # fmt: skip
+#: Whose change may change a verdict, below harness/engine.
+SOURCES = ("adapters/layout.py", "generate.py", "model/*.py")
 
 
 def kept_verdict(path: Path, dtype: str, device: str, targets: Sequence[str]) -> Verdict | None:
@@ -49,5 +46,6 @@ def _file(path: Path, dtype: str, device: str, targets: Sequence[str]) -> Path:
 @functools.cache
 def _engine() -> list[str]:
     folder = Path(__file__).parents[1]  # harness/engine
-    sources = [hashlib.sha256((folder / f"{name}.py").read_bytes()).hexdigest() for name in SOURCES]
+    files_of = sorted(file for pattern in SOURCES for file in folder.glob(pattern))
+    sources = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files_of]
     return [version("torch"), version("transformers"), *sources]
