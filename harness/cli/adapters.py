@@ -12,6 +12,7 @@ from harness.cli.options import (
     OutFolder,
     model_option,
     names,
+    one_of,
     out_option,
     resolve,
     shares,
@@ -107,7 +108,10 @@ def mitigate(
     target: Annotated[
         str, typer.Argument(metavar="TRIAL|STUDY", help="A trial's fingerprint, or a study: all of its.")
     ],
-    keep: Annotated[str, typer.Option("--keep", help="Parts of the intruders that are kept, comma-separated.")] = (
+    which: Annotated[
+        str, typer.Option("--which", help="Intruders of a matrix: the first, as in the paper, or all, as in PEFT.")
+    ] = "first",
+    keep: Annotated[str, typer.Option("--keep", help="Parts of them that are kept, comma-separated; 1: a check.")] = (
         "0,0.25,0.5,0.75"
     ),
     study: Annotated[str, typer.Option("--study", help="The study that a TRIAL belongs to.")] = "auto",
@@ -119,11 +123,11 @@ def mitigate(
     from harness.cli.show.screen import preparing
     from harness.data import paths
     from harness.executors import make_executor
-    from harness.posthoc import mitigation
+    from harness.posthoc import mitigation, variants
     from harness.report import write_mitigation
     from harness.run.campaign import load_campaign
 
-    keeps = shares(keep)
+    keeps, chosen = shares(keep), one_of(which, "--which", variants.WHICH)
     known = {path.stem for path in paths.studies_dir().glob("*.yaml")}
     whole = target == "auto" or target.endswith((".yaml", ".yml")) or target in known
     with preparing("preparing the mitigation"):
@@ -135,12 +139,15 @@ def mitigate(
         say(f"left out: {reason}", err=True)
     with progress(campaign.study.name) as watcher:
         rows = mitigation.mitigate(
-            campaign.study, campaign.model.path, adapters, keeps, device(campaign.study.device), watcher
+            campaign.study, campaign.model.path, adapters, chosen, keeps, device(campaign.study.device), watcher
         )
-    folder = campaign.folder / "mitigation"
     if not rows:
         say(f"no intruder dimensions in {len(adapters)} trial(s): nothing to mitigate")
         return
+    folder = mitigation.results_folder(campaign.folder, chosen, None if whole else trials[0])
     write_mitigation(rows, mitigation.COLUMNS, folder)
     touched = len({row["trial"] for row in rows})
     say(f"{touched} of {len(adapters)} trial(s) have intruder dimensions; results: {folder}")
+    if differ := mitigation.differ_from_records(rows):
+        say(f"scored again, {differ} of them differ from their records by the rounding of {campaign.study.dtype}: "
+            "what variants change is against `rescored`")  # fmt: skip

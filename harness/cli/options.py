@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Annotated, Any
@@ -114,14 +115,21 @@ def _is_number(text: str) -> bool:
     return text.isdecimal() and len(text) <= 9
 
 
+def one_of(text: str, where: str, choices: Iterable[str]) -> Any:
+    """The text, which must be one of the choices."""
+    if text not in choices:
+        raise InputError(f"'{text}' is none of {', '.join(choices)}", where=where, remedy="choose one of them")
+    return text
+
+
 def shares(text: str) -> tuple[float, ...]:
-    """``0,0.5``: parts from 0 to below 1, each once."""
+    """``0,0.5``: parts from 0 to 1, each once."""
     try:
         parts = tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
         parts = ()
-    if not parts or not all(0 <= part < 1 for part in parts):
-        raise InputError(f"'{text}' is not a list of parts to keep, 0 to below 1", where="--keep", remedy="0,0.5")
+    if not parts or not all(0 <= part <= 1 for part in parts):
+        raise InputError(f"'{text}' is not a list of parts to keep, 0 to 1", where="--keep", remedy="0,0.5")
     return parts
 
 

@@ -21,6 +21,7 @@ STAMP = "report.made.json"
 CODE = ("analysis", "report", "store")
 LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "scipy")
 TUNING = "tuning.json"
+MITIGATION = "mitigation/*/scores.csv"
 
 
 def is_current(folder: Path) -> bool:
@@ -43,9 +44,9 @@ def _sources(folder: Path) -> str:
     sha = hashlib.sha256()
     harness = Path(__file__).parents[1]
     code = (path for part in CODE for path in (harness / part).rglob("*") if "__pycache__" not in path.parts)
-    records = [folder / MANIFEST, folder / TUNING, *(folder / "trials").glob("*.json")]
+    records = [folder / MANIFEST, folder / TUNING, *folder.glob(MITIGATION), *(folder / "trials").glob("*.json")]
     for path in (*sorted(filter(Path.is_file, code)), *sorted(filter(Path.is_file, records))):
-        sha.update(f"{path.name} {_sha(path)}\n".encode())
+        sha.update(f"{path.parent.name}/{path.name} {_sha(path)}\n".encode())
     sha.update(" ".join([sys.version, *map(version, LIBRARIES)]).encode())
     return sha.hexdigest()
 

@@ -1,22 +1,28 @@
-"""``lorabench mitigate`` without a model: what it says, what it refuses, and the numbers of its figure."""
+"""``lorabench mitigate`` on made-up and toy trials: what it says and refuses, what it scores, where it writes."""
 
 from __future__ import annotations
 
 import csv
 from types import SimpleNamespace
+from typing import Any
 
+import campaigns
 import pytest
 import torch
+from campaigns import QUIET, TOY
 from helpers import packed_model
+from synthetic import QUICK, failed, trial
 
+from harness.analysis import continual
 from harness.engine.adapters.files import save_adapters
 from harness.engine.adapters.layout import Layout
-from harness.engine.spectra import Spectra
 from harness.errors import InputError
 from harness.posthoc import mitigation
 from harness.report import write_mitigation
-from harness.report.mitigation import changes
+from harness.report.mitigation import mean_changes
 from harness.run import campaign
+from harness.scoring.scorer import Scorer
+from harness.store import write_trial
 from harness.study.config import AdapterSettings
 
 TRIALS = [SimpleNamespace(fingerprint=f"{n}abc") for n in range(3)]
@@ -28,7 +34,7 @@ def lorabench(in_process, monkeypatch, tmp_path):
 
     def call(rows: list[dict], *arguments: str) -> tuple[int, str, str]:
         found = SimpleNamespace(
-            folder=tmp_path, study=SimpleNamespace(name="smoke", device="cpu"),
+            folder=tmp_path, study=SimpleNamespace(name="smoke", device="cpu", dtype="bfloat16"),
             plan=SimpleNamespace(fingerprints=()), model=SimpleNamespace(path=tmp_path),
         )  # fmt: skip
         monkeypatch.setattr(campaign, "load_campaign", lambda *_, **__: found)
@@ -42,7 +48,7 @@ def lorabench(in_process, monkeypatch, tmp_path):
 
 def row(arm: str, seed: int, kind: str, keep: float, forgetting: float, last: float) -> dict:
     return {
-        "trial": f"{arm}{seed}", "arm": arm, "order": "a", "seed": seed, "kind": kind, "keep": keep,
+        "trial": f"{arm}{seed}", "arm": arm, "order": "a", "seed": seed, "which": "first", "kind": kind, "keep": keep,
         "forgetting": forgetting, "last_task_accuracy": last, "general_delta": None, "score_x": last,
     }  # fmt: skip
 
@@ -50,8 +56,9 @@ def row(arm: str, seed: int, kind: str, keep: float, forgetting: float, last: fl
 ROWS = [
     row("lora", seed, kind, keep, 0.2 - gain * (seed + 1), 0.8 - 0.01 * (1 - keep))
     for seed in range(3)
-    for kind, keep, gain in (("trained", 1.0, 0.0), ("mitigated", 0.5, 0.04), ("control", 0.5, 0.01))
-]
+    for kind, keep, gain in (("trained", 1.0, 0.0), ("rescored", 1.0, 0.0), ("mitigated", 0.5, 0.04),
+                             ("control", 0.5, 0.01))
+]  # fmt: skip
 
 
 def test_without_intruders_it_says_so_and_is_done(lorabench, tmp_path):
@@ -64,22 +71,46 @@ def test_without_intruders_it_says_so_and_is_done(lorabench, tmp_path):
 def test_it_says_where_the_results_are(lorabench, tmp_path):
     status, out, _ = lorabench(ROWS, "smoke")
     assert status == 0
-    assert f"3 of 3 trial(s) have intruder dimensions; results: {tmp_path / 'mitigation'}" in out
-    with (tmp_path / "mitigation" / "scores.csv").open(newline="") as file:
+    assert f"3 of 3 trial(s) have intruder dimensions; results: {tmp_path / 'mitigation' / 'first'}" in out
+    assert "differ from their records" not in out
+    with (tmp_path / "mitigation" / "first" / "scores.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
-    assert len(found) == 9
-    assert float(found[1]["score_x"]) == pytest.approx(0.795)
+    assert len(found) == 12
+    assert float(found[2]["score_x"]) == pytest.approx(0.795)
 
 
-@pytest.mark.parametrize("keep", ["", "half", "1", "-0.5", "0.5,2", "nan"])
+def test_no_call_overwrites_the_results_of_another(lorabench, tmp_path):
+    calls = (["smoke"], ["smoke", "--which", "all"], ["0abc"], ["0abc", "--which", "all"])
+    for call in calls:
+        assert lorabench(ROWS, *call)[0] == 0
+    folders = {path.parent.name for path in (tmp_path / "mitigation").glob("*/scores.csv")}
+    assert folders == {"first", "all", "first-0abc", "all-0abc"}
+
+
+def test_scores_that_differ_from_the_record_are_told(lorabench):
+    rows = [{**row, "score_x": row["score_x"] + (row["kind"] == "trained") / 64} for row in ROWS]
+    assert (
+        "scored again, 3 of them differ from their records by the rounding of bfloat16" in lorabench(rows, "smoke")[1]
+    )
+
+
+@pytest.mark.parametrize("keep", ["", "half", "1.01", "-0.5", "0.5,2", "nan"])
 def test_a_part_that_is_none_is_refused(lorabench, keep):
     status, _, err = lorabench(ROWS, "smoke", "--keep", keep)
     assert status == 2
     assert "--keep" in err
 
 
-def test_changes_are_against_the_same_trial_as_trained():
-    found = {(p["kind"], p["quantity"]): p for p in changes(ROWS)}
+def test_another_choice_of_intruders_is_refused(lorabench):
+    status, _, err = lorabench(ROWS, "smoke", "--which", "second")
+    assert status == 2
+    assert "--which: 'second' is none of first, all" in err
+
+
+def test_changes_are_against_the_same_trial_as_rescored():
+    """Not against the record, which was scored among others."""
+    rows = [{**row, "forgetting": 9.0, "last_task_accuracy": 9.0} if row["kind"] == "trained" else row for row in ROWS]
+    found = {(p["kind"], p["quantity"]): p for p in mean_changes(rows)}
     assert found["mitigated", "forgetting recovered"]["mean"] == pytest.approx(0.08)
     assert found["control", "forgetting recovered"]["mean"] == pytest.approx(0.02)
     assert found["mitigated", "accuracy lost"]["mean"] == pytest.approx(0.005)
@@ -92,52 +123,21 @@ def test_a_variant_that_diverged_is_left_out(tmp_path):
         {k: v for k, v in r.items() if k not in ("forgetting", "last_task_accuracy")}
         if r["kind"] == "mitigated" else r for r in ROWS
     ]  # fmt: skip
-    assert {p["kind"] for p in changes(broken)} == {"control"}
-    columns = ("trial", "arm", "order", "seed", "kind", "keep", "forgetting", "last_task_accuracy", "general_delta")
+    assert {p["kind"] for p in mean_changes(broken)} == {"control"}
+    columns = (
+        "trial",
+        "arm",
+        "order",
+        "seed",
+        "which",
+        "kind",
+        "keep",
+        "forgetting",
+        "last_task_accuracy",
+        "general_delta",
+    )
     written = write_mitigation(broken, columns, tmp_path)
     assert all(path.stat().st_size for path in written)
-
-
-@pytest.fixture
-def run(tmp_path):
-    """A run on a tiny model with an adapter of rank 2 that plants large directions, but for its first matrix."""
-    model = packed_model()
-    layout = model.layout(3)
-    values = torch.randn(1, layout.size, generator=torch.Generator().manual_seed(1))
-    for a, b in layout.split(values):
-        a[0, -1], b[0, :, -1] = 0, 0
-    layout.split(values)[0][1].zero_()
-    found = object.__new__(mitigation._Run)
-    found.model, found.layout, found.spectra = model, layout, Spectra(model, tmp_path)
-    found._laid_out = lambda stored: values[0]
-    return found
-
-
-def test_only_the_first_intruder_of_each_matrix_is_scaled(run):
-    trained, mitigated, control = run.variants(None, [0.25])
-    assert [v.kind for v in (trained, mitigated, control)] == ["trained", "mitigated", "control"]
-    pairs = [run.layout.split(variant.values[None].double()) for variant in (trained, mitigated, control)]
-    touched, norms = 0, [0.0, 0.0]
-    for (_, weight), *factors in zip(run.model.weights(), *pairs, strict=True):
-        before, after, shrunk = (b[0] @ a[0] for a, b in factors)
-        norms = [norms[0] + float(after.norm() ** 2), norms[1] + float(shrunk.norm() ** 2)]
-        assert torch.allclose(shrunk, control.shrunk_by * before, rtol=1e-5, atol=1e-6)
-        u0 = torch.linalg.svd(weight.double(), full_matrices=False)[0]
-        u, d, vh = torch.linalg.svd(weight.double() + before, full_matrices=False)
-        best = (u0.mT @ u[:, :10]).abs().amax(0)
-        wanted = weight.double() + before
-        if bool((best < 0.5).any()):
-            j, touched = int((best < 0.5).int().argmax()), touched + 1
-            wanted = wanted - 0.75 * d[j] * torch.outer(u[:, j], vh[j])
-        assert torch.allclose(weight.double() + after, wanted, atol=1e-4)
-    assert norms[0] == pytest.approx(norms[1], rel=1e-5), "the control is as large"
-    assert mitigated.matrices == control.matrices == touched
-    assert 0 < touched < len(run.model.slots)
-
-
-def test_an_adapter_without_intruders_has_no_variants(run):
-    run._laid_out = lambda stored: torch.zeros(run.layout.size)
-    assert run.variants(None, [0.0, 0.5]) == []
 
 
 def kept(folder, fingerprint, model, rank, scaling, vectors=()):
@@ -147,20 +147,6 @@ def kept(folder, fingerprint, model, rank, scaling, vectors=()):
     path = folder / "adapters" / f"{fingerprint}.safetensors"
     save_adapters(path, layout, [(fingerprint, values)], "tiny", AdapterSettings(), [scaling])
     return values
-
-
-def test_adapters_of_any_rank_are_laid_out_as_they_were_scored(tmp_path):
-    """Stacked adapters have more ranks than the study says, rsLoRA another scaling."""
-    model = packed_model()
-    values = {"0abc": kept(tmp_path, "0abc", model, 2, 0.5), "1abc": kept(tmp_path, "1abc", model, 5, 3.0)}
-    adapters, left_out = mitigation.read_adapters(tmp_path, TRIALS[:2])
-    assert left_out == []
-    run = object.__new__(mitigation._Run)
-    run.model, run.layout = model, model.layout(6)
-    for trial, stored in adapters:
-        own = model.layout(stored.rank).split(values[trial.fingerprint][None])
-        for (a, b), (wanted_a, wanted_b) in zip(run.layout.split(run._laid_out(stored)[None]), own, strict=True):
-            assert torch.allclose(b @ a, stored.scaling * wanted_b @ wanted_a, atol=1e-4)
 
 
 def test_trials_without_low_rank_are_left_out_and_alone_refused(tmp_path):
@@ -173,3 +159,111 @@ def test_trials_without_low_rank_are_left_out_and_alone_refused(tmp_path):
     assert "no adapter of trial 2abc was kept" in left_out[1]
     with pytest.raises(InputError, match="scales rows"):
         mitigation.read_adapters(tmp_path, TRIALS[1:2])
+
+
+# -- which trials -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Results of a study: two finished trials, one of them not planned any more, a control and one that diverged."""
+    records = {"lora": trial("lora", QUICK), "old": trial("lora", QUICK, seed=1), "frozen": trial("frozen", QUICK),
+               "lost": failed("combined", QUICK)}  # fmt: skip
+    for record in records.values():
+        write_trial(tmp_path, record)
+    return tmp_path, {name: record.fingerprint for name, record in records.items()}
+
+
+def test_a_study_has_its_planned_finished_trained_trials(results):
+    folder, names = results
+    found = mitigation.find_trials(folder, {names["lora"], names["frozen"], names["lost"]}, None)
+    assert [record.fingerprint for record in found] == [names["lora"]]
+    assert mitigation.find_trials(folder, {names["lora"]}, names["lora"][:10]) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("frozen", "'frozen' trains nothing, so there is no adapter"),
+        ("lost", "this trial of 'combined' did not finish: diverged"),
+        ("old", "of another version of the study"),
+    ],
+)
+def test_a_trial_without_an_adapter_is_refused_with_why(results, name, words):
+    folder, names = results
+    planned = set(names.values()) - {names["old"]}
+    with pytest.raises(InputError, match=words):
+        mitigation.find_trials(folder, planned, names[name])
+
+
+def test_a_fingerprint_of_nobody_or_of_many_is_refused(results):
+    for beginning, count in (("no such", 0), ("", 4)):
+        with pytest.raises(InputError, match=f"{count} trials begin with"):
+            mitigation.find_trials(*results[:1], set(), beginning)
+
+
+# -- scores -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def toy(shared_cache, tmp_path_factory) -> dict[str, Any]:
+    """Arguments of ``mitigate`` for a finished toy study in bfloat16, whose rates are high enough for intruders."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORABENCH_CACHE", str(shared_cache))
+        hot = {"learning_rate": 0.05}
+        study = TOY | {
+            "dtype": "bfloat16", "seeds": [0, 1], "training": {"examples": 64}, "scoring": {"items": 64},
+            "methods": {"lora": hot, "lora_ema_product@cut": hot | {"keep_rank": 2}},
+        }  # fmt: skip
+        found = campaigns.load(campaigns.write_study(folder, study), folder / "out")
+        campaigns.run(found)
+        trials = mitigation.find_trials(found.folder, found.plan.fingerprints, None)
+        adapters, _ = mitigation.read_adapters(found.folder, trials)
+        yield {"study": found.study, "model": found.model.path, "adapters": adapters, "device": "cpu", "watcher": QUIET}
+
+
+def scores(row: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if key.startswith("score_")}
+
+
+def test_trained_rows_are_the_records_to_the_last_item(toy):
+    rows = mitigation.mitigate(**toy, which="first", keeps=[0.5])
+    trained = [row for row in rows if row["kind"] == "trained"]
+    assert {row["arm"] for row in trained} == {"lora", "lora_ema_product@cut"}
+    records = {record.fingerprint[:12]: record for record, _ in toy["adapters"]}
+    for row in trained:
+        record = records[row["trial"]]
+        assert scores(row) == {f"score_{name}": task.score[-1] for name, task in record.tasks.items()}
+        assert row["forgetting"] == continual.forgetting(record.matrix())
+        assert row["intruder_count"] == record.intruders[-1].count > 0
+
+
+def test_scores_do_not_depend_on_what_else_is_asked(toy, monkeypatch):
+    """In bfloat16 they would, through the size of a pass and the rank that adapters are padded to."""
+    sizes, ask = set(), Scorer.score
+
+    def score(self, tasks, values, scaling, progress, layout):
+        sizes.add((len(values), layout.rank))
+        return ask(self, tasks, values, scaling, progress, layout)
+
+    monkeypatch.setattr(Scorer, "score", score)
+    few = mitigation.mitigate(**toy, which="first", keeps=[0.5])
+    many = mitigation.mitigate(**toy, which="first", keeps=[0.0, 0.25, 0.5, 0.75, 1.0])
+    alone = mitigation.mitigate(**toy | {"adapters": toy["adapters"][:1]}, which="first", keeps=[0.5])
+    rows = {(row["trial"], row["kind"], row["keep"]): row for row in many}
+    for row in (*few, *alone):
+        other = rows[row["trial"], row["kind"], row["keep"]]
+        weights = ("intruder_distance", "delta_norm")  # sums in fp64, whose last bit depends on the place in a batch
+        assert {**row, **dict.fromkeys(weights)} == {**other, **dict.fromkeys(weights)}
+        assert [row[name] for name in weights] == pytest.approx([other[name] for name in weights], rel=1e-9)
+    assert sizes == {(mitigation.TOGETHER, 8 + 1), (mitigation.TOGETHER, 2 + 1)}
+
+
+def test_what_is_kept_whole_changes_nothing(toy):
+    rows = mitigation.mitigate(**toy, which="all", keeps=[1.0])
+    by_kind = {
+        kind: [scores(row) for row in rows if row["kind"] == kind] for kind in ("rescored", "mitigated", "control")
+    }
+    assert by_kind["rescored"] == by_kind["mitigated"] == by_kind["control"]
+    assert {row["shrunk_by"] for row in rows} == {1.0}

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from harness.engine.adapters.files import export_peft, find_adapter
 from harness.executors.interface import Watcher
 from harness.method.registry import methods
-from harness.posthoc import mitigation
+from harness.posthoc import mitigation, variants
 from harness.report import leaderboard, write_report
 from harness.report.study import gather
 from harness.run import campaign
@@ -153,14 +153,14 @@ def test_an_export_is_of_the_arm_s_own_rank_and_targets(done, tmp_path):
 
 
 def test_mitigation_takes_adapters_of_every_shape_at_once(done, monkeypatch):
-    """Trained variants score as recorded; intruder numbers are over the matrices that the arm adapts."""
-    monkeypatch.setattr(mitigation._Run, "_first_intruders", lambda self, values: {"nowhere": ()})
+    """Trained rows are the records; intruder numbers are over the matrices that the arm adapts."""
+    monkeypatch.setattr(variants.Variants, "chosen", lambda self, stored: {"nowhere": ((), ())})
     found = done[0]
     adapters, left_out = mitigation.read_adapters(
         found.folder, mitigation.find_trials(found.folder, found.plan.fingerprints, None)
     )
     assert not left_out
-    rows = mitigation.mitigate(found.study, found.model.path, adapters, [0.5], "cpu", QUIET)
+    rows = mitigation.mitigate(found.study, found.model.path, adapters, "first", [0.5], "cpu", QUIET)
     trained = {row["arm"]: row for row in rows if row["kind"] == "trained"}
     assert set(trained) == {"lora", "lora@rank2", "lora_ema@rank2", "lora@reinit"}
     for arm, row in trained.items():
@@ -168,5 +168,7 @@ def test_mitigation_takes_adapters_of_every_shape_at_once(done, monkeypatch):
         assert row["intruder_count"] == record["intruders"][-1]["count"]
         assert row["intruder_distance"] == pytest.approx(record["intruders"][-1]["distance"], rel=1e-4)
         assert row["delta_norm"] == pytest.approx(record["intruders"][-1]["delta_norm"], rel=1e-4)
+        rescored = next(row for row in rows if (row["arm"], row["kind"]) == (arm, "rescored"))
         for task in record["spec"]["stream"]:
-            assert row[f"score_{task}"] == pytest.approx(record["tasks"][task]["score"][-1], abs=1 / 8)
+            assert row[f"score_{task}"] == record["tasks"][task]["score"][-1]
+            assert rescored[f"score_{task}"] == pytest.approx(row[f"score_{task}"], abs=1 / 8)

@@ -1,0 +1,81 @@
+"""What a page says of a mitigation: the causal test in words, and the table behind it."""
+
+from __future__ import annotations
+
+import pytest
+from synthetic import QUICK, Folder, trial
+
+from harness.report import write_mitigation, write_report
+from harness.report.mitigation import changes, read_mitigation
+from harness.report.text.mitigation import mitigation_tables, verdict
+from harness.store.reported import is_current, note_report
+
+COLUMNS = ("trial", "arm", "order", "seed", "which", "kind", "keep", "average_accuracy", "last_task_accuracy",
+           "forgetting", "general_delta")  # fmt: skip
+RECORDS = [trial(arm, QUICK, seed=seed) for arm in ("lora", "combined") for seed in range(6)]
+
+
+def rows(scaled: float, shrunk: float, noise: float = 0.002) -> list[dict]:
+    """Every trial forgets .2; scaling and shrinking recover so much, with noise that the seeds of both arms share."""
+    made = []
+    for record in RECORDS:
+        spec = record.spec
+        for kind, keep, gain in (("trained", 1.0, 0.0), ("rescored", 1.0, 0.0), ("mitigated", 0.5, scaled),
+                                 ("control", 0.5, shrunk)):  # fmt: skip
+            luck = noise * (-1) ** spec.seed * (1 + spec.seed) if kind == "mitigated" else 0.0
+            made.append({"trial": record.fingerprint[:12], "arm": spec.arm, "order": spec.order, "seed": spec.seed,
+                         "which": "first", "kind": kind, "keep": keep, "average_accuracy": 0.6,
+                         "last_task_accuracy": 0.8 - gain / 2, "forgetting": 0.2 - gain + luck})  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize(
+    ("scaled", "shrunk", "words"),
+    [
+        (0.10, 0.02, "recovers more than shrinking all of ΔW to the same size: +8.1 points ["),
+        (0.02, 0.10, "recovers less than shrinking all of ΔW to the same size: −7.9 points ["),
+        (0.02, 0.02, "can't be told apart from shrinking all of ΔW to the same size: +0.1 points ["),
+    ],
+)
+def test_the_verdict_is_as_strong_as_its_interval(scaled, shrunk, words):
+    """Of 12 trials with 6 pairs of order and seed: arms of a seed share their data and are no pairs of their own."""
+    said = verdict("first", changes(rows(scaled, shrunk)))
+    assert words in said
+    assert "over 6 order and seeds" not in said
+    assert "over 6 pairs of order and seed" in said
+    assert ("They cause a part of it" in said) == (scaled > shrunk)
+
+
+def test_one_pair_decides_nothing():
+    one = [row for row in rows(0.1, 0.02) if row["seed"] == 0]
+    assert "is not tested" in verdict("first", changes(one))
+
+
+def test_the_page_shows_the_mitigation_of_its_records(tmp_path):
+    write_report(tmp_path, Folder(RECORDS))
+    assert "Mitigation" not in (tmp_path / "report.md").read_text()
+    others = [{**row, "trial": "0" * 12} for row in rows(0.5, 0.5)]
+    write_mitigation([*rows(0.10, 0.02, noise=0), *others], COLUMNS, tmp_path / "mitigation" / "first")
+    written = write_report(tmp_path, Folder(RECORDS), latex=True)
+    for name in ("report.md", "report.html", "report.tex"):
+        assert "Do intruder dimensions cause forgetting? Scaling the first" in (tmp_path / name).read_text()
+    page = (tmp_path / "report.md").read_text()
+    assert "| every arm | 0.50 | +10.0 | +2.0 | +8.0 [+8.0, +8.0] | +5.0 | +1.0 | +4.0 [+4.0, +4.0] | 12 |" in page
+    assert "which forgot 20.0 points" in page
+    note_report(tmp_path, written)
+    assert is_current(tmp_path)
+    write_mitigation(rows(0.02, 0.02), COLUMNS, tmp_path / "mitigation" / "first")
+    assert not is_current(tmp_path), "the page has the results of the mitigation"
+
+
+def test_scores_of_an_older_version_are_left_out(tmp_path):
+    old = [{key: value for key, value in row.items() if key != "which"} for row in rows(0.1, 0.02)]
+    write_mitigation(old, [name for name in COLUMNS if name != "which"], tmp_path)
+    assert read_mitigation(tmp_path, [record.fingerprint for record in RECORDS]) == []
+    assert read_mitigation(tmp_path / "nowhere", []) == []
+
+
+def test_a_study_without_mitigation_has_no_table(tmp_path):
+    from harness.report.study import gather
+
+    assert mitigation_tables(gather(Folder(RECORDS)), tmp_path) == []
