@@ -14,11 +14,11 @@ from harness.method import Method, MethodSettings, Recipe
 
 
 class Settings(self_distill.Settings):
-    shrink: float = Field(5e-3, ge=0, lt=1, description="lambda, the share of A taken away at each step")
+    shrink: float = Field(stable_lora.LAMBDA, ge=0, lt=1, description="lambda, the share of A taken away at each step")
 
     @classmethod
     def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
-        return MethodSettings.grid(steps_per_task) | {"shrink": (1e-3, 5e-3, 1e-2)}
+        return MethodSettings.grid(steps_per_task) | {"shrink": stable_lora.LAMBDAS}
 
 
 def compose(settings: Settings) -> Recipe:

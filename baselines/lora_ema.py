@@ -2,16 +2,19 @@
 
 After every optimizer step, in fp32, from a copy of the student (never from zeros):
 
-    decay_t = min(decay, (1 + t) / (10 + t)),  t = updates done, from 0;  or decay at once, without ``ema_warmup``
-    theta_ema <- decay_t theta_ema + (1 - decay_t) theta
+    theta_ema <- decay theta_ema + (1 - decay) theta,   decay = 1 - 1 / window
 
-The warm-up keeps the start, which is the base model, out of the average: its window is about 10 % of the steps so far,
-over all tasks, until that is longer than 1 / (1 - decay).  In a stream of 384 steps all decays from 0.977 on are one.
+The window is in steps, and the same at every position of a stream: ``ema_window`` is its share of a task's steps (0.15
+by default), in whole steps and at least 4: 10 of 64.  So an average is as far behind its student after the last task as
+after the first.  0.999, the decay usually quoted, is a window of 1000 steps: it only makes sense for tasks of thousands
+(``ema_decay``, instead of ``ema_window``).
+
+With ``ema_warmup`` the decay is at most (1 + t) / (10 + t) after t updates, counted over the whole stream, which keeps
+the start (the base model) out of the average.  But then the window grows with the position, to 10 % of all steps so
+far: an average that is 8 steps behind after the first of six tasks of 64 steps is 44 behind after the last.
 
 The average is of A and of B, not of their product: EMA(B) EMA(A) differs from EMA(BA) by the EMA covariance of the
-factors.  The default window 1 / (1 - decay) is max(50 steps, 10 % of a task's steps); 0.999, the value usually quoted,
-only makes sense for tasks of thousands of steps.  Training always goes on from the student's weights, and the average
-goes on from task to task.
+factors.  Training always goes on from the student's weights, and the average goes on from task to task.
 
 Sources: arXiv 1703.01780 (Mean Teacher) for the update; arXiv 2402.18865 (I-LoRA), 2511.22367 (SuRe) for LoRA factors;
 the warm-up of the decay is the one of TensorFlow's ExponentialMovingAverage.
@@ -23,8 +26,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
+from harness.errors import SettingError
 from harness.method import Average, BoundAverage, Method, MethodSettings, Recipe
 from harness.method.lazy import torch
 
@@ -34,12 +38,23 @@ if TYPE_CHECKING:
     from harness.engine.adapters import AdapterBank
 
 
+#: The share of a task's steps that an average spans by default, those that are worth a try, and the least in steps.
+WINDOW = 0.15
+WINDOWS = (0.1, 0.3, 1.0)
+LEAST_STEPS = 4
+
+
+def window_steps(share: float, steps_per_task: int) -> int:
+    """The steps that an average over this share of a task spans."""
+    return max(LEAST_STEPS, round(share * steps_per_task))
+
+
 @dataclass(frozen=True)
 class FactorEma(Average):
     """EMA of A and B with this decay a step, which starts lower where it is ``warm``."""
 
     decay: float
-    warm: bool = True
+    warm: bool = False
 
     @classmethod
     def bind(cls, averages: Sequence[Self], rows: Sequence[int], bank: AdapterBank) -> BoundAverage:
@@ -74,20 +89,43 @@ class _BoundFactorEma(BoundAverage):
 
 
 class Settings(MethodSettings):
-    ema_decay: float | None = Field(
-        None, ge=0, lt=1, description="decay a step; default: a window of max(50 steps, 10 % of a task's steps)"
+    ema_decay: float | None = Field(None, ge=0, lt=1, description="decay a step, instead of ema_window")
+    ema_window: float | None = Field(
+        None, gt=0, description=f"steps 1 / (1 - decay) as a share of a task's, at least 4; default {WINDOW}"
     )
-    ema_warmup: bool = Field(True, description="whether the decay is at most (1 + t) / (10 + t) after t steps")
+    ema_warmup: bool = Field(False, description="whether the decay is at most (1 + t) / (10 + t), t over the stream")
+
+    @field_validator("ema_window")
+    @classmethod
+    def _one_of_them(cls, window: float | None, info: ValidationInfo) -> float | None:
+        if window is not None and info.data.get("ema_decay") is not None:
+            raise SettingError("the window stands here twice: ema_decay is one, too", remedy="leave one of them out")
+        return window
+
+    def check_stream(self, tasks: int) -> None:
+        if self.ema_window is not None and self.ema_window > tasks:
+            raise SettingError(
+                f"an average over {self.ema_window:g} tasks is longer than a stream of {tasks}",
+                remedy=f"give a share of a task's steps: 0.1 is a tenth of a task, {tasks} the whole stream",
+                key="ema_window",
+            )
 
     def resolved(self, steps_per_task: int) -> Self:
-        decay = 1 - 1 / max(50, 0.1 * steps_per_task) if self.ema_decay is None else self.ema_decay
-        return self.model_copy(update={"ema_decay": decay})
+        if self.ema_decay is None:
+            share = WINDOW if self.ema_window is None else self.ema_window
+            return self._with(share, 1 - 1 / window_steps(share, steps_per_task))
+        if self.ema_window is None:
+            return self._with(round(1 / (1 - self.ema_decay) / steps_per_task, 6), self.ema_decay)
+        return self  # it has been resolved
+
+    def _with(self, window: float, decay: float) -> Self:
+        return self.model_copy(update={"ema_window": window, "ema_decay": decay})
 
     @classmethod
     def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
-        """Windows of 10, 30 and 80 % of a task's steps."""
-        windows = [max(1.0, share * steps_per_task) for share in (0.1, 0.3, 0.8)]
-        return super().grid(steps_per_task) | {"ema_decay": tuple(dict.fromkeys(round(1 - 1 / w, 4) for w in windows))}
+        """Windows that differ in steps."""
+        shares = {window_steps(share, steps_per_task): share for share in WINDOWS}
+        return super().grid(steps_per_task) | {"ema_window": tuple(shares.values())}
 
 
 def average(settings: Settings) -> FactorEma:

@@ -1,8 +1,8 @@
 """LoRA + EMA of the product: train plain LoRA, score the exponential moving average of B A.
 
-    M <- decay_t M + (1 - decay_t) B A      after every optimizer step, dense, in fp32, from a copy of the student's
+    M <- decay M + (1 - decay) B A      after every optimizer step, dense, in fp32, from a copy of the student's
 
-with the decay of :mod:`baselines.lora_ema`.  The average of the factors is another thing: EMA(B A) - EMA(B) EMA(A) is
+with the window of :mod:`baselines.lora_ema`.  The average of the factors is another thing: EMA(B A) - EMA(B) EMA(A) is
 the EMA covariance of B and A, sum_t w_t (B_t - EMA(B)) (A_t - EMA(A)) for the weights w_t of the average, which only
 vanishes where the factors stand still.
 
@@ -35,7 +35,7 @@ class ProductEma(Average):
 
     decay: float
     rank: int = 0
-    warm: bool = True
+    warm: bool = False
 
     dense_copies: ClassVar[int] = 3  #: the average, and two copies while it is scored
 

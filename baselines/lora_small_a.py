@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
 
+from baselines import stable_lora
 from harness.method import LowRank, Method, MethodSettings, Recipe, Start
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class SmallA(LowRank):
 
 
 class Settings(MethodSettings):
-    shrink: float = Field(5e-3, ge=0, lt=1, description="lambda, the share of A taken away for each step")
+    shrink: float = Field(stable_lora.LAMBDA, ge=0, lt=1, description="lambda, the share of A taken away for each step")
     shrink_steps: int | None = Field(None, ge=0, description="s; default: the steps of a task")
 
     def resolved(self, steps_per_task: int) -> Self:

@@ -11,10 +11,10 @@ The paper writes KL(p_S || p_T); its authors have said since that every publishe
 default here (``kl_teacher_student``).
 
 The decay is the same from the first step on, as in the source: a teacher that follows its student at first
-(``ema_warmup``, as in :mod:`baselines.lora_ema`) unlearns with it to read the demonstration, and both agree on nothing.
+(``ema_warmup`` of :mod:`baselines.lora_ema`) unlearns with it to read the demonstration, and both agree on nothing.
 
 What deviates: LoRA, not full fine-tuning, so the teacher is the average of the factors (started from a copy of the
-student; the default decay is that of :mod:`baselines.lora_ema`; the paper's rates, 0.01-0.05, are 0.95-0.99); the
+student; the default window is that of :mod:`baselines.lora_ema`; the paper's rates, 0.01-0.05, are 0.95-0.99); the
 teacher's prompt is of few-shot form and not in the paper's words, which small models don't follow (``teacher_prompt``
 takes them; numbers in :mod:`baselines.self_distill`); ``skip_tokens`` is 0 where the
 published code has 3, and skipped tokens count as zeros; answers of multiple-choice tasks, which have no end token, are
@@ -33,7 +33,6 @@ from harness.method import Method, Recipe
 
 
 class Settings(self_distill.TeacherSettings):
-    ema_warmup: bool = Field(False, description="whether the decay is at most (1 + t) / (10 + t) after t steps")
     demonstration: bool = Field(True, description="whether the teacher's prompt shows the given answer")
     tokens: Literal["given", "own"] = Field("own", description="whose answers the divergence is on")
 

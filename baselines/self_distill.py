@@ -115,7 +115,7 @@ class Settings(TeacherSettings):
 
     @classmethod
     def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
-        return MethodSettings.grid(steps_per_task) | {"distill_weight": (0.5, 1.0)}
+        return MethodSettings.grid(steps_per_task) | {"distill_weight": (0.3, 1.0)}
 
 
 def distillation(settings: TeacherSettings, *, weight: float, warmup: float, imitates: bool) -> SelfDistillation:

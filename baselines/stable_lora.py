@@ -7,8 +7,8 @@ For each matrix pair A [r, n], B [m, r], at every optimizer step, with gradients
         else:                           A <- (1 - lambda) A
     AdamW on A and B
 
-Lambda is not scaled by the learning rate and not warmed up.  The check sees A before the shrink and B before its
-update.
+Lambda is not scaled by the learning rate and not warmed up; the default lies inside the paper's range, 5e-4 to 5e-3.
+The check sees A before the shrink and B before its update.
 Source of the rule: the paper's stop rule; the published optimiser writes it as ||A|| < (numel A / numel B) ||B||,
 which is the same up to equality (numel A / numel B = rn / mr = n / m).
 
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.engine.adapters import AdapterBank
+
+
+#: Lambda by default, and those that are worth a try: the paper's range.
+LAMBDA = 1e-3
+LAMBDAS = (5e-4, 1e-3, 5e-3)
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,11 @@ class _BoundShrink(BoundUpdate):
 
 
 class Settings(MethodSettings):
-    shrink: float = Field(5e-3, ge=0, lt=1, description="lambda, the share of A taken away at each step")
+    shrink: float = Field(LAMBDA, ge=0, lt=1, description="lambda, the share of A taken away at each step")
 
     @classmethod
     def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
-        return super().grid(steps_per_task) | {"shrink": (1e-3, 5e-3, 1e-2)}
+        return super().grid(steps_per_task) | {"shrink": LAMBDAS}
 
 
 def compose(settings: Settings) -> Recipe:

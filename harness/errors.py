@@ -39,6 +39,17 @@ class InputError(LorabenchError):
     exit_status = 2
 
 
+class SettingError(ValueError):
+    """A value that settings refuse, from a validator or a method's own check; whoever has read it knows its place.
+
+    ``key`` is the setting that is wrong, for a check of them all; a validator of one setting leaves it out.
+    """
+
+    def __init__(self, what: str, *, remedy: str, key: str = "") -> None:
+        super().__init__(what)
+        self.remedy, self.key = remedy, key
+
+
 #: Characters of one part of a message: a value from a file can have 50 MB, and a person reads a screen.
 LONGEST = 2000
 

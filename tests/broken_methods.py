@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 
 from baselines import sdft
+from baselines.lora_ema import FactorEma
 from harness.method import (
     Average,
     BoundAverage,
@@ -162,6 +163,10 @@ def updating(kind: type[BoundUpdate]) -> Method:
     return method(kind.__name__.lower(), Recipe(updates=(part(UpdateRule, kind)(),)))
 
 
+def averaging(name: str, average: Average) -> Method:
+    return method(name, Recipe(average=average, scored="average"))
+
+
 BROKEN = [
     (method("nameless", summary=" "), "it is described, in a file that can be read", "def compose"),
     (method("unset", settings=Unset), "its settings have defaults that resolve", "class Unset"),
@@ -177,11 +182,7 @@ BROKEN = [
     ),
     (method("writes", Recipe(adapter=Writes())), "the base stays as it is", "class Writes"),
     (updating(Forgets), "a checkpoint goes on bit for bit", "@dataclass"),
-    (
-        method("halves", Recipe(average=part(Average, Halves)(), scored="average")),
-        "a checkpoint goes on bit for bit",
-        "@dataclass",
-    ),
+    (averaging("halves", part(Average, Halves)()), "a checkpoint goes on bit for bit", "@dataclass"),
     (updating(Mixes), "alone is as packed", "@dataclass"),
     (updating(Reads), "a step reads nothing back", ".item()"),
     (updating(Lists), "a step reads nothing back", ".tolist()"),
@@ -189,10 +190,7 @@ BROKEN = [
     (updating(Anchors), "a checkpoint goes on bit for bit", "@dataclass"),
     (updating(ReadsLater), "a step reads nothing back", ".item()"),
     (updating(Idles), "its parts do something", "@dataclass"),
-    (
-        method("copies", Recipe(average=part(Average, Copies)(), scored="average")),
-        "its parts do something",
-        "@dataclass",
-    ),
+    (averaging("copies", part(Average, Copies)()), "its parts do something", "@dataclass"),
+    (averaging("warms_up", FactorEma(0.98, warm=True)), "its average lags alike at every position", "def compose"),
     (updating(Raises), "it learns a toy", "raise ZeroDivisionError"),
 ]

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.checks.lag import LAG_STEPS, MOST_GROWTH, lags
 from harness.checks.reads import HostReads, watched
 from harness.checks.toys import (
+    changes,
     learnable,
     make_engine,
     make_steps,
@@ -23,8 +25,7 @@ from harness.checks.toys import (
     train_two_tasks,
 )
 from harness.engine.batches import Example
-from harness.engine.model.packed import PackedModel
-from harness.engine.rows import Rows, ScoredWeights
+from harness.engine.rows import Rows
 from harness.engine.step import take_step
 from harness.method import Method, Recipe
 from harness.study.overrides import TRAINING_KEYS
@@ -249,16 +250,19 @@ def _parts_work(method: Method, kept: Recipe) -> None:
             raise BrokenRuleError(f"over two tasks its {type(update).__name__} changes nothing", type(update))
     if kept.scored == "average":
         student = replace(kept, scored="student")
-        ours, theirs = (_changes(model, engine.scored(0, each)) for each in (kept, student))
+        ours, theirs = (changes(model, engine.scored(0, each)) for each in (kept, student))
         if torch.allclose(ours, theirs, rtol=1e-4, atol=1e-7):
             raise BrokenRuleError("what it scores is what was trained, and no average of it", type(kept.average))
 
 
-def _changes(model: PackedModel, scored: ScoredWeights) -> Tensor:
-    """What it does to the weights, in a line."""
-    scaling = torch.tensor([float(scored.scaling)])
-    changes = zip(scored.layout.changes(scored.values[None], scaling, torch.float64), model.weights(), strict=True)
-    return torch.cat([change.delta(weight).flatten() for change, (_, weight) in changes])
+def _lags_alike(method: Method, kept: Recipe) -> None:
+    if kept.average is None:
+        return
+    found = lags(method.compose(method.settings().resolved(LAG_STEPS)).under("continue"))
+    if max(found[1:]) > MOST_GROWTH * min(found[1:]):
+        shown = ", ".join(f"{lag:.2f}" for lag in found)
+        what = f"over equal tasks its average is not equally far behind the student, in shares of a task's way: {shown}"
+        raise BrokenRuleError(what, _part_of_method(method, kept, [kept.average]))
 
 
 RULES: dict[str, Callable[[Method, Sequence[Method]], None]] = {
@@ -272,4 +276,5 @@ RULES: dict[str, Callable[[Method, Sequence[Method]], None]] = {
     "alone is as packed": _trained(_alone_is_packed),
     "a step reads nothing back": _trained(_reads_nothing_back),
     "its parts do something": _trained(_parts_work),
+    "its average lags alike at every position": _trained(_lags_alike),
 }

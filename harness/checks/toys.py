@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.engine.batches import Batch, Example, make_batch
 from harness.engine.model.packed import PackedModel
 from harness.engine.optimizer import OptimizerSettings
-from harness.engine.rows import Rows, RowSpec
+from harness.engine.rows import Rows, RowSpec, ScoredWeights
 from harness.engine.step import take_step
 from harness.method.recipe import Recipe
 from harness.study.seeds import derive
@@ -106,3 +106,10 @@ def train_two_tasks(engine: Rows, kept: Recipe, rows: Sequence[int]) -> Tensor:
         data = random_data(max(rows) + 1, task)
         losses.append(train(engine, make_steps(kept, [data[row] for row in rows], 4, rows)))
     return torch.cat(losses)
+
+
+def changes(model: PackedModel, scored: ScoredWeights) -> Tensor:
+    """What it does to the weights, in a line."""
+    scaling = torch.tensor([float(scored.scaling)])
+    changes = zip(scored.layout.changes(scored.values[None], scaling, torch.float64), model.weights(), strict=True)
+    return torch.cat([change.delta(weight).flatten() for change, (_, weight) in changes])

@@ -49,6 +49,9 @@ class NoSettings(BaseModel):
         """These settings with every default that depends on the study filled in, as the record shows them."""
         return self
 
+    def check_stream(self, tasks: int) -> None:
+        """Raise SettingError for a value that has no meaning on a stream of so many tasks."""
+
     @classmethod
     def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
         """The values that `lorabench tune` combines: those of the learning rate first, and of at most one more."""

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from harness.errors import InputError, unknown_name
+from harness.errors import InputError, SettingError, unknown_name
 from harness.reading import read_yaml
 from harness.study import limits
 from harness.study.limits import check_plain, check_size, shown, twice
@@ -290,9 +290,9 @@ def first_problem(error: ValidationError, where: str, separator: str = ":") -> I
     message = problem["msg"].removeprefix("Value error, ")
     value = problem.get("input")
     got = f" (got {shown(value)})" if isinstance(value, str | int | float | bool | list) else ""
-    return InputError(
-        f"{message}{got}", where=f"{where}{separator}{key}" if key else where, remedy="correct the study file"
-    )
+    raised = problem.get("ctx", {}).get("error")
+    remedy = raised.remedy if isinstance(raised, SettingError) else "correct the study file"
+    return InputError(f"{message}{got}", where=f"{where}{separator}{key}" if key else where, remedy=remedy)
 
 
 def _reject_unknown_keys(data: dict[str, Any], model: type[BaseModel], where: str, prefix: str = "") -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from harness.errors import InputError, unknown_name
+from harness.errors import InputError, SettingError, unknown_name
 from harness.store.fingerprint import digest
 from harness.store.records import Facts, TrialSpec
 from harness.study.config import AdapterSettings, Study, first_problem
@@ -233,10 +233,20 @@ def _refuse_odd_grids(given: Mapping[str, Any], place: str) -> None:
 def _arm(study: Study, method: MethodLike, setting: str, point: Mapping[str, Any], place: str) -> Arm:
     """One point of a grid; ``place`` is ``file:methods.key``."""
     values, instead = taken_apart(point)
-    settings, recipe = composed(method, checked(method, values, place, TRAINING_KEYS), study.steps_per_task, place)
+    given = checked(method, values, place, TRAINING_KEYS)
+    check_streams(given, study, place)
+    settings, recipe = composed(method, given, study.steps_per_task, place)
     training = arm_training(instead, study, method.name, recipe, place)
     facts = recipe.facts(control=method.control, study_between=training.between_tasks)
     return Arm(method.name, setting, settings, recipe.under(training.between_tasks), facts, training)
+
+
+def check_streams(settings: Any, study: Study, place: str) -> None:
+    """Refuse settings that have no meaning on the shortest of the study's streams; ``place`` is ``file:key``."""
+    try:
+        settings.check_stream(min(map(len, study.streams.values())))
+    except SettingError as error:
+        raise InputError(str(error), where=f"{place}.{error.key}", remedy=error.remedy) from error
 
 
 def composed(method: MethodLike, settings: Any, steps: int, place: str) -> tuple[Any, RecipeLike]:

@@ -30,8 +30,8 @@ from harness.store.values import Frozen, Scalar
 from harness.study.config import Study, first_problem
 from harness.study.limits import MOST_TRIALS, arms_of, check_size
 from harness.study.methods import MethodLike
-from harness.study.overrides import taken_apart
-from harness.study.plan import Plan, checked, expand_arms, grid_points
+from harness.study.overrides import arm_training, refuse_adapter_grids, taken_apart
+from harness.study.plan import Plan, check_streams, checked, composed, expand_arms, grid_points
 from harness.study.seeds import derive
 
 FILE = "tuning.json"
@@ -114,7 +114,8 @@ def lay_out(study: Study, methods: Mapping[str, MethodLike], where: str) -> tupl
             arm = next(arms)
             grid = _grid(study, methods[name], key, values, given, where)
             prefix = "" if setting == "default" else setting
-            tries = _tries(study, name, prefix, grid, arm.settings.model_dump())
+            default = {**arm.settings.model_dump(), "between_tasks": arm.training.between_tasks}
+            tries = _tries(study, name, prefix, grid, default)
             count = math.prod(map(len, grid.values()))
             metric = "learning_accuracy" if getattr(arm.recipe, "between", None) == "fresh" else "average_accuracy"
             searches.append(Search(arm.name, values, count, tries if count > 1 else (), metric))
@@ -138,7 +139,12 @@ def _grid(
     grid, place = study.tuning.grids.get(key), f"{where}:tuning.grids.{key}"
     if grid is None:
         declared = cast(Any, method.settings).grid(study.steps_per_task)  # of the settings of every method
-        return {setting: list(choices) for setting, choices in declared.items() if setting not in values}
+        fixed = taken_apart(values)[0]
+        return {
+            setting: list(choices) for setting, choices in declared.items()
+            if setting not in values and _goes_with(fixed, setting, choices[0], method)
+        }  # fmt: skip
+    refuse_adapter_grids(grid, place)
     for setting, choices in grid.items():
         if isinstance(given.get(setting), list):
             raise InputError(
@@ -147,8 +153,26 @@ def _grid(
                 remedy=f"give one value in methods.{key}, or leave '{setting}' out here",
             )
         for value in choices:
-            checked(method, {**taken_apart(values)[0], setting: value}, place)
+            _check(study, method, {**values, setting: value}, place)
     return {setting: list(choices) for setting, choices in grid.items()}
+
+
+def _goes_with(fixed: Mapping[str, Any], setting: str, value: object, method: MethodLike) -> bool:
+    """Whether a setting may stand beside those that the study fixes: one of them may say the same in other words."""
+    try:
+        method.settings.model_validate({**fixed, setting: value})
+    except ValidationError:
+        return False
+    return True
+
+
+def _check(study: Study, method: MethodLike, values: Mapping[str, Any], place: str) -> None:
+    """Refuse a point of the study's own grid that can't be an arm: its settings, or its regime between tasks."""
+    settings, instead = taken_apart(values)
+    given = checked(method, settings, place)
+    check_streams(given, study, place)
+    recipe = composed(method, given, study.steps_per_task, place)[1]
+    arm_training(instead, study, method.name, recipe, place)
 
 
 def _tries(

@@ -26,12 +26,14 @@ from baselines import combined, lora, lora_ema, self_distill, stable_lora
 from baselines.lora_ema import FactorEma
 from baselines.self_distill import SelfDistillation
 from baselines.stable_lora import Shrink
+from harness.checks.rules import recipe
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import Layout, Slot
 from harness.engine.losses import loss_and_gradient
 from harness.engine.step import take_step
 from harness.method import CrossEntropy, MethodSettings, Recipe, losses
 from harness.method.losses import cross_entropy, kl_student_teacher, kl_teacher_student
+from harness.method.registry import methods
 
 CPU = torch.device("cpu")
 SIZE = 3
@@ -191,7 +193,8 @@ def test_the_average_starts_as_a_copy():
 
 
 def test_the_average_is_the_formula_with_its_decay():
-    averages, steps = [FactorEma(0.5), FactorEma(0.98), FactorEma(0.15), FactorEma(0.9, warm=False)], 25
+    averages = [FactorEma(0.5, warm=True), FactorEma(0.98, warm=True), FactorEma(0.15, warm=True), FactorEma(0.9)]
+    steps = 25
     recipes = [Recipe(average=average, scored="average") for average in averages]
     engine = trainer(packed_model(), recipes, [1e-2] * 4)
     wanted = engine.bank.values.double().clone()
@@ -230,7 +233,7 @@ def test_decay_zero_is_the_student():
 
 def test_averages_of_factors_and_products_differ_by_covariance():
     """EMA(BA) - EMA(B) EMA(A) = sum_t w_t (B_t - EMA(B)) (A_t - EMA(A)), w_t the weights of the EMA."""
-    decay, steps = 0.1, 6  # at most (1 + 0) / (10 + 0), so that the decay is never warmed up
+    decay, steps = 0.1, 6
     bank = small_bank(1)
     randomise(bank)
     bound = FactorEma.bind([FactorEma(decay)], [0], bank)
@@ -269,11 +272,45 @@ def test_several_averages_of_one_row():
     assert torch.equal(engine.weights(0, LORA), engine.bank.values[0])
 
 
-@pytest.mark.parametrize(("steps", "window"), [(64, 50), (500, 50), (501, 50.1), (5000, 500)])
-def test_the_default_window(steps, window):
-    settings = lora_ema.Settings().resolved(steps)
-    assert 1 / (1 - settings.ema_decay) == pytest.approx(window)
-    assert lora_ema.Settings(ema_decay=0.3).resolved(steps).ema_decay == 0.3
+@pytest.mark.parametrize(("share", "steps", "window"), [
+    (None, 64, 10), (None, 512, 77), (None, 12, 4), (None, 1, 4), (0.05, 64, 4), (0.05, 200, 10),
+    (0.1, 64, 6), (0.3, 64, 19), (1.0, 64, 64), (3, 64, 192),
+])  # fmt: skip
+def test_a_window_is_a_share_of_a_task_in_whole_steps(share, steps, window):
+    settings = lora_ema.Settings(ema_window=share).resolved(steps)
+    assert settings.ema_decay == 1 - 1 / window
+    assert settings.ema_window == (0.15 if share is None else share)
+    assert settings.resolved(steps) == settings
+
+
+def test_a_decay_is_taken_as_it_is_and_shown_as_a_window():
+    settings = lora_ema.Settings(ema_decay=0.999).resolved(64)
+    assert (settings.ema_decay, settings.ema_window) == (0.999, 15.625)
+    assert settings.resolved(64) == settings
+
+
+def test_windows_worth_a_try_differ_in_steps():
+    assert lora_ema.Settings.grid(64)["ema_window"] == (0.1, 0.3, 1.0)
+    assert lora_ema.Settings.grid(12)["ema_window"] == (0.3, 1.0), "a tenth and three tenths of 12 steps are both 4"
+    assert lora_ema.Settings.grid(3)["ema_window"] == (1.0,)
+
+
+AVERAGING = [name for name, method in methods().items() if issubclass(method.settings, lora_ema.Settings)]
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+def test_every_average_has_the_same_window_by_default(name):
+    average = recipe(methods()[name]).average
+    assert (average.decay, average.warm) == (0.9, False)
+
+
+def test_all_arms_that_average_are_known():
+    assert set(AVERAGING) == {"lora_ema", "lora_ema_product", "self_distill", "sdft", "combined", "combined_on_policy"}
+
+
+@pytest.mark.parametrize("name", ["stable_lora", "lora_small_a", "combined", "combined_on_policy"])
+def test_every_arm_that_shrinks_has_the_same_lambda(name):
+    assert methods()[name].settings().shrink == 1e-3
 
 
 # -- self-distillation ------------------------------------------------------------------------------------------------

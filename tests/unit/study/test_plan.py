@@ -122,8 +122,11 @@ def test_digests_of_what_it_is_made_of_are_part_of_it(change, same):
 
 def test_a_default_written_out_is_the_same_trial():
     written = {"adapter": {"rank": 8, "alpha": 16}, "training": {"clip": 1, "weight_decay": 0}}
-    explicit = plan({"lora": {"learning_rate": 0.0005}, "stable_lora": {"shrink": 0.005}}, **written)
-    assert seeds_by_trial(explicit) == seeds_by_trial(plan({"lora": {}, "stable_lora": {}}))
+    explicit = plan(
+        {"lora": {"learning_rate": 0.0005}, "stable_lora": {"shrink": 0.001}, "lora_ema": {"ema_window": 0.15}},
+        **written,
+    )
+    assert seeds_by_trial(explicit) == seeds_by_trial(plan({"lora": {}, "stable_lora": {}, "lora_ema": {}}))
 
 
 def test_lora_and_its_average_train_once():
@@ -198,9 +201,29 @@ def test_a_grid_becomes_rows():
 
 def test_a_resolved_default_stands_in_the_record():
     (arm,) = expand_arms(study({"lora_ema": {}}), methods(), "s.yaml")
-    assert arm.settings.ema_decay == 0.98
+    assert arm.settings.ema_decay == 0.9, "0.15 of 64 steps are 10"
     trial = plan({"lora_ema": {}}).trials[0]
-    assert trial.spec.parameters == {"learning_rate": 5e-4, "ema_decay": 0.98, "ema_warmup": True}
+    assert trial.spec.parameters == {
+        "learning_rate": 5e-4, "ema_decay": 0.9, "ema_window": 0.15, "ema_warmup": False
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("window", [2, [0.1, 2]])
+def test_a_window_longer_than_a_stream_is_refused(window):
+    streams = {"long": ["a", "b"], "short": ["a"]}
+    with pytest.raises(InputError, match="an average over 2 tasks is longer than a stream of 1") as error:
+        expand_arms(study({"sdft": {"ema_window": window}}, streams=streams), methods(), "s.yaml")
+    assert error.value.where == "s.yaml:methods.sdft.ema_window"
+    assert "0.1 is a tenth of a task, 1 the whole stream" in error.value.remedy
+    whole = expand_arms(study({"sdft": {"ema_window": 2}}), methods(), "s.yaml")[0]
+    assert whole.settings.ema_decay == 1 - 1 / 128
+
+
+def test_a_window_and_a_decay_together_are_refused():
+    with pytest.raises(InputError, match="ema_decay is one, too") as error:
+        expand_arms(study({"combined": {"ema_decay": 0.9, "ema_window": 0.2}}), methods(), "s.yaml")
+    assert error.value.where == "s.yaml:methods.combined.ema_window"
+    assert error.value.remedy == "leave one of them out"
 
 
 def test_how_many_were_tried_does_not_change_what_a_trial_is():
@@ -320,6 +343,9 @@ def test_a_method_that_makes_nothing_of_its_settings_is_named(raised):
 
         def resolved(self, steps):
             return self
+
+        def check_stream(self, tasks):
+            pass
 
     class Method:
         name, settings, alone = "odd", Settings, ""

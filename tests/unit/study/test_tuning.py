@@ -84,7 +84,7 @@ def test_a_tuning_study_is_not_larger_than_a_study_may_be():
 def test_the_whole_grid_where_it_fits():
     found = lay_out({"stable_lora": {}}, tuning={"settings": 15})["stable_lora"]
     assert settings(found) == [
-        {"learning_rate": rate, "shrink": shrink} for rate in RATES for shrink in (1e-3, 5e-3, 1e-2)
+        {"learning_rate": rate, "shrink": shrink} for rate in RATES for shrink in (5e-4, 1e-3, 5e-3)
     ]
     assert lay_out({"stable_lora": {}}, tuning={"settings": 99})["stable_lora"].tries == found.tries
 
@@ -113,7 +113,27 @@ def test_arms_with_the_same_grid_try_the_same_points():
 def test_what_the_study_fixes_is_not_tuned():
     found = lay_out({"lora": {"learning_rate": 0.1}, "stable_lora": {"learning_rate": 0.1}})
     assert found["lora"].tries == ()
-    assert settings(found["stable_lora"]) == [{"shrink": shrink} for shrink in (1e-3, 5e-3, 1e-2)]
+    assert settings(found["stable_lora"]) == [{"shrink": shrink} for shrink in (5e-4, 1e-3, 5e-3)]
+
+
+def test_a_decay_that_is_fixed_is_a_window_that_is_fixed():
+    found = lay_out({"lora_ema": {"ema_decay": 0.9}, "lora_ema@window": {"ema_window": 0.1}})
+    assert [settings(search) for search in found.values()] == [[{"learning_rate": rate} for rate in RATES]] * 2
+
+
+def test_a_regime_between_tasks_may_be_tuned():
+    own = {"lora": {"learning_rate": [0.1], "between_tasks": ["reinit", "continue"]}}
+    of = study({"lora": {}}, tuning={"grids": own})
+    (search,), plan = laid_out(of)
+    assert [entry.changed for entry in search.tries] == [2, 1], "going on is what the study does by itself"
+    regimes = {trial.spec.arm: trial.spec.training["between_tasks"] for trial in plan.trials}
+    assert regimes == {
+        "lora@learning_rate=0.1,between_tasks=reinit": "reinit",
+        "lora@learning_rate=0.1,between_tasks=continue": "continue",
+    }
+    records = [record(t, [0.9 if t.spec.training["between_tasks"] == "reinit" else 0.5] * 2) for t in plan.trials]
+    chosen = tuning.with_chosen(of, [search], tuning.judge("s", plan, [search], records))
+    assert chosen.methods == {"lora": {"learning_rate": 0.1, "between_tasks": "reinit"}}
 
 
 def test_a_grid_of_the_study_goes_before_all():
@@ -139,6 +159,16 @@ def test_every_row_of_an_ablation_is_tuned_by_itself():
      "greater than 0"),
     ({"stable_lora": {"shrink": [0.1, 0.2]}}, {"tuning": {"grids": {"stable_lora": {"shrink": [0.1]}}}},
      "tuning.grids.stable_lora.shrink", "row of the board"),
+    ({"lora": {}}, {"tuning": {"grids": {"lora": {"between_tasks": ["continue", "restart"]}}}},
+     "tuning.grids.lora.between_tasks", "'continue' or 'reinit'"),
+    ({"o_lora": {}}, {"tuning": {"grids": {"o_lora": {"between_tasks": ["continue", "reinit"]}}}},
+     "tuning.grids.o_lora.between_tasks", "decides by itself"),
+    ({"lora": {"between_tasks": ["reinit"]}}, {"tuning": {"grids": {"lora": {"between_tasks": ["reinit"]}}}},
+     "tuning.grids.lora.between_tasks", "row of the board"),
+    ({"lora_ema": {}}, {"tuning": {"grids": {"lora_ema": {"ema_window": [0.1, 3]}}}},
+     "tuning.grids.lora_ema.ema_window", "longer than a stream of 2"),
+    ({"lora_ema": {"ema_decay": 0.9}}, {"tuning": {"grids": {"lora_ema": {"ema_window": [0.1]}}}},
+     "tuning.grids.lora_ema.ema_window", "ema_decay is one, too"),
 ])  # fmt: skip
 def test_errors_name_file_and_key(given, changes, where, text):
     with pytest.raises(InputError, match=text) as error:
