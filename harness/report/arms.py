@@ -1,4 +1,4 @@
-"""Arms: the trials of one method with one setting, what they have in common, and their adapter."""
+"""Arms: the trials of one method with one setting, what they have in common, and what they train with."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ ADAPTER = {
     "is trained or what is trained has no rank",
     "alpha": "the same",
     "targets": "the same: which projections are adapted",
+    "examples": "training examples of each task: the study's, or the arm's own; none where nothing is trained",
     "between_tasks": "`continue` or `reinit`, as the arm was asked; empty where the method decides that by itself",
 }
 
@@ -108,20 +109,21 @@ class Arm:
 
 
 def adapter_of(record: TrialRecord) -> dict[str, Any]:
-    """Rank, alpha, targets and ``between_tasks`` of a trial's adapter; keys that do not apply to it are left out."""
+    """The values of :data:`ADAPTER` of a trial; those that do not apply to it are left out."""
     facts, training = record.facts, record.spec.training
     if not facts.trains:
         return {}
     adapter = {"targets": " ".join(training.get("adapter", {}).get("targets", ())) or None}
     if facts.has_rank:
         adapter |= {key: training.get("adapter", {}).get(key) for key in ("rank", "alpha")}
+    adapter["examples"] = training.get("examples")
     if not facts.chooses_between:
         adapter["between_tasks"] = training.get("between_tasks")
     return {key: adapter[key] for key in ADAPTER if adapter.get(key) is not None}
 
 
 def adapters_differ(arms: Sequence[Arm]) -> bool:
-    """Whether the arms that have a rank, alpha, targets or ``between_tasks`` differ in one of them."""
+    """Whether the arms that have one of :data:`ADAPTER` differ in it."""
     adapters = [adapter_of(arm.records[0]) for arm in arms if arm.records]
     return any(len({adapter.get(key) for adapter in adapters} - {None}) > 1 for key in ADAPTER)
 

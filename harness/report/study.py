@@ -177,7 +177,8 @@ def find_mixtures(records: Sequence[TrialRecord], kinds: Collection[str] = KINDS
         for task, digest in spec.task_digests.items():
             tasks[task].add(digest)
         streams[spec.order].add(spec.stream)
-        adapter = [spec.training.get("adapter"), spec.training.get("between_tasks", "continue")]
+        training = spec.training
+        adapter = [training.get("adapter"), training.get("between_tasks", "continue"), training.get("examples")]
         arms[spec.arm].add(json.dumps([spec.parameters, spec.method_digest, *adapter], sort_keys=True))
     for kind, groups in (("task", tasks), ("order", streams), ("arm", arms)):
         if kind in kinds and (mixed := sorted(name for name, values in groups.items() if len(values) > 1)):

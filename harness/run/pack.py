@@ -133,11 +133,11 @@ class PackRun:
         losses: list[torch.Tensor] = []
         with self._clock("train"):
             self.rows.begin_task(stage, examples)
-        for start, stop in itertools.pairwise(self.study.curve):
+        for start, stop in itertools.pairwise(self.study.curve(self.pack.examples)):
             with self._clock("train"):
                 for seen in range(start, stop, self.study.training.batch):
                     losses.append(self._step(stage, examples, seen))
-            if stop < self.study.training.examples:
+            if stop < self.pack.examples:
                 self._score_curve(stage, stop)
         with self._clock("train"):
             self.rows.end_task()
@@ -153,8 +153,8 @@ class PackRun:
         # A row's seed depends on its trial, the task and the step alone: it draws the same whatever it is packed with.
         seeds = [derive(row.data_seeds[stage], "own answers", seen // training.batch) for row in self.pack.rows]
         batch = make_batch(rows, self.bench.lm.eot_token_id, self.device, training.pass_tokens, seeds=seeds)
-        factor = self.schedule.factor(seen // training.batch, training.examples // training.batch)
-        losses, spent = take_step(self.rows, batch, factor, seen / training.examples)
+        factor = self.schedule.factor(seen // training.batch, self.pack.examples // training.batch)
+        losses, spent = take_step(self.rows, batch, factor, seen / self.pack.examples)
         self.ledger.count_tokens(stage, seen + training.batch, spent)
         taught = any(spent.teacher)
         work = [forecast.token_units(row.trials[0].recipe.loss, taught) for row in self.pack.rows]
@@ -171,7 +171,7 @@ class PackRun:
         """The examples of task number ``stage`` that a row's seed draws: a function of nothing else."""
         available = self.bench.training_examples(row.stream[stage], row.trials[0].recipe.loss.demonstration)
         longest = self.study.training.max_length
-        drawn = draw(self.study.training.examples, len(available), row.data_seeds[stage])
+        drawn = draw(self.pack.examples, len(available), row.data_seeds[stage])
         return [available[i].truncated(longest, self.bench.model.max_length) for i in drawn]
 
     # -- scores ---------------------------------------------------------------------------------------------------

@@ -36,11 +36,12 @@ def check_sizes(study: Study, prepared: Mapping[str, PreparedTask], where: str) 
         have = splits.get("train", 0)
         if name in study.tasks and not have:
             raise _no_training_rows(name, where)
-        if name in study.tasks and have < study.training.examples:
+        if name in study.tasks and have < study.most_examples:
             raise InputError(
-                f"task '{name}' has {have} training rows, and the study trains on {study.training.examples}",
+                f"task '{name}' has {have} training rows, and the study trains on {study.most_examples}",
                 where=f"{where}:streams",
-                remedy=f"lower training.examples to at most {have}, or leave '{name}' out of the streams",
+                remedy=f"train on at most {have} examples (training.examples, or an arm's own), or leave '{name}' out "
+                "of the streams",
             )
         if not splits.get(study.scoring.split):
             raise InputError(

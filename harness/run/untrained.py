@@ -27,6 +27,7 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
     spec, study = trial.spec, job.study
     stages = len(spec.stream)
     probed = [True, *(forecast.scores_probes(study, stage, stages) for stage in range(stages))]
+    curve = study.curve(trial.examples)
     nothing = Intruders(
         matrices=0,
         count=0,
@@ -51,9 +52,9 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
         curves=tuple(
             Curve(
                 task=name,
-                examples=study.curve,
-                score=(base.scores[name].score,) * len(study.curve),
-                tokens=(0,) * len(study.curve),
+                examples=curve,
+                score=(base.scores[name].score,) * len(curve),
+                tokens=(0,) * len(curve),
             )
             for name in spec.stream
         ),

@@ -66,6 +66,11 @@ class TrainingSettings(_Settings):
             raise ValueError(f"examples ({self.examples}) must be a multiple of batch ({self.batch})")
         return self
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a task."""
+        return self.examples // self.batch
+
 
 class ScoringSettings(_Settings):
     """What is scored, when, and on how many items."""
@@ -226,12 +231,19 @@ class Study(CommonSettings):
 
     @property
     def steps_per_task(self) -> int:
-        return self.training.examples // self.training.batch
+        """Of an arm that trains on as many examples as the study says."""
+        return self.training.steps
 
     @property
-    def curve(self) -> tuple[int, ...]:
-        """The grid of the sample-efficiency curve, with its two ends."""
-        return tuple(sorted({0, *self.scoring.curve, self.training.examples}))
+    def most_examples(self) -> int:
+        """The most training examples of a task that any arm asks for."""
+        own = [settings.get("examples") for settings in self.methods.values()]
+        asked = [value for entry in own for value in (entry if isinstance(entry, list) else [entry])]
+        return max([self.training.examples, *(value for value in asked if isinstance(value, int))])
+
+    def curve(self, examples: int) -> tuple[int, ...]:
+        """The grid of the sample-efficiency curve of an arm that trains on so many, with its two ends."""
+        return (0, *(point for point in self.scoring.curve if point < examples), examples)
 
 
 def check_name(name: str, kind: str, where: str | None = None) -> str:

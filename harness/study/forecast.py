@@ -57,10 +57,10 @@ def intruder_units(adapter: AdapterSettings) -> float:
     return INTRUDER_UNITS * len(adapter.targets) / len(AdapterSettings().targets)
 
 
-def stage_train_units(study: Study, base: BaseRecord, pack: Pack, stage: int) -> float:
+def stage_train_units(base: BaseRecord, pack: Pack, stage: int) -> float:
     """Training every row of the pack on its task number ``stage``, without the scores in between."""
     tokens = (base.train_tokens[row.stream[stage]] * token_units(row.trials[0].recipe.loss) for row in pack.rows)
-    return study.training.examples * adapter_weight(pack, stage) * sum(tokens)
+    return pack.examples * adapter_weight(pack, stage) * sum(tokens)
 
 
 def scores_probes(study: Study, stage: int, stages: int) -> bool:
@@ -76,11 +76,11 @@ def pack_units(study: Study, base: BaseRecord, pack: Pack) -> float:
     """All the work of a pack."""
     total = START_UNITS
     stages = max(len(row.stream) for row in pack.rows)
-    inner = len(study.curve) - 2
+    inner = len(study.curve(pack.examples)) - 2
     probes = scoring_units(study, base, study.probes)
     streams = {row.stream: scoring_units(study, base, row.stream) for row in pack.rows}
     for stage in range(stages):
-        total += stage_train_units(study, base, pack, stage)
+        total += stage_train_units(base, pack, stage)
         weight = adapter_weight(pack, stage)
         asked = probes if scores_probes(study, stage, stages) else 0.0
         intruders = intruder_units(pack.adapter) if takes_intruders(study, stage, stages) else 0.0

@@ -1,11 +1,13 @@
-"""What an arm may change beside its method's settings: its adapter's shape, and what happens between tasks.
+"""What an arm may change beside its method's settings: its adapter's shape, its data, and what happens between tasks.
 
     lora@rank2: {adapter: {rank: 2}}                   # alpha 4 in a study with rank 8 and alpha 16
     lora@qv: {adapter: {targets: [q_proj, v_proj]}}    # the study's other targets are left alone
     lora@reinit: {between_tasks: reinit}
+    lora: {examples: [16, 512]}                        # separate trainings: the rows lora@examples=16 and ...=512
 
 A key that is left out is the study's; but a rank without an alpha keeps the study's alpha / rank, as the custom of
-alpha = 2 rank does.  Both stand in the trial's ``training`` block, where the study's would.
+alpha = 2 rank does.  All stand in the trial's ``training`` block, where the study's would.  Fewer examples are the
+first of those that more have, in the same order.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from harness.study.config import AdapterSettings, Study, TrainingSettings, first
 from harness.study.methods import RecipeLike
 
 #: Keys of an entry of ``methods`` that are not settings of the method.
-TRAINING_KEYS = ("adapter", "between_tasks")
+TRAINING_KEYS = ("adapter", "between_tasks", "examples")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class ArmTraining:
 
     adapter: AdapterSettings
     between_tasks: Literal["continue", "reinit"]
+    examples: int  #: of each task
 
 
 def taken_apart(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -58,7 +61,8 @@ def arm_training(given: Mapping[str, Any], study: Study, method: str, recipe: Re
 
     ``recipe`` is as the ``method`` composes it, ``where`` is ``file:methods.key``.
     """
-    training = ArmTraining(arm_adapter(given, study, where), _between(given, study, where))
+    training = arm_budget(given, study, where)
+    training = ArmTraining(arm_adapter(given, study, where), training.between_tasks, training.examples)
     _refuse_what_has_no_effect(given, method, recipe, where)
     return training
 
@@ -102,12 +106,13 @@ def _not_a_target(target: str, known: Sequence[str], where: str) -> InputError:
     )
 
 
-def _between(given: Mapping[str, Any], study: Study, where: str) -> Literal["continue", "reinit"]:
-    if "between_tasks" not in given:
-        return study.training.between_tasks
+def arm_budget(given: Mapping[str, Any], study: Study, where: str) -> TrainingSettings:
+    """The study's training with what an arm has ``given`` instead; ``where`` is as above."""
+    changed = {key: given[key] for key in TrainingSettings.model_fields if key in given}
+    if not changed:
+        return study.training
     try:
-        changed = study.training.model_dump() | {"between_tasks": given["between_tasks"]}
-        return TrainingSettings.model_validate(changed).between_tasks
+        return TrainingSettings.model_validate(study.training.model_dump() | changed)
     except ValidationError as error:
         raise first_problem(error, where, separator=".") from error
 
@@ -128,10 +133,11 @@ def _refuse_what_has_no_effect(given: Mapping[str, Any], method: str, recipe: Re
 
 def differences(study: Study, training: Mapping[str, Any]) -> dict[str, Any]:
     """Where a trial's ``training`` block differs from the study's, by key, to be shown to a person."""
-    plain = study.adapter.model_dump(mode="json") | {"between_tasks": study.training.between_tasks}
-    values = {**training["adapter"], "between_tasks": training["between_tasks"]}
+    own = ("between_tasks", "examples")
+    plain = study.adapter.model_dump(mode="json") | {key: getattr(study.training, key) for key in own}
+    values = {**training["adapter"], **{key: training[key] for key in own}}
     return {
-        key if key == "between_tasks" else f"adapter.{key}": " ".join(value) if isinstance(value, list) else value
+        key if key in own else f"adapter.{key}": " ".join(value) if isinstance(value, list) else value
         for key, value in values.items()
         if value != plain[key]
     }

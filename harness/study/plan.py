@@ -21,7 +21,14 @@ from harness.study.config import AdapterSettings, Study, first_problem
 from harness.study.limits import check_size, shown, twice
 from harness.study.memory import factor_copies
 from harness.study.methods import AverageLike, MethodLike, RecipeLike
-from harness.study.overrides import TRAINING_KEYS, ArmTraining, arm_training, refuse_adapter_grids, taken_apart
+from harness.study.overrides import (
+    TRAINING_KEYS,
+    ArmTraining,
+    arm_budget,
+    arm_training,
+    refuse_adapter_grids,
+    taken_apart,
+)
 from harness.study.seeds import derive
 
 
@@ -71,6 +78,13 @@ class PlannedTrial:
         """The study's, or what the arm has instead."""
         return AdapterSettings.model_validate(self.spec.training["adapter"])
 
+    @property
+    def examples(self) -> int:
+        """Training examples of each task, the study's or what the arm has instead."""
+        examples = self.spec.training["examples"]
+        assert isinstance(examples, int), "the settings of a study say so"
+        return examples
+
 
 @dataclass(frozen=True)
 class Row:
@@ -91,7 +105,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Pack:
-    """Rows that take the same step side by side, with adapters of one rank, alpha and targets; the unit of work."""
+    """Rows that take the same steps side by side, with adapters of one rank, alpha and targets; the unit of work."""
 
     name: str
     rows: tuple[Row, ...]
@@ -104,6 +118,11 @@ class Pack:
     @property
     def adapter(self) -> AdapterSettings:
         return self.rows[0].trials[0].adapter
+
+    @property
+    def examples(self) -> int:
+        """Training examples of each task."""
+        return self.rows[0].trials[0].examples
 
     @property
     def stacks(self) -> bool:
@@ -164,11 +183,11 @@ def build_plan(
         if arm.recipe.adapter is None:
             untrained.append(trial)
         else:
-            key = (arm.recipe.training_key, trial.learning_rate, order, seed, arm.training.adapter)
+            key = (arm.recipe.training_key, trial.learning_rate, order, seed, arm.training.adapter, trial.examples)
             rows.setdefault(key, []).append(trial)
     groups: dict[Any, list[Row]] = {}
     for trials in rows.values():
-        kind = (trials[0].recipe.pack_key, len(trials[0].spec.stream), trials[0].adapter)
+        kind = (trials[0].recipe.pack_key, len(trials[0].spec.stream), trials[0].adapter, trials[0].examples)
         groups.setdefault(kind, []).append(_row(study, trials))
     packs = []
     for group in groups.values():
@@ -235,7 +254,7 @@ def _arm(study: Study, method: MethodLike, setting: str, point: Mapping[str, Any
     values, instead = taken_apart(point)
     given = checked(method, values, place, TRAINING_KEYS)
     check_streams(given, study, place)
-    settings, recipe = composed(method, given, study.steps_per_task, place)
+    settings, recipe = composed(method, given, arm_budget(instead, study, place).steps, place)
     training = arm_training(instead, study, method.name, recipe, place)
     facts = recipe.facts(control=method.control, study_between=training.between_tasks)
     return Arm(method.name, setting, settings, recipe.under(training.between_tasks), facts, training)
@@ -322,6 +341,7 @@ def _trial(study: Study, arm: Arm, order: str, stream: Sequence[str], seed: int,
         training={
             **study.training.model_dump(mode="json"),
             "between_tasks": arm.training.between_tasks,
+            "examples": arm.training.examples,
             "adapter": arm.training.adapter.model_dump(mode="json"),
             "dtype": study.dtype,
             "root_seed": study.root_seed,

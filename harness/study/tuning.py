@@ -30,7 +30,7 @@ from harness.store.values import Frozen, Scalar
 from harness.study.config import Study, first_problem
 from harness.study.limits import MOST_TRIALS, arms_of, check_size
 from harness.study.methods import MethodLike
-from harness.study.overrides import arm_training, refuse_adapter_grids, taken_apart
+from harness.study.overrides import arm_budget, arm_training, refuse_adapter_grids, taken_apart
 from harness.study.plan import Plan, check_streams, checked, composed, expand_arms, grid_points
 from harness.study.seeds import derive
 
@@ -138,13 +138,20 @@ def _grid(
     """The study's grid for this key of ``methods``, or the method's grid for what the study does not fix."""
     grid, place = study.tuning.grids.get(key), f"{where}:tuning.grids.{key}"
     if grid is None:
-        declared = cast(Any, method.settings).grid(study.steps_per_task)  # of the settings of every method
+        steps = arm_budget(values, study, f"{where}:methods.{key}").steps
+        declared = cast(Any, method.settings).grid(steps)  # of the settings of every method
         fixed = taken_apart(values)[0]
         return {
             setting: list(choices) for setting, choices in declared.items()
             if setting not in values and _goes_with(fixed, setting, choices[0], method)
         }  # fmt: skip
     refuse_adapter_grids(grid, place)
+    if "examples" in grid:
+        raise InputError(
+            "more training data are no better setting: every try of an arm has the same",
+            where=f"{place}.examples",
+            remedy=f"list them in methods.{key}, where each makes a row of the board",
+        )
     for setting, choices in grid.items():
         if isinstance(given.get(setting), list):
             raise InputError(
@@ -171,7 +178,7 @@ def _check(study: Study, method: MethodLike, values: Mapping[str, Any], place: s
     settings, instead = taken_apart(values)
     given = checked(method, settings, place)
     check_streams(given, study, place)
-    recipe = composed(method, given, study.steps_per_task, place)[1]
+    recipe = composed(method, given, arm_budget(instead, study, place).steps, place)[1]
     arm_training(instead, study, method.name, recipe, place)
 
 

@@ -16,6 +16,7 @@ from harness.report.arms import Arm
 from harness.report.csv_files import write_csv
 from harness.report.figures.accuracy_forgetting import accuracy_forgetting
 from harness.report.figures.accuracy_matrix import accuracy_matrix
+from harness.report.figures.examples import accuracy_by_examples, varies
 from harness.report.figures.forgetting import forgetting
 from harness.report.figures.intruders import intruders
 from harness.report.figures.intruders_by_epsilon import by_epsilon
@@ -36,11 +37,16 @@ def draw_all(study: Study, board: Sequence[Row], folder: Path) -> list[Path]:
     styles = drawn_looks(study, board)
     written: list[Path] = []
     with context():
-        for plot in FIGURES:
+        for plot in figures_of(study):
             figure, columns, rows = plot.draw(study, styles)
             written += save(figure, folder / plot.name)
             written.append(write_csv(folder / f"{plot.name}.csv", columns, rows))
     return written
+
+
+def figures_of(study: Study) -> list[Plot]:
+    """The figures of this study's report, in the order of the page."""
+    return [plot for plot in FIGURES if plot.asked(study)]
 
 
 def drawn_looks(study: Study, board: Sequence[Row]) -> dict[str, Look]:
@@ -74,6 +80,7 @@ class Plot:
     title: str
     caption: str
     draw: Draw
+    asked: Callable[[Study], bool] = lambda study: True  #: whether the study has what the figure is about
 
 
 #: Every figure, in the order of the page.  To add one, add it here.
@@ -98,6 +105,14 @@ FIGURES: tuple[Plot, ...] = (
         "Arms with 95 % CI both ways, trials as faint dots, incomplete arms hollow. Dashed: the arms whose means no "
         "other arm beats on both (the Pareto front), without the frozen model, which forgets nothing by not learning.",
         accuracy_forgetting,
+    ),
+    Plot(
+        "accuracy_by_examples",
+        "Accuracy against training examples",
+        "A separate training for each number of examples, joined where nothing else differs, with 95 % CI; dashed: the "
+        "base model. Log2 axis; points are moved aside so that intervals don't hide each other.",
+        accuracy_by_examples,
+        varies,
     ),
     Plot(
         "sample_efficiency",

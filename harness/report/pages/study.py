@@ -12,7 +12,7 @@ from harness.report import metrics
 from harness.report.arms import Arm
 from harness.report.estimates import certain
 from harness.report.figures.accuracy_matrix import mean_matrix
-from harness.report.figures.registry import DRAWN, FIGURES, drawn_looks
+from harness.report.figures.registry import DRAWN, drawn_looks, figures_of
 from harness.report.figures.style import GRID
 from harness.report.leaderboard import Row
 from harness.report.metrics import PRIMARY
@@ -36,7 +36,7 @@ def write_pages(study: Study, board: Sequence[Row], folder: Path, tries: Table |
     """Write report.md and report.html, with the tuning tries, if any; the figures must be in ``folder/figures``."""
     context = _context(study, board) | {"tuning": tries}
     context["tables"] += mitigation_tables(study, folder)
-    captions = {plot.name: (plot.title, plot.caption) for plot in FIGURES}
+    captions = {plot.name: (plot.title, plot.caption) for plot in figures_of(study)}
     return write_pair("report", context, captions, folder, _matrices(study, board))
 
 

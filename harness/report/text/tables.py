@@ -181,7 +181,7 @@ def parameters(study: Study) -> Table:
     specs = {arm.name: arm.records[0].spec for arm in study.arms if arm.records}
     tried = {arm.name: arm.settings_tried for arm in study.arms}
     adapters = {arm.name: adapter_of(arm.records[0]) for arm in study.arms if arm.records}
-    adapter_keys = {key if key == "between_tasks" else f"adapter.{key}": key for key in ADAPTER}
+    adapter_keys = {key if key in ("between_tasks", "examples") else f"adapter.{key}": key for key in ADAPTER}
     if not adapters_differ(study.arms):
         adapter_keys = {}
     names = [*sorted({name for spec in specs.values() for name in spec.parameters}), *adapter_keys]

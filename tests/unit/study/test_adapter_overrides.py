@@ -59,7 +59,8 @@ def test_without_overrides_fingerprints_and_packs_stay(changes, trials, packs):
     ({"adapter": {"alpha": 32}}, {"adapter": {"alpha": 32}}),
     ({"adapter": {"targets": ["v_proj", "q_proj", "v_proj"]}}, {"adapter": {"targets": list(QV)}}),
     ({"between_tasks": "reinit"}, {"training": {"between_tasks": "reinit"}}),
-    ({"adapter": {"rank": 8}, "between_tasks": "continue"}, {}),
+    ({"examples": 256}, {"training": {"examples": 256}}),
+    ({"adapter": {"rank": 8}, "between_tasks": "continue", "examples": 512}, {}),
 ])  # fmt: skip
 def test_an_arm_s_own_setting_is_that_of_a_study(own, everyone):
     """Same identity, same packs, hence the same bits: there is no other way of training."""

@@ -34,7 +34,7 @@ def test_a_good_study(tmp_path):
     assert study.methods == {"lora": {}}
     assert study.tasks == ("a", "b")
     assert study.steps_per_task == 64
-    assert study.curve == (0, 512)
+    assert study.curve(512) == (0, 512)
     assert load_study(write(tmp_path, GOOD), overrides={"model": "n"}).model == "n"
 
 

@@ -19,7 +19,7 @@ def units(method: str, **settings) -> float:
     study = Study(model="m", seeds=(0, 1), streams={"s": tuple(TASKS)}, methods={method: settings})
     inputs = Inputs("model", dict.fromkeys(TASKS, "task"), {method: "source"})
     (pack,) = build_plan(study, methods(), inputs, 8, "s.yaml").packs
-    return forecast.stage_train_units(study, BASE, pack, 1)
+    return forecast.stage_train_units(BASE, pack, 1)
 
 
 def test_every_part_of_a_loss_is_work():
