@@ -6,7 +6,7 @@ A metric that has no meaning for a trial is None here, an empty cell in every fi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -147,9 +147,19 @@ def average_accuracy_stderr(trial: Evidence) -> float | None:
 
 def sample_efficiency_auc(trial: Evidence) -> float | None:
     """Mean over the tasks; None unless every task has a curve."""
+    return _mean_area(trial, {task: curve.score for task, curve in trial.curves.items()})
+
+
+def sample_efficiency_auc_student(trial: Evidence) -> float | None:
+    """The same of the student, for a trial that scores its average; None elsewhere, or where that was not taken."""
+    students = {task: curve.student for task, curve in trial.curves.items()}
+    return _mean_area(trial, students) if all(students.values()) else None
+
+
+def _mean_area(trial: Evidence, scores: Mapping[str, tuple[float, ...]]) -> float | None:
     areas = [
-        efficiency.sample_efficiency_auc(curve.examples, curve.score, trial.base(task))
-        for task, curve in trial.curves.items()
+        efficiency.sample_efficiency_auc(trial.curves[task].examples, values, trial.base(task))
+        for task, values in scores.items()
     ]
     known = [area for area in areas if area is not None]
     return float(np.mean(known)) if known and len(known) == len(areas) else None

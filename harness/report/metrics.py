@@ -19,6 +19,7 @@ from harness.report.evidence import (
     plain_text_delta,
     reached_90,
     sample_efficiency_auc,
+    sample_efficiency_auc_student,
 )  # fmt: skip
 from harness.report.metric import TABLES, Metric
 
@@ -80,6 +81,11 @@ METRICS: tuple[Metric, ...] = (
         "area under score(n) - base over log2 n, divided by the span; mean over tasks", sample_efficiency_auc,
         better="higher", unit="points", scale=100, signed=True, spoken="learning speed (sample-efficiency AUC)",
         tested="secondary", answered=True, first=7, interval=True, table="main", place=6, compared=True, indexed=True,
+    ),
+    Metric(
+        "sample_efficiency_auc_student", "Sample efficiency AUC of the student",
+        "the same of the student, for arms that score an average of it, whose curve measures its lag as well",
+        sample_efficiency_auc_student, better="higher", unit="points", scale=100, signed=True, table="more",
     ),
     Metric(
         "examples_to_90", "Examples to 90 %",

@@ -34,12 +34,16 @@ from harness.study.plan import Pack, PlannedTrial
 
 
 class TrialSoFar(BaseModel):
-    """One trial so far.  ``scores`` has one list a task, T + 1 long; ``points`` one list a stage, (examples, score)."""
+    """One trial so far.  ``scores`` has one list a task, T + 1 long; ``points`` one list a stage, (examples, score).
+
+    ``students`` is like ``points``, both ends of a stage included but for the base model; empty where none is scored.
+    """
 
     scores: dict[str, list[float | None]]
     stderrs: dict[str, list[float | None]]
     correct: dict[str, list[str | None]]
     points: list[list[tuple[int, float]]]
+    students: list[list[tuple[int, float]]]
     losses: list[list[float]] = []
     intruders: list[Intruders | None]
     lost_energy: list[float | None] = []
@@ -71,6 +75,7 @@ class Ledger(BaseModel):
                 stderrs={name: [base.scores[name].stderr] + [None] * stages for name in names},
                 correct={name: [base.scores[name].correct] + [None] * stages for name in names},
                 points=[[] for _ in range(stages)],
+                students=[[] for _ in range(stages)],
                 intruders=[None] * stages,
                 tokens={field.name: [{} for _ in range(stages)] for field in fields(Spent)},
             )
@@ -103,6 +108,13 @@ class Ledger(BaseModel):
             self.diverge(trial, f"scoring task {stage + 1} after {seen} examples")
             return
         self.notes[trial].points[stage].extend((seen, score.value) for score in scores.values())
+
+    def take_student(self, trial: str, stage: int, seen: int, scores: dict[str, Score] | None) -> None:
+        """The student of a trial that scores an average, on the task that it learns."""
+        if scores is None:
+            self.diverge(trial, f"scoring the student on task {stage + 1} after {seen} examples")
+            return
+        self.notes[trial].students[stage].extend((seen, score.value) for score in scores.values())
 
     def take_intruders(self, trial: str, stage: int, summary: dict | None) -> None:
         if summary is None:
@@ -195,9 +207,16 @@ class Ledger(BaseModel):
                     examples=tuple(n for n, _ in points),
                     score=tuple(value for _, value in points),
                     tokens=tuple(sum(spent.get(n, 0) for spent in counts) for n, _ in points),
+                    student=self._student(notes, task, stage),
                 )
             )
         return curves
+
+    def _student(self, notes: TrialSoFar, task: str, stage: int) -> tuple[float, ...]:
+        """The student's scores at the points of its average's curve; it starts as the base model."""
+        base = notes.scores[task][0]
+        start = (base,) if base is not None and stage == 0 and notes.students[stage] else ()
+        return (*start, *(value for _, value in notes.students[stage]))
 
     def _costs(self, notes: TrialSoFar, trained: int, scored: int) -> Costs:
         """Times are the pack's, divided by its trials; tokens are what the trial's method spends by itself."""

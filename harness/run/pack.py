@@ -16,6 +16,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -45,7 +46,7 @@ from harness.study.seeds import derive
 
 #: Of what a checkpoint holds, which is :meth:`Rows.state` and the ledger: a file of another version is left alone, and
 #: its pack starts anew.  Raise it with every change of either.
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 
 
 class BaseChangedError(LorabenchError):
@@ -133,14 +134,18 @@ class PackRun:
         losses: list[torch.Tensor] = []
         with self._clock("train"):
             self.rows.begin_task(stage, examples)
+        if stage:
+            self._score_students(stage, 0)
         for start, stop in itertools.pairwise(self.study.curve(self.pack.examples)):
             with self._clock("train"):
                 for seen in range(start, stop, self.study.training.batch):
                     losses.append(self._step(stage, examples, seen))
             if stop < self.pack.examples:
                 self._score_curve(stage, stop)
+                self._score_students(stage, stop)
         with self._clock("train"):
             self.rows.end_task()
+        self._score_students(stage, self.pack.examples)
         self.ledger.take_losses(torch.stack(losses, dim=1).tolist())
 
     def _training(self, stage: int) -> str:
@@ -190,13 +195,26 @@ class PackRun:
         for trial, scores in self._ask(lambda trial: (trial.spec.stream[stage],), stage):
             self.ledger.take_curve(trial.fingerprint, stage, seen, scores)
 
+    def _score_students(self, stage: int, seen: int) -> None:
+        """Of rows whose averages are scored: the student on the task that it learns, where a curve is asked for."""
+        if not any(forecast.student_scores(self.study, row, stage) for row in self.pack.rows):
+            return
+        for first, scores in self._ask(lambda trial: (trial.spec.stream[stage],), stage, self._students):
+            row = self.pack.rows[self.ledger.row_of[first.fingerprint]]
+            for trial in row.trials:
+                if self._averages(trial):
+                    self.ledger.take_student(trial.fingerprint, stage, seen, scores)
+
     def _ask(
-        self, tasks: Callable[[PlannedTrial], tuple[str, ...]], stage: int
+        self,
+        tasks: Callable[[PlannedTrial], tuple[str, ...]],
+        stage: int,
+        weights: Callable[[], list[tuple[PlannedTrial, ScoredWeights]]] | None = None,
     ) -> Iterator[tuple[PlannedTrial, dict[str, Score] | None]]:
-        """Scores of every live trial; trials with the same questions are asked together."""
+        """Scores of every live trial, or of these ``weights``; trials with the same questions are asked together."""
         self._note_diverged(stage)
         label, weight = f"task {stage + 1}/{self.stages}: scoring", forecast.adapter_weight(self.pack, stage)
-        for group in grouped(self._scored(), lambda trial: tuple(sorted(tasks(trial)))):
+        for group in grouped((weights or self._scored)(), lambda trial: tuple(sorted(tasks(trial)))):
             with self._clock("score"):
                 scores = self.bench.scorer.score(
                     group.key,
@@ -211,6 +229,14 @@ class PackRun:
         """What counts as the result of every live trial so far."""
         live = [(row, trial) for row, trial in self.trials if self.ledger.alive(trial.fingerprint)]
         return [(trial, self.rows.scored(row, trial.recipe)) for row, trial in live]
+
+    def _students(self) -> list[tuple[PlannedTrial, ScoredWeights]]:
+        """The student of every row that has a live trial which scores an average, by the first of these."""
+        first = {row: trial for row, trial in reversed(self.trials) if self._averages(trial)}
+        return [(t, self.rows.scored(row, replace(t.recipe, scored="student"))) for row, t in sorted(first.items())]
+
+    def _averages(self, trial: PlannedTrial) -> bool:
+        return trial.facts.scored == "average" and self.ledger.alive(trial.fingerprint)
 
     def _note_diverged(self, stage: int) -> None:
         alive = self.rows.alive.tolist()

@@ -106,7 +106,10 @@ def _ones(text: str, items: int) -> int | None:
 
 
 def _curves(record: TrialRecord) -> Iterator[str]:
-    """Both ends of a curve are entries of the matrix, and the points between them shares of the items."""
+    """Both ends of a curve are entries of the matrix, and the points between them shares of the items.
+
+    So are a student's points, the first of which is the base model's score.
+    """
     for stage, curve in enumerate(record.curves):
         scores = record.tasks.get(curve.task)
         if stage >= len(record.spec.stream) or scores is None or curve.task != record.spec.stream[stage]:
@@ -115,9 +118,15 @@ def _curves(record: TrialRecord) -> Iterator[str]:
         ends = (scores.score[stage], scores.score[stage + 1])
         if not len(curve.examples) == len(curve.score) == len(curve.tokens) >= 2:
             yield f"the curve of {curve.task} has points without a score, examples or tokens"
+        elif curve.student and (record.facts.scored != "average" or len(curve.student) != len(curve.score)):
+            yield f"the curve of {curve.task} has {len(curve.student)} points of a student beside {len(curve.score)}"
+        elif curve.student and not stage and abs(curve.student[0] - curve.score[0]) > ROUNDING:
+            yield f"the student's curve of {curve.task} starts at {curve.student[0]}, the base is at {curve.score[0]}"
         elif any(end is None or abs(end - have) > ROUNDING for end, have in zip(ends, _ends(curve.score), strict=True)):
             yield f"the curve of {curve.task} ends at {_ends(curve.score)}, the matrix has {ends}"
-        elif any(scores.correct) and (odd := next((s for s in curve.score if not _share(s, scores.items)), None)):
+        elif any(scores.correct) and (
+            odd := next((s for s in (*curve.score, *curve.student) if not _share(s, scores.items)), None)
+        ):
             yield f"the curve of {curve.task} has a score of {odd}, which is no share of {scores.items} items"
 
 

@@ -48,7 +48,12 @@ class Lean:
         }
 
     def _curve(self, curve: Curve) -> Curve:
-        return self._with(curve, examples=self._shared(curve.examples), score=self._same(curve.score))
+        return self._with(
+            curve,
+            examples=self._shared(curve.examples),
+            score=self._same(curve.score),
+            student=self._same(curve.student),
+        )
 
     def _intruders(self, taken: Intruders) -> Intruders:
         return self._with(

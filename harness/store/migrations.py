@@ -64,13 +64,20 @@ def _compact(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _students(record: dict[str, Any]) -> dict[str, Any]:
+    """4 -> 5: curves of an average have the student's scores as well, where they were taken; before, they were not."""
+    return {**record, "schema_version": 5}
+
+
 def _of_bits(bits: str | None, items: int) -> float | None:
     """lm-eval's ``mean_stderr`` of zeros and ones."""
     return float(unpack_bits(bits, items).std(ddof=1) / items**0.5) if bits is not None and items > 1 else None
 
 
 _GROUPS = ("tasks", "probes")
-_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _standard_errors, 2: _timeouts, 3: _facts}
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _standard_errors, 2: _timeouts, 3: _facts, 4: _students
+}  # fmt: skip
 
 # The methods there were when records had no facts.
 _CONTROLS = ("frozen", "full_finetune", "lora_small_a", "multitask", "single_task")

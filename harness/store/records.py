@@ -19,7 +19,7 @@ from harness.store.intruders import Intruders
 from harness.store.packed import Floats
 from harness.store.values import Frozen, Scalar, Score
 
-SCHEMA_VERSION = 4  # with every change of a field; harness/store/migrations.py reads the older ones
+SCHEMA_VERSION = 5  # with every change of a field; harness/store/migrations.py reads the older ones
 
 Status = Literal["ok", "diverged", "oom", "error", "timeout"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -78,6 +78,8 @@ class Curve(Frozen):
     examples: tuple[int, ...]  #: 0 first
     score: tuple[Score, ...]
     tokens: tuple[int, ...]  #: student + teacher + prompt + sampled tokens spent on this task so far
+    #: Where the score is an average's: the student's at the same points.  Empty elsewhere, or where it was not taken.
+    student: tuple[Score, ...] = ()
 
 
 class TaskScores(Frozen):
@@ -124,7 +126,7 @@ class Failure(Frozen):
 class TrialRecord(Frozen):
     """One trial: one method with one setting, through one stream, with one seed."""
 
-    schema_version: Literal[4] = SCHEMA_VERSION
+    schema_version: Literal[5] = SCHEMA_VERSION
     fingerprint: str
     study: str
     status: Status
@@ -194,7 +196,7 @@ class BaseScore(Frozen):
 class BaseRecord(Frozen):
     """The base model on every task and probe of a study: row 0 of every trial's matrix, scored once."""
 
-    schema_version: Literal[2, 3, 4] = SCHEMA_VERSION  #: 3 and 4 have changed nothing here
+    schema_version: Literal[2, 3, 4, 5] = SCHEMA_VERSION  #: 3 to 5 have changed nothing here
     key: str  #: digest of everything the scores depend on, stack included
     scores: dict[str, BaseScore]
     train_tokens: dict[str, float]  #: mean tokens of a training example, by task; for forecasts

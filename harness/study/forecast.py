@@ -10,7 +10,7 @@ from harness.store.records import BaseRecord
 from harness.study.config import AdapterSettings, Study
 from harness.study.memory import TABLE_RANK
 from harness.study.methods import LossLike
-from harness.study.plan import Pack
+from harness.study.plan import Pack, Row
 
 #: Cost of training on a token, in tokens of scoring: 3 by FLOPs, and the padding and short passes of the quick study (2
 #: CPU cores, 135M, bf16: 4.3).
@@ -72,6 +72,15 @@ def takes_intruders(study: Study, stage: int, stages: int) -> bool:
     return when == "every_task" or (when == "last_task" and stage == stages - 1)
 
 
+def student_scores(study: Study, row: Row, stage: int) -> int:
+    """How often a row's student is scored on its task number ``stage``, for the curve beside that of its averages.
+
+    Once for all trials that score an average of it, at every point but the first one's start, which is the base.
+    """
+    averaged = any(trial.facts.scored == "average" for trial in row.trials)
+    return len(study.curve(row.trials[0].examples)) - (stage == 0) if averaged and study.scoring.curve else 0
+
+
 def pack_units(study: Study, base: BaseRecord, pack: Pack) -> float:
     """All the work of a pack."""
     total = START_UNITS
@@ -85,6 +94,7 @@ def pack_units(study: Study, base: BaseRecord, pack: Pack) -> float:
         asked = probes if scores_probes(study, stage, stages) else 0.0
         intruders = intruder_units(pack.adapter) if takes_intruders(study, stage, stages) else 0.0
         for row in pack.rows:
-            learnt = inner * scoring_units(study, base, (row.stream[stage],))
-            total += len(row.trials) * (weight * (streams[row.stream] + asked + learnt) + intruders)
+            task = scoring_units(study, base, (row.stream[stage],))
+            total += len(row.trials) * (weight * (streams[row.stream] + asked + inner * task) + intruders)
+            total += student_scores(study, row, stage) * weight * task
     return total

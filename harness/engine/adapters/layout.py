@@ -283,10 +283,17 @@ def stacked(below: Below | None, changes: list[Change], dtype: torch.dtype) -> l
 
 
 def joined(below: Below | None, layout: Layout | DenseLayout, values: Tensor) -> Below:
-    """``values`` [K, P], which carry their scaling, and what lies below them: ranks, or dense changes, add up."""
+    """``values`` [K, P], which carry their scaling, and what lies below them: ranks, or dense changes, add up.
+
+    Factors on a dense change, as of a student on what its average has left, are multiplied out.
+    """
     layout = replace(layout, frozen=None)
     if below is None:
         return Below(layout, values)
+    if isinstance(layout, Layout) and isinstance(below.layout, DenseLayout):
+        assert not layout.vectors, "vectors beside factors go with factors below"
+        products = [b @ a for a, b in layout.split(values)]
+        layout, values = below.layout, torch.cat([product.flatten(1) for product in products], dim=1)
     if isinstance(layout, DenseLayout) or isinstance(below.layout, DenseLayout):
         assert layout == below.layout, "what is frozen is what was scored, of one kind through a whole stream"
         return Below(layout, below.values + values)

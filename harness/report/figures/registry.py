@@ -118,7 +118,8 @@ FIGURES: tuple[Plot, ...] = (
         "sample_efficiency",
         "Sample efficiency",
         "Score on the task being learnt, mean over tasks, against its examples and against all tokens spent on it "
-        "(student, teacher, sampled). Log2 axes; hollow: before the first example. Bands, of up to six arms: 95 % CI.",
+        "(student, teacher, sampled). Log2 axes; hollow: before the first example. Thin dashes: the student "
+        "of an arm that scores an average of it. Bands, of up to six arms: 95 % CI.",
         sample_efficiency,
     ),
     Plot(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,12 +23,15 @@ BANDS = 6
 
 def sample_efficiency(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Score on the task being learnt against examples and against tokens, both log2 with n = 0 set apart."""
-    columns = ("arm", "examples", "tokens", "mean", "ci_low", "ci_high", "trials")
-    curves = {arm.name: points for arm in drawn_arms(study, styles) if (points := _curve(arm))}
+    columns = ("arm", "weights", "examples", "tokens", "mean", "ci_low", "ci_high", "trials")
+    arms = drawn_arms(study, styles)
+    curves = {arm.name: points for arm in arms if (points := _curve(arm, "score"))}
+    students = {arm.name: points for arm in arms if (points := _curve(arm, "student"))}
     rows = [
-        point_row(arm, None, value, examples=n, tokens=tokens)
-        for arm in drawn_arms(study, styles)
-        for n, tokens, value in curves.get(arm.name, ())
+        point_row(arm, None, value, weights=weights, examples=n, tokens=tokens)
+        for arm in arms
+        for weights, drawn in (("scored", curves), ("student", students))
+        for n, tokens, value in drawn.get(arm.name, ())
     ]
     for row in rows:
         del row["x"]
@@ -38,38 +42,55 @@ def sample_efficiency(study: Study, styles: dict[str, Look]) -> tuple[Figure, Se
     figure = new_figure(8.4, 3.6)
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, exact, label in ((left, True, "examples of the task"), (right, False, "tokens spent on the task")):
-        lines = {n: [(x if exact else spent, v) for x, spent, v in points] for n, points in curves.items()}
+        lines, thin = (
+            {n: [(x if exact else spent, v) for x, spent, v in points] for n, points in drawn.items()}
+            for drawn in (curves, students)
+        )
         grid = sorted({x for line in lines.values() for x, _ in line if x > 0})
         zero = math.log2(grid[0]) - max(0.8, 0.12 * math.log2(grid[-1] / grid[0])) if grid else 0.0
+        for name, line in thin.items():
+            _student(axes, line, styles[name], zero)
         for name, line in lines.items():
             _learning_curve(axes, line, styles[name], zero, band=len(curves) <= BANDS)
         _log_axis(axes, grid, zero, exact=exact)
         axes.set_xlabel(label)
     left.set_ylabel("score on the task being learnt (%)")
-    left.set_ylim(limits(spans((p[2] for points in curves.values() for p in points), 100), 4))
+    left.set_ylim(limits(spans((p[2] for points in (*curves.values(), *students.values()) for p in points), 100), 4))
     legend(figure, curves, styles)
     return figure, columns, rows
 
 
-def _curve(arm: Arm) -> list[tuple[float, float, Estimate]]:
-    """(examples, mean tokens, score) at the grid points every curve of the arm has; tasks averaged within a trial."""
+def _curve(arm: Arm, of: Literal["score", "student"]) -> list[tuple[float, float, Estimate]]:
+    """(examples, mean tokens, score) at the grid points every curve of the arm has; tasks averaged within a trial.
+
+    Empty where a curve is missing, or has no scores ``of`` this.
+    """
     if not arm.sequential:
         return []
     curves = {trial.key: trial.record.curves for trial in arm.trials}
     # Without a matrix some task is better the lower, and a mean with it says nothing.
     if not all(curves.values()) or any(trial.matrix is None for trial in arm.trials):
         return []
+    if not all(getattr(curve, of) for group in curves.values() for curve in group):
+        return []
     shared = set.intersection(*(set(curve.examples) for group in curves.values() for curve in group))
     points = []
     for n in sorted(shared):
         at = {
-            key: [(c.score[i], c.tokens[i]) for c in group for i in [c.examples.index(n)]]
+            key: [(getattr(c, of)[i], c.tokens[i]) for c in group for i in [c.examples.index(n)]]
             for key, group in curves.items()
         }
         scores = {key: float(np.mean([score for score, _ in pairs])) for key, pairs in at.items()}
         tokens = float(np.mean([token for pairs in at.values() for _, token in pairs]))
         points.append((float(n), tokens, estimate(scores)))
     return points
+
+
+def _student(axes: Axes, points: list[tuple[float, Estimate]], look: Look, zero: float) -> None:
+    """The student of an average: thin dashes in its colour, behind it."""
+    x = [math.log2(n) if n > 0 else zero for n, _ in points]
+    y = [value.mean * 100 for _, value in points]
+    axes.plot(x, y, color=look.color, linewidth=1, linestyle=(0, (4, 2)), zorder=1.5)
 
 
 def _learning_curve(axes: Axes, points: list[tuple[float, Estimate]], look: Look, zero: float, *, band: bool) -> None:

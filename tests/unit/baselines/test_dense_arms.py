@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -160,6 +161,27 @@ def test_a_dense_average_trains_with_lora_and_lies_below_later():
     for slot, delta in zip(engine.model.slots, scaled, strict=True):
         merged.get_submodule(slot.module).weight.data += delta.float()
     assert torch.allclose(merged.model(input_ids=ids).last_hidden_state, found, atol=1e-4)
+
+
+def test_a_student_on_a_dense_average_is_scored_as_it_trains():
+    dense = lora_ema_product.compose(lora_ema_product.Settings(ema_decay=0.9)).under("reinit")
+    engine = trainer(packed_model(), [dense], [1e-2])
+    for position in range(2):
+        examples = [random_examples(SIZE * 6, position)]
+        engine.begin_task(position, examples)
+        train(engine, batches(examples, SIZE, 6))
+    student = engine.scored(0, replace(dense, scored="student"))
+    assert isinstance(student.layout, DenseLayout)
+    ids, found = torch.arange(3, 13)[None], []
+    for layout, values, scaling in (
+        (engine.bank.layout, engine.bank.values, engine.bank.scaling),
+        (student.layout, student.values[None], torch.tensor([student.scaling])),
+    ):
+        with torch.no_grad(), engine.model.adapted(layout, values, scaling):
+            found.append(engine.model.hidden(ids))
+    assert torch.allclose(*found, atol=1e-5)
+    average = engine.scored(0, dense)
+    assert relative(student.values, average.values) > 1e-3, "the average lags behind it"
 
 
 # -- packs ------------------------------------------------------------------------------------------------------------

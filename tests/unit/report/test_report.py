@@ -386,6 +386,37 @@ def test_arms_that_are_not_sequential_have_no_curves_but_an_end(tmp_path):
     assert set(ends) == {"3"}
 
 
+def _with_students(record, *gains: float):
+    """A student that is better than the base model by so much at 32 and at 96 examples of every task."""
+    curves = [
+        curve.model_copy(update={"student": (base, *(base + gain for gain in gains))})
+        for curve in record.curves for base in [record.tasks[curve.task].score[0]]
+    ]  # fmt: skip
+    return record.model_copy(update={"curves": tuple(curves)})
+
+
+def test_the_student_of_an_average_has_a_curve_and_its_area(tmp_path):
+    averaged = [_with_students(trial("lora_ema", QUICK, seed=seed), 0.1, 0.3) for seed in range(3)]
+    write_report(tmp_path, Folder([*averaged, *(trial("lora", QUICK, seed=seed) for seed in range(3))]))
+    areas = {row["method"]: row["sample_efficiency_auc_student"] for row in read(tmp_path / "leaderboard.csv")}
+    assert float(areas["lora_ema"]) == pytest.approx(0.2), "a straight line over log2 from 0.1 to 0.3"
+    assert areas["lora"] == "", "its own curve is the student's"
+    drawn = read(tmp_path / "figures" / "sample_efficiency.csv")
+    assert {(row["arm"], row["weights"]) for row in drawn} == {
+        ("lora", "scored"), ("lora_ema", "scored"), ("lora_ema", "student")
+    }  # fmt: skip
+    last = next(r for r in drawn if (r["arm"], r["weights"], r["examples"]) == ("lora_ema", "student", "96"))
+    bases = [averaged[0].tasks[task].score[0] for task in QUICK]
+    assert float(last["mean"]) == pytest.approx(sum(bases) / len(bases) + 0.3)
+    assert "Sample efficiency AUC of the student" in (tmp_path / "report.md").read_text()
+
+
+def test_a_board_without_students_has_an_empty_column(tmp_path):
+    write_report(tmp_path, Folder([trial("lora_ema", QUICK, seed=seed) for seed in range(3)]))
+    assert read(tmp_path / "leaderboard.csv")[0]["sample_efficiency_auc_student"] == ""
+    assert "AUC of the student" not in (tmp_path / "report.md").read_text()
+
+
 def _lower_is_better(record, task: str):
     scores = record.tasks[task].model_copy(update={"higher_is_better": False, "metric": "brier_score"})
     return record.model_copy(update={"tasks": record.tasks | {task: scores}})

@@ -26,7 +26,7 @@ STUDY = TOY | {
     "methods": {arm: {} for arm in ARMS} | {
         "lora_ewc": {"fisher_examples": 4}, "lora_ema_product@cut": {"keep_rank": 2}, **OWN,
     },
-    "training": {"examples": 24, "batch": 8, "between_tasks": "reinit"}, "scoring": {"items": 4},
+    "training": {"examples": 24, "batch": 8, "between_tasks": "reinit"}, "scoring": {"items": 4, "curve": [8]},
 }  # fmt: skip
 
 
@@ -53,6 +53,9 @@ def test_every_arm_goes_on_from_a_boundary(file, tmp_path, monkeypatch):
     assert len(lost) == 2
     assert all(0 <= share < 1 for share in lost)
     assert not wanted["lora@default"]["lost_energy"]
+    first, second = wanted["lora_ema@default"]["curves"]
+    assert (len(first["student"]), first["student"][0]) == (3, first["score"][0])
+    assert second["student"][0] == second["score"][0], "under reinit the student goes on from what is scored"
 
     checkpoint, killed = PackRun._checkpoint, set()
 

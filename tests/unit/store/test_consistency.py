@@ -112,6 +112,20 @@ def test_an_edit_is_found_and_named(tmp_path, place, value, why):
     assert (tmp_path / "quarantine" / path.name).exists()
 
 
+@pytest.mark.parametrize(("student", "method", "why"), [
+    ((0.1, 0.5, 0.8), "lora_ema", None),
+    ((0.2, 0.5, 0.8), "lora_ema", "student's curve of a starts at 0.2, the base is at 0.1"),
+    ((0.1, 0.8), "lora_ema", "has 2 points of a student beside 3"),
+    ((0.1, 0.55, 0.8), "lora_ema", "no share of 10 items"),
+    ((0.1, 0.5, 0.8), "lora", "has 3 points of a student"),
+])  # fmt: skip
+def test_a_students_curve_fits_its_averages(student, method, why):
+    made = record()
+    curves = (made.curves[0].model_copy(update={"student": student}), made.curves[1])
+    found = misfit(record(curves=curves, facts=facts(method)))
+    assert found is None if why is None else why in str(found)
+
+
 def test_a_swapped_pair_of_files_is_found(tmp_path):
     write_trial(tmp_path, record(0))
     write_trial(tmp_path, record(1))

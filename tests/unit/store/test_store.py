@@ -366,6 +366,19 @@ def test_records_of_schema_3_keep_what_is_shown(tmp_path):
         assert trial_path(again, record.fingerprint).stat().st_size < 10_000
 
 
+def test_records_of_schema_4_have_no_curve_of_a_student(tmp_path):
+    shutil.copytree(GOLDEN / "schema4", tmp_path / "study")
+    found = read_trials(tmp_path / "study")
+    assert found.quarantined == {}
+    (record,) = found.records
+    old = json.loads((GOLDEN / "schema4" / "trials" / f"{record.fingerprint}.json").read_text())
+    assert (old["schema_version"], record.schema_version) == (4, SCHEMA_VERSION)
+    assert record.facts.scored == "average"
+    now = record.model_dump(mode="json")
+    assert [curve.pop("student") for curve in now["curves"]] == [[]] * len(record.spec.stream)
+    assert now == old | {"schema_version": SCHEMA_VERSION}, "nothing else has changed"
+
+
 def test_a_damaged_older_record_is_quarantined(tmp_path):
     for number, change in enumerate(({"tasks": 5}, {"tasks": {"a": None}}, {"tasks": {"a": {"score": 1}}})):
         name = f"{number}" * 32
