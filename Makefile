@@ -1,8 +1,12 @@
 # An alias for people: every target does its own set-up, and is a no-op where it is done.
-#   make bench                  the study that suits this machine: core with a GPU, quick without
+#   make bench                  the study that suits this machine: core with a GPU, tuned first, quick without
+#   make bench TUNE=yes         tune any study first, or none: TUNE=no
 #   make bench STUDY=smoke MODEL=path/or/name
 #   make bench TORCH_INDEX=https://download.pytorch.org/whl/cpu      another build of torch
 STUDY ?= auto
+# As `lorabench run auto` chooses: with a GPU that is core, which counts when it is tuned.
+GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q 'GPU 0' && echo yes)
+TUNE ?= $(if $(filter auto core core_arms,$(STUDY)),$(GPU))
 MODEL ?=
 EXECUTOR ?= ray
 PYTHON ?= python3
@@ -17,6 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 bench: setup
 	$(BIN)/lorabench fetch $(STUDY) $(MODEL_OPTION)
+	$(if $(filter yes,$(TUNE)),$(BIN)/lorabench tune $(STUDY) $(MODEL_OPTION) --executor $(EXECUTOR))
 	$(BIN)/lorabench run $(STUDY) $(MODEL_OPTION) --executor $(EXECUTOR)
 
 # A file stays in one worker: what its tests share is made once.

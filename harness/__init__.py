@@ -91,16 +91,18 @@ def run_study(
     from harness.cli.show.progress import progress
     from harness.executors import Deferred
     from harness.executors.interface import Watcher
+    from harness.report import build_report
     from harness.run.campaign import open_campaign, run
-    from harness.store.reported import is_current, note_report
+    from harness.store.reported import current_answer, note_report
 
     with Deferred(executor) as runner:
         campaign, before, device = open_campaign(_loader(study, out), runner)
         silent = nullcontext(Watcher(lambda units: None, lambda job, units, what: None))
         with silent if quiet else progress(campaign.study.name, before.complete) as watcher:
             after = run(campaign, runner, device, watcher, {"executor": executor})
-    if "ok" in after.statuses.values() and not is_current(campaign.folder):
-        note_report(campaign.folder, write_report(campaign.folder))
+    if "ok" in after.statuses.values() and current_answer(campaign.folder) is None:
+        told: list[str] = []
+        note_report(campaign.folder, build_report(campaign.folder, tell=told.append), told[0])
     return campaign.folder
 
 

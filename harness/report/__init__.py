@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from harness.report.pages.audit import write_audit
 from harness.report.pages.index import PAGE, study_folders, write_index
 from harness.report.pages.study import write_pages
 from harness.report.study import Readout, gather
+from harness.report.text.answer import answer
 from harness.report.text.latex import write_latex
 from harness.report.text.tuning import tuning_table
 from harness.report.trials_csv import write_trials
@@ -22,19 +24,28 @@ from harness.report.trials_csv import write_trials
 __all__ = ["build_index", "build_report", "compare_studies", "write_audit", "write_mitigation", "write_report"]
 
 
-def build_report(folder: Path, *, allow_mixed: bool = False, latex: bool = False) -> list[Path]:
+def build_report(
+    folder: Path, *, allow_mixed: bool = False, latex: bool = False, tell: Callable[[str], object] | None = None
+) -> list[Path]:
     """Write tables, figures, report.md and report.html of ``<folder>/trials/*.json`` into ``folder``.
 
-    Returns the paths written; with ``latex`` report.tex is among them.  Raises ``InputError`` where no trial finished,
-    and where records may not be compared (another stack, base model, task version) unless ``allow_mixed``, which puts a
-    banner on the pages.
+    Returns the paths written; with ``latex`` report.tex is among them.  ``tell`` gets the answer in a sentence.  Raises
+    ``InputError`` where no trial finished, and where records may not be compared (another stack, base model, task
+    version) unless ``allow_mixed``, which puts a banner on the pages.
     """
     from harness.store import read_trials
 
-    return write_report(folder, read_trials(folder, lean=True), allow_mixed=allow_mixed, latex=latex)
+    return write_report(folder, read_trials(folder, lean=True), allow_mixed=allow_mixed, latex=latex, tell=tell)
 
 
-def write_report(folder: Path, readout: Readout, *, allow_mixed: bool = False, latex: bool = False) -> list[Path]:
+def write_report(
+    folder: Path,
+    readout: Readout,
+    *,
+    allow_mixed: bool = False,
+    latex: bool = False,
+    tell: Callable[[str], object] | None = None,
+) -> list[Path]:
     """:func:`build_report` of records already read."""
     study = gather(readout, allow_mixed=allow_mixed, where=str(folder))
     board, tries = leaderboard.rows(study), tuning_table(folder)
@@ -45,6 +56,8 @@ def write_report(folder: Path, readout: Readout, *, allow_mixed: bool = False, l
     ]
     written += draw_all(study, board, folder / "figures")
     written += write_pages(study, board, folder, tries)
+    if tell is not None:
+        tell(answer(study, board)[0])
     return [*written, write_latex(study, board, folder)] if latex else written
 
 

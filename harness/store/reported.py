@@ -1,7 +1,8 @@
 """Whether the report in a results folder is that of what is there, so that a run with nothing to do draws nothing.
 
-``report.made.json`` says of what the report was made (records, code and libraries, by their contents) and what was
-made.  Whatever has changed on either side since, the report is made anew; times of files say nothing.
+``report.made.json`` says of what the report was made (records, code and libraries, by their contents), what was made,
+and its answer in a sentence.  Whatever has changed on either side since, the report is made anew; times of files say
+nothing.
 """
 
 from __future__ import annotations
@@ -24,20 +25,22 @@ TUNING = "tuning.json"
 MITIGATION = "mitigation/*/scores.csv"
 
 
-def is_current(folder: Path) -> bool:
-    """Whether the folder's report is what would be made of it now."""
+def current_answer(folder: Path) -> str | None:
+    """The answer of the folder's report, where that is what would be made of it now; else None."""
     try:
         stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
         made = {name: _sha(folder / name) for name in stamp["files"]}
-        return bool(made) and stamp == {"of": _sources(folder), "files": made}
+        answer = stamp["answer"]
+        same = bool(made) and stamp == {"of": _sources(folder), "files": made, "answer": answer}
+        return answer if same and isinstance(answer, str) else None
     except (OSError, ValueError, TypeError, KeyError):
-        return False
+        return None
 
 
-def note_report(folder: Path, written: Iterable[Path]) -> None:
-    """Note that these files are the report of what the folder holds."""
+def note_report(folder: Path, written: Iterable[Path], answer: str) -> None:
+    """Note that these files are the report of what the folder holds, and what it answers."""
     files = {path.relative_to(folder).as_posix(): _sha(path) for path in sorted(written)}
-    write_json(folder / STAMP, {"of": _sources(folder), "files": files})
+    write_json(folder / STAMP, {"of": _sources(folder), "files": files, "answer": answer})
 
 
 def _sources(folder: Path) -> str:

@@ -18,40 +18,53 @@ def folder(tmp_path) -> Path:
     figure.parent.mkdir()
     for file in (page, figure):
         file.write_text(file.name)
-    reported.note_report(tmp_path, [page, figure])
+    reported.note_report(tmp_path, [page, figure], "lora wins.")
     return tmp_path
 
 
-def test_a_report_is_current_as_long_as_nothing_changes(folder):
-    assert reported.is_current(folder)
+def test_a_report_current_answer_as_long_as_nothing_changes(folder):
+    assert reported.current_answer(folder) == "lora wins."
     (folder / "base.json").write_text("{}")  # what a report does not read
     next((folder / "trials").glob("*.json")).touch()
-    assert reported.is_current(folder)
+    assert reported.current_answer(folder) == "lora wins."
 
 
-@pytest.mark.parametrize("name", ["report.html", "figures/one.png", "study.json", "tuning.json", "trials/x.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["report.html", "figures/one.png", "study.json", "tuning.json", "trials/x.json", "mitigation/all/scores.csv"],
+)
 def test_a_file_that_changes_makes_it_old(folder, name):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text("other")
-    assert not reported.is_current(folder)
+    assert reported.current_answer(folder) is None
+
+
+def test_an_answer_that_was_changed_is_not_told(folder):
+    stamp = folder / reported.STAMP
+    stamp.write_text(stamp.read_text().replace('"lora wins."', "5"))
+    assert reported.current_answer(folder) is None
 
 
 @pytest.mark.parametrize("name", ["report.html", "report.made.json"])
 def test_a_file_that_is_gone_makes_it_old(folder, name):
     (folder / name).unlink()
-    assert not reported.is_current(folder)
+    assert reported.current_answer(folder) is None
 
 
 def test_a_record_that_is_gone_makes_it_old(folder):
     next((folder / "trials").glob("*.json")).unlink()
-    assert not reported.is_current(folder)
+    assert reported.current_answer(folder) is None
 
 
 def test_another_library_makes_it_old(folder, monkeypatch):
     monkeypatch.setattr(reported, "version", lambda name: "0")
-    assert not reported.is_current(folder)
+    assert reported.current_answer(folder) is None
 
 
-@pytest.mark.parametrize("stamp", ["", "[]", "{}", '{"of": 1, "files": 2}', '{"of": "", "files": {}}'])
+@pytest.mark.parametrize(
+    "stamp",
+    ["", "[]", "{}", '{"of": 1, "files": 2}', '{"of": "", "files": {}}', '{"of": "", "files": {}, "answer": ""}'],
+)
 def test_a_damaged_note_makes_it_old(folder, stamp):
     (folder / reported.STAMP).write_text(stamp)
-    assert not reported.is_current(folder)
+    assert reported.current_answer(folder) is None
