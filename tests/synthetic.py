@@ -11,6 +11,7 @@ import numpy as np
 from harness.store.intruders import Intruders
 from harness.store.published import PublishedRow
 from harness.store.records import Costs, Curve, Facts, Failure, TaskScores, TrialRecord, TrialSpec
+from harness.store.reference import Reference
 
 #: What a method gains on a task, what it forgets a step, its intruders (a matrix, distance) and its cost.
 TRAITS = {
@@ -44,6 +45,7 @@ class Folder:
     quarantined: list[str] = field(default_factory=list)
     expected: dict[str, int] | None = None
     published: tuple[PublishedRow, ...] = ()
+    reference: Reference | None = None
 
 
 def spec(method: str, stream: tuple[str, ...], *, order: str = "a", seed: int = 0, **changes: Any) -> TrialSpec:

@@ -22,6 +22,8 @@ SAMPLED_FLIPS = 100_000
 FLIPS_AT_ONCE = 8192
 #: What is called significant, after Holm.
 LEVEL = 0.05
+#: Arms with fewer seeds than this are provisional: neither ranked nor tested.
+LEAST_SEEDS = 3
 POWER = 0.8  #: of the minimum detectable effect
 
 #: What pairs two trials: (stratum, seed).

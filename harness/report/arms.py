@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.analysis.statistics import Estimate
+from harness.analysis.statistics import LEAST_SEEDS, Estimate
 from harness.report import metrics
 from harness.report.estimates import estimate
 from harness.report.metric import Metric
 from harness.report.trial import Trial
 from harness.store.records import Facts, TrialRecord
 
-REFERENCE = "lora"
-#: Arms with fewer seeds than this are provisional and not ranked.
-LEAST_SEEDS = 3
 #: Columns of the training settings that may differ from arm to arm, and what they are (for results/README.md).
 ADAPTER = {
     "rank": "of the arm's adapter: the study's, or its own (`spec.training.adapter` of a record); none where nothing "

@@ -16,7 +16,7 @@ from harness.store.files import atomic_file
 #: Some spreadsheet reads a cell that begins with one of these as a formula; full-width signs are among them.
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 #: Version of the columns of leaderboard.csv and trials.csv; results/README.md says what each column is.
-TABLE_SCHEMA = 1
+TABLE_SCHEMA = 2
 SCHEMA_VERSION = "schema_version"
 
 

@@ -1,4 +1,4 @@
-"""What the metrics of one trial are taken from: its record, its accuracy matrix, its learning curves, plain LoRA's.
+"""What the metrics of one trial are taken from: its record, its accuracy matrix, its learning curves, the reference's.
 
 A metric that has no meaning for a trial is None here, an empty cell in every file and a dash on the page.
 """
@@ -27,36 +27,37 @@ Budgets = dict[tuple[str, int], tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class PlainLora:
-    """What the metrics of all arms take from plain LoRA's trials, by task.
+class Yardstick:
+    """What the metrics of all arms take from the trials of the reference, by task.
 
-    No other arm enters: the numbers of an arm don't depend on who else is on the board.
+    One reference for the whole board, whomever an arm is compared with: rows are read beside each other.  No other arm
+    enters: the numbers of an arm don't depend on who else is on the board.
     """
 
     gains: dict[str, list[float]] = field(default_factory=dict)  #: best gain over the base model, of each trial
     budgets: dict[str, Budgets] = field(default_factory=dict)  #: examples and tokens that each trial spends
 
     @classmethod
-    def of(cls, records: Iterable[TrialRecord]) -> PlainLora:
-        """From the finished records of plain LoRA."""
-        plain = cls()
+    def of(cls, records: Iterable[TrialRecord]) -> Yardstick:
+        """From the finished records of the reference."""
+        found = cls()
         for record in records:
             for curve in record.curves:
                 base = certain(record.tasks[curve.task].score[0])
                 if (gain := efficiency.best_gain(curve.examples, curve.score, base)) is not None:
-                    plain.gains.setdefault(curve.task, []).append(gain)
+                    found.gains.setdefault(curve.task, []).append(gain)
                 if curve.examples:
                     spent = curve.examples[-1], curve.tokens[-1]
-                    plain.budgets.setdefault(curve.task, {})[record.spec.order, record.spec.seed] = spent
-        return plain
+                    found.budgets.setdefault(curve.task, {})[record.spec.order, record.spec.seed] = spent
+        return found
 
     def horizon(self, task: str, key: tuple[str, int]) -> tuple[float, float]:
-        """How far a trial is followed on a task, in examples and tokens: as far as plain LoRA goes on the same data.
+        """How far a trial is followed on a task, in examples and tokens: as far as the reference goes on the same data.
 
         Restricted means need one horizon for all arms: a method that spends more tokens is not followed for longer.
-        The horizon is plain LoRA's, like the level to reach, and not the shortest of all arms': what another arm spends
-        on a task, or counts on a curve of mixed tasks, says nothing about this one.  Where plain LoRA lacks the trial,
-        it is the mean of plain LoRA's other trials.
+        The horizon is the reference's, like the level to reach, and not the shortest of all arms': what another arm
+        spends on a task, or counts on a curve of mixed tasks, says nothing about this one.  Where the reference lacks
+        the trial, it is the mean of its other trials.
         """
         budgets = self.budgets[task]
         if key in budgets:
@@ -67,10 +68,10 @@ class PlainLora:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A finished trial, and what its metrics take from plain LoRA's trials."""
+    """A finished trial, and what its metrics take from the reference's trials."""
 
     record: TrialRecord
-    plain: PlainLora
+    yardstick: Yardstick
 
     @cached_property
     def matrix(self) -> np.ndarray | None:
@@ -97,13 +98,15 @@ class Evidence:
 
     @cached_property
     def reached_90(self) -> dict[str, efficiency.Restricted | None]:
-        """Examples and tokens to 90 % of plain LoRA's gain, over the tasks; empty where that gain is nothing on one."""
-        levels = {task: efficiency.threshold(self.base(task), self.plain.gains.get(task, ())) for task in self.curves}
+        """Examples and tokens to 90 % of the reference's gain, over the tasks; empty where it gains nothing on one."""
+        levels = {
+            task: efficiency.threshold(self.base(task), self.yardstick.gains.get(task, ())) for task in self.curves
+        }
         reachable = {task: level for task, level in levels.items() if level is not None}
         if len(reachable) < len(levels):
             return {}
         key = (self.record.spec.order, self.record.spec.seed)
-        limits = [self.plain.horizon(task, key) for task in self.curves]
+        limits = [self.yardstick.horizon(task, key) for task in self.curves]
         means = {}
         for nth, axis in enumerate(("examples", "tokens")):
             times = [

@@ -1,4 +1,4 @@
-"""The leaderboard: one row per arm, ranked where the evidence is complete, each compared with plain LoRA in pairs."""
+"""The leaderboard: one row per arm, ranked where the evidence is complete, each compared with its reference."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from harness.report.study import Study
 
 @dataclass(frozen=True)
 class Tested:
-    """The paired difference of an arm to plain LoRA in one outcome, and its p after Holm over the arms."""
+    """The paired difference of an arm to its reference in one outcome, and its p after Holm over the arms."""
 
     gap: Paired
-    p_holm: float | None  #: None where the arm, or plain LoRA, is not ranked
+    p_holm: float | None  #: None where the arm, or its reference, is not ranked
 
     @property
     def p(self) -> float | None:
@@ -26,13 +26,14 @@ class Tested:
 
 @dataclass(frozen=True)
 class Row:
-    """An arm on the board, compared with plain LoRA in the primary outcome and the secondary ones."""
+    """An arm on the board, compared with its reference in the primary outcome and the secondary ones."""
 
     arm: Arm
     tested: dict[str, Tested]
     group: int | None  #: arms of one group can't be told apart from its best; None for an arm that is not ranked
     detectable: float | None  #: minimum detectable effect on the primary outcome
     why_not: str
+    partner: Arm | None = None  #: whom it is compared with
 
     @property
     def ranked(self) -> bool:
@@ -63,25 +64,27 @@ def rows(study: Study) -> list[Row]:
         detectable = None
         if PRIMARY in arm_tests and arm_tests[PRIMARY].p is not None:
             detectable = minimum_detectable_effect(arm_tests[PRIMARY].gap, count)
-        table.append(Row(arm, arm_tests, groups.get(arm.name), detectable, why[arm.name]))
+        table.append(Row(arm, arm_tests, groups.get(arm.name), detectable, why[arm.name], study.partner(arm)))
     return sorted(table, key=_rank)
 
 
 def _tests(study: Study, metric: Metric, why: dict[str, str]) -> dict[str, Tested]:
-    """Every arm against plain LoRA.
+    """Every arm against its reference.
 
     Only complete arms are tested: the pairs that survived a divergence say nothing about those that did not.  Intruders
     are compared between arms that adapt the same matrices: other matrices have other counts without any method.
     """
-    reference = study.reference
-    if reference is None:
-        return {}
-    others = [arm for arm in study.arms if arm is not reference]
-    if metric.of_matrices:
-        others = [arm for arm in others if same_matrices(arm, reference)]
-    arms = {arm.name: values for arm in others if (values := arm.values(metric.name))}
-    gaps = paired_differences(arms, reference.values(metric.name))
-    ready = [name for name, gap in gaps.items() if gap.p is not None and not why[name] and not why[reference.name]]
+    gaps: dict[str, Paired] = {}
+    for reference in study.partners:
+        others = [arm for arm in study.arms if study.partner(arm) is reference]
+        if metric.of_matrices:
+            others = [arm for arm in others if same_matrices(arm, reference)]
+        arms = {arm.name: values for arm in others if (values := arm.values(metric.name))}
+        gaps |= paired_differences(arms, reference.values(metric.name))
+    ranked = [
+        arm.name for arm in study.arms if (partner := study.partner(arm)) and not (why[arm.name] or why[partner.name])
+    ]
+    ready = [name for name in ranked if name in gaps and gaps[name].p is not None]
     adjusted = dict(zip(ready, holm([gaps[name].p for name in ready]), strict=True))
     return {name: Tested(gap, adjusted.get(name)) for name, gap in gaps.items()}
 

@@ -22,14 +22,15 @@ TRIED = {
     "choose it",
 }
 DIFFERENCE = {
-    "difference_to_lora": "paired difference to plain LoRA in average accuracy: same order and seed",
-    "difference_to_lora_ci_low": "",
-    "difference_to_lora_ci_high": "",
+    "reference": "the arm that it is compared with; `lora`, unless the study says otherwise",
+    "difference_to_reference": "paired difference to that arm in average accuracy: same order and seed",
+    "difference_to_reference_ci_low": "",
+    "difference_to_reference_ci_high": "",
     "pairs": "how many pairs that is",
     "p": "two-sided sign-flip p, exact up to 16 pairs; empty for an arm that is not ranked",
     "p_holm": "the same after Holm over the arms; below 0.05 is called significant",
-    "minimum_detectable_effect": "true difference to plain LoRA with 80 % power at Holm's first step; empty where none "
-    "is large enough",
+    "minimum_detectable_effect": "true difference to the reference with 80 % power at Holm's first step; empty where "
+    "none is large enough",
     "tie_group": "arms of one group can't be told apart from its best arm (paired tests, Holm, 5 %); 1 is the best",
 }
 STATE = {
@@ -45,9 +46,9 @@ STATE = {
 }
 #: Columns of each secondary outcome: what follows its name.
 SECOND = {
-    "_difference_to_lora": "like `difference_to_lora`, in this outcome",
-    "_difference_to_lora_ci_low": "",
-    "_difference_to_lora_ci_high": "",
+    "_difference_to_reference": "like `difference_to_reference`, in this outcome",
+    "_difference_to_reference_ci_low": "",
+    "_difference_to_reference_ci_high": "",
     "_p": "two-sided sign-flip p of this difference",
     "_p_holm": "the same after a Holm of its own over the arms",
 }
@@ -107,7 +108,8 @@ def _line(row: Row) -> dict[str, Any]:
         if value := arm.estimate(metric.name):
             line |= {f"{metric.name}_ci_low": value.low, f"{metric.name}_ci_high": value.high}
     if gap := row.difference:
-        numbers = (gap.mean, gap.low, gap.high, gap.pairs, row.p, row.p_holm, row.detectable)
+        name = row.partner.name if row.partner else None
+        numbers = (name, gap.mean, gap.low, gap.high, gap.pairs, row.p, row.p_holm, row.detectable)
         line |= dict(zip(DIFFERENCE, numbers, strict=False))
     for metric in metrics.secondary():
         if test := row.tested.get(metric.name):

@@ -41,7 +41,7 @@ class Metric:
     spoken: str = ""  #: its name in a sentence, if not the title
     kind: str = ""  #: name in a sentence that covers it and similar metrics, if they share one
 
-    tested: Literal["primary", "secondary", ""] = ""  #: against plain LoRA, with Holm within each outcome
+    tested: Literal["primary", "secondary", ""] = ""  #: against the reference, with Holm within each outcome
     of_matrices: bool = False  #: counted in the adapted matrices: arms that adapt different ones are not compared
     answered: bool = False  #: the answer at the top of the page reports its test
 

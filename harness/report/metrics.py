@@ -89,8 +89,8 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "examples_to_90", "Examples to 90 %",
-        "mean over tasks of the examples to 90 % of plain LoRA's gain, restricted to what plain LoRA spends on the "
-        "task from the same data",
+        "mean over tasks of the examples to 90 % of the reference's gain (plain LoRA's, unless the study says "
+        "otherwise), restricted to what the reference spends on the task from the same data",
         reached_90("examples", "mean"), better="lower", note="restricted mean", digits=0, table="more",
     ),
     Metric(
@@ -235,7 +235,7 @@ def with_interval() -> list[Metric]:
 
 
 def secondary() -> list[Metric]:
-    """Metrics that are also compared with plain LoRA, each with a separate Holm correction over the arms."""
+    """Metrics that are also compared with the reference, each with a separate Holm correction over the arms."""
     return [each for each in METRICS if each.tested == "secondary"]
 
 

@@ -10,11 +10,13 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from harness.errors import InputError
-from harness.report.arms import REFERENCE, Arm
-from harness.report.evidence import PlainLora
+from harness.report.arms import Arm, adapter_of
+from harness.report.evidence import Yardstick
 from harness.report.trial import Trial, measure
 from harness.store.published import PublishedRow
 from harness.store.records import TrialRecord
+from harness.store.reference import Reference
+from harness.study.reference import DEFAULT, Candidate, decide
 
 #: What must have one version each, besides stack and base model.
 KINDS = ("task", "order", "arm")
@@ -35,6 +37,9 @@ class Readout(Protocol):
     @property
     def published(self) -> Sequence[PublishedRow]: ...
 
+    @property
+    def reference(self) -> Reference | None: ...
+
 
 @dataclass(frozen=True)
 class Study:
@@ -46,15 +51,37 @@ class Study:
     quarantined: list[str]
     mixtures: list[str]
     published: list[PublishedRow]  #: others' numbers on the same benchmark
+    compared: Reference | None  #: whom the arms are compared with, by name
 
     @cached_property
     def trials(self) -> list[Trial]:
         return [trial for arm in self.arms for trial in arm.trials]
 
-    @property
+    @cached_property
     def reference(self) -> Arm | None:
-        """Plain LoRA: the arm `lora`, or the only arm of that method."""
-        return reference_arm(self.arms)
+        """The arm that others are compared with where they have no other partner."""
+        return self._named(self.compared.arm) if self.compared else None
+
+    def partner(self, arm: Arm) -> Arm | None:
+        """Whom an arm is compared with; None for the reference itself, and where there is none."""
+        name = self.compared.partner(arm.name) if self.compared else None
+        return self._named(name) if name else None
+
+    @cached_property
+    def partners(self) -> list[Arm]:
+        """Every arm that another is compared with, the reference first."""
+        others = [partner for arm in self.arms if (partner := self.partner(arm)) and partner is not self.reference]
+        return list({arm.name: arm for arm in ([self.reference] if self.reference else []) + others}.values())
+
+    @property
+    def called(self) -> str:
+        """What an arm is compared with, as a sentence has it."""
+        if len(self.partners) > 1:
+            return "its reference"
+        return called(self.partners[0].name) if self.partners else ""
+
+    def _named(self, name: str) -> Arm | None:
+        return next((arm for arm in self.arms if arm.name == name), None)
 
     @cached_property
     def streams(self) -> dict[str, tuple[str, ...]]:
@@ -81,14 +108,13 @@ class Study:
         return same, sorted(name for name, values in seen.items() if len(values) > 1)
 
 
+def called(arm: str) -> str:
+    """The reference, as a sentence has it."""
+    return "plain LoRA" if arm == DEFAULT else arm
+
+
 def _key(trial: Trial) -> tuple[str, int]:
     return trial.key
-
-
-def reference_arm(arms: Iterable[Arm]) -> Arm | None:
-    arms = list(arms)
-    named = [arm for arm in arms if arm.name == REFERENCE] or [arm for arm in arms if arm.method == REFERENCE]
-    return named[0] if len(named) == 1 else None
 
 
 def gather(readout: Readout, *, allow_mixed: bool = False, where: str | None = None) -> Study:
@@ -113,12 +139,23 @@ def gather(readout: Readout, *, allow_mixed: bool = False, where: str | None = N
             where=where,
             remedy="run all trials on one stack, or ask for a mixed board (--allow-mixed), which says so in a banner",
         )
-    arms = _arms(records, readout.expected)
+    compared = readout.reference or _reference(records, readout.expected or {})
+    arms = _arms(records, readout.expected, compared)
     name = ", ".join(dict.fromkeys(record.study for record in records))
-    return Study(name, arms, records, sorted(readout.quarantined), mixtures, list(readout.published))
+    return Study(name, arms, records, sorted(readout.quarantined), mixtures, list(readout.published), compared)
 
 
-def _arms(records: Sequence[TrialRecord], expected: Mapping[str, int] | None) -> list[Arm]:
+def _reference(records: Sequence[TrialRecord], expected: Iterable[str]) -> Reference | None:
+    """Of a folder whose ``study.json`` says nothing of it: as a study would decide that names none."""
+    first = {record.spec.arm: record for record in reversed(records)}
+    order = dict.fromkeys([name for name in expected if name in first])
+    return decide([
+        Candidate(name, first[name].spec.method, first[name].spec.parameters | adapter_of(first[name]))
+        for name in (*order, *(name for name in sorted(first) if name not in order))
+    ])  # fmt: skip
+
+
+def _arms(records: Sequence[TrialRecord], expected: Mapping[str, int] | None, compared: Reference | None) -> list[Arm]:
     finished = [record for record in records if record.status == "ok"]
     by_name: dict[str, Arm] = {}
     for record in records:
@@ -127,12 +164,11 @@ def _arms(records: Sequence[TrialRecord], expected: Mapping[str, int] | None) ->
     for name in expected or {}:
         method, _, setting = name.partition("@")
         by_name.setdefault(name, Arm(name, method, setting or "default", 0))
-    reference = reference_arm(by_name.values())
-    plain = PlainLora.of(record for record in finished if reference and record.spec.arm == reference.name)
+    yardstick = Yardstick.of(record for record in finished if compared and record.spec.arm == compared.arm)
     for record in records:
         arm = by_name[record.spec.arm]
         if record.status == "ok":
-            arm.trials.append(measure(record, plain))
+            arm.trials.append(measure(record, yardstick))
         else:
             arm.unfinished.append(record)
     of_method: dict[str, int] = defaultdict(int)

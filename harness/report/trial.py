@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.report import metrics
-from harness.report.evidence import Evidence, PlainLora
+from harness.report.evidence import Evidence, Yardstick
 from harness.store.records import TrialRecord
 
 
@@ -25,9 +25,9 @@ class Trial:
         return self.record.spec.order, self.record.spec.seed
 
 
-def measure(record: TrialRecord, plain: PlainLora) -> Trial:
+def measure(record: TrialRecord, yardstick: Yardstick) -> Trial:
     """All metrics of one finished trial, in the order of their declaration."""
-    evidence = Evidence(record, plain)
+    evidence = Evidence(record, yardstick)
     last = record.intruders[-1] if record.intruders else None
     values: dict[str, float | None] = {}
     for metric in metrics.METRICS:

@@ -18,6 +18,7 @@ from harness.store.claims import claim
 from harness.store.files import sweep_temporary
 from harness.store.published import PublishedRow, read_published
 from harness.store.records import FINAL
+from harness.store.reference import Reference
 from harness.store.results import (
     check_schema,
     open_results,
@@ -36,7 +37,8 @@ from harness.study.config import Study, find_study, load_study
 from harness.study.folders import results_folder
 from harness.study.halving import halves, unfinished
 from harness.study.memory import adapter_share, dense_rows, device_class, pack_size
-from harness.study.plan import Inputs, Pack, Plan, build_plan, remarks
+from harness.study.plan import Inputs, Pack, Plan, build_plan, expand_arms, remarks
+from harness.study.reference import reference_of, untested
 
 if TYPE_CHECKING:
     from harness.executors.interface import Executor, Outcome, Watch, Watcher
@@ -58,6 +60,7 @@ class Campaign:
     published: tuple[PublishedRow, ...] = ()
     remarks: tuple[str, ...] = ()
     searches: tuple[tuning.Search, ...] = ()  #: of a tuning study: what is tried for each arm
+    reference: Reference | None = None  #: whom its arms are compared with; none in a tuning study
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,26 @@ def lay_out(study: Study, where: str, folder: Path, *, device: Callable[[str], s
     source = model_files.resolve_model(study.model)
     inputs = _inputs(study, source, registry, where, tune)
     tuned: tuple[str, ...] = ()
+    reference = None
     if not tune:
-        study, inputs, tuned = _take_tuned(study, registry, inputs, where, folder)
+        reference, tuned = _compared(study, registry, where, folder)
+        study, inputs, said = _take_tuned(study, registry, inputs, where, folder)
+        tuned = (*said, *tuned)
     kind = device_class(gpu_gigabytes() if device(study.device) == "cuda" else None)
     size, dense = pack_size(study, source.path, kind), dense_rows(study, source.path, kind)
     plan = build_plan(study, registry, inputs, size, where, dense, adapter_share(source.path))
     notes = (*remarks(study, registry), *tuned, *_model_remarks(study, source.path, plan))
-    return Campaign(study, folder, source, inputs.task_digests, plan, published, notes, searches)
+    return Campaign(study, folder, source, inputs.task_digests, plan, published, notes, searches, reference)
+
+
+def _compared(
+    study: Study, registry: Mapping[str, Any], where: str, folder: Path
+) -> tuple[Reference | None, tuple[str, ...]]:
+    """Whom the arms are compared with, and a line where nothing will be tested; ``study`` is as it was written."""
+    arms = expand_arms(study, registry, where)
+    reference = reference_of(study, arms, tuning.read_tuning(folder), where)
+    problem = untested(study, arms, reference)
+    return reference, (problem,) if problem else ()
 
 
 def _inputs(
@@ -225,7 +241,7 @@ def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, e
             held.check()  # another run may have taken the folder from one that had stood still
             watcher.progress(name, units, what)
 
-        open_results(folder, study.name, campaign.plan.expected, campaign.published)
+        open_results(folder, study.name, campaign.plan.expected, campaign.published, campaign.reference)
         planned = campaign.plan.fingerprints
         take_back(folder, planned)
         state = read_state(campaign, quarantine=True)

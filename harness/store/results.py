@@ -29,6 +29,7 @@ from harness.store.files import create_json, rename_new, write_json
 from harness.store.lean import Lean
 from harness.store.published import PublishedRow, check_published, plain
 from harness.store.records import FINAL, SCHEMA_VERSION, BaseRecord, TrialRecord
+from harness.store.reference import Reference, check_reference
 from harness.store.trial_files import of_schema, read_trial, readable, trial_path
 
 MANIFEST = "study.json"
@@ -45,12 +46,28 @@ class Readout:
     quarantined: Mapping[str, str] = field(default_factory=dict)  #: name of a damaged file -> what is wrong with it
     expected: dict[str, int] | None = None  #: arm -> trials of the plan; none where no plan was written
     published: tuple[PublishedRow, ...] = ()  #: others' numbers that the study names
+    reference: Reference | None = None  #: whom its arms are compared with; none where no plan said so
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``study.json`` says; ``expected`` is None where the file isn't there."""
+
+    expected: dict[str, int] | None = None  #: arm -> trials of the plan
+    published: tuple[PublishedRow, ...] = ()
+    reference: Reference | None = None
 
 
 # -- whose folder it is -----------------------------------------------------------------------------------------------
 
 
-def open_results(folder: Path, study: str, expected: Mapping[str, int], published: Sequence[PublishedRow] = ()) -> None:
+def open_results(
+    folder: Path,
+    study: str,
+    expected: Mapping[str, int],
+    published: Sequence[PublishedRow] = (),
+    reference: Reference | None = None,
+) -> None:
     """Make the folder this study's, or check that it is; for whoever holds its claim.
 
     Where ``study.json`` is lost, damaged or another's, the records decide: a folder whose finished trials are all of
@@ -62,6 +79,8 @@ def open_results(folder: Path, study: str, expected: Mapping[str, int], publishe
         if owners != {study}:
             raise problem
     content = {"schema_version": SCHEMA_VERSION, "study": study, "expected": dict(expected)}
+    if reference:
+        content["reference"] = reference.model_dump(mode="json")
     write_json(manifest, content | ({"published": plain(published)} if published else {}))
 
 
@@ -184,18 +203,22 @@ def read_trials(folder: Path, *, quarantine: bool = False, lean: bool = False) -
 
     With ``lean`` they are as :class:`harness.store.lean.Lean` makes them, for who holds ten thousand at once.
     """
-    expected, published = read_expected(folder)
+    said = read_manifest(folder)
     records, damaged = read_records(folder, quarantine=quarantine, lean=lean)
-    return Readout(records, damaged, expected, published)
+    return Readout(records, damaged, said.expected, said.published, said.reference)
 
 
-def read_expected(folder: Path) -> tuple[dict[str, int] | None, tuple[PublishedRow, ...]]:
-    """What ``study.json`` says: trials of the plan by arm, and others' numbers; None where it isn't there."""
-    if not (folder / MANIFEST).exists():
-        return None, ()
-    manifest = _read_manifest(folder / MANIFEST)
-    expected = {str(arm): int(n) for arm, n in manifest.get("expected", {}).items()}
-    return expected, check_published(manifest.get("published", ()), f"{folder / MANIFEST}:published")
+def read_manifest(folder: Path) -> Manifest:
+    """What ``study.json`` says: trials of the plan by arm, others' numbers, and whom arms are compared with."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return Manifest()
+    manifest = _read_manifest(path)
+    return Manifest(
+        {str(arm): int(n) for arm, n in manifest.get("expected", {}).items()},
+        check_published(manifest.get("published", ()), f"{path}:published"),
+        check_reference(manifest.get("reference"), f"{path}:reference"),
+    )
 
 
 def read_records(

@@ -173,6 +173,9 @@ class Study(CommonSettings):
     seeds: tuple[limits.Seed, ...] = Field(min_length=1)
     streams: dict[str, limits.Tasks] = Field(min_length=1)
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    reference: str | None = Field(
+        default=None, description="the arm that others are compared with, or a method: its arms; null: lora"
+    )
     adapter: AdapterSettings = AdapterSettings()
     training: TrainingSettings = TrainingSettings()
     keep_adapters: Literal["none", "last", "all"] = "last"

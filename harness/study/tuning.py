@@ -232,6 +232,7 @@ def tuning_study(study: Study, searches: Iterable[Search], where: str) -> Study:
         "seeds": study.tuning.seeds,
         "probes": (),
         "methods": methods,
+        "reference": None,
         "keep_adapters": "none",
         "published": None,
         "scoring": study.scoring.model_copy(update=asked),

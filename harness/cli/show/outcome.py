@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from harness.cli.show.screen import MOST_MESSAGES, damaged_lines, screen, table
 from harness.data import paths
 from harness.store.records import FINAL, STATUSES
-from harness.store.results import read_expected, read_some
+from harness.store.results import read_manifest, read_some
 from harness.store.survey import survey
+from harness.study.reference import lines
 from harness.study.tuning import FILE, Tuning
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def show_choices(campaign: Campaign, tuning: Tuning) -> None:
 
 def show_status(folder: Path, as_json: bool, changes: Sequence[str]) -> None:
     """Statuses by arm, from the result files, and what of them the study no longer asks for."""
-    expected, surveyed = read_expected(folder)[0] or {}, survey(folder, paths.cache_dir())
+    said, surveyed = read_manifest(folder), survey(folder, paths.cache_dir())
+    expected = said.expected or {}
     counts: dict[str, Counter[str]] = {}
     for entry in surveyed.entries.values():
         counts.setdefault(entry.arm, Counter())[entry.status] += 1
@@ -75,12 +77,15 @@ def show_status(folder: Path, as_json: bool, changes: Sequence[str]) -> None:
         missing = max(0, expected.get(arm, 0) - sum(have.values()))
         rows.append({"method": arm, **{status: have[status] for status in STATUSES}, "missing": missing})
     if as_json:
-        damaged = dict(surveyed.damaged)
-        data = {"folder": str(folder), "methods": rows, "damaged": damaged, "changes": list(changes)}
+        reference = said.reference.model_dump(mode="json") if said.reference else None
+        found = {"damaged": dict(surveyed.damaged), "changes": list(changes)}
+        data = {"folder": str(folder), "methods": rows, "reference": reference, **found}
         print(json.dumps(data, indent=1))
         return
     if rows:
         table(str(folder), list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+        for line in lines(said.reference) if said.reference else ():
+            screen.print(line)
     else:
         screen.print(f"{folder}: no results yet")
     for line in (*damaged_lines(surveyed.damaged), *changes):

@@ -9,6 +9,7 @@ from harness.cli.show.screen import clock, damaged_lines, screen, table
 from harness.run.estimate import seconds_left
 from harness.store.records import FINAL
 from harness.study.overrides import differences
+from harness.study.reference import lines
 
 if TYPE_CHECKING:
     from harness.run.campaign import Campaign, State
@@ -32,6 +33,9 @@ def show_plan(campaign: Campaign, state: State, device: str) -> None:
         f"{len(plan.trials)} trials, {trainings} trainings in {len(plan.packs)} packs, {len(state.todo)} packs to run; "
         f"results in {campaign.folder}"
     )
+    if not campaign.searches:
+        for line in lines(campaign.reference):
+            screen.print(line)
     for remark in campaign.remarks:
         screen.print(f"note: {remark}", style="yellow")
     for line in (*damaged_lines(state.damaged), *state.changes.lines):

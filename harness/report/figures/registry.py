@@ -52,15 +52,15 @@ def figures_of(study: Study) -> list[Plot]:
 def drawn_looks(study: Study, board: Sequence[Row]) -> dict[str, Look]:
     """Looks of the arms that figures draw: all of up to ``DRAWN``, else the main ones and the first of the board.
 
-    Main are plain LoRA and the best arm of each remedy that has a fixed colour: a reader looks for them, wherever they
-    stand on the board.  After them comes the best arm of every other method, then the rest.
+    Main are the references and the best arm of each remedy that has a fixed colour: a reader looks for them, wherever
+    they stand on the board.  After them comes the best arm of every other method, then the rest.
     """
     arms = [row.arm for row in board if row.arm.trials]
     best = {arm.method: arm.name for arm in reversed(arms) if arm.trains}
 
     def place(arm: Arm) -> int:
         first = best.get(arm.method) == arm.name
-        return 0 if arm is study.reference or (first and arm.method in FIXED) else 1 if first else 2
+        return 0 if arm in study.partners or (first and arm.method in FIXED) else 1 if first else 2
 
     return looks((arm.name, arm.method) for arm in sorted(arms, key=place)[:DRAWN])
 

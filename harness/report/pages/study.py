@@ -18,9 +18,9 @@ from harness.report.leaderboard import Row
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import listed
 from harness.report.pages.render import write_pair
-from harness.report.study import Study
+from harness.report.study import Study, called
 from harness.report.text.answer import answer, scope
-from harness.report.text.board import board_cells, leaderboard_table
+from harness.report.text.board import board_cells, leaderboard_table, partners_of
 from harness.report.text.mitigation import mitigation_tables
 from harness.report.text.notes import notes
 from harness.report.text.table import Table, settings
@@ -58,6 +58,8 @@ def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
         "notes": notes(study, board),
         "mixtures": study.mixtures,
         "leaderboard": leaderboard_table(board),
+        "several_references": len(partners_of(board)) > 1,
+        "reference": called(study.reference.name) if study.reference else "",
         "lower_is_better": listed(list(lower)),
         "rows": [
             board_cells(row) | {"bar": bar, "color": colors[row.arm.name]}
@@ -80,7 +82,7 @@ def _colors(study: Study, board: Sequence[Row]) -> dict[str, str]:
 
 
 def _bars(board: Sequence[Row], reference: Arm | None) -> list[dict[str, Any] | None]:
-    """Point and interval of the outcome on one axis for all arms, in per cent of it, marked at plain LoRA's mean."""
+    """Point and interval of the outcome on one axis for all arms, in per cent of it, marked at the reference's mean."""
     outcomes = [row.arm.estimate(PRIMARY) for row in board]
     trained = [v for row, v in zip(board, outcomes, strict=True) if v and row.arm.trains]
     ends = [x for v in trained or outcomes if v for x in (v.mean, v.low, v.high) if x is not None]

@@ -54,27 +54,29 @@ def _accuracy(study: Study, board: Sequence[Row]) -> str:
         text += f", and {_some(tied)} cannot be told apart from it"
     elif len(ranked) > 1:
         text += ", significantly above every other ranked arm (paired tests, Holm, 5 %)"
-    return f"{text}; {_against_lora(study, board, PRIMARY)}."
+    return f"{text}; {_against_reference(study, board, PRIMARY)}."
 
 
-def _against_lora(study: Study, board: Sequence[Row], metric: str) -> str:
+def _against_reference(study: Study, board: Sequence[Row], metric: str) -> str:
     """A clause: the significant differences in the primary outcome."""
     if study.reference is None:
-        return "there is no arm of plain LoRA to compare with"
+        return "there is no arm of plain LoRA to compare with, and the study names no other"
     tested = [row for row in board if metric in row.tested and row.tested[metric].p_holm is not None]
     if not tested:
-        return "no difference to plain LoRA was tested, which takes two ranked arms, one of them plain LoRA"
+        return f"no difference to {study.called} was tested, which takes two ranked arms, one of them the reference"
     clear = _clear(tested, metric)
     if not clear:
-        return "no arm differs significantly from plain LoRA"
+        return f"no arm differs significantly from {study.called}"
     parts = []
     for word, sign in (("above", 1), ("below", -1)):
         same = [row for row, gap in clear if gap.mean * sign > 0]
         if same:
             p = max(certain(row.tested[metric].p_holm) for row in same)
             size = f"{_sizes(same, metrics.metric(metric))}, p {_equals(p, len(same))}"
-            parts.append(f"{_names(same)} {'are' if len(same) > 1 else 'is'} significantly {word} plain LoRA ({size})")
-    others = "" if len(clear) == len(tested) else ", and no other arm differs significantly from it"
+            are = "are" if len(same) > 1 else "is"
+            parts.append(f"{_names(same)} {are} significantly {word} {study.called} ({size})")
+    it = "it" if len(study.partners) == 1 else study.called
+    others = "" if len(clear) == len(tested) else f", and no other arm differs significantly from {it}"
     return " and ".join(parts) + others
 
 
@@ -89,7 +91,7 @@ def _others(study: Study, board: Sequence[Row]) -> str:
     trained = [row for row in board if row.arm.trains]
     lowest = _lowest_forgetting(trained)
     if study.reference is None:
-        return f"Without plain LoRA nothing is tested of forgetting, learning speed and intruder dimensions{lowest}."
+        return f"Without a reference nothing is tested of forgetting, learning speed and intruder dimensions{lowest}."
     clauses, level, unknown = [], [], []
     for metric in (each for each in metrics.secondary() if each.answered):
         name = metric.name_in_sentence
@@ -108,7 +110,7 @@ def _others(study: Study, board: Sequence[Row]) -> str:
         clauses.append(f"no arm differs significantly in {_or(level)}")
     if unknown:
         clauses.append(f"{listed(unknown)} could not be tested")
-    return f"Against plain LoRA, {'; '.join(clauses)}{lowest}."
+    return f"Against {study.called}, {'; '.join(clauses)}{lowest}."
 
 
 def _lowest_forgetting(trained: Sequence[Row]) -> str:
@@ -137,26 +139,21 @@ def _certainty(study: Study, board: Sequence[Row]) -> str:
     else:
         low, high = number(min(detectable), 1, 100), number(max(detectable), 1, 100)
         sure = (
-            f"How sure: with {plural(pairs, 'pair')} a true difference to plain LoRA of "
+            f"How sure: with {plural(pairs, 'pair')} a true difference to {study.called} of "
             f"{low if low == high else f'{low} to {high}'} points, depending on the arm, is found with 80 % power"
         )
     return f"{sure}; {_cost(study, board)}."
 
 
 def _cost(study: Study, board: Sequence[Row]) -> str:
-    """A clause: tokens of training against plain LoRA's.  Seconds depend on the pack: a larger one shares more."""
-    plain_tokens = _tokens(study.reference) if study.reference else 0.0
-    times = {
-        row.arm.name: _tokens(row.arm) / plain_tokens
-        for row in board
-        if plain_tokens and row.arm is not study.reference
-    }
-    times = {name: factor for name, factor in times.items() if factor > 0}
+    """A clause: tokens of training against the reference's.  Seconds depend on the pack: a larger one shares more."""
+    tokens = {row.arm.name: (_tokens(row.arm), _tokens(row.partner)) for row in board if row.partner}
+    times = {name: spent / theirs for name, (spent, theirs) in tokens.items() if spent and theirs}
     if not times:
-        return "what training costs against plain LoRA was not measured"
+        return f"what training costs against {study.called or 'a reference'} was not measured"
     least, most = min(times, key=lambda n: (times[n], n)), max(times, key=lambda n: (times[n], n))
     low, high = (number(times[name], 2) for name in (least, most))
-    as_many = "times as many tokens as that of plain LoRA"
+    as_many = f"times as many tokens as that of {study.called}"
     if low == high:
         return f"training takes {low} {as_many} for {most if least == most else 'every arm'}"
     return f"training takes {low} ({least}) to {high} ({most}) {as_many}, those of teachers and samples included"
@@ -178,7 +175,7 @@ def _names(rows: Sequence[Row]) -> str:
 
 
 def _sizes(rows: Sequence[Row], metric: Metric) -> str:
-    """The differences of arms to plain LoRA, the largest first: ``+12.5 to +5.6 points``."""
+    """The differences of arms to their references, the largest first: ``+12.5 to +5.6 points``."""
     gaps = sorted((row.tested[metric.name].gap.mean for row in rows), key=abs, reverse=True)
     ends = dict.fromkeys([metric.change(gaps[0]), metric.change(gaps[-1])])
     return f"{' to '.join(ends)} {metric.unit_of_difference}".strip()

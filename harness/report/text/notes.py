@@ -8,8 +8,9 @@ from harness.analysis.statistics import LEVEL, smallest_p
 from harness.report.arms import LEAST_SEEDS, adapter_of, adapters_differ
 from harness.report.estimates import certain
 from harness.report.leaderboard import Row
-from harness.report.numbers import p_text, plural
+from harness.report.numbers import listed, p_text, plural
 from harness.report.study import Study
+from harness.study.reference import DEFAULT
 
 
 def notes(study: Study, board: Sequence[Row]) -> list[str]:
@@ -19,6 +20,7 @@ def notes(study: Study, board: Sequence[Row]) -> list[str]:
         "orders, tasks and base model, and are not adjusted for the number of arms. ± is the standard error of one "
         "trial's score over the test items.",
     ]
+    sentences += _reference(study)
     if any(row.difference for row in board):
         sentences.append(
             "Differences are paired: same order and seed. p is from a two-sided sign-flip test, then Holm's over the "
@@ -32,8 +34,8 @@ def notes(study: Study, board: Sequence[Row]) -> list[str]:
         )
     if any(row.detectable is not None for row in board):
         sentences.append(
-            "Detectable is the true difference to plain LoRA in average accuracy that would be significant in 80 % of "
-            "such studies, at Holm's first step (non-central t, from the arm's own spread)."
+            f"Detectable is the true difference to {study.called} in average accuracy that would be significant in "
+            "80 % of such studies, at Holm's first step (non-central t, from the arm's own spread)."
         )
     sentences += _power(board) + _standing(study, board)
     if study.quarantined:
@@ -65,6 +67,19 @@ def notes(study: Study, board: Sequence[Row]) -> list[str]:
             "Trials were trained side by side in packs: seconds and kWh are a pack's divided by its trials, "
             "tokens a second and peak memory are those of the whole pack."
         )
+    return sentences
+
+
+def _reference(study: Study) -> list[str]:
+    """Whom arms are compared with and why, unless that is plain LoRA as the study has it, for all of them."""
+    compared = study.compared
+    if compared is None or (compared.arm == DEFAULT and not compared.partners):
+        return []
+    sentences = [f"The reference is {compared.arm}: {compared.why}."]
+    on_board = [arm.name for arm in study.arms if arm.name in compared.partners]
+    if on_board:
+        pairs = listed([f"{arm} with {compared.partners[arm]}" for arm in on_board])
+        sentences.append(f"Compared at equal settings, not with the reference itself: {pairs}.")
     return sentences
 
 

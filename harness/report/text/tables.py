@@ -13,7 +13,7 @@ from harness.report.leaderboard import Row
 from harness.report.metric import Metric
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import NOTHING, interval, listed, number, percent, points, with_error
-from harness.report.study import Study
+from harness.report.study import Study, called
 from harness.report.text import published
 from harness.report.text.table import Table, settings
 from harness.store.records import TaskScores
@@ -21,6 +21,7 @@ from harness.store.records import TaskScores
 
 def tables(study: Study, board: Sequence[Row]) -> list[Table]:
     """Every table but the board itself; those with nothing to show are left out."""
+    yardstick = called(study.reference.name) if study.reference else "the reference"
     return [
         *_published(study, board),
         _per_task(study, board),
@@ -30,8 +31,8 @@ def tables(study: Study, board: Sequence[Row]) -> list[Table]:
             "More metrics",
             board,
             metrics.in_table("more"),
-            "90 %: base model plus 0.9 of plain LoRA's mean best gain on the task; tasks that don't get there within "
-            "what plain LoRA spends on them count with that. Interquartile mean: of all final scores of all trials, "
+            f"90 %: base model plus 0.9 of {yardstick}'s mean best gain on the task; tasks that don't get there within "
+            f"what {yardstick} spends on them count with that. Interquartile mean: of all final scores of all trials, "
             "from 3 tasks and 5 seeds up.",
         ),
         _metric_table(

@@ -9,13 +9,13 @@ import pytest
 from synthetic import QUICK, Folder, facts, trial
 
 from harness.report import leaderboard, leaderboard_csv, write_report
-from harness.report.arms import REFERENCE
 from harness.report.figures import style
 from harness.report.figures.accuracy_forgetting import accuracy_forgetting
 from harness.report.figures.registry import FIGURES, drawn_looks
 from harness.report.study import gather
 from harness.report.text.answer import answer
 from harness.store.records import TrialRecord
+from harness.study.reference import DEFAULT
 
 #: A known method, and the name of a plug-in that is the same kind of arm.
 NAMES = {"frozen": "as_it_is", "single_task": "upper_bound", "full_finetune": "dense"}
@@ -61,7 +61,7 @@ def test_a_custom_bound_has_no_forgetting(board):
     for name in ("forgetting", "backward_transfer", "learning_accuracy", "sample_efficiency_auc", "examples_to_90"):
         assert row[name] == "", name
         assert board["stable_lora"][name] != "", name
-    assert row["forgetting_difference_to_lora"] == ""
+    assert row["forgetting_difference_to_reference"] == ""
 
 
 def test_a_custom_dense_arm_has_no_rank(board):
@@ -120,7 +120,7 @@ def test_a_name_says_nothing_but_colour():
 def test_no_module_of_the_report_names_a_method():
     """But for the reference, and the colours of the project's methods."""
     root = Path(__file__).resolve().parents[3]
-    methods = {path.stem for path in (root / "baselines").glob("*.py")} - {"__init__", REFERENCE, "combined"}
+    methods = {path.stem for path in (root / "baselines").glob("*.py")} - {"__init__", DEFAULT, "combined"}
     for path in (root / "harness" / "report").rglob("*.py"):
         if path.name != "style.py":
             named = [name for name in methods if f'"{name}"' in path.read_text(encoding="utf-8")]

@@ -51,7 +51,7 @@ def test_a_metric_declared_is_in_every_file(registered, tmp_path):
     mean = float(np.mean(scores[8:]))
     assert float(board["combined"]["worst_task"]) == pytest.approx(mean)
     assert float(board["combined"]["worst_task_ci_low"]) < mean < float(board["combined"]["worst_task_ci_high"])
-    gap = float(board["combined"]["worst_task_difference_to_lora"])
+    gap = float(board["combined"]["worst_task_difference_to_reference"])
     assert gap == pytest.approx(mean - float(np.mean(scores[:8])))
     assert float(board["combined"]["worst_task_p"]) == float(board["combined"]["worst_task_p_holm"]) <= 1
     rows = [row for row in read(tmp_path / "trials.csv") if row["metric"] == "worst_task"]

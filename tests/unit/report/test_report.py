@@ -91,7 +91,7 @@ def test_what_training_costs_is_told_in_tokens():
 
 
 def test_leaderboard_columns_and_values(quick_folder):
-    assert (quick_folder / "leaderboard.csv").read_text().startswith(FIRST + ",difference_to_lora,")
+    assert (quick_folder / "leaderboard.csv").read_text().startswith(FIRST + ",reference,difference_to_reference,")
     rows = {row["method"]: row for row in read(quick_folder / "leaderboard.csv")}
     trials = [record for record in quick().records if record.spec.method == "stable_lora"]
     last = [sum(record.tasks[task].score[-1] for task in QUICK) / 3 for record in trials]
@@ -102,7 +102,7 @@ def test_leaderboard_columns_and_values(quick_folder):
     assert rows["stable_lora"]["items_per_task"] == "200"
     assert float(rows["lora_ema"]["p"]) == 0.25
     assert float(rows["lora_ema"]["p_holm"]) == 1
-    assert rows["lora"]["difference_to_lora"] == rows["lora"]["p"] == ""
+    assert rows["lora"]["difference_to_reference"] == rows["lora"]["p"] == ""
     assert float(rows["stable_lora"]["delta_social_iqa"]) == float(rows["stable_lora"]["general_delta"])
 
 

@@ -84,7 +84,7 @@ def test_no_plain_lora_to_compare_with(tmp_path):
     assert "there is no arm of plain LoRA to compare with" in files["report.md"]
     assert "nothing is tested of forgetting" in files["report.md"]
     rows = board(files["leaderboard.csv"])
-    assert rows["combined"]["difference_to_lora"] == rows["combined"]["p"] == ""
+    assert rows["combined"]["difference_to_reference"] == rows["combined"]["p"] == ""
     assert rows["combined"]["tie_group"] == "1", "ties are among the arms and need no plain LoRA"
 
 
@@ -115,7 +115,7 @@ def test_a_constant_metric_has_a_closed_interval_and_no_claim(tmp_path):
     readout = Folder([flat(arm, seed) for arm in ("lora", "combined") for seed in range(6)])
     row = board(written(tmp_path, readout)["leaderboard.csv"])["combined"]
     assert (row["average_accuracy_ci_low"], row["average_accuracy_ci_high"]) == ("0.5", "0.5")
-    assert (row["difference_to_lora"], row["p"], row["tie_group"]) == ("0", "1", "1")
+    assert (row["difference_to_reference"], row["p"], row["tie_group"]) == ("0", "1", "1")
     study = gather(readout)
     said = answer.answer(study, leaderboard.rows(study))
     assert "cannot be told apart" in said[0]
@@ -295,7 +295,7 @@ def full(*_, **__):
     ],
 )
 def test_a_full_disk_is_one_message_and_nothing_is_cut_off(tmp_path, monkeypatch, part):
-    one = tuple(plot for plot in registry.FIGURES if plot.name == "forgetting")
+    one = tuple(plot for plot in registry.FIGURES if plot.name in ("accuracy_matrix", "forgetting"))
     for module in (registry, study_page):
         monkeypatch.setattr(module, "FIGURES", one)
     write_trial(tmp_path, trial("lora", QUICK))

@@ -54,8 +54,8 @@ def test_the_board_has_groups_effects_and_secondary_tests(tmp_path):
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert {row["schema_version"] for row in rows.values()} == {"1"}
     assert (rows["combined"]["tie_group"], rows["frozen"]["tie_group"]) == ("1", "3")
-    assert 0 < float(rows["combined"]["minimum_detectable_effect"]) < float(rows["combined"]["difference_to_lora"])
-    assert float(rows["combined"]["forgetting_difference_to_lora"]) < 0
+    assert 0 < float(rows["combined"]["minimum_detectable_effect"]) < float(rows["combined"]["difference_to_reference"])
+    assert float(rows["combined"]["forgetting_difference_to_reference"]) < 0
     assert float(rows["combined"]["forgetting_p"]) == 2 / 2**8
     assert float(rows["combined"]["forgetting_p_holm"]) == 4 / 2**8
     assert rows["lora"]["minimum_detectable_effect"] == rows["lora"]["forgetting_p"] == ""
