@@ -70,7 +70,7 @@ def _candidate(arm: Arm) -> Candidate:
     adapter, facts = arm.training.adapter, arm.facts
     values = dict(arm.settings.model_dump())
     if facts.trains:
-        values["targets"] = " ".join(adapter.targets)
+        values |= {"targets": " ".join(adapter.targets), "examples": arm.training.examples}
     if facts.has_rank:
         values |= {"rank": adapter.rank, "alpha": adapter.alpha}
     if facts.trains and not facts.chooses_between:

@@ -57,11 +57,11 @@ def test_settings_are_compared_by_value_and_not_by_name():
 
 
 def test_own_adapters_and_regimes_are_settings_too():
-    own = {"": {}, "@r2": {"adapter": {"rank": 2}}, "@r": {"between_tasks": "reinit"}}
+    own = {"": {}, "@r2": {"adapter": {"rank": 2}}, "@r": {"between_tasks": "reinit"}, "@n": {"examples": 16}}
     given = {f"{method}{name}": values for method in ("lora", "stable_lora") for name, values in own.items()}
     found = decided(given)
     assert found.arm == "lora"
-    assert found.partners == {"stable_lora@r2": "lora@r2", "stable_lora@r": "lora@r"}
+    assert found.partners == {f"stable_lora@{name}": f"lora@{name}" for name in ("r2", "r", "n")}
 
 
 def test_a_method_may_be_the_reference():

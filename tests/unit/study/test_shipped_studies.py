@@ -10,7 +10,8 @@ from places import ROOT
 from harness.method.registry import methods
 from harness.study import tuning
 from harness.study.config import Study, load_study
-from harness.study.plan import Inputs, Plan, build_plan
+from harness.study.plan import Inputs, Plan, build_plan, expand_arms
+from harness.study.reference import reference_of
 
 FILES = sorted((ROOT / "tasks" / "studies").glob("*.yaml"))
 #: Those whose model and tasks `lorabench fetch` makes from pinned packages.
@@ -79,6 +80,23 @@ def test_low_data_has_a_training_for_every_number():
     asked = {trials[0].examples for arm, trials in arms.items() if arm.startswith("combined")}
     assert asked == {16, 32, 64, 128, 256, 512}
     assert len(arms) == 1 + 5 * 6
+
+
+@pytest.mark.parametrize(
+    ("name", "arm", "partner"),
+    [
+        ("low_data", "combined@examples=16", "lora@examples=16"),
+        ("low_data", "frozen", "lora@examples=512"),
+        ("ablate_stable", "stable_lora@fresh,shrink=0.001", "lora@fresh"),
+        ("intruders", "lora_plus@learning_rate=0.0005", "lora"),
+        ("ablate_rate", "full_finetune@learning_rate=0.003", "lora@rate,learning_rate=0.003"),
+    ],
+)
+def test_an_arm_is_compared_at_equal_settings(name, arm, partner):
+    study = of(name)
+    reference = reference_of(study, expand_arms(study, methods(), name), None, name)
+    assert reference is not None
+    assert reference.partner(arm) == partner
 
 
 @pytest.mark.parametrize("name", ["core", "core_arms", "quick"])
