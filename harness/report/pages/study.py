@@ -21,7 +21,7 @@ from harness.report.pages.render import write_pair
 from harness.report.study import Study, called
 from harness.report.text.answer import answer, scope
 from harness.report.text.board import board_cells, leaderboard_table, partners_of
-from harness.report.text.mitigation import mitigation_tables
+from harness.report.text.mitigation import cause_tables
 from harness.report.text.notes import notes
 from harness.report.text.table import Table, settings
 from harness.report.text.tables import parameters, tables
@@ -35,7 +35,7 @@ LONGEST = 10_000
 def write_pages(study: Study, board: Sequence[Row], folder: Path, tries: Table | None) -> list[Path]:
     """Write report.md and report.html, with the tuning tries, if any; the figures must be in ``folder/figures``."""
     context = _context(study, board) | {"tuning": tries}
-    context["tables"] += mitigation_tables(study, folder)
+    context["tables"] += cause_tables(study, folder)
     captions = {plot.name: (plot.title, plot.caption) for plot in figures_of(study)}
     return write_pair("report", context, captions, folder, _matrices(study, board))
 

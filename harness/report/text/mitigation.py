@@ -16,6 +16,7 @@ from harness.analysis.statistics import Estimate, Paired, paired_difference
 from harness.report.mitigation import Changes, changes, read_mitigation
 from harness.report.numbers import NOTHING, interval, number, plural, points
 from harness.report.study import Study
+from harness.report.text.intruders import intruder_tables
 from harness.report.text.table import Table
 
 #: Folder below ``mitigation`` -> what is scaled of every matrix.
@@ -24,6 +25,12 @@ RECOVERED, LOST = "forgetting recovered", "accuracy lost"
 EVERY = "every arm"
 #: By what is tested: (order, seed) -> change, mean over arms.
 Values = Mapping[tuple[str, int], float]
+
+
+def cause_tables(study: Study, folder: Path) -> list[Table]:
+    """What the study says of intruder dimensions and forgetting: what goes together, then what is the cause."""
+    mitigated = mitigation_tables(study, folder)
+    return [*intruder_tables(study, tested=bool(mitigated)), *mitigated]
 
 
 def mitigation_tables(study: Study, folder: Path) -> list[Table]:
