@@ -38,8 +38,8 @@ def score(
     exact_items: Annotated[
         int, typer.Option(min=1, max=MOST_ITEMS, help="Questions for the agreement in float32.")
     ] = 100,
-    flip_items: Annotated[
-        int, typer.Option(min=1, max=MOST_ITEMS, help="Questions for the agreement in bfloat16.")
+    changed_items: Annotated[
+        int, typer.Option(min=1, max=MOST_ITEMS, help="Questions for bfloat16 against float32.")
     ] = 5000,
     repeats: Annotated[
         int, typer.Option("--repeats", min=1, max=MOST_ROWS, help="Checkpoints that each arm is timed on.")
@@ -49,7 +49,7 @@ def score(
     """Scoring a checkpoint, against lm-eval's HF model: agreement first, then seconds."""
     from harness.perf.score import Size, main
 
-    main(model, Size(trials, documents, exact_items, flip_items, repeats), out)
+    main(model, Size(trials, documents, exact_items, changed_items, repeats), out)
 
 
 @app.command()

@@ -26,12 +26,12 @@ from torch import Tensor
 
 from harness.data.models import resolve_model
 from harness.engine.adapters.files import export_peft, save_adapters
-from harness.engine.adapters.layout import Layout
 from harness.engine.environment import device_name, use_threads
 from harness.engine.model.load import load_model
 from harness.errors import LorabenchError
 from harness.perf.common import save, this_device, timed
 from harness.perf.questions import questions
+from harness.perf.trained import trained
 from harness.scoring.lm import PackedLM
 from harness.scoring.lm_eval_task import TaskData
 from harness.scoring.scorer import Scorer
@@ -45,7 +45,7 @@ DTYPES = {"cuda": ("bfloat16",), "cpu": ("float32", "bfloat16")}
 #: Tokens of a pass of ours (in float32 a CPU is a fifth slower at 4,096), and the reference's choice of batch sizes.
 BATCH_TOKENS = {"cuda": 131072, "cpu": 1024}
 BATCH_SIZES = {"cuda": (32, 128, 512), "cpu": (1, 8, 32)}
-#: Four answers of 4-12 tokens behind 50-80 tokens; for the flips, questions that a batch size of 1 gets through.
+#: Four answers of 4-12 tokens behind 50-80 tokens; for bfloat16 against float32, short ones of two.
 LONG = {"context": (50, 80), "answer": (4, 12), "choices": 4}
 SHORT = {"context": (15, 30), "answer": (1, 1), "choices": 2}
 
@@ -57,7 +57,7 @@ class Size:
     trials: int
     documents: int
     exact_items: int
-    flip_items: int
+    changed_items: int
     repeats: int
 
 
@@ -68,7 +68,7 @@ def main(model_name: str, size: Size, out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         contest = Contest(resolve_model(model_name).path, device, size, Path(folder))
         print(f"{device_name(device)}, {model_name}, {size.trials} adapters", flush=True)
-        agreement = {"float32": contest.exact(size.exact_items), "bfloat16": contest.flips(size.flip_items)}
+        agreement = {"float32": contest.exact(size.exact_items), "bfloat16": contest.changes(size.changed_items)}
         print(json.dumps(agreement), flush=True)
         rows = [row for dtype in DTYPES[device.type] for row in contest.time(size, dtype)]
     headline = _headline(rows, "cpu" if device.type == "cpu" else "gpu_135m")
@@ -97,8 +97,9 @@ class Contest:
 
         self.path, self.device, self.folder, trials = path, device, folder, size.trials
         self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        self.layout = load_model(path, dtype=torch.float32, device=torch.device("cpu")).layout(ADAPTER.rank)
-        self.values = _trained_looking(self.layout, trials)
+        model = load_model(path, dtype=torch.bfloat16, device=device)
+        self.layout = model.layout(ADAPTER.rank)
+        self.values = trained(model, self.tokenizer, trials, ADAPTER, context=SHORT["context"], answer=SHORT["answer"])
         entries = [(f"trial{k}", self.values[k]) for k in range(trials)]
         save_adapters(folder / "pack.safetensors", self.layout, entries, str(path), ADAPTER)
         for k in range(trials):
@@ -157,23 +158,23 @@ class Contest:
             raise LorabenchError(f"log-probabilities differ by {worst:.1f} times what is allowed", where="float32")
         return {"items": items, "worst_of_allowed": worst, "predictions_that_differ": differ}
 
-    def flips(self, items: int) -> dict[str, Any]:
-        """In bfloat16: predictions that differ from the reference's at batch size 1, ours and the reference's at 64.
+    def changes(self, items: int) -> dict[str, Any]:
+        """In bfloat16: predictions that differ from those in float32, ours and the reference's at batch size 64.
 
         The reference has its softmax in float32, as ours is (``softmax_dtype``): by default lm-eval rounds
         log-probabilities to bfloat16, where close answers tie and the first of them wins.  ``p`` is one-sided (McNemar,
-        exact): small where ours flip more.
+        exact): small where more of ours differ.
         """
         data = questions(self.tokenizer, items, **SHORT, seed=2)
         scorer = self.engine(data, torch.bfloat16)
         instances = scorer.suite.tasks["questions"].task.instances
-        one, many = (_predictions(self.their_answers(instances, torch.bfloat16, batch), 2) for batch in (1, 64))
-        ours, theirs = _predictions(self.answers(scorer), 2) != one, many != one
+        exact, rounded = (self.their_answers(instances, dtype, 64) for dtype in (torch.float32, torch.bfloat16))
+        ours, theirs = (_predictions(found, 2) != _predictions(exact, 2) for found in (self.answers(scorer), rounded))
         only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
         both = only_ours + only_theirs
         p = float(binomtest(only_ours, both, 0.5, alternative="greater").pvalue) if both else 1.0
-        return {"items": items, "softmax_dtype": "float32", "flips": int(ours.sum()),
-                "flips_of_reference": int(theirs.sum()), "p": p}  # fmt: skip
+        return {"items": items, "softmax_dtype": "float32", "differ_from_float32": int(ours.sum()),
+                "differ_from_float32_of_reference": int(theirs.sum()), "p": p}  # fmt: skip
 
     # -- speed ------------------------------------------------------------------------------------------------------
 
@@ -238,16 +239,6 @@ class Contest:
         if done.returncode:
             raise LorabenchError(f"lm-eval failed: {done.stderr[-500:]}", where=command[1])
         return time.perf_counter() - start
-
-
-def _trained_looking(layout: Layout, trials: int) -> Tensor:
-    """Adapters [K, P] whose B is no longer zero; about as large as after a few hundred steps."""
-    values = torch.stack([layout.initial(seed) for seed in range(trials)])
-    values[:, layout.a_size :] = torch.randn(
-        trials, layout.size - layout.a_size, generator=torch.Generator().manual_seed(0)
-    )
-    values[:, layout.a_size :] *= 0.01
-    return values
 
 
 def _predictions(values: np.ndarray, choices: int) -> np.ndarray:

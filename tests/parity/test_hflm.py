@@ -12,7 +12,6 @@ import torch
 from lm_eval.api.instance import Instance
 
 from harness.engine.generate import generate
-from harness.engine.model.load import load_model
 from harness.errors import InputError
 from harness.scoring.examples import right_answer
 from harness.scoring.lm import PackedLM
@@ -320,63 +319,6 @@ def test_other_families(name, tmp_path, llama, other_world):
         theirs = other.hf(tokenizer, trial, max_length=LONG).loglikelihood(instances, disable_tqdm=True)
         assert all(close(a, b) for (a, _), (b, _) in zip(ours[trial], theirs, strict=True))
         assert [flag for _, flag in ours[trial]] == [flag for _, flag in theirs]
-
-
-# -- bfloat16 ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def in_bfloat16(world, llama):
-    """The same model and adapters on a bfloat16 base: ours, and HFLM as lm-eval loads a PEFT adapter (in float32)."""
-    from lm_eval.models.huggingface import HFLM
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(llama)
-    model = load_model(world.path, dtype=torch.bfloat16, device=torch.device("cpu"))
-
-    def ours(instances, budget: int) -> list[float]:
-        lm = PackedLM(model, tokenizer, max_length=LONG, batch_tokens=budget)
-        with model.adapted(world.layout, world.values[:1], world.scaling[:1], precise=True):
-            lm.answer(instances, 1, lambda tokens: None)
-        return [value for value, _ in lm.loglikelihood(instances)]
-
-    def theirs(instances, batch: int) -> list[float]:
-        base = AutoModelForCausalLM.from_pretrained(world.path, dtype=torch.bfloat16)
-        lm = HFLM(
-            pretrained=PeftModel.from_pretrained(base, world.adapters[0]).eval(), tokenizer=tokenizer,
-            batch_size=batch, max_length=LONG, softmax_dtype=torch.float32,
-        )  # fmt: skip
-        return [value for value, _ in lm.loglikelihood(instances, disable_tqdm=True)]
-
-    return ours, theirs
-
-
-def test_in_bfloat16_one_row_a_pass_is_hflm_at_batch_size_1(in_bfloat16):
-    """The same arithmetic, adapters in float32 included: equal but where the order of a sum tips a rounding."""
-    ours, theirs = in_bfloat16
-    instances = requests("loglikelihood", [[(sentence(d, 3 + d % 5), f" {'abcdefgh'[d % 8]}")] for d in range(60)])
-    mine, other = np.array(ours(instances, budget=1)), np.array(theirs(instances, 1))
-    assert (np.abs(mine - other) < 1e-4).mean() > 0.9
-    assert np.abs(mine - other).max() < 0.05
-
-
-@pytest.mark.slow
-def test_in_bfloat16_predictions_flip_no_more_than_hflms(in_bfloat16):
-    """McNemar's exact test on 5,000 questions with two answers: flips of ours, and of HFLM at 64, against HFLM at 1."""
-    from scipy.stats import binomtest
-
-    ours, theirs = in_bfloat16
-    pairs = [[(sentence(d, 4 + d % 4), f" {a}") for a in "xy"] for d in range(5000)]
-    instances = requests("loglikelihood", pairs)
-    predictions = [
-        np.argmax(np.reshape(values, (-1, 2)), axis=1)
-        for values in (theirs(instances, 1), theirs(instances, 64), ours(instances, 4096))
-    ]
-    theirs_flip, ours_flip = (other != predictions[0] for other in predictions[1:])
-    more, less = int((ours_flip & ~theirs_flip).sum()), int((theirs_flip & ~ours_flip).sum())
-    assert len(set(predictions[0])) == 2
-    assert more + less == 0 or binomtest(more, more + less, 0.5, alternative="greater").pvalue >= 0.05
 
 
 # -- whole scores -----------------------------------------------------------------------------------------------------
