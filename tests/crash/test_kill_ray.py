@@ -83,7 +83,7 @@ class Runs:
         left = rays.living(list(self.seen))
         agents = [process for process in left if "agent" in rays.words(process).lower()]
         others = [process for process in left if process not in agents]
-        rays.wait_until(lambda: not rays.living(others), 30, lambda: str(rays.living(others)))
+        rays.wait_until(lambda: not rays.living(others), 120, lambda: str(rays.living(others)))
         rays.kill_all(agents)
         self.seen.clear()
 
