@@ -161,14 +161,15 @@ def _collate(rows: Sequence[Sequence[tuple[Example, float]]], pad: int, device: 
     """One pass of examples, each with what a token of its answer weighs."""
     flat = [pair for pairs in rows for pair in pairs]
     examples = [example for example, _ in flat]
-    ids, source = _padded([example.ids for example in examples], examples, pad)
+    bucketed = device.type == "cuda"  # whose shapes are captured (harness.engine.trunk)
+    ids, source = _padded([example.ids for example in examples], examples, pad, bucketed=bucketed)
     columns = [
         np.stack([example.answer, np.full(len(example.answer), i // len(rows[0])), np.arange(len(example.answer))])
         for i, example in enumerate(examples)
     ]
     parts = [ids, source, *np.concatenate(columns, axis=1)]
     if any(example.shown is not None for example in examples):
-        parts += _padded([example.teacher_ids for example in examples], examples, pad)
+        parts += _padded([example.teacher_ids for example in examples], examples, pad, bucketed=bucketed)
     # One transfer for all of it: a step of a small model is bound by launches, not by bytes.
     moved = torch.from_numpy(np.concatenate([part.ravel() for part in parts])).to(device, non_blocking=True)
     views = [view.view(part.shape) for view, part in zip(moved.split([p.size for p in parts]), parts, strict=True)]
@@ -181,9 +182,17 @@ def _collate(rows: Sequence[Sequence[tuple[Example, float]]], pad: int, device: 
     )
 
 
-def _padded(sequences: Sequence[np.ndarray], examples: Sequence[Example], pad: int) -> tuple[np.ndarray, np.ndarray]:
+def bucket(length: int) -> int:
+    """The length to pad to where shapes are to come again: at most an eighth more, or up to a multiple of 16."""
+    step = max(16, 1 << max(0, (length - 1).bit_length() - 4))
+    return -(-length // step) * step
+
+
+def _padded(
+    sequences: Sequence[np.ndarray], examples: Sequence[Example], pad: int, *, bucketed: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Sequences that end in the examples' answers, [N, T], and where in [N * T] the answers are predicted from."""
-    length = max(map(len, sequences))
+    length = bucket(max(map(len, sequences))) if bucketed else max(map(len, sequences))
     ids = np.full((len(sequences), length), pad, dtype=np.int64)
     source = []
     for i, (sequence, example) in enumerate(zip(sequences, examples, strict=True)):

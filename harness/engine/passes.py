@@ -1,4 +1,4 @@
-"""What goes through the model in a step, from tensors to tensors: the part that can be compiled or captured.
+"""What goes through the model in a step, from tensors to tensors.
 
 Nothing here knows a trial: which row of the pack learns what is in the tensors of a :class:`Pass`, in the layout of the
 adapters and in the loss, whose settings are tensors [K].  Nothing is read back to the host.
@@ -14,45 +14,28 @@ from torch import Tensor
 from harness.engine.adapters.layout import DenseLayout, Layout
 from harness.engine.batches import Pass
 from harness.engine.losses import loss_and_gradient
-from harness.engine.model.packed import PackedModel
+from harness.engine.trunk import Trunk
 
 #: (student's logits [n, V], teacher's logits [n, V] or None, target [n], row of the pack [n], position in the answer
 #: [n]) -> loss of each token [n].
 PassLoss = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor], Tensor]
 
 
-def hidden_states(
-    model: PackedModel,
-    layout: Layout | DenseLayout,
-    ids: Tensor,
-    source: Tensor,
-    values: Tensor | None,
-    scaling: Tensor,
-) -> Tensor:
-    """Hidden states [N, d] at the places ``source`` [N], from which answer tokens are predicted.
-
-    ``ids`` is [K * R, T], ``scaling`` [K]; ``values`` are those of the adapters, [K, P], or None for the base alone.
-    """
-    with model.adapted(layout, values, scaling):
-        return model.hidden(ids).flatten(0, 1).index_select(0, source)
-
-
 def forward_backward(
-    model: PackedModel, layout: Layout | DenseLayout, loss: PassLoss, batch: Pass, values: Tensor, scaling: Tensor,
+    trunk: Trunk, layout: Layout | DenseLayout, loss: PassLoss, batch: Pass, values: Tensor, scaling: Tensor,
     teacher: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """A pass's part of the losses [K] and of their gradient [K, P] with respect to ``values`` [K, P].
 
     ``teacher`` has the teachers' hidden states [N, d] at the same answer tokens, or is None where nobody teaches.
     """
-    leaf = values.detach().requires_grad_()
-    student = hidden_states(model, layout, batch.ids, batch.source, leaf, scaling)
+    head = trunk.model.logits
+    student, pull_back = trunk.forward(layout, batch.ids, batch.source, values, scaling)
 
     def token_loss(logits: Tensor, part: slice) -> Tensor:
         with torch.no_grad():
-            taught = None if teacher is None else model.logits(teacher[part]).float()
+            taught = None if teacher is None else head(teacher[part]).float()
         return loss(logits, taught, batch.target[part], batch.row[part], batch.position[part])
 
-    losses, downstream = loss_and_gradient(student, model.logits, token_loss, batch.weight)
-    (gradient,) = torch.autograd.grad(student, leaf, downstream)
-    return losses.new_zeros(len(values)).index_add_(0, batch.row, losses * batch.weight), gradient
+    losses, downstream = loss_and_gradient(student, head, token_loss, batch.weight)
+    return losses.new_zeros(len(values)).index_add_(0, batch.row, losses * batch.weight), pull_back(downstream)

@@ -18,6 +18,7 @@ from harness.engine.batches import Example, make_batch
 from harness.engine.model.packed import PackedModel, make_bank
 from harness.engine.optimizer import OptimizerSettings
 from harness.engine.passes import forward_backward
+from harness.engine.trunk import Trunk
 from harness.method.bound import BoundAverage, BoundOptimizer, BoundPart, BoundUpdate, CurrentTask, Start
 from harness.method.losses import cross_entropy
 from harness.method.parts import Adapter, Average
@@ -68,6 +69,7 @@ class Rows:
         """``spectra`` gives the SVD of every W0, which some adapters start from; None: it is computed when one does."""
         adapter = specs[0].adapter
         self.model, self.specs, self.settings = model, specs, settings
+        self.trunk = Trunk(model)
         self.between = specs[0].recipe.between
         self.spectra = spectra or (lambda: [spectrum(weight[None]) for _, weight in model.weights()])
         scaling = [row.adapter.scaling(rank, alpha) for row in specs]
@@ -214,6 +216,7 @@ class Rows:
         assert self.task is not None, "a task that ends has begun"
         for part in self._parts().values():
             part.end_task(self.bank, self.task)
+        self.trunk.forget()
 
     def _all_scored(self) -> Below:
         """What is scored of every row, as what the next adapters stand on."""
@@ -228,7 +231,7 @@ class Rows:
         for each in make_batch(examples, 0, self.model.device).passes:
             unweighted = replace(each, weight=torch.ones_like(each.weight))
             _, gradient = forward_backward(
-                self.model, bank.layout, _given_answers, unweighted, bank.values, bank.scaling
+                self.trunk, bank.layout, _given_answers, unweighted, bank.values, bank.scaling
             )
             total = gradient if total is None else total.add_(gradient)
         assert total is not None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.engine.batches import Batch, Pass, make_batch
 from harness.engine.optimizer import clipped
-from harness.engine.passes import PassLoss, forward_backward, hidden_states
+from harness.engine.passes import PassLoss, forward_backward
 from harness.engine.rollouts import own_answers
 from harness.engine.rows import Rows
 
@@ -62,16 +62,15 @@ def _losses_and_gradient(rows: Rows, batch: Batch, progress: float) -> tuple[Ten
     """Losses [K], their gradient [K, P] at the present values, and the tokens that both took."""
     taught = rows.loss.needs_teacher(progress)
     work, spent = _work(rows, batch, taught)
-    model, layout, values, scaling = rows.model, rows.bank.layout, rows.bank.values, rows.bank.scaling
+    trunk, layout, values, scaling = rows.trunk, rows.bank.layout, rows.bank.values, rows.bank.scaling
     teachers = rows.teachers() if taught else None
     losses, gradient = torch.zeros_like(rows.rates), None
     for part in work:
         for each in part.passes:
             states = None
             if part.taught:  # behind the teachers' own prompts
-                with torch.no_grad():
-                    states = hidden_states(model, layout, each.teacher_ids, each.teacher_source, teachers, scaling)
-            of_losses, of_gradient = forward_backward(model, layout, part.loss, each, values, scaling, states)
+                states = trunk.states(layout, each.teacher_ids, each.teacher_source, teachers, scaling)
+            of_losses, of_gradient = forward_backward(trunk, layout, part.loss, each, values, scaling, states)
             losses += of_losses
             gradient = of_gradient if gradient is None else gradient.add_(of_gradient)
     assert gradient is not None, "a loss that leaves out the given answers needs its teacher in every step"

@@ -61,6 +61,7 @@ class Ledger(BaseModel):
     batch: int
     seconds: dict[str, float] = {"train": 0.0, "score": 0.0, "analysis": 0.0}
     peak_memory_gib: float = 0.0
+    eager: str = ""  #: why a pack on a GPU trained without graphs, if it did
     pack_tokens: int = 0
 
     @classmethod
@@ -173,7 +174,7 @@ class Ledger(BaseModel):
             intruders=tuple(notes.intruders),
             lost_energy=tuple(notes.lost_energy),
             costs=self._costs(notes, trained, scored),
-            host={**host(), **job.extras, "pack": job.name},
+            host={**host(), **job.extras, "pack": job.name, **({"eager": self.eager} if self.eager else {})},
             commit=clone().commit,
             clean=clone().clean,
             failure=notes.failure,

@@ -145,11 +145,13 @@ class PackRun:
                 self._score_students(stage, stop)
         with self._clock("train"):
             self.rows.end_task()
+        self.ledger.eager = self.rows.trunk.failed
         self._score_students(stage, self.pack.examples)
         self.ledger.take_losses(torch.stack(losses, dim=1).tolist())
 
     def _training(self, stage: int) -> str:
-        return f"task {stage + 1}/{self.stages}: training"
+        slowly = " (without graphs)" if self.rows.trunk.failed else ""
+        return f"task {stage + 1}/{self.stages}: training{slowly}"
 
     def _step(self, stage: int, examples: Sequence[Sequence[Example]], seen: int) -> torch.Tensor:
         """The optimizer step of every row on its next examples; ``seen`` have been seen before it."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from harness.engine.adapters import AdapterBank, Layout
 from harness.engine.batches import Pass, make_batch
-from harness.engine.passes import forward_backward, hidden_states
+from harness.engine.passes import forward_backward
+from harness.engine.trunk import Trunk
 from harness.method.losses import cross_entropy, kl_teacher_student
 
 SCALING = torch.tensor([2.0, 0.5])
@@ -32,14 +33,14 @@ def world():
     bank.values += 0.05 * torch.randn(bank.values.shape, generator=torch.Generator().manual_seed(0))
     (batch,) = make_batch([random_examples(4, 0), random_examples(4, 1)], 0, CPU).passes
     with torch.no_grad():
-        teacher = hidden_states(model, bank.layout, batch.ids, batch.source, None, SCALING)
+        teacher = Trunk(model).states(bank.layout, batch.ids, batch.source, None, SCALING)
     return model, bank, batch, teacher
 
 
 @pytest.mark.parametrize("loss", [given, taught])
 def test_a_pass_has_the_gradient_of_its_loss(world, loss):
     model, bank, batch, teacher = world
-    losses, gradient = forward_backward(model, bank.layout, loss, batch, bank.values, SCALING, teacher)
+    losses, gradient = forward_backward(Trunk(model), bank.layout, loss, batch, bank.values, SCALING, teacher)
 
     values = bank.values.clone().requires_grad_()
     with model.adapted(bank.layout, values, SCALING):
@@ -54,7 +55,7 @@ def test_a_pass_has_the_gradient_of_its_loss(world, loss):
 def test_a_pass_leaves_nothing_behind(world):
     model, bank, batch, _ = world
     before = [bank.values.clone(), *(getattr(batch, name).clone() for name in Pass.__dataclass_fields__)]
-    first, second = (forward_backward(model, bank.layout, given, batch, bank.values, SCALING) for _ in range(2))
+    first, second = (forward_backward(Trunk(model), bank.layout, given, batch, bank.values, SCALING) for _ in range(2))
     after = [bank.values, *(getattr(batch, name) for name in Pass.__dataclass_fields__)]
     assert all(map(torch.equal, first, second))
     assert all(map(torch.equal, before, after))

@@ -16,6 +16,8 @@ import torch
 from broken_methods import BROKEN, Bound, updating
 from campaigns import TOY
 
+from harness.engine import rows
+from harness.engine.trunk import Trunk
 from harness.errors import InputError
 from harness.executors.interface import Watcher
 from harness.method import registry
@@ -209,3 +211,19 @@ def test_a_full_disk_is_no_method_s_fault(run, monkeypatch):
     monkeypatch.setattr(pack, "save_checkpoint", full)
     with pytest.raises(FolderError):
         run()
+
+
+def test_a_record_says_why_nothing_was_captured(tmp_path, monkeypatch, shared_cache):
+    class Refused(Trunk):
+        def __init__(self, model) -> None:
+            super().__init__(model)
+            self.failed = "RuntimeError: not while a stream is capturing"
+
+    monkeypatch.setattr(rows, "Trunk", Refused)
+    file = campaigns.write_study(tmp_path, STUDY, methods={"lora": {}})
+    told = []
+    campaign = campaigns.load(file, tmp_path / "out")
+    campaigns.run(campaign, watcher=Watcher(lambda units: None, lambda job, units, what: told.append(what)))
+    (record, other) = read_trials(tmp_path / "out").records
+    assert record.host["eager"] == other.host["eager"] == "RuntimeError: not while a stream is capturing"
+    assert "task 1/1: training (without graphs)" in told
