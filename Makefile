@@ -15,6 +15,8 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 READY := .venv/.ready
 MODEL_OPTION := $(if $(MODEL),--model $(MODEL))
+# With an NVIDIA driver also the fused kernels.
+EXTRAS := dev$(if $(shell command -v nvidia-smi),$(shell printf ',gpu'))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: bench test lint report reference perf clean setup
@@ -56,5 +58,5 @@ $(READY): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(if $(TORCH_INDEX),$(PIP) install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch)
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $(READY)

@@ -79,10 +79,15 @@ def _libraries() -> Iterator[Finding]:
 def _device() -> Iterator[Finding]:
     import torch
 
+    from harness.engine.environment import fused_kernels
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             gigabytes = torch.cuda.get_device_properties(index).total_memory / 1e9
             yield Finding("gpu", "ok", f"{torch.cuda.get_device_name(index)}, {gigabytes:.0f} GB")
+        if not fused_kernels():
+            text = "not installed: training takes half as long again; pip install 'lorabench[gpu]'"
+            yield Finding("liger-kernel", "note", text)
         return
     if shutil.which("nvidia-smi"):
         yield Finding(

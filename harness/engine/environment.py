@@ -8,7 +8,7 @@ import resource
 import sys
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -37,7 +37,16 @@ def versions(study: CommonSettings, device: torch.device) -> dict[str, Any]:
     }
     if device.type == "cuda":
         ran["cuda"] = torch.version.cuda
+        ran |= fused_kernels()
     return {**ran, "digest": digest(ran)[:16]}
+
+
+def fused_kernels() -> dict[str, str]:
+    """The library of kernels that a GPU uses where it is installed (:mod:`harness.engine.model.fused`)."""
+    try:
+        return {"liger-kernel": version("liger-kernel")}
+    except PackageNotFoundError:
+        return {}
 
 
 def host() -> dict[str, Any]:

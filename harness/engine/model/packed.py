@@ -21,6 +21,7 @@ from transformers import Cache, PreTrainedModel, masking_utils
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import DenseLayout, Layout, Slot
 from harness.engine.model import attention
+from harness.engine.model.fused import Swap, fuse
 from harness.engine.model.head import Head, find_head
 from harness.engine.model.linear import PackedLinear
 from harness.errors import InputError
@@ -28,6 +29,13 @@ from harness.errors import InputError
 #: Projections that LoRA adapts by default: all linear layers of a Llama-like block, never the head.
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+
+#: transformers looks for several sequences in a row, which reads from the device in every forward; and where a graph is
+#: captured it makes a mask of what attention does by itself.
+PLAIN_ROWS = (
+    Swap(masking_utils, "find_packed_sequence_indices", lambda position_ids: None),
+    Swap(masking_utils, "is_tracing", lambda tensor=None: False),
+)
 
 #: Settings that limit how far attention sees, in the families of transformers.
 _REACH = re.compile(r"^(sliding_|attention_|keep_)?window(_size)?$|^attention_chunk_size$|^local_attention$")
@@ -49,6 +57,8 @@ class PackedModel:
         if implementation == "sdpa" and targets:
             model.set_attn_implementation(attention.NAME)
         self.slots = tuple(_wrap(model, targets))
+        fused, self.why_plain = fuse(model)  #: why kernels are not fused; empty where they are
+        self._swaps = (*PLAIN_ROWS, *fused)
         self._last = _last_feed_forward(self.decoder)
         self._linears = [cast(PackedLinear, model.get_submodule(slot.module)) for slot in self.slots]
         #: What the family bears (``harness.engine.model.family``): a mask that is not causal, prompts continued from
@@ -119,7 +129,7 @@ class PackedModel:
         """
         if mask is not None and (self._adds_masks or not (mask.is_cuda or torch.is_grad_enabled())):
             mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
-        with _one_sequence_a_row():
+        with _swapped(self._swaps):
             return self.decoder(
                 input_ids=ids, attention_mask=mask, use_cache=False, **self._placed(positions)
             ).last_hidden_state
@@ -138,7 +148,7 @@ class PackedModel:
 
         ``mask`` [B, past + t] is 0 on padding.
         """
-        with _one_sequence_a_row():
+        with _swapped(self._swaps):
             return self.decoder(
                 input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **self._placed(positions)
             ).last_hidden_state
@@ -164,17 +174,16 @@ class PackedModel:
 
 
 @contextmanager
-def _one_sequence_a_row() -> Iterator[None]:
-    """Keep transformers from looking for several sequences in a row: it reads from the device in every forward."""
-    original = getattr(masking_utils, "find_packed_sequence_indices", None)
-    if original is None:
-        yield
-        return
-    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+def _swapped(swaps: Sequence[Swap]) -> Iterator[None]:
+    """Within this context these functions stand in the places of others, as far as there are any."""
+    kept = [(swap, getattr(swap.module, swap.name)) for swap in swaps if hasattr(swap.module, swap.name)]
+    for swap, _ in kept:
+        setattr(swap.module, swap.name, swap.function)
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = original
+        for swap, original in kept:
+            setattr(swap.module, swap.name, original)
 
 
 def _last_feed_forward(decoder: nn.Module) -> nn.Module | None:
@@ -186,7 +195,7 @@ def _last_feed_forward(decoder: nn.Module) -> nn.Module | None:
 @contextmanager
 def _only(module: nn.Module, at: Tensor) -> Iterator[None]:
     """Within this context a module that treats every token by itself does so at these places, and gives 0 elsewhere."""
-    whole = module.forward
+    own, whole = module.__dict__.get("forward"), module.forward
 
     def forward(x: Tensor) -> Tensor:
         out = whole(x.flatten(0, 1)[None, at])[0]
@@ -197,6 +206,8 @@ def _only(module: nn.Module, at: Tensor) -> Iterator[None]:
         yield
     finally:
         del module.forward  # uncovers the forward of the class
+        if own is not None:  # a fused one
+            module.forward = own
 
 
 def _takes(module: nn.Module, argument: str) -> bool:

@@ -1,0 +1,47 @@
+"""Norms, rotary embeddings and gated feed-forward layers as one kernel each, on a GPU: by liger-kernel.
+
+They are 60 % of the time that a card is busy with a small model: on an H200 a step of 10 trials of 135M takes 21.8 ms
+with them instead of 32.7.  Each computes in float32 and rounds once, as transformers' own do for a norm.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, cast
+
+from torch import nn
+
+#: Families in which it was compared with the plain operations (tests/parity/test_fused.py).
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+class Swap(NamedTuple):
+    """What stands in the place of a module's function while a model runs."""
+
+    module: Any
+    name: str
+    function: Callable[..., Any]
+
+
+def fuse(model: nn.Module) -> tuple[Sequence[Swap], str]:
+    """Put the kernels into a model on a GPU: what to swap while it runs, and why nothing was fused, if so."""
+    family = str(cast(Any, model).config.model_type)
+    if next(model.parameters()).device.type != "cuda":
+        return (), "not on a GPU"
+    if family not in FAMILIES:
+        return (), f"no fused kernels for the family {family}"
+    modeling = import_module(type(model).__module__)
+    kept = dict(vars(modeling))
+    try:
+        logging.getLogger("liger_kernel").setLevel(logging.ERROR)  # it lists what else could be installed
+        liger, rope = import_module("liger_kernel.transformers"), import_module("liger_kernel.transformers.rope")
+        apply = getattr(liger, f"apply_liger_kernel_to_{family}")
+        apply(rope=False, cross_entropy=False, fused_linear_cross_entropy=False, model=model)
+    except (ImportError, AttributeError) as error:  # not installed, without Triton, or another version
+        return (), f"liger-kernel: {error}"
+    finally:  # it changes the classes for models to come as well, on whatever device
+        for name, value in kept.items():
+            setattr(modeling, name, value)
+    return (Swap(modeling, "apply_rotary_pos_emb", rope.liger_rotary_pos_emb),), ""
