@@ -1,7 +1,8 @@
 """How a pack trains: K rows through their streams, side by side, from fresh adapters to finished records.
 
     for each task of the stream:
-        train on its examples, with a score of that task at every inner point of the curve
+        train on its examples, with a score of that task at every inner point of the curve (where that of an average is
+            the result, of its student as well)
         score every task of the stream and the probes
         count intruder dimensions
         write the boundary checkpoint
