@@ -144,9 +144,10 @@ def compare_arms(
 ) -> pd.DataFrame:
     """Arm ``first`` minus arm ``second``, in pairs of the same order and seed: one row a metric.
 
-    Columns are ``mean``, ``ci_low``, ``ci_high`` (95 %), ``pairs`` and ``p`` (two-sided sign-flip test; empty where
-    none may be made).  ``attrs["answer"]`` says it in sentences that claim no more than the test.  ``other`` is the
-    folder of the second arm, if another.  Raises InputError for arms that may not be compared.
+    Columns are ``mean``, ``ci_low``, ``ci_high`` (95 %), ``pairs``, ``p`` (two-sided, of the t behind the interval) and
+    ``p_sign_flip`` (a check, from six pairs up); empty where no test may be made.  ``attrs["answer"]`` says it in
+    sentences that claim no more than the test.  ``other`` is the folder of the second arm, if another.  Raises
+    InputError for arms that may not be compared.
     """
     import pandas as pd
 

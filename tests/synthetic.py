@@ -30,7 +30,8 @@ def facts(method: str, **changes: Any) -> Facts:
     values = {
         "trains": trains, "sequential": method not in ("multitask", "single_task"),
         "control": method in ("frozen", "multitask", "single_task", "full_finetune"),
-        "has_rank": method not in ("frozen", "full_finetune"), "between": "continue" if trains else None,
+        "has_rank": method not in ("frozen", "full_finetune"),
+        "between": "fresh" if method == "single_task" else "continue" if trains else None,
         "chooses_between": method in ("multitask", "single_task", "o_lora", "lora_ewc"),
         "scored": "average" if method in ("lora_ema", "combined") else "student" if trains else "base",
     }  # fmt: skip

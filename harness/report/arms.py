@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.analysis.statistics import LEAST_SEEDS, Estimate
@@ -59,6 +59,11 @@ class Arm:
         return self.facts is None or self.facts.sequential
 
     @property
+    def control(self) -> bool:
+        """Whether it is there to compare with: a bound or a reference, which wins nothing."""
+        return self.facts is not None and self.facts.control
+
+    @property
     def missing(self) -> int:
         return max(0, self.expected - len(self.trials) - len(self.unfinished))
 
@@ -80,6 +85,11 @@ class Arm:
             reasons.append("no average accuracy")
         return ", ".join(reasons) or ("" if self.trials else "no trials")
 
+    @property
+    def packed(self) -> bool:
+        """Whether trials were trained side by side, so that they share what a pack cost."""
+        return any(trial.record.costs.shared_by > 1 for trial in self.trials)
+
     def failures(self) -> dict[str, int]:
         failed = len(self.unfinished) - self.count("diverged")
         return {"diverged": self.count("diverged"), "failed": failed, "missing": self.missing}
@@ -93,9 +103,13 @@ class Arm:
         return self._known[metric]
 
     def estimate(self, metric: str) -> Estimate | None:
-        """Mean and 95 % interval over trials, orders as strata."""
+        """Mean and 95 % interval over trials, orders as strata; without an interval where packs share the metric."""
         values = self.values(metric)
-        return estimate(values) if values else None
+        if not values:
+            return None
+        declared = metrics.declared(metric)
+        found = estimate(values, declared.ends if declared else (None, None))
+        return replace(found, low=None, high=None) if declared and declared.shared and self.packed else found
 
     def mean(self, metric: Metric) -> float | None:
         """Mean over the trials; of a metric of arms, its value."""

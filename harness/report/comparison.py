@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.analysis.statistics import (
-    LEVEL,
-    Estimate,
-    Paired,
-    minimum_detectable_effect,
-    paired_difference,
-    smallest_p,
-)
+from harness.analysis.statistics import LEVEL, Paired, minimum_detectable_effect, paired_difference
 from harness.errors import InputError, unknown_name
 from harness.report import metrics
 from harness.report.arms import Arm, same_matrices
 from harness.report.estimates import estimate
 from harness.report.leaderboard import trial_count
 from harness.report.metrics import PRIMARY
-from harness.report.numbers import NOTHING, interval, number, p_text, plural, points
+from harness.report.numbers import NOT_TESTABLE, NOTHING, interval, joined, listed, number, p_text, plural, points
 from harness.report.study import KINDS, Study, find_mixtures
+from harness.report.text.notes import RERUN
 
 #: The scoring settings that decide which items are asked and how.
 ITEMS = ("split", "items", "probe_items", "max_length", "num_fewshot", "chat_template")
@@ -71,7 +65,13 @@ def compare(one: Study, other: Study, first: str, second: str, *, allow_mixed: b
             remedy="run both studies on one stack and on the same items, or ask for it (--allow-mixed)",
         )
     fair = [each.name for each in metrics.compared() if not each.of_matrices or same_matrices(*arms)]
-    gaps = {name: gap for name in fair if (gap := paired_difference(arms[0].values(name), arms[1].values(name)))}
+    gaps = {name: gap for name in fair if (gap := _gap(*arms, name))}
+    if without := [arm.name for arm in arms if not arm.values(PRIMARY)]:
+        raise InputError(
+            f"no average accuracy of {listed(list(dict.fromkeys(without)))}: for one of its tasks lower is better",
+            where=where,
+            remedy="compare studies whose tasks are all better the higher; the report has the score of every task",
+        )
     if PRIMARY not in gaps:
         raise InputError(
             f"'{first}' and '{second}' share no order and seed with an average accuracy",
@@ -80,6 +80,15 @@ def compare(one: Study, other: Study, first: str, second: str, *, allow_mixed: b
         )
     reasons = [f"{arm.name} is not ranked ({why})" for arm in arms if (why := arm.why_not_ranked())]
     return Comparison(*arms, gaps, "; ".join(reasons), mixed)
+
+
+def _gap(first: Arm, second: Arm, name: str) -> Paired | None:
+    """The paired difference in a metric; without interval and p where packs share it."""
+    metric = metrics.metric(name)
+    gap = paired_difference(first.values(name), second.values(name), metric.apart)
+    if gap and metric.shared and (first.packed or second.packed):
+        return replace(gap, low=None, high=None, p=None, p_sign_flip=None, error=None)
+    return gap
 
 
 def _arm(study: Study, name: str) -> Arm:
@@ -117,25 +126,26 @@ def _seeds_and_items(arms: Sequence[Arm]) -> list[str]:
 def sentences(comparison: Comparison) -> list[str]:
     """The answer in words, never stronger than the test."""
     gap, names = comparison.gaps[PRIMARY], " minus ".join(comparison.names)
-    ends = f" {interval(Estimate(gap.mean, gap.low, gap.high, gap.pairs), points)}" if gap.low is not None else ""
-    text = f"{names} in average accuracy: {points(gap.mean)} points{ends} over {plural(gap.pairs, 'pair')}"
+    size = joined(f"{points(gap.mean)} points", interval(gap.estimate, points))
+    text = f"{names} in average accuracy: {size} over {plural(gap.pairs, 'pair')}"
     lines = []
     if comparison.mixtures:
         lines.append(f"MIXED: {'; '.join(comparison.mixtures)}. The difference may come from that.")
-    if comparison.untested or gap.p is None:
-        lines.append(f"{text}; not tested: {comparison.untested or 'a test needs two pairs'}.")
-        return lines
-    verdict = "significant" if gap.p < LEVEL else "not significant"
-    lines.append(f"{text}; {verdict} at 5 % (two-sided sign-flip test, p {_equals(gap.p)}).")
+    if comparison.untested:
+        lines.append(f"{text}; not tested: {comparison.untested}.")
+        return [*lines, RERUN]
+    if gap.p is None:
+        why = "an order has one pair" if gap.error is None else "the pairs show no spread"
+        lines.append(f"{text}; {NOT_TESTABLE}: {why}.")
+        return [*lines, RERUN]
+    verdict = "significant" if gap.p < LEVEL else "an exact tie, not significant" if gap.tie else "not significant"
+    check = "" if gap.p_sign_flip is None else f"; a sign-flip test has p {_equals(gap.p_sign_flip)}"
+    lines.append(f"{text}; {verdict} at 5 % (two-sided paired t test, p {_equals(gap.p)}{check}).")
     effect = minimum_detectable_effect(gap)
-    if smallest_p(gap.pairs) >= LEVEL:
-        lines.append(
-            f"{plural(gap.pairs, 'pair')} cannot go below p = {p_text(smallest_p(gap.pairs))}, whatever the data."
-        )
-    elif effect is not None:
+    if effect is not None:
         lines.append(f"A true difference of {number(effect, 1, 100)} points would be found in 80 % of such studies.")
     lines.append("p is for this one comparison, not adjusted for others; the other outcomes are secondary.")
-    return lines
+    return [*lines, RERUN]
 
 
 def _equals(p: float) -> str:
@@ -151,7 +161,7 @@ def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     for name, gap in comparison.gaps.items():
         metric = metrics.metric(name)
         values = [metric.text(mean) for mean in comparison.means(name)]
-        ends = interval(Estimate(gap.mean, gap.low, gap.high, gap.pairs), metric.change)
+        ends = interval(gap.estimate, metric.change)
         p = NOTHING if comparison.untested else p_text(gap.p)
         rows.append([metric.heading, *values, f"{metric.change(gap.mean)} {ends}".strip(), str(gap.pairs), p])
     return columns, rows
@@ -169,7 +179,8 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
         "differences": {
             name: {**dict(zip(("first_mean", "second_mean"), comparison.means(name), strict=True)),
                    "mean": gap.mean, "ci_low": gap.low, "ci_high": gap.high, "pairs": gap.pairs,
-                   "p": None if comparison.untested else gap.p}
+                   "p": None if comparison.untested else gap.p,
+                   "p_sign_flip": None if comparison.untested else gap.p_sign_flip}
             for name, gap in comparison.gaps.items()
         },
     }  # fmt: skip

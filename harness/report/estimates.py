@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from harness.analysis.statistics import Estimate, stratified_mean
+from harness.analysis.statistics import Estimate, Scale, stratified_mean
 
 T = TypeVar("T")
 
 
-def estimate(values: Mapping[tuple[str, int], float]) -> Estimate:
-    """Stratified mean of at least one value keyed by (order, seed)."""
+def estimate(values: Mapping[tuple[str, int], float], scale: Scale = (None, None)) -> Estimate:
+    """Stratified mean of at least one value keyed by (order, seed), with its interval inside the scale."""
     keys = sorted(values)
-    return certain(stratified_mean([values[key] for key in keys], [key[0] for key in keys]))
+    return certain(stratified_mean([values[key] for key in keys], [key[0] for key in keys], scale=scale))
 
 
 def certain(value: T | None) -> T:

@@ -1,4 +1,7 @@
-"""What the metrics of one trial are taken from: its record, its accuracy matrix, its learning curves, the reference's.
+"""What the metrics of one trial are taken from: its record, its accuracy matrix, its learning curves, others' trials.
+
+Others are the reference's, for what it takes to get as far as it does, and those of the control that learns each task
+afresh, for what a stream costs at learning time.
 
 A metric that has no meaning for a trial is None here, an empty cell in every file and a dash on the page.
 """
@@ -6,7 +9,7 @@ A metric that has no meaning for a trial is None here, an empty cell in every fi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 #: The fewest tasks and seeds for an interquartile mean.
 IQM_TASKS, IQM_SEEDS = 3, 5
+#: What a trial of the control that learns each task afresh gets to on the tasks, by (order, seed).
+Alone = Mapping[tuple[str, int], Sequence[float]]
 #: What trials spend on one task: (order, seed) -> (examples, tokens).
 Budgets = dict[tuple[str, int], tuple[float, float]]
 
@@ -39,9 +44,9 @@ class Yardstick:
 
     @classmethod
     def of(cls, records: Iterable[TrialRecord]) -> Yardstick:
-        """From the finished records of the reference."""
+        """From the finished records of the reference; one that mixes tasks has no curve of a task, and says nothing."""
         found = cls()
-        for record in records:
+        for record in (each for each in records if each.facts.sequential):
             for curve in record.curves:
                 base = certain(record.tasks[curve.task].score[0])
                 if (gain := efficiency.best_gain(curve.examples, curve.score, base)) is not None:
@@ -68,10 +73,11 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A finished trial, and what its metrics take from the reference's trials."""
+    """A finished trial, and what its metrics take from others' trials."""
 
     record: TrialRecord
     yardstick: Yardstick
+    alone: Alone = field(default_factory=dict)
 
     @cached_property
     def matrix(self) -> np.ndarray | None:
@@ -118,7 +124,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class AuditedSequence:
     """Adapters saved after each task of one training run, which an audit scored: only their matrix is known."""
 
     matrix: np.ndarray
@@ -126,7 +132,7 @@ class Sequence:
 
 
 Value = Callable[[Evidence], float | None]
-OfMatrix = Callable[[Evidence | Sequence], float | None]
+OfMatrix = Callable[[Evidence | AuditedSequence], float | None]
 
 
 def of_matrix(function: Callable[[np.ndarray], float | None]) -> OfMatrix:
@@ -137,6 +143,25 @@ def of_matrix(function: Callable[[np.ndarray], float | None]) -> OfMatrix:
 def of_stream(function: Callable[[np.ndarray], float | None]) -> OfMatrix:
     """A metric of the accuracy matrix that means something where the trial went through the stream task by task."""
     return lambda trial: function(trial.matrix) if trial.matrix is not None and trial.sequential else None
+
+
+def learnt_alone(records: Iterable[TrialRecord]) -> Alone:
+    """From the finished records of a study: none unless one arm is a control that learns each task afresh."""
+    fresh = [record for record in records if record.facts.control and record.facts.between == "fresh"]
+    if len({record.spec.arm for record in fresh}) != 1:
+        return {}
+    return {
+        (record.spec.order, record.spec.seed): np.diagonal(continual.as_matrix(record.matrix()), offset=-1).tolist()
+        for record in fresh
+    }
+
+
+def intransigence(trial: Evidence) -> float | None:
+    """None without the same order and seed of a control that learns each task afresh."""
+    best = trial.alone.get((trial.record.spec.order, trial.record.spec.seed))
+    if best is None or trial.matrix is None or not trial.sequential:
+        return None
+    return continual.intransigence(trial.matrix, best)
 
 
 def average_accuracy_stderr(trial: Evidence) -> float | None:

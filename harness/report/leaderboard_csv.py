@@ -27,11 +27,21 @@ DIFFERENCE = {
     "difference_to_reference_ci_low": "",
     "difference_to_reference_ci_high": "",
     "pairs": "how many pairs that is",
-    "p": "two-sided sign-flip p, exact up to 16 pairs; empty for an arm that is not ranked",
-    "p_holm": "the same after Holm over the arms; below 0.05 is called significant",
-    "minimum_detectable_effect": "true difference to the reference with 80 % power at Holm's first step; empty where "
-    "none is large enough",
-    "tie_group": "arms of one group can't be told apart from its best arm (paired tests, Holm, 5 %); 1 is the best",
+    "p": "two-sided p of the t behind that interval; empty for a control, an arm that is not ranked, and pairs without "
+    "a spread",
+    "p_holm": "the same after Holm over the contestants; below 0.05 is called significant",
+    "minimum_detectable_effect": "true difference to the reference with 80 % power at Holm's first step; empty "
+    "without a test",
+}
+STANDING = {
+    "p_sign_flip": "two-sided p of the sign-flip test of the same differences, a check that assumes no distribution; "
+    "exact up to 16 pairs, empty below 6",
+    "difference_to_reference_block_low": "end of a second interval of `difference_to_reference`, from the noise that "
+    "all trained arms share; empty where they are not equally noisy",
+    "difference_to_reference_block_high": "its other end",
+    "control": "`yes` for arms that are there to compare with: in no tie group, and never the winner",
+    "tie_group": "contestants of one group can't be told apart from its best (tests of all pairs at once, 5 %); 1 is "
+    "the best, empty where that is not testable",
 }
 STATE = {
     "ranked": "`no` for arms with a diverged, failed or missing trial or fewer than 3 seeds",
@@ -49,8 +59,8 @@ SECOND = {
     "_difference_to_reference": "like `difference_to_reference`, in this outcome",
     "_difference_to_reference_ci_low": "",
     "_difference_to_reference_ci_high": "",
-    "_p": "two-sided sign-flip p of this difference",
-    "_p_holm": "the same after a Holm of its own over the arms",
+    "_p": "two-sided p of the t behind that interval",
+    "_p_holm": "the same after a Holm of its own over the contestants",
 }
 SHARED = {"shared_by": "trials of its pack"}
 
@@ -66,7 +76,7 @@ def columns(probes: Iterable[str]) -> dict[str, str]:
         meanings[metric.name] = metric.meaning
         if metric.name == PRIMARY:
             meanings |= _ends(metric.name)
-    meanings |= TRIED | DIFFERENCE | STATE
+    meanings |= TRIED | DIFFERENCE | STANDING | STATE
     meanings |= {metric.name: metric.meaning for metric in trial if metric.name not in meanings}
     for metric in metrics.with_interval():
         meanings |= _ends(metric.name)
@@ -113,9 +123,13 @@ def _line(row: Row) -> dict[str, Any]:
         line |= dict(zip(DIFFERENCE, numbers, strict=False))
     for metric in metrics.secondary():
         if test := row.tested.get(metric.name):
-            numbers = (test.gap.mean, test.gap.low, test.gap.high, test.p, test.p_holm)
+            p = test.gap.p if test.p_holm is not None else None
+            numbers = (test.gap.mean, test.gap.low, test.gap.high, p, test.p_holm)
             line |= dict(zip((metric.name + end for end in SECOND), numbers, strict=True))
-    return line | {"tie_group": row.group} | _state(row)
+    check = row.difference.p_sign_flip if row.difference and row.p_holm is not None else None
+    ends = (row.block.low, row.block.high) if row.block else (None, None)
+    standing = (check, *ends, row.arm.control, row.group)
+    return line | dict(zip(STANDING, standing, strict=True)) | _state(row)
 
 
 def _state(row: Row) -> dict[str, Any]:

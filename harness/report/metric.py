@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.analysis.statistics import Scale
 from harness.report.numbers import number
 
 #: The tables of the report that metrics stand in, in the order of the page; main is the board itself.
@@ -42,6 +43,8 @@ class Metric:
     kind: str = ""  #: name in a sentence that covers it and similar metrics, if they share one
 
     tested: Literal["primary", "secondary", ""] = ""  #: against the reference, with Holm within each outcome
+    ends: Scale = (None, None)  #: of what it can be: intervals end there
+    shared: bool = False  #: a pack's, divided by its trials or whole: such trials are no sample of it
     of_matrices: bool = False  #: counted in the adapted matrices: arms that adapt different ones are not compared
     answered: bool = False  #: the answer at the top of the page reports its test
 
@@ -57,6 +60,12 @@ class Metric:
     def heading(self) -> str:
         unit, note = f", {self.unit}" if self.unit else "", f" ({self.note})" if self.note else ""
         return f"{self.title}{unit}{note}"
+
+    @property
+    def apart(self) -> Scale:
+        """The ends of a difference between two of it."""
+        low, high = self.ends
+        return (None, None) if low is None or high is None else (low - high, high - low)
 
     @property
     def name_in_sentence(self) -> str:

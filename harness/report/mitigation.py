@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.analysis.statistics import SHARES_APART
 from harness.report.csv_files import write_csv
 from harness.report.estimates import estimate
 from harness.report.figures.mitigation import PANELS, draw_mitigation
@@ -74,7 +75,7 @@ def mean_changes(rows: Sequence[Mapping[str, Any]]) -> Rows:
     """Mean change with its interval over trials, by arm, kind and part kept."""
     points = []
     for (arm, kind, keep, quantity), values in sorted(changes(rows).items()):
-        value = estimate(values)
+        value = estimate(values, SHARES_APART)
         points.append(
             {"arm": arm, "kind": kind, "keep": keep, "quantity": quantity, "mean": value.mean, "ci_low": value.low,
              "ci_high": value.high, "trials": value.n}

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from harness.analysis.statistics import Estimate
 
 NOTHING = "–"
+#: Instead of a p or a group that no data could have given.
+NOT_TESTABLE = "not testable"
 
 
 def number(value: float | None, digits: int = 1, scale: float = 1.0, sign: bool = False) -> str:
@@ -39,13 +41,19 @@ def p_text(p: float | None) -> str:
 
 
 def interval(value: Estimate | None, text=percent) -> str:
-    """[low, high]; empty where there is no interval, as with one trial."""
-    return f"[{text(value.low)}, {text(value.high)}]" if value and value.low is not None else ""
+    """[low, high], and whether it was cut at an end of the scale; empty where there is none, as with one trial."""
+    if value is None or value.low is None:
+        return ""
+    return f"[{text(value.low)}, {text(value.high)}]{' cut' if value.cut else ''}"
 
 
 def with_error(text: str, error: float | None, scale=percent) -> str:
     """``41.7 ± 2.3``: a score with its standard error over the test items, where that is known."""
     return text if error is None or text == NOTHING else f"{text} ± {scale(error)}"
+
+
+def joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from harness.errors import InputError
 from harness.report.arms import Arm, adapter_of
-from harness.report.evidence import Yardstick
+from harness.report.evidence import Yardstick, learnt_alone
 from harness.report.trial import Trial, measure
 from harness.store.published import PublishedRow
 from harness.store.records import TrialRecord
@@ -165,10 +165,11 @@ def _arms(records: Sequence[TrialRecord], expected: Mapping[str, int] | None, co
         method, _, setting = name.partition("@")
         by_name.setdefault(name, Arm(name, method, setting or "default", 0))
     yardstick = Yardstick.of(record for record in finished if compared and record.spec.arm == compared.arm)
+    alone = learnt_alone(finished)
     for record in records:
         arm = by_name[record.spec.arm]
         if record.status == "ok":
-            arm.trials.append(measure(record, yardstick))
+            arm.trials.append(measure(record, yardstick, alone))
         else:
             arm.unfinished.append(record)
     of_method: dict[str, int] = defaultdict(int)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.report import metrics
-from harness.report.evidence import Evidence, Yardstick
+from harness.report.evidence import Alone, Evidence, Yardstick
 from harness.store.records import TrialRecord
 
 
@@ -25,9 +25,9 @@ class Trial:
         return self.record.spec.order, self.record.spec.seed
 
 
-def measure(record: TrialRecord, yardstick: Yardstick) -> Trial:
+def measure(record: TrialRecord, yardstick: Yardstick, alone: Alone) -> Trial:
     """All metrics of one finished trial, in the order of their declaration."""
-    evidence = Evidence(record, yardstick)
+    evidence = Evidence(record, yardstick, alone)
     last = record.intruders[-1] if record.intruders else None
     values: dict[str, float | None] = {}
     for metric in metrics.METRICS:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.analysis.correlation import Correlation, Slope, spearman, within_slope
-from harness.report.figures.intruders_at_end import last_intruders
 from harness.report.study import Study
 from harness.report.trial import Trial
 from harness.store.intruders import Intruders
 
 #: A trial that can be asked: its arm, its metrics, and the intruders after its last task.
 Point = tuple[str, Trial, Intruders]
+
+
+def last_intruders(trial: Trial) -> Intruders | None:
+    """Intruders after the last task; None where they were not counted or the trial adapts no matrices."""
+    taken = trial.record.intruders[-1] if trial.record.intruders else None
+    return taken if taken and taken.matrices else None
 
 
 def points_of(study: Study) -> list[Point]:

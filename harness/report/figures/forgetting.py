@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from harness.analysis.continual import forgetting_over_stream
+from harness.analysis.statistics import SHARES_APART
 from harness.report.estimates import certain, estimate
 from harness.report.figures.over_stream import Series, lines_over_stream, task_ticks
 from harness.report.figures.parts import POINT, Rows, drawn_arms, empty, limits, point_row, spans, values_of
@@ -23,7 +24,7 @@ def forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[
             continue
         traces = {trial.key: forgetting_over_stream(certain(trial.matrix)) for trial in arm.trials}
         for t in range(2, min(map(len, traces.values())) + 1):
-            value = estimate({key: certain(trace[t - 1]) for key, trace in traces.items()})
+            value = estimate({key: certain(trace[t - 1]) for key, trace in traces.items()}, SHARES_APART)
             series.setdefault(arm.name, []).append((t, value))
             rows.append(point_row(arm, t, value))
     if not series:

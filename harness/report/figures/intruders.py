@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.analysis.statistics import Estimate
+from harness.analysis.statistics import FROM_ZERO, Estimate
 from harness.report.arms import Arm
 from harness.report.estimates import estimate
 from harness.report.figures.over_stream import Series, lines_over_stream, task_ticks
@@ -68,7 +68,7 @@ def _measured(arm: Arm, metric: str) -> list[tuple[int, Estimate]]:
         values = {trial.key: _taken(trial, t, metric) for trial in arm.trials}
         taken = {key: value for key, value in values.items() if value is not None}
         if len(taken) == len(values):
-            points.append((t, estimate(taken)))
+            points.append((t, estimate(taken, FROM_ZERO)))
     return points
 
 

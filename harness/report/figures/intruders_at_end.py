@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.report.arms import Arm
-from harness.report.trial import Trial
+from harness.report.within_arms import last_intruders
 from harness.store.intruders import Intruders
 
 LABELS = {"count": "intruder dimensions", "distance": "intruder distance (1 − best |cos|)"}
-
-
-def last_intruders(trial: Trial) -> Intruders | None:
-    """Intruders after the last task; None where they were not counted or the trial adapts no matrices."""
-    taken = trial.record.intruders[-1] if trial.record.intruders else None
-    return taken if taken and taken.matrices else None
 
 
 def intruders_of_arms(arms: Iterable[Arm]) -> dict[str, dict[tuple[str, int], Intruders]]:

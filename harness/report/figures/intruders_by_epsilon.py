@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from harness.analysis.statistics import Estimate
+from harness.analysis.statistics import FROM_ZERO, Estimate
 from harness.report.estimates import estimate
 from harness.report.figures.intruders_at_end import intruders_of_arms
 from harness.report.figures.parts import (
@@ -44,7 +44,7 @@ def by_epsilon(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[
         for epsilon in next(iter(taken.values())).by_epsilon:
             counts = {key: intruders.by_epsilon.get(epsilon) for key, intruders in taken.items()}
             if all(count is not None for count in counts.values()):
-                value = estimate({key: float(count) for key, count in counts.items() if count is not None})
+                value = estimate({key: float(count) for key, count in counts.items() if count is not None}, FROM_ZERO)
                 lines.setdefault(name, []).append((float(epsilon), value))
                 rows.append(point_row(by_name[name], epsilon, value))
     if not lines:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.analysis.statistics import Estimate
+from harness.analysis.statistics import FROM_ZERO, Estimate
 from harness.report.estimates import estimate
 from harness.report.figures.intruders_at_end import LABELS, intruders_of_arms
 from harness.report.figures.parts import POINT, Rows, drawn_arms, empty, from_zero, point_row, spans, whisker
@@ -27,7 +27,7 @@ def by_place(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[st
                 for x in getattr(next(iter(taken.values())), place).names:
                     parts = {key: getattr(intruders, place).get(x) for key, intruders in taken.items()}
                     if all(parts.values()):
-                        value = estimate({key: float(getattr(part, metric)) for key, part in parts.items()})
+                        value = estimate({key: float(getattr(part, metric)) for key, part in parts.items()}, FROM_ZERO)
                         series.setdefault((metric, place), {}).setdefault(name, {})[x] = value
                         rows.append(point_row(by_name[name], x, value, metric=metric, place=place))
     if not series:

@@ -7,22 +7,24 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from harness.analysis.correlation import Correlation, spearman
-from harness.report.figures.intruders_at_end import LABELS, last_intruders
+from harness.analysis.correlation import LEAST_ARMS, Correlation, Slope, spearman
+from harness.report.figures.intruders_at_end import LABELS
 from harness.report.figures.parts import Rows, drawn_arms, empty, from_zero, limits, other_arms
 from harness.report.figures.style import GRID, Look, legend, new_figure, power_of_ten
 from harness.report.study import Study
+from harness.report.within_arms import last_intruders, slope_of
 
 #: A trial of an arm that the figures don't draw.
 OTHER = Look("", GRID, "o", "-")
 
 
 def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
-    """Forgetting of every trained trial against its intruders; Spearman's rho is over all of them.
+    """Forgetting of every trained trial against its intruders; Spearman's rho is over all of them, slopes within arms.
 
     Trials of arms without a look are grey: arms are drawn by their accuracy, which must not choose the trials.
     """
-    columns = ("arm", "order", "seed", "count", "distance", "forgetting", "rho_count", "rho_distance")
+    columns = ("arm", "order", "seed", "count", "distance", "forgetting", "rho_count", "rho_distance",
+               *(f"slope_{metric}{end}" for metric in LABELS for end in ("", "_ci_low", "_ci_high")))  # fmt: skip
     points = [
         (arm.name, trial, taken)
         for arm in (*drawn_arms(study, styles), *other_arms(study, styles))
@@ -35,10 +37,13 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
     correlations = {
         metric: spearman([float(getattr(taken, metric)) for *_, taken in points], lost) for metric in LABELS
     }
+    slopes = {metric: slope_of(points, metric) for metric in LABELS}
+    ends = {f"slope_{m}{end}": getattr(s, of) if s else None for m, s in slopes.items()
+            for end, of in (("", "value"), ("_ci_low", "low"), ("_ci_high", "high"))}  # fmt: skip
     rows: Rows = [
         {"arm": name, "order": trial.key[0], "seed": trial.key[1], "count": taken.count, "distance": taken.distance,
          "forgetting": trial.metrics["forgetting"],
-         **{f"rho_{m}": r.rho if r else None for m, r in correlations.items()}}
+         **{f"rho_{m}": r.rho if r else None for m, r in correlations.items()}, **ends}
         for name, trial, taken in points
     ]  # fmt: skip
     figure = new_figure(8.4, 3.8)
@@ -47,7 +52,7 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
             look = styles.get(name, OTHER)
             axes.plot(getattr(taken, metric), 100 * value, color=look.color, marker=look.marker, markersize=5,
                       alpha=0.8, zorder=2 + (name in styles))  # fmt: skip
-        axes.set_title(correlation_words(correlations[metric], len(points)))
+        axes.set_title(f"{correlation_words(correlations[metric], len(points))}\n{slope_words(slopes[metric])}")
         axes.set_xlabel(label)
     axes = figure.axes[0]
     axes.set_ylabel("forgetting (points)")
@@ -62,6 +67,14 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
         figure.axes[1].xaxis.set_minor_formatter(NullFormatter())
     legend(figure, {name for name, *_ in points}, styles)
     return figure, columns, rows
+
+
+def slope_words(slope: Slope | None) -> str:
+    """The slope within arms in points of forgetting; "not testable" where it is None."""
+    if slope is None:
+        return f"within arms: not testable (it takes {LEAST_ARMS} arms whose trials differ)"
+    ends = f"[{100 * slope.low:+.2f}, {100 * slope.high:+.2f}]"
+    return f"within arms {100 * slope.value:+.2f} {ends} points an SD, {slope.arms} arms"
 
 
 def correlation_words(correlation: Correlation | None, n: int) -> str:

@@ -147,7 +147,9 @@ FIGURES: tuple[Plot, ...] = (
         "intruders_forgetting",
         "Forgetting against intruder dimensions",
         "A point a trained trial, grey those of arms that are not drawn. Spearman's rho is over all of them, with its "
-        "95 % CI (Bonett and Wright 2000); it is not defined where one side is constant.",
+        "95 % CI (Bonett and Wright 2000); it is not defined where one side is constant, and mixes arms that differ in "
+        "much else. Within arms: points of forgetting for one standard deviation of the measure between trials of one "
+        "arm, with the norm of the change and learning accuracy held; 95 % CI by bootstrap over arms.",
         against_forgetting,
     ),
 )

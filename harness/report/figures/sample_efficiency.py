@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.analysis.statistics import Estimate
+from harness.analysis.statistics import SHARE, Estimate
 from harness.report.arms import Arm
 from harness.report.estimates import estimate
 from harness.report.figures.parts import Rows, drawable, drawn_arms, empty, limits, point_row, spans
@@ -82,7 +82,7 @@ def _curve(arm: Arm, of: Literal["score", "student"]) -> list[tuple[float, float
         }
         scores = {key: float(np.mean([score for score, _ in pairs])) for key, pairs in at.items()}
         tokens = float(np.mean([token for pairs in at.values() for _, token in pairs]))
-        points.append((float(n), tokens, estimate(scores)))
+        points.append((float(n), tokens, estimate(scores, SHARE)))
     return points
 
 

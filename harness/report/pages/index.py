@@ -10,14 +10,15 @@ from urllib.parse import quote
 
 from harness.errors import InputError
 from harness.report import leaderboard, metrics
-from harness.report.leaderboard import Row
+from harness.report.leaderboard import Board
 from harness.report.metrics import PRIMARY
-from harness.report.numbers import NOTHING, interval, p_text
+from harness.report.numbers import NOTHING, interval, joined
 from harness.report.pages.render import write_page
 from harness.report.study import Study, gather
 from harness.report.text.answer import answer, scope
+from harness.report.text.board import board_cells
+from harness.report.text.notes import RERUN
 from harness.report.text.table import Table
-from harness.report.text.tables import joined
 from harness.store import read_trials
 from harness.store.audit import AUDIT_FILE
 
@@ -34,7 +35,7 @@ class Entry:
     answer: str = ""
     problem: str = ""
     stack: str = ""
-    board: tuple[Row, ...] = ()
+    board: Board | None = None
 
 
 def study_folders(root: Path) -> list[Path]:
@@ -50,7 +51,7 @@ def write_index(root: Path) -> Path:
     audits = {folder.name: _link(folder, root, "audit.html") for folder in audit_folders}
     if not entries and not audits:
         raise InputError("there are no results here", where=str(root), remedy="run a study first: lorabench run STUDY")
-    context = {"title": "All results", "entries": entries, "audits": audits, "arms": _arms(entries)}
+    context = {"title": "All results", "entries": entries, "audits": audits, "arms": _arms(entries), "rerun": RERUN}
     return write_page("index", context, root)
 
 
@@ -61,7 +62,7 @@ def _entry(folder: Path, root: Path) -> Entry:
         study = gather(read_trials(folder), where=str(folder))
     except InputError as problem:
         return Entry(link, name, problem=problem.what)
-    board = tuple(leaderboard.rows(study))
+    board = leaderboard.rows(study)
     stack, _ = study.common(lambda record: record.stack)
     seen = ", ".join(str(stack[key]) for key in ("device", "dtype", "digest") if key in stack)
     return Entry(link, name, f"{_model(study)}. {scope(study)}", answer(study, board)[0], "", seen, board)
@@ -87,16 +88,18 @@ def _arms(entries: Iterable[Entry]) -> Table:
         caption="Scores of different studies or stacks are not comparable; a difference and its p are within a study.",
     )
     for entry in entries:
-        for row in (row for row in entry.board if row.arm.trials):
-            outcome, gap = row.arm.estimate(PRIMARY), row.difference
+        for row in entry.board.rows if entry.board else ():
+            if not row.arm.trials:
+                continue
+            outcome, gap, cells = row.arm.estimate(PRIMARY), row.difference, board_cells(row, entry.board)
             table.rows.append(
                 [
                     row.arm.name,
                     entry.name,
-                    NOTHING if row.group is None else str(row.group),
+                    cells["group"],
                     joined(primary.text(outcome.mean), interval(outcome)) if outcome else NOTHING,
                     primary.change(gap.mean if gap else None),
-                    p_text(row.p_holm),
+                    cells["p_holm"],
                     *(metric.text(row.arm.mean(metric)) for metric in shown),
                     entry.stack.rpartition(", ")[2],
                 ]

@@ -14,13 +14,13 @@ from harness.report.estimates import certain
 from harness.report.figures.accuracy_matrix import mean_matrix
 from harness.report.figures.registry import DRAWN, drawn_looks, figures_of
 from harness.report.figures.style import GRID
-from harness.report.leaderboard import Row
+from harness.report.leaderboard import Board, Row
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import listed
 from harness.report.pages.render import write_pair
 from harness.report.study import Study, called
 from harness.report.text.answer import answer, scope
-from harness.report.text.board import board_cells, leaderboard_table, partners_of
+from harness.report.text.board import CONTROLS, board_cells, columns, leaderboard_tables, partners_of
 from harness.report.text.mitigation import cause_tables
 from harness.report.text.notes import notes
 from harness.report.text.table import Table, settings
@@ -32,15 +32,15 @@ FAILURES = 40
 LONGEST = 10_000
 
 
-def write_pages(study: Study, board: Sequence[Row], folder: Path, tries: Table | None) -> list[Path]:
+def write_pages(study: Study, board: Board, folder: Path, tries: Table | None) -> list[Path]:
     """Write report.md and report.html, with the tuning tries, if any; the figures must be in ``folder/figures``."""
-    context = _context(study, board) | {"tuning": tries}
+    context: dict[str, Any] = _context(study, board) | {"tuning": tries}
     context["tables"] += cause_tables(study, folder)
     captions = {plot.name: (plot.title, plot.caption) for plot in figures_of(study)}
     return write_pair("report", context, captions, folder, _matrices(study, board))
 
 
-def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
+def _context(study: Study, board: Board) -> dict[str, Any]:
     common, _ = study.common(lambda record: {"model": record.spec.model, "weights": record.spec.model_digest})
     stack, mixed = study.common(lambda record: record.stack)
     training, _ = study.common(lambda record: record.spec.training)
@@ -57,12 +57,14 @@ def _context(study: Study, board: Sequence[Row]) -> dict[str, Any]:
         "summary": answer(study, board),
         "notes": notes(study, board),
         "mixtures": study.mixtures,
-        "leaderboard": leaderboard_table(board),
+        "leaderboard": leaderboard_tables(board),
+        "columns": columns(board),
+        "controls": CONTROLS,
         "several_references": len(partners_of(board)) > 1,
         "reference": called(study.reference.name) if study.reference else "",
         "lower_is_better": listed(list(lower)),
         "rows": [
-            board_cells(row) | {"bar": bar, "color": colors[row.arm.name]}
+            board_cells(row, board) | {"bar": bar, "color": colors[row.arm.name]}
             for row, bar in zip(board, _bars(board, study.reference), strict=True)
         ],
         "left_out": f"Drawn: main methods and the best others, {DRAWN} of {drawn} arms." if drawn > DRAWN else "",

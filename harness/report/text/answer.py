@@ -1,23 +1,26 @@
 """The answer at the top of the page: three sentences from the statistics, never stronger than they are.
 
 One on accuracy, one on forgetting, learning speed and intruder dimensions, one on how sure that is and what it costs.
-Every claim of a difference is a paired test with Holm over the arms; what was not tested is not claimed.
+Every claim of a difference to the reference is a paired t test with Holm over the contestants, and every claim of a
+winner a test of all pairs; what was not tested is not claimed, and controls win nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.analysis.statistics import LEVEL, Paired, smallest_p
+from harness.analysis.statistics import LEVEL, Paired
 from harness.report import metrics
 from harness.report.arms import Arm
 from harness.report.estimates import certain
-from harness.report.leaderboard import Row
+from harness.report.leaderboard import Board, Row
 from harness.report.metric import Metric
 from harness.report.metrics import PRIMARY
-from harness.report.numbers import interval, listed, number, p_text, percent, plural
+from harness.report.numbers import interval, joined, listed, number, p_text, percent, plural
 from harness.report.study import Study
 
+#: The tests of all pairs at once, by the name of their kind.
+TESTS = {"range": "Tukey's range", "max-T": "the largest t of all pairs, labels permuted"}
 #: What training sends through the model.
 TOKENS = ("train_tokens", "teacher_tokens", "prompt_tokens", "sampled_tokens")
 #: Names in a sentence before the rest is counted.
@@ -37,24 +40,35 @@ def scope(study: Study) -> str:
     )
 
 
-def answer(study: Study, board: Sequence[Row]) -> list[str]:
+def answer(study: Study, board: Board) -> list[str]:
     """The three sentences."""
     return [_accuracy(study, board), _others(study, board), _certainty(study, board)]
 
 
-def _accuracy(study: Study, board: Sequence[Row]) -> str:
-    ranked = [row for row in board if row.ranked]
-    if not ranked:
-        return "No arm is ranked, so none is called better or worse than another: the board says why."
-    best, tied = ranked[0], [row.arm.name for row in ranked if row.group == 1][1:]
-    value = certain(best.arm.estimate(PRIMARY))
-    ends = f" (95 % CI {percent(value.low)} to {percent(value.high)})" if value.low is not None else ""
-    text = f"{best.arm.name} has the highest mean of average accuracy, {percent(value.mean)} %{ends}"
+def _accuracy(study: Study, board: Board) -> str:
+    contestants = [row for row in board if row.contends]
+    if not contestants:
+        return "No contestant is ranked, so no arm is called better or worse than another: the board says why."
+    best = board.best
+    value = certain(best[0].arm.estimate(PRIMARY))
+    if len(best) > 1:
+        text = f"{_names(best)} tie exactly: they have the highest mean of average accuracy, {percent(value.mean)} %"
+    else:
+        ends = f" (95 % CI {percent(value.low)} to {percent(value.high)})" if value.low is not None else ""
+        text = f"{best[0].arm.name} has the highest mean of average accuracy, {percent(value.mean)} %{ends}"
+    return f"{text}{_beyond(board, contestants, best)}; {_against_reference(study, board, PRIMARY)}."
+
+
+def _beyond(board: Board, contestants: Sequence[Row], best: Sequence[Row]) -> str:
+    """A clause: what the tests of all pairs say of the best and the other contestants."""
+    if len(best) == len(contestants):
+        return ""
+    if board.groups.test is None:
+        return f", but whether any contestant is better than another is not testable ({board.groups.untested})"
+    tied = [row for row in contestants if row.group == 1 and row not in best]
     if tied:
-        text += f", and {_some(tied)} cannot be told apart from it"
-    elif len(ranked) > 1:
-        text += ", significantly above every other ranked arm (paired tests, Holm, 5 %)"
-    return f"{text}; {_against_reference(study, board, PRIMARY)}."
+        return f", and {_names(tied)} cannot be told apart from {'them' if len(best) > 1 else 'it'}"
+    return f", significantly above every other contestant ({TESTS[board.groups.test]}, 5 % over all pairs)"
 
 
 def _against_reference(study: Study, board: Sequence[Row], metric: str) -> str:
@@ -62,11 +76,16 @@ def _against_reference(study: Study, board: Sequence[Row], metric: str) -> str:
     if study.reference is None:
         return "there is no arm of plain LoRA to compare with, and the study names no other"
     tested = [row for row in board if metric in row.tested and row.tested[metric].p_holm is not None]
+    bare = [row for row in board if row.untestable]
+    left = f", and {_names(bare)} could not be tested: the pairs show no spread" if bare else ""
     if not tested:
-        return f"no difference to {study.called} was tested, which takes two ranked arms, one of them the reference"
+        return (
+            f"no difference to {study.called} was tested, which takes two ranked contestants, one of them the reference"
+            f"{left}"
+        )
     clear = _clear(tested, metric)
     if not clear:
-        return f"no arm differs significantly from {study.called}"
+        return f"no contestant differs significantly from {study.called}{left}"
     parts = []
     for word, sign in (("above", 1), ("below", -1)):
         same = [row for row, gap in clear if gap.mean * sign > 0]
@@ -76,8 +95,8 @@ def _against_reference(study: Study, board: Sequence[Row], metric: str) -> str:
             are = "are" if len(same) > 1 else "is"
             parts.append(f"{_names(same)} {are} significantly {word} {study.called} ({size})")
     it = "it" if len(study.partners) == 1 else study.called
-    others = "" if len(clear) == len(tested) else f", and no other arm differs significantly from {it}"
-    return " and ".join(parts) + others
+    others = "" if len(clear) == len(tested) else f", and no other contestant differs significantly from {it}"
+    return " and ".join(parts) + others + left
 
 
 def _clear(rows: Sequence[Row], metric: str) -> list[tuple[Row, Paired]]:
@@ -87,8 +106,8 @@ def _clear(rows: Sequence[Row], metric: str) -> list[tuple[Row, Paired]]:
 
 
 def _others(study: Study, board: Sequence[Row]) -> str:
-    # A model that is never trained forgets nothing and has no intruders: that is not a merit.
-    trained = [row for row in board if row.arm.trains]
+    # A model that is never trained forgets nothing and has no intruders: that is not a merit, and controls have none.
+    trained = [row for row in board if row.arm.trains and not row.arm.control]
     lowest = _lowest_forgetting(trained)
     if study.reference is None:
         return f"Without a reference nothing is tested of forgetting, learning speed and intruder dimensions{lowest}."
@@ -107,7 +126,7 @@ def _others(study: Study, board: Sequence[Row]) -> str:
         if not clear:
             level.append(name)
     if level:
-        clauses.append(f"no arm differs significantly in {_or(level)}")
+        clauses.append(f"no contestant differs significantly in {_or(level)}")
     if unknown:
         clauses.append(f"{listed(unknown)} could not be tested")
     return f"Against {study.called}, {'; '.join(clauses)}{lowest}."
@@ -117,12 +136,16 @@ def _lowest_forgetting(trained: Sequence[Row]) -> str:
     known = [(row.arm, value) for row in trained if row.ranked and (value := row.arm.estimate("forgetting"))]
     if len(known) < 2:
         return ""
-    arm, value = min(known, key=lambda pair: (round(pair[1].mean, 12), pair[0].name))
+    least = min(round(value.mean, 12) for _, value in known)
+    lowest = [(arm, value) for arm, value in known if round(value.mean, 12) == least]
+    arm, value = lowest[0]
+    size = f"{number(value.mean, 1, 100)} points"
+    if len(lowest) > 1:
+        return f"; the lowest mean forgetting, {size}, is an exact tie of {_some([arm.name for arm, _ in lowest])}"
     learnt = certain(arm.estimate("learning_accuracy"))
-    size = f"{number(value.mean, 1, 100)} points{' ' + interval(value) if value.low is not None else ''}"
     return (
-        f"; the lowest mean forgetting of the arms that train is that of {arm.name}, {size} at a learning accuracy of "
-        f"{percent(learnt.mean)} % (not tested)"
+        f"; the lowest mean forgetting of the contestants is that of {arm.name}, {joined(size, interval(value))} at a "
+        f"learning accuracy of {percent(learnt.mean)} % (not tested)"
     )
 
 
@@ -132,10 +155,8 @@ def _certainty(study: Study, board: Sequence[Row]) -> str:
     pairs = max((certain(row.difference).pairs for row in tested), default=0)
     if not tested:
         sure = "How sure: nothing was tested, so the means and intervals describe these trials and decide nothing"
-    elif not detectable and min(smallest_p(certain(row.difference).pairs) for row in tested) * len(tested) >= LEVEL:
-        sure = f"How sure: with {plural(pairs, 'pair')} no difference, however large, could have been significant"
     elif not detectable:
-        sure = f"How sure: {plural(pairs, 'pair')}, too few for a minimum detectable effect"
+        sure = f"How sure: {plural(pairs, 'pair')} without any spread, which say nothing of what could be found"
     else:
         low, high = number(min(detectable), 1, 100), number(max(detectable), 1, 100)
         sure = (
@@ -151,12 +172,14 @@ def _cost(study: Study, board: Sequence[Row]) -> str:
     times = {name: spent / theirs for name, (spent, theirs) in tokens.items() if spent and theirs}
     if not times:
         return f"what training costs against {study.called or 'a reference'} was not measured"
-    least, most = min(times, key=lambda n: (times[n], n)), max(times, key=lambda n: (times[n], n))
-    low, high = (number(times[name], 2) for name in (least, most))
+    written = {name: number(factor, 2) for name, factor in times.items()}
+    low, high = (number(find(times.values()), 2) for find in (min, max))
+    least, most = (sorted(name for name, text in written.items() if text == end) for end in (low, high))
     as_many = f"times as many tokens as that of {study.called}"
     if low == high:
-        return f"training takes {low} {as_many} for {most if least == most else 'every arm'}"
-    return f"training takes {low} ({least}) to {high} ({most}) {as_many}, those of teachers and samples included"
+        return f"training takes {low} {as_many} for {'every arm' if len(most) > 1 else most[0]}"
+    ends = f"{low} ({_some(least)}) to {high} ({_some(most)})"
+    return f"training takes {ends} {as_many}, those of teachers and samples included"
 
 
 def _tokens(arm: Arm) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from harness.report import evidence, metrics
 from harness.report.metric import Metric
 from harness.report.numbers import NOTHING, listed, number, p_text, percent, plural, points
+from harness.report.text.notes import RERUN
 from harness.store.audit import AuditChange, AuditedAdapter, AuditRecord, AuditTask
 
 
@@ -29,7 +30,7 @@ def change_text(task: AuditTask, change: AuditChange) -> str:
 
 def of_sequence(record: AuditRecord) -> list[tuple[Metric, str]]:
     """Metrics of the accuracy matrix of the base and the adapters, each with its unit; a dash where not defined."""
-    sequence = evidence.Sequence(np.array(record.matrix()))
+    sequence = evidence.AuditedSequence(np.array(record.matrix()))
     values = [(metric, metric.value(sequence)) for metric in metrics.audited()]
     return [(metric, NOTHING if value is None else f"{metric.text(value)} {metric.unit}") for metric, value in values]
 
@@ -118,6 +119,7 @@ def notes(record: AuditRecord) -> list[str]:
         "and where items are right or wrong only those whose answer changed count. p is that of McNemar's exact test.",
         "An adapter is one training run. The intervals are over test items, so they say nothing of what another seed "
         "or another order would have given.",
+        RERUN,
     ]
     if tested:
         unseen = max((2 * (c.stderr or 0) for task, c in tested if task.higher_is_better and not c.clear), default=0)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from harness.report.files import readable, write_text
-from harness.report.leaderboard import Row
+from harness.report.leaderboard import Board
 from harness.report.study import Study
-from harness.report.text.board import leaderboard_table
+from harness.report.text.board import leaderboard_tables
 from harness.report.text.mitigation import cause_tables
 from harness.report.text.table import Table
 from harness.report.text.tables import parameters, tables
@@ -39,9 +38,10 @@ HEAD = r"""% Tables of a lorabench report: \input{report}, with \usepackage{book
 """
 
 
-def write_latex(study: Study, board: Sequence[Row], folder: Path) -> Path:
+def write_latex(study: Study, board: Board, folder: Path) -> Path:
     """Write every table of the report as a separate float."""
-    all_tables = [leaderboard_table(board), *tables(study, board), *cause_tables(study, folder), parameters(study)]
+    more = [*tables(study, board), *cause_tables(study, folder), parameters(study)]
+    all_tables = [*leaderboard_tables(board), *more]
     label = "".join(letter if letter.isalnum() else "-" for letter in study.name.lower())
     parts = [_float(table, f"tab:{label}-{i}") for i, table in enumerate(all_tables, start=1)]
     return write_text(folder / "report.tex", HEAD + "\n".join(parts))

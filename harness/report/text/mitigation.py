@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from harness.analysis.statistics import Estimate, Paired, paired_difference
+from harness.analysis.statistics import Paired, paired_difference
 from harness.report.mitigation import Changes, changes, read_mitigation
 from harness.report.numbers import NOTHING, interval, number, plural, points
 from harness.report.study import Study
@@ -77,7 +77,7 @@ def _difference(gap: Paired | None) -> str:
 
 
 def _ends(gap: Paired) -> str:
-    return interval(Estimate(gap.mean, gap.low, gap.high, gap.pairs), points)
+    return interval(gap.estimate, points)
 
 
 def pooled(each: Changes, arms: Sequence[str], kind: str, keeps: Sequence[float], quantity: str) -> Values:
@@ -116,6 +116,7 @@ def verdict(which: str, each: Changes) -> str:
     else:
         said = f"{what} can't be told apart from shrinking all of ΔW to the same size: {size}. That they cause "
         said += "forgetting, rather than the size of the update, is not shown"
-    cost = paired_difference(*(pooled(each, arms, kind, keeps, LOST) for kind in ("mitigated", "control")))
+    scaled, shrunk = (pooled(each, arms, kind, keeps, LOST) for kind in ("mitigated", "control"))
+    cost = paired_difference(scaled, shrunk)
     spent = f", and costs {_difference(cost)} points more of the last task's accuracy" if cost else ""
     return f"Do intruder dimensions cause forgetting? {said[0].upper()}{said[1:]}{spent}."

@@ -4,40 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.analysis.statistics import LEVEL, smallest_p
+from harness.analysis.statistics import LEAST_PAIRS, Estimate
+from harness.report import metrics
 from harness.report.arms import LEAST_SEEDS, adapter_of, adapters_differ
-from harness.report.estimates import certain
-from harness.report.leaderboard import Row
-from harness.report.numbers import listed, p_text, plural
+from harness.report.leaderboard import Board, Row
+from harness.report.numbers import interval, listed
+from harness.report.reliability import caveats
 from harness.report.study import Study
+from harness.report.text.answer import TESTS
 from harness.study.reference import DEFAULT
 
+#: Measured on H100s with the study `core`: two runs of an arm in other packs, or on another card.
+RERUN = (
+    "Rerun noise: the same arm, seeds and orders in other packs or on another GPU differ by 1.8 points of accuracy and "
+    "1.9 points of forgetting (rms of two runs; at most 4.2 and 3.8). A difference of single runs below that means "
+    "nothing. On a CPU a rerun gives the same bits."
+)
 
-def notes(study: Study, board: Sequence[Row]) -> list[str]:
+
+def notes(study: Study, board: Board) -> list[str]:
     """What a reader must know before quoting a number."""
     sentences = [
-        "Intervals are 95 % t intervals over trials, with the study's orders as fixed strata. They are about these "
-        "orders, tasks and base model, and are not adjusted for the number of arms. ± is the standard error of one "
-        "trial's score over the test items.",
+        "Intervals are 95 % t intervals over trials, with the study's orders as fixed strata, each with a variance of "
+        "its own (Welch-Satterthwaite). They are about these orders, tasks and base model, and are not adjusted for "
+        "the number of arms. ± is the standard error of one trial's score over the test items.",
+        RERUN,
     ]
     sentences += _reference(study)
-    if any(row.difference for row in board):
-        sentences.append(
-            "Differences are paired: same order and seed. p is from a two-sided sign-flip test, then Holm's over the "
-            "arms; each outcome has a Holm of its own, and average accuracy is the one that was chosen beforehand."
-        )
-    if sum(row.ranked for row in board) > 1:
-        sentences.append(
-            "Arms of one tie group cannot be told apart from its best arm (paired sign-flip tests against that arm, "
-            "Holm, 5 %); group 1 is the best. A wide spread can put an arm into a better group than one with a higher "
-            "mean: it has not been shown to be worse."
-        )
-    if any(row.detectable is not None for row in board):
-        sentences.append(
-            f"Detectable is the true difference to {study.called} in average accuracy that would be significant in "
-            "80 % of such studies, at Holm's first step (non-central t, from the arm's own spread)."
-        )
-    sentences += _power(board) + _standing(study, board)
+    cells = [interval(each) for row in board for each in _intervals(row)]
+    if any(text.endswith("cut") for text in cells):
+        sentences.append("Intervals marked cut reached beyond the ends of their scale, and are given up to those.")
+    sentences += _tests(study, board) + caveats(board) + _standing(study, board)
     if study.quarantined:
         sentences.append(f"Damaged record files were left out: {', '.join(study.quarantined)}.")
     varying = [
@@ -65,7 +62,7 @@ def notes(study: Study, board: Sequence[Row]) -> list[str]:
     if any(trial.record.costs.shared_by > 1 for trial in study.trials):
         sentences.append(
             "Trials were trained side by side in packs: seconds and kWh are a pack's divided by its trials, "
-            "tokens a second and peak memory are those of the whole pack."
+            "tokens a second and peak memory are those of the whole pack. So they have neither interval nor p."
         )
     return sentences
 
@@ -90,21 +87,49 @@ def _truncated(study: Study) -> str:
     return ", ".join(cut[name] for name in sorted(cut))
 
 
-def _power(board: Sequence[Row]) -> list[str]:
-    """Where the number of pairs alone forbids a small p."""
-    tested = [certain(row.difference).pairs for row in board if row.p is not None]
+def _intervals(row: Row) -> list[Estimate]:
+    """Those that the pages show of an arm's main outcomes."""
+    means = [row.arm.estimate(metric.name) for metric in metrics.with_interval()]
+    gap = row.difference.estimate if row.difference else None
+    return [each for each in (*means, gap, row.block) if each]
+
+
+def _tests(study: Study, board: Board) -> list[str]:
+    """How differences and groups are tested, as far as this board has any."""
     sentences = []
-    for pairs in sorted(set(tested)):
-        first = smallest_p(pairs) * len(tested)
-        if smallest_p(pairs) >= LEVEL:
-            sentences.append(
-                f"{plural(pairs, 'pair')} cannot go below p = {p_text(smallest_p(pairs))}, whatever the data."
-            )
-        elif first >= LEVEL:
-            sentences.append(
-                f"With {pairs} pairs and {len(tested)} arms compared, Holm's first step cannot go below "
-                f"p = {p_text(first)}, whatever the data."
-            )
+    if any(row.difference for row in board):
+        sentences.append(
+            "Differences are paired: same order and seed. p is that of the t statistic behind the interval, two-sided, "
+            "then Holm's over the contestants; each outcome has a Holm of its own, and average accuracy is the one "
+            "that was chosen beforehand. p (sign flip) is a check that assumes no distribution, not adjusted, from "
+            f"{LEAST_PAIRS} pairs up."
+        )
+    if any(row.block for row in board):
+        sentences.append(
+            "Block interval: a second interval of the same difference, from the noise that all trained arms share "
+            "(randomised blocks of an order and a seed). It has more degrees of freedom, holds only where the arms "
+            "are equally noisy, which Bartlett's test does not reject here, and p does not come from it."
+        )
+    elif board.no_block and any(row.difference for row in board):
+        sentences.append(f"There is no block interval: {board.no_block}.")
+    if board.groups.test:
+        sentences.append(
+            "Contestants of one tie group cannot be told apart from its best "
+            f"({TESTS[board.groups.test]}, 5 % over all pairs); group 1 is the best. A wide spread can put an arm "
+            "into a better group than one with a higher mean: it has not been shown to be worse."
+        )
+    elif board.groups.untested and any(row.contends for row in board):
+        sentences.append(f"Tie groups are not testable: {board.groups.untested}. That says nothing of a tie.")
+    if any(row.detectable is not None for row in board):
+        sentences.append(
+            f"Detectable is the true difference to {study.called} in average accuracy that would be significant in "
+            "80 % of such studies, at Holm's first step (non-central t, from the arm's own spread)."
+        )
+    if any(row.arm.control for row in board):
+        sentences.append(
+            "Controls are bounds to compare with: they win nothing, are in no tie group, and have a difference with "
+            "its interval, but no p."
+        )
     return sentences
 
 

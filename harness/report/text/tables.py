@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.analysis.statistics import Estimate
+from harness.analysis.statistics import FROM_ZERO, SHARE, SHARES_APART, Estimate, inside
 from harness.report import metrics
 from harness.report.arms import ADAPTER, Arm, adapter_of, adapters_differ
 from harness.report.estimates import estimate
 from harness.report.leaderboard import Row
 from harness.report.metric import Metric
 from harness.report.metrics import PRIMARY
-from harness.report.numbers import NOTHING, interval, listed, number, percent, points, with_error
+from harness.report.numbers import NOTHING, interval, joined, listed, number, percent, points, with_error
 from harness.report.study import Study, called
 from harness.report.text import published
 from harness.report.text.table import Table, settings
@@ -41,10 +41,6 @@ def tables(study: Study, board: Sequence[Row]) -> list[Table]:
     ]
 
 
-def joined(*parts: str) -> str:
-    return " ".join(part for part in parts if part)
-
-
 def _trained(board: Sequence[Row]) -> list[Arm]:
     return [row.arm for row in board if row.arm.trials]
 
@@ -67,7 +63,10 @@ def _scores(arm: Arm, task: str, stage: int, group: str = "tasks", of: str = "sc
     """
     scores = {trial.key: getattr(trial.record, group).get(task) for trial in arm.trials}
     values = {key: getattr(task_scores, of)[stage] for key, task_scores in scores.items() if task_scores is not None}
-    return estimate(values) if values and None not in values.values() else None
+    if not values or None in values.values():
+        return None
+    shares = all(each.higher_is_better for each in scores.values() if each is not None)
+    return estimate(values, SHARE if shares and of == "score" else FROM_ZERO)
 
 
 def _scored(arm: Arm, task: str, stage: int, scale: Any, group: str = "tasks") -> str:
@@ -136,7 +135,7 @@ def _per_order(study: Study, board: Sequence[Row]) -> list[Table]:
         for order in orders:
             for metric in (metrics.metric(PRIMARY), metrics.metric("forgetting")):
                 order_values = {key: value for key, value in arm.values(metric.name).items() if key[0] == order}
-                value = estimate(order_values) if order_values else None
+                value = estimate(order_values, metric.ends) if order_values else None
                 cells.append(joined(metric.text(value.mean), interval(value, metric.text)) if value else NOTHING)
         table.rows.append([arm.name, *cells])
     return [table]
@@ -172,7 +171,8 @@ def _probes(study: Study, board: Sequence[Row]) -> list[Table]:
         for name, scores in probes.items():
             change = points if scores.higher_is_better else lambda value: number(value, 3, sign=True)
             value = arm.estimate(f"delta_{name}")
-            cells.append(joined(change(value.mean), interval(value, change)) if value else NOTHING)
+            ends = inside(value, SHARES_APART) if value and scores.higher_is_better else value
+            cells.append(joined(change(value.mean), interval(ends, change)) if value else NOTHING)
         table.rows.append([arm.name, *cells])
     return [table]
 

@@ -58,4 +58,4 @@ def test_a_verb_imports_nothing_that_takes_seconds(finished, tmp_path_factory, w
         assert "nothing to do" in done.stdout
         answer, report = done.stdout.splitlines()[-3:-1]
         assert report.endswith("report.html, as it was")
-        assert "nothing was tested" in answer or "No arm is ranked" in answer or "average accuracy" in answer
+        assert "nothing was tested" in answer or "No contestant is ranked" in answer or "average accuracy" in answer

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 from synthetic import QUICK, Folder, trial
 
 from harness.report import comparison, documentation, evidence, metrics, write_report
@@ -15,7 +16,7 @@ from harness.report.study import gather
 from harness.store.intruders import Intruders
 from harness.store.records import Costs
 
-README = Path(__file__).resolve().parents[3] / "results" / "README.md"
+README = ROOT / documentation.README
 
 
 def worst(matrix: np.ndarray) -> float:
@@ -81,7 +82,7 @@ def test_a_metric_declared_is_documented(registered):
 def test_a_metric_declared_is_on_the_index_and_in_an_audit(registered):
     assert registered in metrics.indexed()
     assert registered in metrics.audited()
-    sequence = evidence.Sequence(np.array([[0.5, 0.5], [0.75, 0.5], [0.25, 0.75]]))
+    sequence = evidence.AuditedSequence(np.array([[0.5, 0.5], [0.75, 0.5], [0.25, 0.75]]))
     assert registered.value(sequence) == 0.25
 
 

@@ -55,12 +55,12 @@ def test_the_page_shows_the_mitigation_of_its_records(tmp_path):
     write_report(tmp_path, Folder(RECORDS))
     assert "Mitigation" not in (tmp_path / "report.md").read_text()
     others = [{**row, "trial": "0" * 12} for row in rows(0.5, 0.5)]
-    write_mitigation([*rows(0.10, 0.02, noise=0), *others], COLUMNS, tmp_path / "mitigation" / "first")
+    write_mitigation([*rows(0.10, 0.02), *others], COLUMNS, tmp_path / "mitigation" / "first")
     written = write_report(tmp_path, Folder(RECORDS), latex=True)
     for name in ("report.md", "report.html", "report.tex"):
         assert "Do intruder dimensions cause forgetting? Scaling the first" in (tmp_path / name).read_text()
     page = (tmp_path / "report.md").read_text()
-    assert "| every arm | 0.50 | +10.0 | +2.0 | +8.0 [+8.0, +8.0] | +5.0 | +1.0 | +4.0 [+4.0, +4.0] | 12 |" in page
+    assert "| every arm | 0.50 | +10.1 | +2.0 | +8.1 [+7.2, +9.0] | +5.0 | +1.0 | +4.0 | 12 |" in page
     assert "which forgot 20.0 points" in page
     note_report(tmp_path, written, "lora wins.")
     assert current_answer(tmp_path)

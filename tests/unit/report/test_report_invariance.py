@@ -1,7 +1,8 @@
 """An arm's own numbers don't depend on who else is on the board: only on its trials and on plain LoRA's.
 
 What a definition asks of the others is left out here: ranks and groups among the arms, Holm's correction over them and
-what follows from their number, the settings tried of a method, the front, and rank correlations over all trials.
+what follows from their number, the noise that all share, what the control that learns each task afresh gets to, the
+settings tried of a method, the front, and correlations over all trials.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from harness.store import read_trials
 from harness.store.records import Curve, TrialRecord
 
 #: Columns that a definition makes depend on the other arms.
-RELATIVE = {"tie_group", "minimum_detectable_effect", "settings_tried", "Settings tried", "on_front"}
+RELATIVE = {
+    "tie_group", "minimum_detectable_effect", "difference_to_reference_block_low", "difference_to_reference_block_high",
+    "intransigence", "Intransigence, points", "settings_tried", "Settings tried", "on_front",
+}  # fmt: skip
 #: Columns of the tables behind figures that say which number of an arm a row is.
 PLACE = ("order", "seed", "metric", "place", "x", "examples", "after_task", "position")
 #: Sets of trials that one arm each is made of: what means something else, costs something else, or broke.
@@ -98,7 +102,7 @@ def own_numbers(study: Study, figures: bool = False) -> dict[tuple[Any, ...], An
 
 
 def _relative(column: str) -> bool:
-    return column in RELATIVE or column.endswith("p_holm") or column.startswith("rho_")
+    return column in RELATIVE or column.endswith("p_holm") or column.startswith(("rho_", "slope_"))
 
 
 def assert_unchanged(before: dict[tuple[Any, ...], Any], after: dict[tuple[Any, ...], Any]) -> None:

@@ -12,7 +12,7 @@ from synthetic import QUICK, Folder, trial
 from harness.report import leaderboard, write_report
 from harness.report.study import gather
 from harness.report.text.answer import answer
-from harness.report.text.board import leaderboard_table
+from harness.report.text.board import leaderboard_tables
 from harness.store import read_trials, write_trial
 from harness.store.records import TrialRecord
 from harness.store.reference import Reference
@@ -87,7 +87,7 @@ def test_a_reference_that_the_study_names(grid):
     study = gather(grid)
     board = leaderboard.rows(study)
     assert {row.partner.name for row in board if row.partner} == {name}
-    assert f"Difference to {name}, points" in leaderboard_table(board).columns
+    assert f"Difference to {name}, points" in leaderboard_tables(board)[0].columns
     said = " ".join(answer(study, board))
     assert f"significantly above {name} (" in said
     assert "plain LoRA" not in said

@@ -14,14 +14,17 @@
 
   function sort(table, heading) {
     const column = heading.cellIndex;
-    const last = table.tBodies[table.tBodies.length - 1];
-    const numbers = [...last.rows].map((row) => (column ? amount(row.cells[column]) : null));
-    const words = numbers.every((value) => value === null);
-    const rows = [...last.rows].map((row, i) => ({ row, value: words ? text(row.cells[column]) : numbers[i] }));
+    const bodies = [...table.tBodies].filter((body) => !["fixed", "heading"].includes(body.className));
+    const all = bodies.flatMap((body) => [...body.rows]);
+    const words = all.every((row) => !column || amount(row.cells[column]) === null);
     const up = heading.getAttribute("aria-sort") !== "ascending";
-    const known = rows.filter((entry) => entry.value !== null);
-    known.sort((a, b) => (words ? a.value.localeCompare(b.value) : a.value - b.value) * (up ? 1 : -1));
-    last.append(...[...known, ...rows.filter((entry) => entry.value === null)].map((entry) => entry.row));
+    for (const body of bodies) {
+      const value = (row) => (words ? text(row.cells[column]) : amount(row.cells[column]));
+      const rows = [...body.rows].map((row) => ({ row, value: value(row) }));
+      const known = rows.filter((entry) => entry.value !== null);
+      known.sort((a, b) => (words ? a.value.localeCompare(b.value) : a.value - b.value) * (up ? 1 : -1));
+      body.append(...[...known, ...rows.filter((entry) => entry.value === null)].map((entry) => entry.row));
+    }
     for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
     heading.setAttribute("aria-sort", up ? "ascending" : "descending");
     table.classList.add("resorted");
@@ -43,7 +46,7 @@
   // -- the leaderboard's filter, which the matrices follow
 
   const board = $("board");
-  const lines = () => [...board.tBodies[0].rows];
+  const lines = () => [...board.tBodies].filter((body) => body.className !== "heading").flatMap((body) => [...body.rows]);
 
   function filter() {
     const wanted = $("filter").value.trim().toLowerCase();
