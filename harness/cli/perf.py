@@ -81,3 +81,16 @@ def verbs(
     from harness.perf.verbs import main
 
     main(study, results, repeats, out)
+
+
+@app.command()
+def statistics(
+    boards: Annotated[
+        int, typer.Option("--boards", min=100, max=MOST_ITEMS, help="Made-up boards of each design and situation.")
+    ] = 2000,
+    out: PerfFolder = Path("results/perf"),
+) -> None:
+    """The report's intervals and tests on made-up boards: coverage, false claims, power; minutes on one core."""
+    from harness.perf.statistics import main
+
+    main(boards, out)

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from harness.errors import InputError
 from harness.report import leaderboard, metrics
+from harness.report.estimates import certain
 from harness.report.leaderboard import Board
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import NOTHING, interval, joined
@@ -87,11 +88,9 @@ def _arms(entries: Iterable[Entry]) -> Table:
         [*columns, *(metric.heading for metric in shown), "Stack"],
         caption="Scores of different studies or stacks are not comparable; a difference and its p are within a study.",
     )
-    for entry in entries:
-        for row in entry.board.rows if entry.board else ():
-            if not row.arm.trials:
-                continue
-            outcome, gap, cells = row.arm.estimate(PRIMARY), row.difference, board_cells(row, entry.board)
+    for entry, board in ((entry, entry.board) for entry in entries):
+        for row in (row for row in board or () if row.arm.trials):
+            outcome, gap, cells = row.arm.estimate(PRIMARY), row.difference, board_cells(row, certain(board))
             table.rows.append(
                 [
                     row.arm.name,

@@ -12,6 +12,7 @@ from synthetic import QUICK, Folder, trial
 
 from harness.report import comparison, documentation, evidence, metrics, write_report
 from harness.report.metric import TABLES, Metric
+from harness.report.reliability import UNRELIABLE
 from harness.report.study import gather
 from harness.store.intruders import Intruders
 from harness.store.records import Costs
@@ -90,6 +91,12 @@ def test_the_readme_is_what_the_declarations_make():
     text = README.read_text(encoding="utf-8")
     assert text == documentation.documented(text), "run: python -m harness.report.documentation"
     assert text.count("<!-- columns of ") == text.count("<!-- end -->") == 2
+
+
+def test_the_simulation_s_table_is_the_committed_result():
+    text = (ROOT / documentation.STATISTICS).read_text(encoding="utf-8")
+    assert text == documentation.documented(text), "run: python -m harness.report.documentation"
+    assert UNRELIABLE.read_text(encoding="utf-8") == documentation.kept(documentation.simulated())
 
 
 def test_every_number_of_a_record_is_a_metric():
