@@ -65,11 +65,17 @@ def tune(
 ) -> None:
     """Try equally many settings for every method of a study, on seeds and items of their own; `run` takes the best."""
     from harness.cli.show.outcome import show_choices
-    from harness.run.campaign import choose
+    from harness.run.campaign import at_ends, choose
 
-    campaign, state = _carry_out(resolve(study), executor, model, out, tune=True)
-    if state.finished < len(state.statuses):
-        raise typer.Exit(1)
+    name = resolve(study)
+    for _ in ("the grids", "one step beyond"):
+        campaign, state = _carry_out(name, executor, model, out, tune=True)
+        if state.finished < len(state.statuses):
+            raise typer.Exit(1)
+        if not (ends := at_ends(campaign)):
+            break
+        for arm, values in ends.items():
+            say(f"{arm}: the best lies at an end of its grid ({', '.join(values)}), so one step beyond is tried, too")
     show_choices(campaign, choose(campaign))
 
 

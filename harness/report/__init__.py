@@ -20,6 +20,7 @@ from harness.report.text.answer import answer
 from harness.report.text.latex import write_latex
 from harness.report.text.tuning import tuning_table
 from harness.report.trials_csv import write_trials
+from harness.store.tuning import read_tuning
 
 __all__ = ["build_index", "build_report", "compare_studies", "write_audit", "write_mitigation", "write_report"]
 
@@ -47,8 +48,9 @@ def write_report(
     tell: Callable[[str], object] | None = None,
 ) -> list[Path]:
     """:func:`build_report` of records already read."""
-    study = gather(readout, allow_mixed=allow_mixed, where=str(folder))
-    board, tries = leaderboard.rows(study), tuning_table(folder)
+    tuning = read_tuning(folder)
+    study = gather(readout, allow_mixed=allow_mixed, where=str(folder), tuning=tuning)
+    board, tries = leaderboard.rows(study), tuning_table(tuning) if tuning else None
     unfinished = [record for arm in study.arms for record in arm.unfinished]
     written = [
         write_trials(folder / "trials.csv", study.trials, unfinished),

@@ -12,6 +12,7 @@ from harness.report.estimates import estimate
 from harness.report.metric import Metric
 from harness.report.trial import Trial
 from harness.store.records import Facts, TrialRecord
+from harness.store.tuning import Choice
 
 #: Columns of the training settings that may differ from arm to arm, and what they are (for results/README.md).
 ADAPTER = {
@@ -32,6 +33,7 @@ class Arm:
     method: str
     setting: str
     expected: int
+    choice: Choice | None = None  #: of `tuning.json` for this arm, where that is there now
     settings_tried: int = 1  #: of the method: an arm counts as one, a tuned arm as all that `tune` tried
     trials: list[Trial] = field(default_factory=list)
     unfinished: list[TrialRecord] = field(default_factory=list)
@@ -49,6 +51,12 @@ class Arm:
     def facts(self) -> Facts | None:
         """What kind of arm it is; None before it has a record."""
         return self.records[0].facts if self.records else None
+
+    @property
+    def tuned(self) -> bool:
+        """Whether its trials have the settings that were chosen for it; what a record says of itself may be old."""
+        records = self.records
+        return self.choice is not None and bool(records) and all(self.choice.made(record.spec) for record in records)
 
     @property
     def trains(self) -> bool:

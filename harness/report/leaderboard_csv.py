@@ -46,7 +46,9 @@ STANDING = {
 STATE = {
     "ranked": "`no` for arms with a diverged, failed or missing trial or fewer than 3 seeds",
     "why_not_ranked": "which of these it is",
-    "tuned": "whether the setting was chosen by tuning",
+    "tuned": "whether the trials have the setting that `tuning.json` chose for the arm, as it is there now",
+    "place_in_grid": "where that setting lies among the numbers that were tried: `inside`, `at an end` (a better one "
+    "may lie beyond); empty for an arm that is not tuned, and for fewer than three values",
     "diverged": "trials without scores: their numbers were not finite",
     "failed": "trials without scores: an error",
     "missing": "trials of the plan without a record",
@@ -137,7 +139,8 @@ def _state(row: Row) -> dict[str, Any]:
     return {
         "ranked": row.ranked,
         "why_not_ranked": row.why_not,
-        "tuned": all(record.spec.tuned for record in records) if records else None,
+        "tuned": row.arm.tuned if records else None,
+        "place_in_grid": row.arm.choice.place if row.arm.choice and row.arm.tuned else None,
         "settings_tried": row.arm.settings_tried,
         **row.arm.failures(),
         "seeds": row.arm.seeds,

@@ -16,6 +16,7 @@ from harness.report.trial import Trial, measure
 from harness.store.published import PublishedRow
 from harness.store.records import TrialRecord
 from harness.store.reference import Reference
+from harness.store.tuning import Choice, Tuning
 from harness.study.reference import DEFAULT, Candidate, decide
 
 #: What must have one version each, besides stack and base model.
@@ -117,8 +118,10 @@ def _key(trial: Trial) -> tuple[str, int]:
     return trial.key
 
 
-def gather(readout: Readout, *, allow_mixed: bool = False, where: str | None = None) -> Study:
-    """Group the records into arms and compute every trial's metrics.
+def gather(
+    readout: Readout, *, allow_mixed: bool = False, where: str | None = None, tuning: Tuning | None = None
+) -> Study:
+    """Group the records into arms and compute every trial's metrics; ``tuning`` is what stands beside them.
 
     Raises ``InputError`` if no trial finished, if two records are the same arm, order and seed, and, unless
     ``allow_mixed``, if records differ in what makes scores comparable.
@@ -140,7 +143,7 @@ def gather(readout: Readout, *, allow_mixed: bool = False, where: str | None = N
             remedy="run all trials on one stack, or ask for a mixed board (--allow-mixed), which says so in a banner",
         )
     compared = readout.reference or _reference(records, readout.expected or {})
-    arms = _arms(records, readout.expected, compared)
+    arms = _arms(records, readout.expected, compared, tuning.arms if tuning else {})
     name = ", ".join(dict.fromkeys(record.study for record in records))
     return Study(name, arms, records, sorted(readout.quarantined), mixtures, list(readout.published), compared)
 
@@ -155,7 +158,12 @@ def _reference(records: Sequence[TrialRecord], expected: Iterable[str]) -> Refer
     ])  # fmt: skip
 
 
-def _arms(records: Sequence[TrialRecord], expected: Mapping[str, int] | None, compared: Reference | None) -> list[Arm]:
+def _arms(
+    records: Sequence[TrialRecord],
+    expected: Mapping[str, int] | None,
+    compared: Reference | None,
+    choices: Mapping[str, Choice],
+) -> list[Arm]:
     finished = [record for record in records if record.status == "ok"]
     by_name: dict[str, Arm] = {}
     for record in records:
@@ -175,7 +183,8 @@ def _arms(records: Sequence[TrialRecord], expected: Mapping[str, int] | None, co
     of_method: dict[str, int] = defaultdict(int)
     for arm in by_name.values():
         arm.expected = max((expected or {}).get(arm.name, 0), len(arm.trials) + len(arm.unfinished))
-        of_method[arm.method] += max((r.spec.settings_tried for r in arm.records if r.spec.tuned), default=1)
+        arm.choice = choices.get(arm.name)
+        of_method[arm.method] += arm.choice.tried if arm.choice and arm.tuned else 1
     for arm in by_name.values():
         arm.settings_tried = of_method[arm.method]
     return [by_name[name] for name in sorted(by_name)]

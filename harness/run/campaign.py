@@ -31,14 +31,15 @@ from harness.store.results import (
     take_back,
 )
 from harness.store.survey import survey
-from harness.study import forecast, tuning
+from harness.store.tuning import FILE, REMEDY, Tuning, read_tuning, write_tuning
+from harness.study import forecast, search, tuning
 from harness.study.changes import Changes, changes
 from harness.study.config import Study, find_study, load_study
 from harness.study.folders import results_folder
 from harness.study.halving import halves, unfinished
 from harness.study.memory import adapter_share, dense_rows, device_class, pack_size
 from harness.study.plan import Inputs, Pack, Plan, build_plan, expand_arms, remarks
-from harness.study.reference import reference_of, untested
+from harness.study.reference import reference_of, warnings
 
 if TYPE_CHECKING:
     from harness.executors.interface import Executor, Outcome, Watch, Watcher
@@ -59,8 +60,9 @@ class Campaign:
     plan: Plan
     published: tuple[PublishedRow, ...] = ()
     remarks: tuple[str, ...] = ()
-    searches: tuple[tuning.Search, ...] = ()  #: of a tuning study: what is tried for each arm
+    searches: tuple[search.Search, ...] = ()  #: of a tuning study: what is tried for each arm
     reference: Reference | None = None  #: whom its arms are compared with; none in a tuning study
+    warnings: tuple[str, ...] = ()  #: what to know of the comparisons, as that nothing will be tested
 
 
 @dataclass(frozen=True)
@@ -102,33 +104,29 @@ def lay_out(study: Study, where: str, folder: Path, *, device: Callable[[str], s
     check_streams(study, where)
     published = _published(study, where)
     registry = methods()
-    searches: tuple[tuning.Search, ...] = ()
+    searches: tuple[search.Search, ...] = ()
+    of = study
     if tune:
-        searches = tuning.lay_out(study, registry, where)
-        study, folder, published = tuning.tuning_study(study, searches, where), folder / TUNING, ()
+        searches = search.lay_out(of, registry, where)
+        study, folder, published = search.tuning_study(study, searches, where), folder / TUNING, ()
     source = model_files.resolve_model(study.model)
     inputs = _inputs(study, source, registry, where, tune)
+    if tune:
+        tried = build_plan(study, registry, inputs, 1, where)
+        searches = _extended(of, searches, tried, folder, registry, where)
+        study = search.tuning_study(of, searches, where)
     tuned: tuple[str, ...] = ()
-    reference = None
+    reference, said = None, ()
     if not tune:
-        reference, tuned = _compared(study, registry, where, folder)
-        study, inputs, said = _take_tuned(study, registry, inputs, where, folder)
-        tuned = (*said, *tuned)
+        arms = expand_arms(study, registry, where)  # before any tuning
+        reference = reference_of(study, arms, read_tuning(folder), where)
+        said = warnings(study, arms, reference)
+        study, inputs, tuned = _take_tuned(study, registry, inputs, where, folder)
     kind = device_class(gpu_gigabytes() if device(study.device) == "cuda" else None)
     size, dense = pack_size(study, source.path, kind), dense_rows(study, source.path, kind)
     plan = build_plan(study, registry, inputs, size, where, dense, adapter_share(source.path))
     notes = (*remarks(study, registry), *tuned, *_model_remarks(study, source.path, plan))
-    return Campaign(study, folder, source, inputs.task_digests, plan, published, notes, searches, reference)
-
-
-def _compared(
-    study: Study, registry: Mapping[str, Any], where: str, folder: Path
-) -> tuple[Reference | None, tuple[str, ...]]:
-    """Whom the arms are compared with, and a line where nothing will be tested; ``study`` is as it was written."""
-    arms = expand_arms(study, registry, where)
-    reference = reference_of(study, arms, tuning.read_tuning(folder), where)
-    problem = untested(study, arms, reference)
-    return reference, (problem,) if problem else ()
+    return Campaign(study, folder, source, inputs.task_digests, plan, published, notes, searches, reference, said)
 
 
 def _inputs(
@@ -180,32 +178,56 @@ def _take_tuned(
 
     Refuses choices that were made for another version of the study.
     """
-    choices = tuning.read_tuning(folder)
+    choices = read_tuning(folder)
     if choices is None:
         return study, inputs, ()
-    searches = tuning.lay_out(study, registry, where)
-    tried = build_plan(tuning.tuning_study(study, searches, where), registry, inputs, 1, where)
-    for search in searches:
-        choice = choices.arms.get(search.arm)
-        if choice and choice.digest != tuning.trials_digest(tried, search):
+    searches = search.lay_out(study, registry, where)
+    tried = None
+    if any(each.tries for each in searches):
+        tried = build_plan(search.tuning_study(study, searches, where), registry, inputs, 1, where)
+    for each in searches:
+        choice = choices.arms.get(each.arm)
+        if choice and (tried is None or choice.digest != tuning.trials_digest(tried, each)):
             raise InputError(
-                f"'{search.arm}' was tuned for another version of this study: its data, method, budget or grid changed",
-                where=str(folder / tuning.FILE),
-                remedy="run `lorabench tune` again, or remove this file to run untuned",
+                f"'{each.arm}' was tuned for another version of this study: its data, method, settings, budget or grid "
+                "changed",
+                where=str(folder / FILE),
+                remedy=REMEDY,
             )
-    arms = {search.arm for search in searches}
+    arms = {each.arm for each in searches}
     tuned = {arm: choice.tried for arm, choice in choices.arms.items() if choice.settings is not None and arm in arms}
-    note = f"settings of {', '.join(tuned) or 'no arm'} are those that {folder / tuning.FILE} chose"
+    note = f"settings of {', '.join(tuned) or 'no arm'} are those that {folder / FILE} chose"
     return tuning.with_chosen(study, searches, choices), replace(inputs, tuned=tuned), (note,)
 
 
-def choose(campaign: Campaign) -> tuning.Tuning:
+def _extended(
+    study: Study, searches: tuple[search.Search, ...], plan: Plan, folder: Path, registry: Mapping[str, Any], where: str
+) -> tuple[search.Search, ...]:
+    """The searches of a study with tries beyond the ends of its grids, once all tries of the ``plan`` are done."""
+    records = [record for record in read_some(folder, plan.fingerprints) if record.status in FINAL]
+    if len(records) < len(plan.fingerprints):
+        return searches
+    return tuning.extend(study, plan, searches, records, registry, where)
+
+
+def at_ends(campaign: Campaign) -> dict[str, tuple[str, ...]]:
+    """Arms whose best lies at an end of a grid that has not been extended yet; the tuning study is complete."""
+    if all(each.extension is not None for each in campaign.searches):
+        return {}
+    return {arm: choice.ends for arm, choice in _judged(campaign).arms.items() if choice.ends}
+
+
+def choose(campaign: Campaign) -> Tuning:
     """Write ``tuning.json`` from the records of a tuning study that is complete."""
+    choices = _judged(campaign)
+    write_tuning(campaign.folder.parent, choices)
+    return choices
+
+
+def _judged(campaign: Campaign) -> Tuning:
     records = read_trials(campaign.folder).records
     name = campaign.study.name.removesuffix(f"-{TUNING}")
-    choices = tuning.judge(name, campaign.plan, campaign.searches, records)
-    tuning.write_tuning(campaign.folder.parent, choices)
-    return choices
+    return tuning.judge(name, campaign.plan, campaign.searches, records)
 
 
 def _published(study: Study, where: str) -> tuple[PublishedRow, ...]:

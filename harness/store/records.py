@@ -57,8 +57,9 @@ class TrialSpec(Frozen):
     seed: int
     training: dict[str, Any]  #: adapter, batch, steps, dtype, ... as the study says
     scoring: dict[str, Any]  #: splits, item counts, curve grid, ... as the study says
-    tuned: bool = False  #: chosen by ``tune`` on validation, or one fixed setting
-    settings_tried: int = 1  #: by ``tune``, to choose this one; means nothing in a record that is not tuned
+    #: Whether ``tune`` had chosen it, and of how many, when it ran; what a board says is read from ``tuning.json``.
+    tuned: bool = False
+    settings_tried: int = 1
 
     @property
     def arm(self) -> str:

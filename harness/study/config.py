@@ -118,6 +118,13 @@ class TuningSettings(_Settings):
         default={}, description="by key of methods: the values of each setting, instead of the method's own grid"
     )
 
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if (again := twice(value)) is not None:
+            raise ValueError(f"the seed {again} stands here twice, and would count twice")
+        return value
+
 
 class CommonSettings(_Settings):
     """What a study and an audit have in common: all that scores depend on beside the adapter."""

@@ -171,6 +171,23 @@ def twice(values: Iterable[Any]) -> Any:
     return None
 
 
+def same_twice(values: Iterable[Any]) -> Any:
+    """The first of the values that another before it equals as a setting; None where all differ.
+
+    YAML reads ``1e-3`` as a text, and it is the number 0.001 all the same; ``true`` is no 1.
+    """
+    values = list(values)
+    place = next((i for i, value in enumerate(values) if _as_setting(value) in map(_as_setting, values[:i])), None)
+    return None if place is None else values[place]
+
+
+def _as_setting(value: Any) -> tuple[bool, Any]:
+    try:
+        return isinstance(value, bool), value if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False, value
+
+
 def shown(value: Any, longest: int = 200) -> str:
     """A value as a message shows it, whatever its size."""
     try:

@@ -18,7 +18,7 @@ from harness.errors import InputError, SettingError, unknown_name
 from harness.store.fingerprint import digest
 from harness.store.records import Facts, TrialSpec
 from harness.study.config import AdapterSettings, Study, first_problem
-from harness.study.limits import check_size, shown, twice
+from harness.study.limits import check_size, same_twice, shown, twice
 from harness.study.memory import factor_copies
 from harness.study.methods import AverageLike, MethodLike, RecipeLike
 from harness.study.overrides import (
@@ -246,6 +246,12 @@ def _refuse_odd_grids(given: Mapping[str, Any], place: str) -> None:
                 f"a grid is a list of plain values (got {shown(nested[0])})",
                 where=f"{place}.{setting}",
                 remedy="write a number or a word for each row, as in [0.1, 0.2]",
+            )
+        if isinstance(value, list) and (again := same_twice(value)) is not None:
+            raise InputError(
+                f"the value {shown(again)} stands here twice, and both rows would be one and the same",
+                where=f"{place}.{setting}",
+                remedy="list each value once",
             )
 
 

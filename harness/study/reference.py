@@ -11,17 +11,17 @@ does not count as a setting: arms whose rates were tuned apart stay partners.  N
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from harness.analysis.statistics import LEAST_SEEDS
 from harness.errors import InputError, unknown_name
 from harness.store.reference import Reference
+from harness.store.tuning import Tuning
 from harness.store.values import Scalar
 from harness.study.config import Study
 from harness.study.plan import Arm
-from harness.study.tuning import Tuning
 
 #: The method whose arms are the reference where a study names none.
 DEFAULT = "lora"
@@ -42,12 +42,9 @@ def reference_of(study: Study, arms: Sequence[Arm], tuning: Tuning | None, where
     Raises :class:`InputError` where the study names what is no arm, or a control.
     """
     _refuse_odd(study, arms, f"{where}:reference")
-    scores = {str(row["arm"]): row["score"] for row in tuning.tries if row["chosen"]} if tuning else {}
-    return decide([_candidate(arm) for arm in arms], study.reference, _numbers(scores))
-
-
-def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
-    return {arm: score for arm, score in scores.items() if isinstance(score, int | float)}
+    choices = tuning.arms.items() if tuning else ()
+    scores = {arm: choice.score for arm, choice in choices if choice.score is not None}
+    return decide([_candidate(arm) for arm in arms], study.reference, scores)
 
 
 def _refuse_odd(study: Study, arms: Sequence[Arm], place: str) -> None:
@@ -118,6 +115,15 @@ def _partners(arms: Iterable[Candidate], group: Sequence[Candidate], best: Candi
         if equal and best not in equal:
             partners[arm.name] = equal[0].name
     return partners
+
+
+def warnings(study: Study, arms: Sequence[Arm], reference: Reference | None) -> tuple[str, ...]:
+    """What a person should know of a study's comparisons before it runs."""
+    rows = Counter(arm.method for arm in arms if arm.facts.control)
+    controls = [f"{method} ({count})" for method, count in rows.items() if count > 1]
+    several = "controls with several rows: {}; each is a bound by itself, and none of them can win"
+    said = (untested(study, arms, reference), several.format(", ".join(controls)) if controls else "")
+    return tuple(line for line in said if line)
 
 
 def untested(study: Study, arms: Sequence[Arm], reference: Reference | None) -> str:

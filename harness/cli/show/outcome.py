@@ -13,8 +13,8 @@ from harness.data import paths
 from harness.store.records import FINAL, STATUSES
 from harness.store.results import read_manifest, read_some
 from harness.store.survey import survey
+from harness.store.tuning import FILE, Tuning
 from harness.study.reference import lines
-from harness.study.tuning import FILE, Tuning
 
 if TYPE_CHECKING:
     from harness.run.campaign import Campaign, State
@@ -55,9 +55,12 @@ def show_choices(campaign: Campaign, tuning: Tuning) -> None:
             screen.print(f"{search.arm}: every setting diverged, so it stays untuned")
         elif choice.tried < tuning.settings:
             screen.print(f"{search.arm}: its grid has only {choice.tried} of the {tuning.settings} settings")
+        if choice and choice.beyond:
+            screen.print(f"{search.arm}: tried beyond an end of its grid: {'; '.join(choice.beyond)}")
         if choice and choice.ends:
+            left = f"; {'; '.join(search.refused)} is no setting of it" if search.refused else ""
             screen.print(
-                f"{search.arm}: chosen at an end of what was tried: {', '.join(choice.ends)}; a wider grid "
+                f"{search.arm}: chosen at an end of what was tried: {', '.join(choice.ends)}{left}; a wider grid "
                 "(tuning.grids in the study) may have a better one",
             )
     screen.print(f"rule: {tuning.rule}")

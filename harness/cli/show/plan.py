@@ -36,7 +36,7 @@ def show_plan(campaign: Campaign, state: State, device: str) -> None:
     if not campaign.searches:
         for line in lines(campaign.reference):
             screen.print(line)
-    for remark in campaign.remarks:
+    for remark in (*campaign.warnings, *campaign.remarks):
         screen.print(f"note: {remark}", style="yellow")
     for line in (*damaged_lines(state.damaged), *state.changes.lines):
         screen.print(line, style="yellow")

@@ -145,13 +145,16 @@ def _standing(study: Study, board: Sequence[Row]) -> list[str]:
             f"Not ranked, because trials diverged, failed or are missing: {', '.join(broken)}. "
             "Their means are over the trials that finished, which can flatter them."
         )
-    specs = {arm.name: [record.spec for record in arm.records] for arm in study.arms}
-    untuned = [name for name, arm_specs in specs.items() if arm_specs and not all(spec.tuned for spec in arm_specs)]
+    untuned = [arm.name for arm in study.arms if arm.records and not arm.tuned]
     trained = [arm.name for arm in study.arms if arm.records and arm.trains]
     if trained and set(trained) <= set(untuned):
         sentences.append("No arm was tuned: each ran with one fixed setting, and another setting may change the order.")
     elif left := [name for name in trained if name in untuned]:
         sentences.append(f"Not tuned, while others were: {', '.join(left)}. The comparison favours the tuned arms.")
+    if old := [arm.name for arm in study.arms if arm.choice and arm.choice.settings and arm.name in untuned]:
+        sentences.append(f"Trained with other settings than tuning.json chose: {', '.join(old)}; run the study again.")
+    if at_end := [arm.name for arm in study.arms if arm.tuned and arm.choice and arm.choice.ends]:
+        sentences.append(f"Best at an end of what was tried; a wider grid may have a better one: {', '.join(at_end)}.")
     tried = {arm.method: arm.settings_tried for arm in study.arms if arm.name in trained}
     if len(set(tried.values())) > 1:
         each = ", ".join(f"{method} {count}" for method, count in sorted(tried.items()))

@@ -186,11 +186,14 @@ def parameters(study: Study) -> Table:
     if not adapters_differ(study.arms):
         adapter_keys = {}
     names = [*sorted({name for spec in specs.values() for name in spec.parameters}), *adapter_keys]
-    table = Table("Hyper-parameters", ["Method", *names, "Tuned", "Settings tried"])
+    arms = {arm.name: arm for arm in study.arms}
+    table = Table("Hyper-parameters", ["Method", *names, "Tuned", "Place in grid", "Settings tried"])
     for arm, spec in specs.items():
         shown = settings(
             spec.parameters | {name: adapters[arm][key] for name, key in adapter_keys.items() if key in adapters[arm]}
         )
         values = [shown.get(name, NOTHING) for name in names]
-        table.rows.append([arm, *values, "yes" if spec.tuned else "no", str(tried[arm])])
+        choice = arms[arm].choice if arms[arm].tuned else None
+        place = choice.place if choice and choice.place else NOTHING
+        table.rows.append([arm, *values, "yes" if choice else "no", place, str(tried[arm])])
     return table

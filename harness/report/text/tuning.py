@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
-from harness.errors import InputError
-from harness.reading import read_json
 from harness.report.numbers import NOTHING
 from harness.report.text.table import Table, settings
+from harness.store.tuning import FILE, Tuning
 
-TUNING_FILE = "tuning.json"
 #: For arms whose best value was the smallest or the largest that was tried.
 _AT_ENDS = " Chosen at an end of what was tried: {}; a wider grid may have a better one."
+_BEYOND = " Tried beyond an end of the grid, where the best of it lay: {}."
 
 
-def tuning_table(folder: Path) -> Table | None:
-    """Every try as a row, in the file's order; None without a file.
-
-    The file is an object whose ``tries`` are flat objects; their keys become the columns.  Raises ``InputError``.
-    """
-    path = folder / TUNING_FILE
-    if not path.exists():
-        return None
-    remedy = "run lorabench tune again, or remove this file"
-    tuning = read_json(path, remedy=remedy)
-    try:
-        rows = [settings({str(key): _shown(value) for key, value in row.items()}) for row in tuning["tries"]]
-        ends = {arm: choice.get("ends") or () for arm, choice in tuning.get("arms", {}).items()}
-        at_ends = [f"{arm} ({', '.join(values)})" for arm, values in ends.items() if values]
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        what = f"not readable as the tries of a tuning: {type(problem).__name__}: {problem}"
-        raise InputError(what, where=str(path), remedy=remedy) from problem
-    note = f"Every setting that was tried, on tuning seeds and validation items; all of it is in {TUNING_FILE}."
+def tuning_table(tuning: Tuning) -> Table:
+    """Every try as a row, in the file's order; the keys of the tries are the columns."""
+    rows = [settings({key: _shown(value) for key, value in row.items()}) for row in tuning.tries]
+    at_ends = [f"{arm} ({', '.join(choice.ends)})" for arm, choice in tuning.arms.items() if choice.ends]
+    beyond = [f"{arm} ({'; '.join(choice.beyond)})" for arm, choice in tuning.arms.items() if choice.beyond]
     columns = list(dict.fromkeys(key for row in rows for key in row))
+    note = f"Every setting that was tried, on tuning seeds and validation items; all of it is in {FILE}."
     return Table(
         "Tuning tries",
         columns,
         [[row.get(name, NOTHING) for name in columns] for row in rows],
-        note + (_AT_ENDS.format(", ".join(at_ends)) if at_ends else ""),
+        note
+        + (_BEYOND.format(", ".join(beyond)) if beyond else "")
+        + (_AT_ENDS.format(", ".join(at_ends)) if at_ends else ""),
     )
 
 

@@ -231,7 +231,8 @@ def test_a_garbled_manifest(lorabench, tmp_path, verb, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[" * 100_000, '{"tries": 5}', '{"tries": [], "arms": {"lora": {"ends": 3}}}']
+    "text",
+    ["", "{", "[" * 100_000, '{"tries": 5}', '{"schema_version": 1}', '{"tries": [], "arms": {"lora": {"ends": 3}}}'],
 )
 def test_a_garbled_tuning(lorabench, tmp_path, text):
     write_trial(tmp_path / "results" / "mine", synthetic.trial("lora", synthetic.QUICK))

@@ -15,7 +15,7 @@ from harness.cli.show import screen as screens
 from harness.run.campaign import State
 from harness.store import write_trial
 from harness.store.records import Failure
-from harness.study.tuning import Tuning
+from harness.store.tuning import Tuning
 
 #: Texts, and how they are shown.
 ODD = [

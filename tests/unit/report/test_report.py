@@ -7,6 +7,7 @@ import re
 from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from harness.report.study import gather
 from harness.report.text import answer, notes
 from harness.store import write_trial
 from harness.store.published import PublishedRow
+from harness.store.records import TrialRecord
+from harness.store.tuning import Choice, Tuning
 
 FIRST = (
     "method,trials,average_accuracy,average_accuracy_ci_low,average_accuracy_ci_high,backward_transfer,forgetting,"
@@ -204,18 +207,29 @@ def test_the_words_are_no_stronger_than_the_tests(quick_folder):
         assert "lorabench run quick" in text
 
 
-def test_a_methods_settings_are_the_boards_and_those_tune_tried():
-    def records(arm, **changes):
-        for made in (trial(arm, QUICK, seed=seed) for seed in range(3)):
-            yield made.model_copy(update={"spec": made.spec.model_copy(update=changes)})
+def tuning(**settings: dict[str, Any] | None) -> Tuning:
+    """The outcome of five tries an arm: what was chosen."""
+    arms = {
+        arm: Choice(settings=chosen, tried=5, grid=5, metric="average_accuracy", digest="d", place="inside")
+        for arm, chosen in settings.items()
+    }
+    return Tuning(study="s", seeds=(9,), settings=5, arms=arms, tries=())
 
+
+def three_seeds(arm: str, **changes: Any) -> list[TrialRecord]:
+    made = (trial(arm, QUICK, seed=seed) for seed in range(3))
+    return [each.model_copy(update={"spec": each.spec.model_copy(update=changes)}) for each in made]
+
+
+def test_a_methods_settings_are_the_boards_and_those_tune_tried():
     made = [
-        *records("lora"),
-        *records("lora_ema", tuned=True, settings_tried=5),
-        *records("lora_ema@ema_decay=0.9"),
-        *records("lora_ema@ema_decay=0.99", settings_tried=3),  # as an earlier version counted: its study's cells
+        *three_seeds("lora"),
+        *three_seeds("lora_ema"),
+        *three_seeds("lora_ema@ema_decay=0.9"),
+        *three_seeds("lora_ema@ema_decay=0.99", settings_tried=3, tuned=True),  # what was there when it ran
     ]
-    study = gather(Folder(made, expected={"lora_ema@ema_decay=0.999": 3}))
+    found = Folder(made, expected={"lora_ema@ema_decay=0.999": 3})
+    study = gather(found, tuning=tuning(lora_ema={"learning_rate": 5e-4}))
     board = leaderboard.rows(study)
     found = {line["method"]: line["settings_tried"] for line in leaderboard_csv.table(board)}
     assert found == {arm.name: 1 if arm.name == "lora" else 8 for arm in study.arms}
@@ -224,6 +238,26 @@ def test_a_methods_settings_are_the_boards_and_those_tune_tried():
     assert said == [
         "More settings were tried of one method than of another (lora 1, lora_ema 8): the best of many flatters it."
     ]
+
+
+def test_tuned_is_what_tuning_json_says_now():
+    """Records of a run before any tuning are tuned where its choice is what they have, and none is without the file."""
+    made = [*three_seeds("lora"), *three_seeds("lora_ema", tuned=True), *three_seeds("frozen")]
+    chosen = tuning(lora={"learning_rate": 5e-4}, lora_ema={"learning_rate": 1e-3}, frozen=None)
+
+    def said(outcome: Tuning | None) -> tuple[dict[str, tuple[bool, str | None]], str]:
+        study = gather(Folder(made), tuning=outcome)
+        board = leaderboard.rows(study)
+        lines = {line["method"]: (line["tuned"], line["place_in_grid"]) for line in leaderboard_csv.table(board)}
+        return lines, " ".join(notes.notes(study, board))
+
+    lines, text = said(chosen)
+    assert lines == {"lora": (True, "inside"), "lora_ema": (False, None), "frozen": (False, None)}
+    assert "Not tuned, while others were: lora_ema." in text
+    assert "Trained with other settings than tuning.json chose: lora_ema; run the study again." in text
+    lines, text = said(None)
+    assert lines == dict.fromkeys(("lora", "lora_ema", "frozen"), (False, None))
+    assert "No arm was tuned" in text
 
 
 def test_a_clear_difference_is_reported_with_its_direction():

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -24,7 +25,6 @@ from harness.report.pages import study as study_page
 from harness.report.pages.index import write_index
 from harness.report.study import gather
 from harness.report.text import answer
-from harness.report.text.tuning import tuning_table
 from harness.store import SCHEMA_VERSION, write_trial
 from harness.store.records import Failure
 
@@ -197,32 +197,43 @@ def test_a_long_name_is_shortened_in_legends_only():
     assert [look.label for look in style.looks([("a\nb", "x")]).values()] == ["a b"]
 
 
+def tuning(**changes: Any) -> str:
+    """The text of a tuning.json."""
+    values = {"schema_version": 2, "study": "s", "seeds": [9], "settings": 5, "arms": {}, "tries": []}
+    return json.dumps(values | changes)
+
+
+def choice(**changes: Any) -> dict[str, Any]:
+    return {"settings": {}, "tried": 3, "grid": 3, "metric": "average_accuracy", "digest": "d"} | changes
+
+
 def test_tuning_tries_are_a_table_where_there_is_a_file(tmp_path):
-    assert tuning_table(tmp_path) is None
     tries = [{"method": "lora", "learning_rate": 1e-4, "score": 0.51234567}, {"method": "<x>", "score": None}]
-    (tmp_path / "tuning.json").write_text(json.dumps({"tries": tries}))
+    (tmp_path / "tuning.json").write_text(tuning(tries=tries))
     files = written(tmp_path, Folder([trial("lora", QUICK)]))
     assert "<h2>Tuning tries</h2>" in files["report.html"]
     assert "<td>0.512346</td>" in files["report.html"]
     assert "| &lt;x&gt; | – | – |" in files["report.md"]
+    assert "<h2>Tuning tries</h2>" not in written(tmp_path / "untuned", Folder([trial("lora", QUICK)]))["report.html"]
 
 
 def test_a_choice_at_an_end_of_its_grid_is_told(tmp_path):
-    arms = {"lora": {"ends": ["learning_rate=0.002"]}, "combined": {"ends": []}, "older": {}}
-    (tmp_path / "tuning.json").write_text(json.dumps({"tries": [{"arm": "lora"}], "arms": arms}))
+    arms = {"lora": choice(ends=["learning_rate=0.002"], beyond=["learning_rate=0.002"]), "combined": choice()}
+    (tmp_path / "tuning.json").write_text(tuning(tries=[{"arm": "lora"}], arms=arms))
     page = written(tmp_path, Folder([trial("lora", QUICK)]))["report.html"]
+    assert "Tried beyond an end of the grid, where the best of it lay: lora (learning_rate=0.002)." in page
     assert "Chosen at an end of what was tried: lora (learning_rate=0.002); a wider grid may" in page
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"tries": 3}', '{"tries": ["x"]}', '{"tries": [], "arms": {"lora": {"ends": [1]}}}',
-     '{"tries": [], "arms": {"lora": {"ends": 5}}}', '{"tries": [], "arms": []}', "[" * 100_000, "\x00", "{" * 50],
+    ["", "[]", "{}", tuning(tries=3), tuning(tries=["x"]), tuning(arms={"lora": choice(ends=[1])}),
+     tuning(arms={"lora": choice(ends=5)}), tuning(arms=[]), tuning(schema_version=1), "[" * 100_000, "\x00", "{" * 50],
 )  # fmt: skip
 def test_a_damaged_tuning_file_is_an_error(tmp_path, text):
     (tmp_path / "tuning.json").write_text(text)
-    with pytest.raises(InputError, match=r"not readable as the tries of a tuning|not JSON") as error:
-        tuning_table(tmp_path)
+    with pytest.raises(InputError, match=r"not readable as the outcome of a tuning|not JSON|another version") as error:
+        write_report(tmp_path, Folder([trial("lora", QUICK)]))
     assert str(error.value.where).startswith(str(tmp_path / "tuning.json"))
     assert "remove this file" in error.value.remedy
 

@@ -10,11 +10,12 @@ import pytest
 from harness.errors import InputError
 from harness.method.registry import methods
 from harness.store.fingerprint import digest
+from harness.store.tuning import Tuning
 from harness.study import forecast, memory, tuning
 from harness.study.config import AdapterSettings, Study, build_study
 from harness.study.overrides import differences
 from harness.study.plan import Inputs, Plan, build_plan, expand_arms
-from harness.study.tuning import lay_out, tuning_study
+from harness.study.search import lay_out, tuning_study
 
 TASKS = ("a", "b", "probe")
 QV = ("q_proj", "v_proj")
@@ -206,7 +207,7 @@ def test_tuning_keeps_what_an_arm_has_of_its_own():
         (2, "reinit")
     }
     assert {arm.training.adapter.rank for arm in tried if "rank2" not in arm.name} == {8}
-    untuned = tuning.Tuning(study="s", seeds=(0,), settings=5, arms={}, tries=())
+    untuned = Tuning(study="s", seeds=(0,), settings=5, arms={}, tries=())
     again = expand_arms(tuning.with_chosen(of, searches, untuned), methods(), "s.yaml")
     assert [(arm.name, arm.training) for arm in again] == [
         (arm.name, arm.training) for arm in expand_arms(of, methods(), "s.yaml")

@@ -13,7 +13,7 @@ from campaigns import TOY
 from harness.errors import InputError
 from harness.method.registry import methods
 from harness.store.results import read_base, read_trials
-from harness.study import forecast, tuning
+from harness.study import forecast, search
 from harness.study.config import Study
 from harness.study.overrides import differences
 from harness.study.plan import Inputs, Plan, build_plan
@@ -48,7 +48,7 @@ def test_what_depends_on_a_task_s_steps_goes_by_the_arm_s_own():
 
 def test_tuning_grids_go_by_the_arm_s_own_steps():
     study = plan({"lora_ema": {"examples": [16, 64]}}).study
-    few, many = tuning.lay_out(study, methods(), "s")
+    few, many = search.lay_out(study, methods(), "s")
     assert (few.fixed, many.fixed) == ({"examples": 16}, {"examples": 64})
     grids = [methods()["lora_ema"].settings.grid(steps) for steps in (2, 8)]
     assert [few.grid, many.grid] == [math.prod(map(len, grid.values())) for grid in grids]
@@ -57,7 +57,7 @@ def test_tuning_grids_go_by_the_arm_s_own_steps():
 def test_the_number_of_examples_is_not_tuned():
     study = plan({"lora": {}}, tuning={"grids": {"lora": {"examples": [16, 32]}}}).study
     with pytest.raises(InputError, match="more training data are no better setting"):
-        tuning.lay_out(study, methods(), "s")
+        search.lay_out(study, methods(), "s")
 
 
 def test_a_curve_ends_at_the_arm_s_examples():

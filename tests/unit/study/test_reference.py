@@ -11,8 +11,8 @@ from harness.method.registry import methods
 from harness.store.reference import Reference
 from harness.study.config import Study, build_study
 from harness.study.plan import expand_arms
-from harness.study.reference import lines, reference_of, untested
-from harness.study.tuning import Tuning
+from harness.study.reference import lines, reference_of, untested, warnings
+from harness.study.tuning import Choice, Tuning
 
 A, B = 0.001, 0.002
 
@@ -64,6 +64,11 @@ def test_own_adapters_and_regimes_are_settings_too():
     assert found.partners == {f"stable_lora@{name}": f"lora@{name}" for name in ("r2", "r", "n")}
 
 
+def test_arms_are_compared_at_equal_numbers_of_examples():
+    found = decided({"lora": {"examples": [512, 16]}, "lora_ema": {"examples": [16, 512]}})
+    assert (found.arm, found.partners) == ("lora@examples=512", {"lora_ema@examples=16": "lora@examples=16"})
+
+
 def test_a_method_may_be_the_reference():
     given = {"lora": {"learning_rate": [A, B]}, "stable_lora": {"learning_rate": [B, A]}}
     found = decided(given, reference="stable_lora")
@@ -83,11 +88,11 @@ def test_the_best_on_validation_comes_before_the_first():
 
 def tuning_of(scores: dict[float, float | None]) -> Tuning:
     """The outcome of tuning arms of ``lora`` with these rates: their scores on validation."""
-    tries = [
-        {"arm": f"lora@learning_rate={rate}", "setting": "x", "score": score, "chosen": True}
+    arms = {
+        f"lora@learning_rate={rate}": Choice(settings={}, score=score, tried=5, grid=5, metric="m", digest="d")
         for rate, score in scores.items()
-    ]
-    return Tuning(study="s", seeds=(9,), settings=5, arms={}, tries=tuple(tries))
+    }
+    return Tuning(study="s", seeds=(9,), settings=5, arms=arms, tries=())
 
 
 @pytest.mark.parametrize(("name", "what", "remedy"), [
@@ -121,6 +126,16 @@ def test_it_is_said_where_nothing_will_be_tested(given, changes, text):
     assert said.startswith("nothing will be tested: " if text else "")
     assert text in said
     assert bool(said) == bool(text)
+
+
+def test_a_control_may_have_rows_and_that_is_said():
+    of = study({"lora": {"learning_rate": [A, B]}, "full_finetune": {"learning_rate": [A, B]}, "multitask": {}})
+    arms = expand_arms(of, methods(), "s.yaml")
+    (said,) = warnings(of, arms, reference_of(of, arms, None, "s.yaml"))
+    assert said.startswith("controls with several rows: full_finetune (2);")
+    alone = study({"stable_lora": {}}, seeds=[0])
+    (said,) = warnings(alone, expand_arms(alone, methods(), "s.yaml"), None)
+    assert said.startswith("nothing will be tested: there is no arm of lora")
 
 
 def test_the_lines_for_a_person():

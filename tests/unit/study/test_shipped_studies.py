@@ -8,7 +8,7 @@ import pytest
 from places import ROOT
 
 from harness.method.registry import methods
-from harness.study import tuning
+from harness.study import search
 from harness.study.config import Study, load_study
 from harness.study.plan import Inputs, Plan, build_plan, expand_arms
 from harness.study.reference import reference_of
@@ -102,9 +102,9 @@ def test_an_arm_is_compared_at_equal_settings(name, arm, partner):
 @pytest.mark.parametrize("name", ["core", "core_arms", "quick"])
 def test_a_tuned_study_can_be_tuned(name):
     study = of(name)
-    searches = tuning.lay_out(study, methods(), name)
+    searches = search.lay_out(study, methods(), name)
     assert sum(bool(search.tries) for search in searches) >= 3
-    assert tuning.tuning_study(study, searches, name).scoring.split == "validation"
+    assert search.tuning_study(study, searches, name).scoring.split == "validation"
 
 
 def test_readme_lists_every_study():

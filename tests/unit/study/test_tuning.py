@@ -16,10 +16,14 @@ from harness.errors import InputError
 from harness.method.recipe import MethodSettings
 from harness.method.registry import methods
 from harness.run import campaign
+from harness.store import write_trial
 from harness.store.records import Failure, TaskScores, TrialRecord
+from harness.store.tuning import Choice, Tuning, read_tuning, write_tuning
 from harness.study import tuning
 from harness.study.config import Study, build_study
 from harness.study.plan import Inputs, Plan, build_plan, expand_arms
+from harness.study.search import Search, tuning_study
+from harness.study.search import lay_out as search_all
 
 RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3)
 FIVE = {"frozen": {}, "lora": {}, "stable_lora": {}, "lora_ema": {}, "self_distill": {}}
@@ -37,16 +41,16 @@ def inputs(**changes: Any) -> Inputs:
     return Inputs(**(values | changes))
 
 
-def lay_out(given: dict | None = None, **changes: Any) -> dict[str, tuning.Search]:
-    return {search.arm: search for search in tuning.lay_out(study(given, **changes), methods(), "s.yaml")}
+def lay_out(given: dict | None = None, **changes: Any) -> dict[str, Search]:
+    return {search.arm: search for search in search_all(study(given, **changes), methods(), "s.yaml")}
 
 
-def laid_out(of: Study) -> tuple[tuple[tuning.Search, ...], Plan]:
-    searches = tuning.lay_out(of, methods(), "s.yaml")
-    return searches, build_plan(tuning.tuning_study(of, searches, "s.yaml"), methods(), inputs(), 8, "s.yaml")
+def laid_out(of: Study) -> tuple[tuple[Search, ...], Plan]:
+    searches = search_all(of, methods(), "s.yaml")
+    return searches, build_plan(tuning_study(of, searches, "s.yaml"), methods(), inputs(), 8, "s.yaml")
 
 
-def settings(search: tuning.Search) -> list[dict]:
+def settings(search: Search) -> list[dict]:
     return [dict(entry.values) for entry in search.tries]
 
 
@@ -77,7 +81,7 @@ def test_a_grid_is_not_multiplied_out_beyond_its_limit():
 def test_a_tuning_study_is_not_larger_than_a_study_may_be():
     of = study({"lora": {}}, tuning={"seeds": list(range(1000, 6000))})
     with pytest.raises(InputError, match="50,000 trials") as error:
-        tuning.tuning_study(of, tuning.lay_out(of, methods(), "s.yaml"), "s.yaml")
+        tuning_study(of, search_all(of, methods(), "s.yaml"), "s.yaml")
     assert error.value.where == "s.yaml:tuning"
 
 
@@ -157,6 +161,13 @@ def test_every_row_of_an_ablation_is_tuned_by_itself():
      "unknown setting"),
     ({"lora": {}}, {"tuning": {"grids": {"lora": {"learning_rate": [0.1, -1]}}}}, "tuning.grids.lora.learning_rate",
      "greater than 0"),
+    ({"lora": {}}, {"tuning": {"grids": {"lora": {"learning_rate": [0.1, 0.2, 0.1]}}}},
+     "tuning.grids.lora.learning_rate", "the value 0.1 stands here twice"),
+    ({"lora": {}}, {"tuning": {"grids": {"lora": {"learning_rate": [0.001, "1e-3"]}}}},
+     "tuning.grids.lora.learning_rate", "the value '1e-3' stands here twice"),
+    ({"lora": {"learning_rate": [1, 0.5, 1.0]}}, {}, "methods.lora.learning_rate", "the value 1.0 stands here twice"),
+    ({"lora": {}, "frozen": {}}, {"tuning": {"grids": {"frozen": {"learning_rate": [0.1, 0.2]}}}},
+     "tuning.grids.frozen", "'frozen' trains nothing"),
     ({"stable_lora": {"shrink": [0.1, 0.2]}}, {"tuning": {"grids": {"stable_lora": {"shrink": [0.1]}}}},
      "tuning.grids.stable_lora.shrink", "row of the board"),
     ({"lora": {}}, {"tuning": {"grids": {"lora": {"between_tasks": ["continue", "restart"]}}}},
@@ -177,6 +188,22 @@ def test_errors_name_file_and_key(given, changes, where, text):
     assert error.value.remedy
 
 
+def test_a_tuning_seed_counts_once():
+    with pytest.raises(InputError, match="the seed 100 stands here twice") as error:
+        study({"lora": {}}, tuning={"seeds": [100, 100]})
+    assert error.value.where == "s.yaml:tuning.seeds"
+
+
+def test_a_control_that_trains_is_tuned_as_any_other():
+    found = lay_out({"lora": {}, "full_finetune": {}, "multitask": {}})
+    assert [len(each.tries) for each in found.values()] == [5, 5, 5]
+
+
+def test_values_of_a_grid_are_as_the_method_reads_them():
+    found = lay_out({"lora": {}}, tuning={"grids": {"lora": {"learning_rate": ["1e-3", "2e-3"]}}})["lora"]
+    assert settings(found) == [{"learning_rate": 0.001}, {"learning_rate": 0.002}]
+
+
 def test_a_grid_for_nobody_is_an_error():
     with pytest.raises(InputError, match="names 'lorra', which is not a key of methods"):
         study({"lora": {}}, tuning={"grids": {"lorra": {"learning_rate": [1.0]}}})
@@ -185,7 +212,7 @@ def test_a_grid_for_nobody_is_an_error():
 def test_nothing_to_tune_is_an_error():
     of = study({"frozen": {}, "lora": {"learning_rate": 0.1}})
     with pytest.raises(InputError, match="no method of this study has more than one setting"):
-        tuning.tuning_study(of, tuning.lay_out(of, methods(), "s.yaml"), "s.yaml")
+        tuning_study(of, search_all(of, methods(), "s.yaml"), "s.yaml")
 
 
 @pytest.mark.parametrize("name", list(methods()))
@@ -244,7 +271,7 @@ def record(trial, final: list[float] | None, learnt: float = 0.5) -> TrialRecord
     )  # fmt: skip
 
 
-def judged(of: Study, finals: dict[str, list[list[float] | None]], **more: Any) -> tuning.Tuning:
+def judged(of: Study, finals: dict[str, list[list[float] | None]], **more: Any) -> Tuning:
     """``finals`` has the last rows of the trials of each try, in the plan's order."""
     searches, plan = laid_out(of)
     queue = {arm: list(rows) for arm, rows in finals.items()}
@@ -310,7 +337,7 @@ def test_a_setting_that_diverged_once_is_never_chosen():
 def test_where_every_setting_diverged_nothing_is_chosen():
     found = judged(three(), outcome(*[[None, None]] * 3))
     assert found.arms["lora"].settings is None
-    searches = tuning.lay_out(three(), methods(), "s.yaml")
+    searches = search_all(three(), methods(), "s.yaml")
     (arm,) = expand_arms(tuning.with_chosen(three(), searches, found), methods(), "s.yaml")
     assert arm.settings.learning_rate == 5e-4
 
@@ -332,9 +359,9 @@ def test_an_arm_that_starts_afresh_is_judged_by_what_it_learns():
 
 def test_the_study_takes_what_was_chosen():
     of = three(methods={"lora": {}, "stable_lora": {"shrink": [0.1, 0.2], "learning_rate": 0.5}, "frozen": {}})
-    searches = tuning.lay_out(of, methods(), "s.yaml")
-    choice = tuning.Choice(settings={"learning_rate": 0.2}, tried=3, grid=3, metric="average_accuracy", digest="d")
-    found = tuning.Tuning(study="s", seeds=(8,), settings=5, arms={"lora": choice}, tries=())
+    searches = search_all(of, methods(), "s.yaml")
+    choice = Choice(settings={"learning_rate": 0.2}, tried=3, grid=3, metric="average_accuracy", digest="d")
+    found = Tuning(study="s", seeds=(8,), settings=5, arms={"lora": choice}, tries=())
     plan = build_plan(tuning.with_chosen(of, searches, found), methods(), inputs(tuned={"lora": 3}), 8, "s.yaml")
     untuned = build_plan(of, methods(), inputs(), 8, "s.yaml")
     assert list(plan.expected) == list(untuned.expected)
@@ -353,22 +380,28 @@ def test_the_study_takes_what_was_chosen():
 
 def test_the_file_comes_back(tmp_path):
     found = judged(three(), outcome(*[[[0.5, 0.5]] * 2] * 3))
-    tuning.write_tuning(tmp_path, found)
-    assert tuning.read_tuning(tmp_path) == found
-    assert tuning.read_tuning(tmp_path / "elsewhere") is None
+    write_tuning(tmp_path, found)
+    assert read_tuning(tmp_path) == found
+    assert read_tuning(tmp_path / "elsewhere") is None
     rows = json.loads((tmp_path / "tuning.json").read_text())["tries"]
     assert all(not isinstance(value, dict | list) for row in rows for value in row.values()), "rows of a table"
 
 
 @pytest.mark.parametrize(
     ("text", "key"),
-    [("", ":1"), ("{", ":1"), ("[]", ""), ('{"schema_version": 2}', ":schema_version"), ("[" * 100_000, "")],
+    [
+        ("", ":1"),
+        ("{", ":1"),
+        ("[]", ""),
+        ('{"schema_version": 1}', ":schema_version"),
+        ("[" * 100_000, ""),
+    ],
     ids=["empty", "cut", "list", "schema", "deep"],
 )
 def test_a_broken_file_is_refused(tmp_path, text, key):
     (tmp_path / "tuning.json").write_text(text)
     with pytest.raises(InputError) as error:
-        tuning.read_tuning(tmp_path)
+        read_tuning(tmp_path)
     assert error.value.where == str(tmp_path / "tuning.json") + key
     assert "lorabench tune" in str(error.value.remedy)
 
@@ -395,7 +428,7 @@ def tuned(load, tmp_path: Path, **changes: Any) -> None:
     """Leave a tuning.json that chose the second rate."""
     found = load(tune=True, **changes)
     records = [record(t, [0.9, 0.9] if "=0.0002" in t.spec.arm else [0.1, 0.1]) for t in found.plan.trials]
-    tuning.write_tuning(tmp_path / "out", tuning.judge("mine", found.plan, found.searches, records))
+    write_tuning(tmp_path / "out", tuning.judge("mine", found.plan, found.searches, records))
 
 
 def test_the_tuning_study_has_a_folder_of_its_own_inside(load, tmp_path):
@@ -444,6 +477,40 @@ def test_a_choice_for_another_version_of_the_study_is_refused(load, tmp_path, ch
     with pytest.raises(InputError, match="'lora' was tuned for another version of this study") as error:
         load(**({"scoring": {"items": 8}} | change))
     assert error.value.where == str(tmp_path / "out" / "tuning.json")
+
+
+@pytest.mark.parametrize("grids", [{}, {"grids": {"lora": {"learning_rate": [1e-4, 2e-4, 5e-4, 1e-3, 2e-3]}}}])
+def test_a_setting_that_is_fixed_later_is_not_overridden(load, tmp_path, grids):
+    """Whether or not the study has a grid of its own for it, which would still be tried."""
+    tuned(load, tmp_path, tuning=grids)
+    with pytest.raises(InputError, match="'lora' was tuned for another version of this study"):
+        load(tuning=grids, methods={"lora": {"learning_rate": 0.0015}, "frozen": {}})
+
+
+def test_a_tuning_is_extended_once_where_its_best_is_at_an_end(load, tmp_path):
+    first = load(tune=True)
+    assert [each.extension for each in first.searches] == [None, None]
+    best = lambda rate: [0.9, 0.9] if rate >= 2e-3 else [0.1, 0.1]  # noqa: E731
+    for trial in first.plan.trials:
+        write_trial(first.folder, record(trial, best(trial.learning_rate)))
+    assert campaign.at_ends(first) == {"lora": ("learning_rate=0.002",)}
+    second = load(tune=True)
+    more = [trial for trial in second.plan.trials if trial.fingerprint not in first.plan.fingerprints]
+    assert {trial.spec.arm for trial in more} == {"lora@learning_rate=0.004"}
+    assert first.plan.fingerprints < second.plan.fingerprints, "nothing is tried twice"
+    assert campaign.at_ends(second) == {}, "it is extended once"
+    for trial in more:
+        write_trial(second.folder, record(trial, [0.95, 0.95]))
+    choice = campaign.choose(second).arms["lora"]
+    assert (choice.settings, choice.score, choice.tried, choice.grid) == ({"learning_rate": 0.004}, 0.95, 6, 5)
+    assert (choice.place, choice.ends, choice.beyond) == (
+        "at an end", ("learning_rate=0.004",), ("learning_rate=0.004",))  # fmt: skip
+    rows = read_tuning(tmp_path / "out").tries
+    assert [row["setting"] for row in rows if row["beyond"]] == ["learning_rate=0.004"]
+    again = load(tune=True)
+    assert again.plan.fingerprints == second.plan.fingerprints
+    spec = next(t.spec for t in load().plan.trials if t.spec.arm == "lora")
+    assert (spec.parameters["learning_rate"], spec.settings_tried) == (0.004, 6)
 
 
 @pytest.mark.parametrize("change", [{"seeds": [0, 1, 2]}, {"title": "new"}, {"probes": []}, {"keep_adapters": "none"}])
