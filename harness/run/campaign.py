@@ -25,12 +25,11 @@ from harness.store.results import (
     read_base,
     read_some,
     read_trials,
-    returning,
     set_aside,
-    supersede,
-    take_back,
 )
+from harness.store.superseded import returning, supersede, take_back
 from harness.store.survey import survey
+from harness.store.trial_files import read_identities
 from harness.store.tuning import FILE, REMEDY, Tuning, read_tuning, write_tuning
 from harness.study import forecast, search, tuning
 from harness.study.changes import Changes, changes
@@ -244,7 +243,7 @@ def read_state(campaign: Campaign, *, quarantine: bool = False) -> State:
         set_aside(campaign.folder, surveyed.damaged)
     statuses = {name: entry.status for name, entry in surveyed.entries.items()}
     planned = {trial.fingerprint: statuses.get(trial.fingerprint, "missing") for trial in campaign.plan.trials}
-    others = read_some(campaign.folder, statuses.keys() - planned.keys())
+    others = read_identities(campaign.folder, statuses.keys() - planned.keys())
     todo = tuple(part for pack in campaign.plan.packs for part in unfinished(pack, planned))
     untrained = sum(planned[trial.fingerprint] not in FINAL for trial in campaign.plan.untrained)
     since = changes(campaign.plan, others, returning(campaign.folder, planned))

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import gc
+from collections.abc import Generator, Hashable, Mapping
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 
-from harness.store.intruders import Intruders
+from harness.store.intruders import ByLayer, ByType, Intruders
+from harness.store.packed import Packed
 from harness.store.records import Curve, TaskScores, TrialRecord
 
 #: Of a spec: what is long, and the same in many trials.
 LONG = ("parameters", "stream", "probes", "task_digests", "training", "scoring")
+#: What stands in records without numbers by place.
+NOWHERE: Mapping[type[ByLayer], ByLayer] = {kind: kind() for kind in (ByLayer, ByType)}
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
 M = TypeVar("M", bound=BaseModel)
+
+
+@contextlib.contextmanager
+def uncollected() -> Generator[None]:
+    """Without looking for circles in what is made here, which has none: that would take half of the time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 class Lean:
     """Makes records lean: without losses and items' correctness, and with one copy of what many records share."""
 
     def __init__(self) -> None:
-        self._known: dict[str, object] = {}
-        self._numbers: dict[float, float] = {}
+        self._written: dict[str, object] = {}
+        self._equal: dict[Hashable, object] = {}
         self._fields: dict[type, set[str]] = {}
 
     def __call__(self, record: TrialRecord) -> TrialRecord:
         spec = record.spec
         return self._with(
             record,
-            spec=self._with(spec, **{name: self._shared(getattr(spec, name)) for name in LONG}),
-            facts=self._with(record.facts),
-            stack=self._shared(record.stack),
-            host=self._shared(record.host),
+            spec=self._with(spec, **{name: self._alike(getattr(spec, name)) for name in LONG}),
+            facts=self._alike(record.facts),
+            stack=self._alike(record.stack),
+            host=self._alike(record.host),
             tasks=self._columns(record.tasks),
             probes=self._columns(record.probes),
             curves=tuple(map(self._curve, record.curves)),
@@ -43,36 +61,61 @@ class Lean:
 
     def _columns(self, columns: Mapping[str, TaskScores]) -> dict[str, TaskScores]:
         return {
-            name: self._with(scores, score=self._same(scores.score), stderr=self._same(scores.stderr), correct=())
+            name: self._with(scores, score=self._numbers(scores.score), stderr=self._numbers(scores.stderr), correct=())
             for name, scores in columns.items()
         }
 
     def _curve(self, curve: Curve) -> Curve:
         return self._with(
             curve,
-            examples=self._shared(curve.examples),
-            score=self._same(curve.score),
-            student=self._same(curve.student),
+            examples=self._alike(curve.examples),
+            score=self._numbers(curve.score),
+            student=self._numbers(curve.student),
+            tokens=self._alike(curve.tokens),
         )
 
     def _intruders(self, taken: Intruders) -> Intruders:
         return self._with(
             taken,
-            by_epsilon=self._shared(taken.by_epsilon),
-            by_type=self._with(taken.by_type),
-            by_layer=self._with(taken.by_layer),
+            by_epsilon=self._alike(taken.by_epsilon),
+            undecided_by_epsilon=self._alike(taken.undecided_by_epsilon),
+            by_type=self._places(taken.by_type),
+            by_layer=self._places(taken.by_layer),
         )
 
-    def _same(self, scores: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Shares of so many items are few numbers."""
-        return tuple(None if score is None else self._numbers.setdefault(score, score) for score in scores)
+    def _places(self, places: ByLayer) -> ByLayer:
+        """Counts of nothing, and how many matrices there are, stand in many records."""
+        if not len(places):
+            return NOWHERE[type(places)]
+        changes = {name: self._same(value) for name, value in places if isinstance(value, Packed)}
+        return self._with(places, **changes)
 
-    def _shared(self, value: T) -> T:
-        return cast(T, self._known.setdefault(repr(value), value))
+    def _numbers(self, scores: tuple[float | None, ...]) -> tuple[float | None, ...]:
+        """Shares of so many items are few numbers."""
+        known: dict[Any, Any] = self._equal
+        return tuple([known.setdefault(score, score) for score in scores])
+
+    def _same(self, value: H) -> H:
+        """The first that equals it; not for what equals values of another type, as a tuple of numbers may."""
+        return cast(H, self._equal.setdefault(value, value))
+
+    def _alike(self, value: T) -> T:
+        """The first that is written the same."""
+        return cast(T, self._written.setdefault(repr(value), value))
 
     def _with(self, model: M, /, **changes: Any) -> M:
-        """A copy; which fields it was made with, a set as large as the rest of it, is kept once a type."""
-        made = model.model_copy(update=changes)
-        fields = self._fields.setdefault(type(model), set(type(model).model_fields))
-        object.__setattr__(made, "__pydantic_fields_set__", fields)
+        """A copy; which fields it was made with, a set as large as the rest of it, is kept once a type.
+
+        Attributes that are set one by one, in one order, share the table of their names; a copied ``__dict__`` has one
+        of its own, which is most of what a small model takes.
+        """
+        kind = type(model)
+        made = kind.__new__(kind)
+        for name, value in model.__dict__.items():
+            object.__setattr__(made, name, changes.get(name, value))
+        if kind not in self._fields:
+            self._fields[kind] = set(kind.model_fields)
+        object.__setattr__(made, "__pydantic_fields_set__", self._fields[kind])
+        object.__setattr__(made, "__pydantic_extra__", None)
+        object.__setattr__(made, "__pydantic_private__", None)
         return made

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,14 +26,13 @@ except ImportError:  # no such locks on this system
 from harness.errors import InputError, LorabenchError
 from harness.store.consistency import misfit_of_base
 from harness.store.files import create_json, rename_new, write_json
-from harness.store.lean import Lean
+from harness.store.lean import Lean, uncollected
 from harness.store.published import PublishedRow, check_published, plain
 from harness.store.records import FINAL, SCHEMA_VERSION, BaseRecord, TrialRecord
 from harness.store.reference import Reference, check_reference
 from harness.store.trial_files import of_schema, read_trial, readable, trial_path
 
 MANIFEST = "study.json"
-SUPERSEDED = "superseded"
 
 T = TypeVar("T")
 
@@ -150,7 +149,7 @@ def write_trial(folder: Path, record: TrialRecord, keep: Callable[[], None] = la
         for _ in range(3):
             if create_json(path, record.model_dump(mode="json")):
                 return True
-            if _make_room(folder, path):
+            if make_room(folder, path):
                 return False
         what = "other processes keep writing this record"
         raise LorabenchError(what, where=str(path), remedy="run the study in one place at a time")
@@ -172,7 +171,7 @@ def unless_finished(folder: Path, fingerprint: str, work: Callable[[], T]) -> T 
         return None if finished(folder, fingerprint) else work()
 
 
-def _make_room(folder: Path, path: Path) -> bool:
+def make_room(folder: Path, path: Path) -> bool:
     """Make room for a record; True where the one that is there is an answer, and stays.
 
     What gives way is looked at again after it has been moved: another may have replaced it.  That is right for two
@@ -189,10 +188,10 @@ def _make_room(folder: Path, path: Path) -> bool:
     record, _ = read_trial(aside, path.stem)
     if record is not None and record.status in FINAL:
         if not rename_new(aside, path):
-            _move(aside, folder / "quarantine" / path.name)
+            move(aside, folder / "quarantine" / path.name)
         return True
     if record is None:
-        _move(aside, folder / "quarantine" / path.name)
+        move(aside, folder / "quarantine" / path.name)
     else:
         aside.unlink()
     return False
@@ -227,12 +226,13 @@ def read_records(
     """(valid records, what is wrong with each other file by its name), whatever ``study.json`` says."""
     records, damaged = [], {}
     made_lean = Lean()
-    for path in sorted((folder / "trials").glob("*.json")):
-        record, problem = read_trial(path)
-        if record is None:
-            damaged[path.name] = problem
-        else:
-            records.append(made_lean(record) if lean else record)
+    with uncollected():
+        for path in sorted((folder / "trials").glob("*.json")):
+            record, problem = read_trial(path)
+            if record is None:
+                damaged[path.name] = problem
+            else:
+                records.append(made_lean(record) if lean else record)
     if quarantine:
         set_aside(folder, damaged)
     return records, damaged
@@ -249,10 +249,10 @@ def read_some(folder: Path, fingerprints: Iterable[str]) -> Iterator[TrialRecord
 def set_aside(folder: Path, damaged: Iterable[str]) -> None:
     """Move files of ``trials/`` that are no records, by name, to ``quarantine/``."""
     for name in damaged:
-        _move(folder / "trials" / name, folder / "quarantine" / name)
+        move(folder / "trials" / name, folder / "quarantine" / name)
 
 
-def _move(path: Path, target: Path) -> None:
+def move(path: Path, target: Path) -> None:
     """Move a file, under a further number where there is one of its name: what is put aside is never replaced."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for number in range(1, 10_000):
@@ -261,43 +261,6 @@ def _move(path: Path, target: Path) -> None:
             path.rename(place)
             return
     raise LorabenchError("too many files of one name", where=str(target), remedy="clear this folder")
-
-
-# -- records that the study does not ask for --------------------------------------------------------------------------
-
-
-def supersede(folder: Path, planned: Collection[str]) -> list[str]:
-    """Move records that the study no longer asks for to ``superseded/``: it was edited, and a board shows one study."""
-    moved = [path for path in sorted((folder / "trials").glob("*.json")) if path.stem not in planned]
-    for path in moved:
-        _move(path, folder / SUPERSEDED / path.name)
-    return [path.name for path in moved]
-
-
-def take_back(folder: Path, planned: Iterable[str]) -> list[str]:
-    """Move records out of ``superseded/`` that the study asks for again; returns their fingerprints."""
-    sources = returning(folder, planned)
-    for fingerprint, source in sources.items():
-        path = trial_path(folder, fingerprint)
-        path.parent.mkdir(exist_ok=True)
-        if not _make_room(folder, path):
-            rename_new(source, path)
-    return list(sources)
-
-
-def returning(folder: Path, planned: Iterable[str]) -> dict[str, Path]:
-    """Trials that the study asks for, that have no finished record, and have one in ``superseded/``: where it lies."""
-    there: dict[str, list[Path]] = {}
-    for path in sorted((folder / SUPERSEDED).glob("*.json")):  # one that was put aside twice has a number
-        there.setdefault(path.stem.partition(".")[0], []).append(path)
-    sources = {}
-    for fingerprint in planned:
-        if fingerprint in there and not finished(folder, fingerprint):
-            for path in there[fingerprint]:
-                record, _ = read_trial(path, fingerprint)
-                if record is not None and record.status in FINAL:
-                    sources[fingerprint] = path
-    return sources
 
 
 # -- the base model ---------------------------------------------------------------------------------------------------

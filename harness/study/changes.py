@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from harness.store.records import TrialRecord, TrialSpec
+from harness.store.records import TrialSpec
 from harness.study.plan import Plan
 
 #: Fields of a spec that are digests, and what it means that one differs.
@@ -38,7 +38,17 @@ class Changes:
         return tuple(lines)
 
 
-def changes(plan: Plan, records: Iterable[TrialRecord], back: Iterable[str] = ()) -> Changes:
+class Identified(Protocol):
+    """A record, or what is read of it where no more is asked."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def spec(self) -> TrialSpec: ...
+
+
+def changes(plan: Plan, records: Iterable[Identified], back: Iterable[str] = ()) -> Changes:
     """Compare the records of a results folder with a plan; ``back`` are trials whose records fit again."""
     planned = {trial.fingerprint for trial in plan.trials}
     named = {(trial.spec.arm, trial.spec.order, trial.spec.seed): trial.spec for trial in plan.trials}
@@ -60,7 +70,9 @@ def _why(spec: TrialSpec, named: Mapping[tuple[str, str, int], TrialSpec]) -> st
             if value not in known:
                 return f"there is no {what} '{value}' any more"
         return f"there is no such trial in order '{spec.order}' any more"
-    return "; ".join(_differences(spec.model_dump(mode="json"), now.model_dump(mode="json"))) or "it is another trial"
+    other = {name for name in TrialSpec.model_fields if getattr(spec, name) != getattr(now, name)}
+    before, after = (each.model_dump(mode="json", include=other) for each in (spec, now))
+    return "; ".join(_differences(before, after)) or "it is another trial"
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

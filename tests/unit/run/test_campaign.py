@@ -364,7 +364,7 @@ def test_a_family_without_sdpa_is_taken(tmp_path):
 
 
 def test_records_no_longer_asked_for_are_moved_aside(tmp_path):
-    from harness.store.results import supersede
+    from harness.store.superseded import supersede
 
     folder = tmp_path / "out" / "trials"
     folder.mkdir(parents=True)

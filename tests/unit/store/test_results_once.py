@@ -22,7 +22,8 @@ from harness.run import campaign
 from harness.store import files
 from harness.store.files import create_json, sweep_temporary
 from harness.store.records import Failure
-from harness.store.results import finished, open_results, read_trials, supersede, take_back, trial_path, write_trial
+from harness.store.results import finished, open_results, read_trials, trial_path, write_trial
+from harness.store.superseded import supersede, take_back
 
 STUDY = TOY | {
     "seeds": [0, 1], "streams": {"one": ["toy_recall"]}, "training": {"examples": 16, "batch": 8},
