@@ -93,7 +93,7 @@ def run_study(
     from harness.executors.interface import Watcher
     from harness.report import build_report
     from harness.run.campaign import open_campaign, run
-    from harness.store.reported import current_answer, note_report
+    from harness.store.reported import current_answer
 
     with Deferred(executor) as runner:
         campaign, before, device = open_campaign(_loader(study, out), runner)
@@ -101,8 +101,7 @@ def run_study(
         with silent if quiet else progress(campaign.study.name, before.complete) as watcher:
             after = run(campaign, runner, device, watcher, {"executor": executor})
     if "ok" in after.statuses.values() and current_answer(campaign.folder) is None:
-        told: list[str] = []
-        note_report(campaign.folder, build_report(campaign.folder, tell=told.append), told[0])
+        build_report(campaign.folder)
     return campaign.folder
 
 

@@ -58,24 +58,21 @@ def compare(
 
 def renew_report(folder: Path) -> None:
     """Write the report of a run, unless the one that is there is what would be written."""
-    from harness.store.reported import current_answer, note_report
+    from harness.store.reported import current_answer
 
     if (answer := current_answer(folder)) is not None:
         say(answer)
         say(f"report: {folder / 'report.html'}, as it was")
     else:
-        note_report(folder, *write_report(folder))
+        write_report(folder)
 
 
-def write_report(folder: Path, *, allow_mixed: bool = False, latex: bool = False) -> tuple[list[Path], str]:
-    """Write it, and say its answer in a sentence and where it is; returns the files and the sentence."""
+def write_report(folder: Path, *, allow_mixed: bool = False, latex: bool = False) -> None:
+    """Write it, and say its answer in a sentence and where it is."""
     from harness.report import build_report
 
-    told: list[str] = []
-    written = build_report(_existing(folder), allow_mixed=allow_mixed, latex=latex, tell=told.append)
-    say(told[0])
+    build_report(_existing(folder), allow_mixed=allow_mixed, latex=latex, tell=say)
     say(f"report: {folder / 'report.html'}")
-    return written, told[0]
 
 
 def _existing(folder: Path) -> Path:

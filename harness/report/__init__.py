@@ -32,11 +32,21 @@ def build_report(
 
     Returns the paths written; with ``latex`` report.tex is among them.  ``tell`` gets the answer in a sentence.  Raises
     ``InputError`` where no trial finished, and where records may not be compared (another stack, base model, task
-    version) unless ``allow_mixed``, which puts a banner on the pages.
+    version) unless ``allow_mixed``, which puts a banner on the pages.  One without ``allow_mixed`` is noted as that of
+    these records, so that a run leaves it.
     """
     from harness.store import read_trials
+    from harness.store.reported import note_report, sources
 
-    return write_report(folder, read_trials(folder, lean=True), allow_mixed=allow_mixed, latex=latex, tell=tell)
+    made_of = sources(folder)  # before it is read: a run may be writing records
+    told: list[str] = []
+    readout = read_trials(folder, lean=True)
+    written = write_report(folder, readout, allow_mixed=allow_mixed, latex=latex, tell=told.append)
+    if not allow_mixed:
+        note_report(folder, written, made_of, told[0])
+    if tell is not None:
+        tell(told[0])
+    return written
 
 
 def write_report(

@@ -31,19 +31,23 @@ def current_answer(folder: Path) -> str | None:
         stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
         made = {name: _sha(folder / name) for name in stamp["files"]}
         answer = stamp["answer"]
-        same = bool(made) and stamp == {"of": _sources(folder), "files": made, "answer": answer}
+        same = bool(made) and stamp == {"of": sources(folder), "files": made, "answer": answer}
         return answer if same and isinstance(answer, str) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def note_report(folder: Path, written: Iterable[Path], answer: str) -> None:
-    """Note that these files are the report of what the folder holds, and what it answers."""
+def note_report(folder: Path, written: Iterable[Path], of: str, answer: str) -> None:
+    """Note that these files are the report ``of`` what the folder held, its :func:`sources` before they were read.
+
+    ``answer`` is what it says in a sentence.
+    """
     files = {path.relative_to(folder).as_posix(): _sha(path) for path in sorted(written)}
-    write_json(folder / STAMP, {"of": _sources(folder), "files": files, "answer": answer})
+    write_json(folder / STAMP, {"of": of, "files": files, "answer": answer})
 
 
-def _sources(folder: Path) -> str:
+def sources(folder: Path) -> str:
+    """A digest of all that a report of this folder is made of."""
     sha = hashlib.sha256()
     harness = Path(__file__).parents[1]
     code = (path for part in CODE for path in (harness / part).rglob("*") if "__pycache__" not in path.parts)
@@ -55,4 +59,5 @@ def _sources(folder: Path) -> str:
 
 
 def _sha(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:  # trials.csv of ten thousand records has half a gigabyte
+        return hashlib.file_digest(file, "sha256").hexdigest()

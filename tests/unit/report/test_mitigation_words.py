@@ -8,7 +8,7 @@ from synthetic import QUICK, Folder, trial
 from harness.report import write_mitigation, write_report
 from harness.report.mitigation import changes, read_mitigation
 from harness.report.text.mitigation import mitigation_tables, verdict
-from harness.store.reported import current_answer, note_report
+from harness.store.reported import current_answer, note_report, sources
 
 COLUMNS = ("trial", "arm", "order", "seed", "which", "kind", "keep", "average_accuracy", "last_task_accuracy",
            "forgetting", "general_delta")  # fmt: skip
@@ -62,7 +62,7 @@ def test_the_page_shows_the_mitigation_of_its_records(tmp_path):
     page = (tmp_path / "report.md").read_text()
     assert "| every arm | 0.50 | +10.1 | +2.0 | +8.1 [+7.2, +9.0] | +5.0 | +1.0 | +4.0 | 12 |" in page
     assert "which forgot 20.0 points" in page
-    note_report(tmp_path, written, "lora wins.")
+    note_report(tmp_path, written, sources(tmp_path), "lora wins.")
     assert current_answer(tmp_path)
     write_mitigation(rows(0.02, 0.02), COLUMNS, tmp_path / "mitigation" / "first")
     assert current_answer(tmp_path) is None, "the page has the results of the mitigation"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from synthetic import QUICK, trial
 
+from harness.report import build_report
 from harness.store import reported, write_trial
 
 
@@ -18,7 +19,7 @@ def folder(tmp_path) -> Path:
     figure.parent.mkdir()
     for file in (page, figure):
         file.write_text(file.name)
-    reported.note_report(tmp_path, [page, figure], "lora wins.")
+    reported.note_report(tmp_path, [page, figure], reported.sources(tmp_path), "lora wins.")
     return tmp_path
 
 
@@ -53,6 +54,24 @@ def test_a_file_that_is_gone_makes_it_old(folder, name):
 
 def test_a_record_that_is_gone_makes_it_old(folder):
     next((folder / "trials").glob("*.json")).unlink()
+    assert reported.current_answer(folder) is None
+
+
+def test_what_is_written_while_it_is_drawn_makes_it_old(folder):
+    """A run may be writing records."""
+    before = reported.sources(folder)
+    write_trial(folder, trial("lora", QUICK, seed=1))
+    reported.note_report(folder, [folder / "report.html"], before, "lora wins.")
+    assert reported.current_answer(folder) is None
+
+
+def test_a_report_is_noted_unless_it_is_mixed(folder):
+    build_report(folder)
+    assert reported.current_answer(folder)
+    build_report(folder, allow_mixed=True)
+    assert reported.current_answer(folder), "the same bytes, where nothing is mixed"
+    (folder / reported.STAMP).unlink()
+    build_report(folder, allow_mixed=True)
     assert reported.current_answer(folder) is None
 
 
