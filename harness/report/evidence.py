@@ -41,6 +41,7 @@ class Yardstick:
 
     gains: dict[str, list[float]] = field(default_factory=dict)  #: best gain over the base model, of each trial
     budgets: dict[str, Budgets] = field(default_factory=dict)  #: examples and tokens that each trial spends
+    _levels: dict[tuple[str, float], float | None] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, records: Iterable[TrialRecord]) -> Yardstick:
@@ -55,6 +56,12 @@ class Yardstick:
                     spent = curve.examples[-1], curve.tokens[-1]
                     found.budgets.setdefault(curve.task, {})[record.spec.order, record.spec.seed] = spent
         return found
+
+    def level(self, task: str, base: float) -> float | None:
+        """The score that is 90 % of the reference's gain above the base model's; None where there is no gain."""
+        if (task, base) not in self._levels:  # nearly all trials ask for the same
+            self._levels[task, base] = efficiency.threshold(base, self.gains.get(task, ()))
+        return self._levels[task, base]
 
     def horizon(self, task: str, key: tuple[str, int]) -> tuple[float, float]:
         """How far a trial is followed on a task, in examples and tokens: as far as the reference goes on the same data.
@@ -105,9 +112,7 @@ class Evidence:
     @cached_property
     def reached_90(self) -> dict[str, efficiency.Restricted | None]:
         """Examples and tokens to 90 % of the reference's gain, over the tasks; empty where it gains nothing on one."""
-        levels = {
-            task: efficiency.threshold(self.base(task), self.yardstick.gains.get(task, ())) for task in self.curves
-        }
+        levels = {task: self.yardstick.level(task, self.base(task)) for task in self.curves}
         reachable = {task: level for task, level in levels.items() if level is not None}
         if len(reachable) < len(levels):
             return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -19,7 +20,7 @@ class Trial:
     matrix: np.ndarray | None
     metrics: dict[str, float | None]
 
-    @property
+    @cached_property  # each metric of an arm has it, so one copy is kept
     def key(self) -> tuple[str, int]:
         """What pairs it with a trial of another arm: order (the stratum) and seed."""
         return self.record.spec.order, self.record.spec.seed

@@ -104,7 +104,8 @@ def _curve_rows(curves: Iterable[Curve], stream: Sequence[str]) -> Iterable[Numb
 
 
 def _intruder_rows(record: TrialRecord) -> Iterable[Number]:
+    of_weights = metrics.taken_of("weights")
     for stage, taken in enumerate(record.intruders, start=1):
         for target, part in [("", taken), *sorted(taken.by_type.items())] if taken else ():
-            for metric in metrics.taken_of("weights"):
+            for metric in of_weights:
                 yield stage, None, metric.name, target, metric.value(part), None, None

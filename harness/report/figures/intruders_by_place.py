@@ -13,6 +13,7 @@ from harness.report.figures.intruders_at_end import LABELS, intruders_of_arms
 from harness.report.figures.parts import POINT, Rows, drawn_arms, empty, from_zero, point_row, spans, whisker
 from harness.report.figures.style import Look, drawn_name, legend, new_figure
 from harness.report.study import Study
+from harness.store.intruders import ByLayer
 
 
 def by_place(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
@@ -24,10 +25,10 @@ def by_place(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[st
     for metric in LABELS:
         for place in ("by_type", "by_layer"):
             for name, taken in arms.items():
-                for x in getattr(next(iter(taken.values())), place).names:
-                    parts = {key: getattr(intruders, place).get(x) for key, intruders in taken.items()}
-                    if all(parts.values()):
-                        value = estimate({key: float(getattr(part, metric)) for key, part in parts.items()}, FROM_ZERO)
+                numbers = {key: _numbers(getattr(intruders, place), metric) for key, intruders in taken.items()}
+                for x in next(iter(numbers.values())):
+                    if all(x in at for at in numbers.values()):
+                        value = estimate({key: float(at[x]) for key, at in numbers.items()}, FROM_ZERO)
                         series.setdefault((metric, place), {}).setdefault(name, {})[x] = value
                         rows.append(point_row(by_name[name], x, value, metric=metric, place=place))
     if not series:
@@ -44,6 +45,11 @@ def by_place(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[st
         line[0].set_ylabel(LABELS[metric])
     legend(figure, arms, styles)
     return figure, columns, rows
+
+
+def _numbers(places: ByLayer, metric: str) -> dict[str, float]:
+    """The metric by name of the place."""
+    return dict(zip(places.names, getattr(places, metric).tolist(), strict=True))
 
 
 def _place(axes: Axes, arms: dict[str, dict[str, Estimate]], styles: dict[str, Look], what: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -16,6 +16,11 @@ from harness.report.within_arms import last_intruders, slope_of
 
 #: A trial of an arm that the figures don't draw.
 OTHER = Look("", GRID, "o", "-")
+#: Up to so many trials each is a drawn object, which can be taken out of the SVG; more are one an arm, which takes a
+#: hundredth of time and memory.
+SINGLY = 1000
+#: An arm, and where its points lie.
+Marks = tuple[str, list[float], list[float]]
 
 
 def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
@@ -48,10 +53,13 @@ def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, S
     ]  # fmt: skip
     figure = new_figure(8.4, 3.8)
     for axes, (metric, label) in zip(figure.subplots(1, 2, sharey=True), LABELS.items(), strict=True):
-        for (name, _, taken), value in zip(points, lost, strict=True):
+        xs = [float(getattr(taken, metric)) for *_, taken in points]
+        marks = [(name, [x], [100 * y]) for (name, *_), x, y in zip(points, xs, lost, strict=True)]
+        singly = len(marks) <= SINGLY
+        for name, xs, ys in marks if singly else _by_arm(marks):
             look = styles.get(name, OTHER)
-            axes.plot(getattr(taken, metric), 100 * value, color=look.color, marker=look.marker, markersize=5,
-                      alpha=0.8, zorder=2 + (name in styles))  # fmt: skip
+            axes.plot(xs, ys, color=look.color, marker=look.marker, markersize=5, alpha=0.8,
+                      zorder=2 + (name in styles), linestyle="-" if singly else "none")  # fmt: skip
         axes.set_title(f"{correlation_words(correlations[metric], len(points))}\n{slope_words(slopes[metric])}")
         axes.set_xlabel(label)
     axes = figure.axes[0]
@@ -75,6 +83,16 @@ def slope_words(slope: Slope | None) -> str:
         return f"within arms: not testable (it takes {LEAST_ARMS} arms whose trials differ)"
     ends = f"[{100 * slope.low:+.2f}, {100 * slope.high:+.2f}]"
     return f"within arms {100 * slope.value:+.2f} {ends} points an SD, {slope.arms} arms"
+
+
+def _by_arm(marks: Iterable[Marks]) -> list[Marks]:
+    """The points of every arm together, in the order of its first."""
+    arms: dict[str, Marks] = {}
+    for name, xs, ys in marks:
+        _, all_xs, all_ys = arms.setdefault(name, (name, [], []))
+        all_xs += xs
+        all_ys += ys
+    return list(arms.values())
 
 
 def correlation_words(correlation: Correlation | None, n: int) -> str:

@@ -11,6 +11,7 @@ from scipy import stats
 from synthetic import QUICK, Folder, large, quick, trial
 
 from harness.analysis.correlation import spearman
+from harness.report.figures import intruders_forgetting
 from harness.report.figures.intruders_by_epsilon import by_epsilon
 from harness.report.figures.intruders_by_place import by_place
 from harness.report.figures.intruders_forgetting import against_forgetting, correlation_words
@@ -155,3 +156,22 @@ def test_without_intruders_a_figure_says_so(draw):
     figure, rows = drawn(draw, none)
     assert rows == []
     assert figure.texts
+
+
+def test_points_of_many_trials_lie_where_each_would(monkeypatch):
+    """As many marks, in the same places and colours, with one drawn object an arm instead of one a trial."""
+
+    def marks() -> tuple[int, list[list[tuple]]]:
+        figure, _ = drawn(against_forgetting, quick())
+        lines = [[line for line in axes.lines if len(line.get_xdata())] for axes in figure.axes]
+        points = [
+            sorted((line.get_color(), line.get_marker(), *at) for line in panel for at in line.get_xydata().tolist())
+            for panel in lines
+        ]
+        return sum(map(len, lines)), points
+
+    singly, places = marks()
+    monkeypatch.setattr(intruders_forgetting, "SINGLY", 2)
+    together, same_places = marks()
+    assert (singly, together) == (30, 10), "5 arms of 3 trials, in 2 panels"
+    assert same_places == places
