@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import model_option, numbers, out_option
+from harness.cli.terminal import say
 
 app = typer.Typer(
     help="Time a part of the bench by itself and write results/perf/<what>-<device>.json.", no_args_is_help=True
@@ -94,3 +95,17 @@ def statistics(
     from harness.perf.statistics import main
 
     main(boards, out)
+
+
+@app.command()
+def records(
+    records: Annotated[int, typer.Option("--records", min=1, max=20_000, help="At least so many are made.")] = 10_000,
+    out: PerfFolder = Path("results/perf"),
+) -> None:
+    """The verbs that read results, on many records made for it; exit 1 where one takes longer or more than it may."""
+    from harness.perf.records import main
+
+    if broken := main(records, out):
+        for line in broken:
+            say(f"over its budget: {line}", err=True)
+        raise typer.Exit(1)
