@@ -82,6 +82,7 @@ def audit(
     from harness.executors import make_executor
     from harness.posthoc import audit as audits
     from harness.report import write_audit
+    from harness.report.sequence import of_sequence
 
     scoring = {"split": split, "items": items, "probe_items": probe_items, "max_length": max_length,
                "batch_tokens": batch_tokens, "chat_template": chat_template,
@@ -92,7 +93,8 @@ def audit(
         loaded = audits.load_audit(adapters, _given(values), out)
     said: list[str] = []
     with progress(loaded.folder.name) as watcher:
-        record = audits.run(loaded, make_executor("local").device("any"), watcher, said.append)
+        device = make_executor("local").device("any")
+        record = audits.run(loaded, device, watcher, of_sequence, said.append)
     for line in said:
         typer.echo(line, err=True)
     write_audit(record, loaded.folder)

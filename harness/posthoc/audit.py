@@ -16,7 +16,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from harness.analysis import continual
 from harness.analysis.statistics import jackknife_error, paired_change
 from harness.data import models as model_files
 from harness.data import paths, tasks
@@ -49,14 +48,8 @@ from harness.study.folders import model_label
 
 #: More than this many standard errors is a clear difference.
 CLEAR = 2.0
-METRICS: Mapping[str, Callable[[Any], float | None]] = {
-    "average_accuracy": continual.average_accuracy,
-    "learning_accuracy": continual.learning_accuracy,
-    "forgetting": continual.forgetting,
-    "backward_transfer": continual.backward_transfer,
-    "forward_transfer": continual.forward_transfer,
-    "normalised_forgetting": continual.normalised_forgetting,
-}
+#: Metrics of an accuracy matrix [T+1][T] by name, as reports declare them; None where one has no meaning.
+Measure = Callable[[list[list[float]]], Mapping[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -116,10 +109,13 @@ def labels(folders: Sequence[Path]) -> list[str]:
     return unique
 
 
-def run(audit: Audit, device: str, watcher: Watcher, say: Callable[[str], object] = lambda _: None) -> AuditRecord:
+def run(
+    audit: Audit, device: str, watcher: Watcher, measure: Measure, say: Callable[[str], object] = lambda _: None
+) -> AuditRecord:
     """Score the base and every adapter, count intruders, and write ``audit.json``.
 
-    ``say`` gets a sentence for whatever stands in an adapter's folder and has no effect.
+    ``measure`` gives the metrics of adapters that are one training run; ``say`` gets a sentence for whatever stands in
+    an adapter's folder and has no effect.
     """
     watcher.progress("base", 0, "loading the model and the tasks")
     use_threads(audit.settings.threads)
@@ -151,7 +147,7 @@ def run(audit: Audit, device: str, watcher: Watcher, say: Callable[[str], object
         _adapter(name, _file(adapter, audit.settings.model), asked, score, bench, counted)
         for (name, adapter), score, counted in zip(audit.adapters.items(), scores, counts, strict=True)
     ]
-    record = _record(audit, asked, entries, torch.device(device))
+    record = _record(audit, asked, entries, torch.device(device), measure)
     write_json(audit.folder / AUDIT_FILE, record.model_dump(mode="json"))
     return record
 
@@ -274,7 +270,11 @@ def _file(adapter: PeftAdapter, model: str) -> AdapterFile:
 
 
 def _record(
-    audit: Audit, asked: Mapping[AuditTask, Score], adapters: Sequence[AuditedAdapter], device: torch.device
+    audit: Audit,
+    asked: Mapping[AuditTask, Score],
+    adapters: Sequence[AuditedAdapter],
+    device: torch.device,
+    measure: Measure,
 ) -> AuditRecord:
     settings = audit.settings
     stream = [task for task in asked if not task.probe]
@@ -294,5 +294,4 @@ def _record(
     whole = all(adapter.status == "ok" for adapter in adapters) and all(task.higher_is_better for task in stream)
     if not sequence or not whole:
         return record
-    matrix = record.matrix()
-    return record.model_copy(update={"continual": {name: metric(matrix) for name, metric in METRICS.items()}})
+    return record.model_copy(update={"continual": dict(measure(record.matrix()))})

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.data import tasks
 from harness.posthoc import audit as audits
+from harness.report.sequence import of_sequence
 from harness.store.records import unpack_bits
 
 NAMES = ("toy_recall", "toy_digits", "toy_text")
@@ -61,7 +62,7 @@ def record(llama, folders, shared_cache, tmp_path_factory):
         patch.setenv("LORABENCH_CACHE", str(shared_cache))
         values = {"model": str(llama), "probes": NAMES, "scoring": {"probe_items": ITEMS}}
         audit = audits.load_audit(list(folders.values()), values, tmp_path_factory.mktemp("audit"))
-        yield audits.run(audit, "cpu", QUIET)
+        yield audits.run(audit, "cpu", QUIET, of_sequence)
 
 
 def reference(model, path: Path) -> tuple[dict, dict]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from harness.report import evidence, metrics
+from harness.report import metrics, sequence
 from harness.report.metric import Metric
 from harness.report.numbers import NOTHING, listed, number, p_text, percent, plural, points
 from harness.report.text.notes import RERUN
@@ -30,8 +28,7 @@ def change_text(task: AuditTask, change: AuditChange) -> str:
 
 def of_sequence(record: AuditRecord) -> list[tuple[Metric, str]]:
     """Metrics of the accuracy matrix of the base and the adapters, each with its unit; a dash where not defined."""
-    sequence = evidence.AuditedSequence(np.array(record.matrix()))
-    values = [(metric, metric.value(sequence)) for metric in metrics.audited()]
+    values = [(metrics.metric(name), value) for name, value in sequence.of_sequence(record.matrix()).items()]
     return [(metric, NOTHING if value is None else f"{metric.text(value)} {metric.unit}") for metric, value in values]
 
 

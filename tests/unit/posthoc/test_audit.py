@@ -22,6 +22,7 @@ from harness.errors import InputError, LorabenchError
 from harness.posthoc import audit as audits
 from harness.report import write_audit
 from harness.report.pages.audit import command
+from harness.report.sequence import of_sequence
 from harness.report.text.audit import notes, verdict
 from harness.scoring.scorer import Score
 from harness.store.audit import AuditRecord
@@ -61,7 +62,8 @@ def folders(base, tmp_path_factory) -> dict[str, Path]:
 
 
 def run(folders, out: Path, values: dict[str, Any] = ONE, **more: Any) -> AuditRecord:
-    return audits.run(audits.load_audit(list(folders), {**values, **more}, out), "cpu", QUIET)
+    audit = audits.load_audit(list(folders), {**values, **more}, out)
+    return audits.run(audit, "cpu", QUIET, of_sequence)
 
 
 @pytest.fixture(scope="module")

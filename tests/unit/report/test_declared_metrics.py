@@ -10,7 +10,7 @@ import pytest
 from places import ROOT
 from synthetic import QUICK, Folder, trial
 
-from harness.report import comparison, documentation, evidence, metrics, write_report
+from harness.report import comparison, documentation, evidence, metrics, sequence, write_report
 from harness.report.metric import TABLES, Metric
 from harness.report.reliability import UNRELIABLE
 from harness.report.study import gather
@@ -83,8 +83,7 @@ def test_a_metric_declared_is_documented(registered):
 def test_a_metric_declared_is_on_the_index_and_in_an_audit(registered):
     assert registered in metrics.indexed()
     assert registered in metrics.audited()
-    sequence = evidence.AuditedSequence(np.array([[0.5, 0.5], [0.75, 0.5], [0.25, 0.75]]))
-    assert registered.value(sequence) == 0.25
+    assert sequence.of_sequence([[0.5, 0.5], [0.75, 0.5], [0.25, 0.75]])["worst_task"] == 0.25
 
 
 def test_the_readme_is_what_the_declarations_make():
