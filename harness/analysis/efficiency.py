@@ -7,6 +7,7 @@ n = 0 is drawn but never used here: the grid proper starts at its first point ab
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,25 +17,24 @@ import numpy as np
 SHARE = 0.9
 
 
-def _grid(axis: Sequence[float], scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The points above 0 as two float arrays of the same length."""
-    x, y = np.asarray(axis, dtype=float), np.asarray(scores, dtype=float)
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"a learning curve needs as many scores as grid points, not {y.shape} and {x.shape}")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+def _grid(axis: Sequence[float], scores: Sequence[float]) -> tuple[list[float], list[float]]:
+    """The points above 0 as two lists of the same length: numpy would take longer over so few numbers."""
+    if len(axis) != len(scores):
+        raise ValueError(f"a learning curve needs as many scores as grid points, not {len(scores)} and {len(axis)}")
+    x, y = list(map(float, axis)), list(map(float, scores))
+    if not all(map(math.isfinite, x + y)):
         raise ValueError("a learning curve holds a value that is not finite")
-    keep = x > 0
-    above = x[keep]
+    above = [point for point in x if point > 0]
     # A method that trains nothing spends no tokens: all its points are at 0, and that is a valid, empty grid.
-    if (above[1:] <= above[:-1]).any() or (x[1:] < x[:-1]).any():
+    if above != sorted(set(above)) or x != sorted(x):
         raise ValueError("the grid of a learning curve must increase")
-    return above, y[keep]
+    return above, y[len(x) - len(above) :]
 
 
 def best_gain(examples: Sequence[float], scores: Sequence[float], base: float) -> float | None:
     """Best score of the curve above n = 0, minus the base model's score on the task; None for an empty grid."""
     _, y = _grid(examples, scores)
-    return float(y.max() - base) if len(y) else None
+    return max(y) - base if y else None
 
 
 def sample_efficiency_auc(examples: Sequence[float], scores: Sequence[float], base: float) -> float | None:
@@ -44,12 +44,10 @@ def sample_efficiency_auc(examples: Sequence[float], scores: Sequence[float], ba
     returned; without such a point, None.
     """
     x, y = _grid(examples, scores)
-    if len(x) == 0:
-        return None
-    if len(x) == 1:
-        return float(y[0] - base)
+    if len(x) < 2:
+        return y[0] - base if y else None
     log = np.log2(x)
-    return float(np.trapezoid(y - base, log) / (log[-1] - log[0]))
+    return float(np.trapezoid(np.array(y) - base, log) / (log[-1] - log[0]))
 
 
 def threshold(base: float, reference_gains: Sequence[float], share: float = SHARE) -> float | None:
@@ -64,9 +62,8 @@ def first_reached(axis: Sequence[float], scores: Sequence[float], level: float) 
     The last point counts if the level is reached there.  ``axis`` is examples, or tokens spent.
     """
     x, y = _grid(axis, scores)
-    above = y >= level
-    holds = above & np.append(above[1:], True)
-    return float(x[np.argmax(holds)]) if holds.any() else None
+    after = [*y[1:], math.inf]
+    return next((point for point, *both in zip(x, y, after, strict=False) if min(both) >= level), None)
 
 
 @dataclass(frozen=True)
