@@ -41,9 +41,9 @@ def load_study(study: str | Path, *, name: str | None = None, **changes: Any) ->
     """
     from harness.data import paths
     from harness.errors import InputError
-    from harness.study import config
+    from harness.study import load
 
-    file = config.find_study(str(study), paths.studies_dir())
+    file = load.find_study(str(study), paths.studies_dir())
     if changes and name is None:
         raise InputError(
             f"a changed study needs a name, or its results would take the place of those of '{file.stem}'",
@@ -52,7 +52,7 @@ def load_study(study: str | Path, *, name: str | None = None, **changes: Any) ->
         )
     if name is not None:
         changes["name"] = config.check_name(name, "study", "name")
-    return config.load_study(file, overrides=changes)
+    return load.load_study(file, overrides=changes)
 
 
 def plan_study(study: Study | str, *, out: str | Path | None = None) -> pd.DataFrame:

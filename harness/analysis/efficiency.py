@@ -1,4 +1,4 @@
-"""How fast a task is learnt: area under the learning curve, and what it takes to reach 90 % of plain LoRA's gain.
+"""How fast a task is learnt: area under the learning curve, and what it takes to reach 90 % of a reference's gain.
 
 A learning curve is a grid of examples (or tokens) seen on one task, starting at 0, and the score at each grid point.
 n = 0 is drawn but never used here: the grid proper starts at its first point above 0.  All functions raise
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: The share of plain LoRA's gain that ``examples_to_90`` asks for.
+#: The share of the reference's gain that ``examples_to_90`` asks for.
 SHARE = 0.9
 
 
@@ -51,7 +51,7 @@ def sample_efficiency_auc(examples: Sequence[float], scores: Sequence[float], ba
 
 
 def threshold(base: float, reference_gains: Sequence[float], share: float = SHARE) -> float | None:
-    """base + share x (mean over plain LoRA's trials of their best gain); None without trials or without a gain."""
+    """base + share x (mean over the reference's trials of their best gain); None without trials or without a gain."""
     gain = float(np.mean(reference_gains)) if len(reference_gains) else 0.0
     return base + share * gain if gain > 0 else None
 

@@ -50,7 +50,7 @@ def tasks(
 def studies(as_json: AsJson = False) -> None:
     """List the studies, one line each."""
     from harness.data import paths
-    from harness.study.config import load_study
+    from harness.study.load import load_study
 
     rows = []
     for path in sorted(paths.studies_dir().glob("*.yaml")):

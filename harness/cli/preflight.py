@@ -17,7 +17,7 @@ def checked_study(name: str, model: str | None = None) -> tuple[Path, Study]:
     Raises InputError as ``file:key`` for a study that can't be read, and for tasks and probes that do not exist.
     """
     from harness.data import paths
-    from harness.study.config import find_study, load_study
+    from harness.study.load import find_study, load_study
 
     file = find_study(name, paths.studies_dir())
     study = load_study(file, overrides={"model": model} if model is not None else None)

@@ -117,7 +117,7 @@ def _changes(name: str, model: str | None, out: Path | None) -> tuple[str, ...]:
     from harness.data import models, paths, tasks
     from harness.executors import make_executor
     from harness.run import campaign
-    from harness.study.config import find_study, load_study
+    from harness.study.load import find_study, load_study
 
     try:
         study = load_study(find_study(name, paths.studies_dir()), overrides={"model": model} if model else None)

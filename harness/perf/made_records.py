@@ -26,7 +26,8 @@ from harness.store.intruders import Intruders
 from harness.store.packed import Floats
 from harness.store.records import SCHEMA_VERSION, Costs, Curve, TaskScores, TrialRecord, pack_bits
 from harness.store.results import MANIFEST, trial_path
-from harness.study.config import Study, load_study
+from harness.study.config import Study
+from harness.study.load import load_study
 from harness.study.plan import Inputs, Plan, PlannedTrial, build_plan
 
 STREAM = tuple(f"made_{name}" for name in ("one", "two", "three", "four", "five", "six"))

@@ -32,12 +32,14 @@ from harness.store.survey import survey
 from harness.store.trial_files import read_identities
 from harness.store.tuning import FILE, REMEDY, Tuning, read_tuning, write_tuning
 from harness.study import forecast, search, tuning
+from harness.study.arms import expand_arms, remarks
 from harness.study.changes import Changes, changes
-from harness.study.config import Study, find_study, load_study
+from harness.study.config import Study
 from harness.study.folders import results_folder
 from harness.study.halving import halves, unfinished
+from harness.study.load import find_study, load_study
 from harness.study.memory import adapter_share, dense_rows, device_class, pack_size
-from harness.study.plan import Inputs, Pack, Plan, build_plan, expand_arms, remarks
+from harness.study.plan import Inputs, Pack, Plan, build_plan
 from harness.study.reference import reference_of, warnings
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from harness.errors import LorabenchError
 from harness.executors.hardware import likely_device
 from harness.method.registry import methods
 from harness.store.spectra import Wanted, find, write_note
+from harness.study.arms import expand_arms
 from harness.study.config import Study
-from harness.study.plan import expand_arms
 
 Report = Callable[[str], None]
 

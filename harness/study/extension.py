@@ -58,8 +58,10 @@ def beyond(values: list[float], end: float) -> float | None:
 
 def extended(study: Study, search: Search, chosen: Try | None, method: MethodLike, where: str) -> Search:
     """The search with the tries beyond the ends that ``chosen`` lies at; what the method refuses is left out."""
+    if chosen is None:
+        return replace(search, extension=())
     tries, refused = [], []
-    for name in ends(search.tries, chosen) if chosen else ():
+    for name in ends(search.tries, chosen):
         value = beyond(numbers(search.tries, chosen)[name], chosen.values[name])
         if value is None:
             continue

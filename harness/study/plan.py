@@ -12,23 +12,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from harness.errors import InputError, SettingError, unknown_name
 from harness.store.fingerprint import digest
 from harness.store.records import Facts, TrialSpec
-from harness.study.config import AdapterSettings, Study, first_problem
-from harness.study.limits import check_size, same_twice, shown, twice
+from harness.study.arms import Arm, expand_arms
+from harness.study.config import AdapterSettings, Study
 from harness.study.memory import factor_copies
-from harness.study.methods import AverageLike, MethodLike, RecipeLike
-from harness.study.overrides import (
-    TRAINING_KEYS,
-    ArmTraining,
-    arm_budget,
-    arm_training,
-    refuse_adapter_grids,
-    taken_apart,
-)
+from harness.study.methods import AverageLike, MethodLike
 from harness.study.seeds import derive
 
 
@@ -40,22 +29,6 @@ class Inputs:
     task_digests: Mapping[str, str]
     method_digests: Mapping[str, str]
     tuned: Mapping[str, int] = field(default_factory=dict)  #: arm -> settings that `tune` tried to choose the arm's
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One row of the board: a method with one setting."""
-
-    method: str
-    setting: str
-    settings: Any
-    recipe: RecipeLike
-    facts: Facts
-    training: ArmTraining
-
-    @property
-    def name(self) -> str:
-        return self.method if self.setting == "default" else f"{self.method}@{self.setting}"
 
 
 @dataclass(frozen=True)
@@ -212,122 +185,6 @@ def _copies(row: Row, share: float, rank: int) -> float:
     dense = recipe.adapter.dense_copies + sum(average.dense_copies for average in row.averages)
     of_factors = sum(not average.dense_copies for average in row.averages)
     return dense + factor_copies(share, rank, below, of_factors)
-
-
-def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> list[Arm]:
-    """Every (method, setting) of the study; a list of values for a setting is a grid."""
-    check_size(study, where)
-    arms: list[Arm] = []
-    for key, given in study.methods.items():
-        name, _, label = key.partition("@")
-        place = f"{where}:methods.{key}"
-        if name not in methods:
-            raise unknown_name("method", name, methods, where=place)
-        refuse_adapter_grids(given, place)
-        _refuse_odd_grids(given, place)
-        arms += [_arm(study, methods[name], *point, place) for point in grid_points(given, label)]
-    again = twice(arm.name for arm in arms)
-    if again is not None:
-        raise InputError(f"the row '{again}' stands here twice", where=f"{where}:methods", remedy="name each setting")
-    return arms
-
-
-def _refuse_odd_grids(given: Mapping[str, Any], place: str) -> None:
-    """A grid is one or more plain values: rows are named after them."""
-    for setting, value in given.items():
-        if value == []:
-            raise InputError(
-                "this grid has no values",
-                where=f"{place}.{setting}",
-                remedy="give at least one value, or leave the key out",
-            )
-        if isinstance(value, list) and (nested := [part for part in value if isinstance(part, list | dict)]):
-            raise InputError(
-                f"a grid is a list of plain values (got {shown(nested[0])})",
-                where=f"{place}.{setting}",
-                remedy="write a number or a word for each row, as in [0.1, 0.2]",
-            )
-        if isinstance(value, list) and (again := same_twice(value)) is not None:
-            raise InputError(
-                f"the value {shown(again)} stands here twice, and both rows would be one and the same",
-                where=f"{place}.{setting}",
-                remedy="list each value once",
-            )
-
-
-def _arm(study: Study, method: MethodLike, setting: str, point: Mapping[str, Any], place: str) -> Arm:
-    """One point of a grid; ``place`` is ``file:methods.key``."""
-    values, instead = taken_apart(point)
-    given = checked(method, values, place, TRAINING_KEYS)
-    check_streams(given, study, place)
-    settings, recipe = composed(method, given, arm_budget(instead, study, place).steps, place)
-    training = arm_training(instead, study, method.name, recipe, place)
-    facts = recipe.facts(control=method.control, study_between=training.between_tasks)
-    return Arm(method.name, setting, settings, recipe.under(training.between_tasks), facts, training)
-
-
-def check_streams(settings: Any, study: Study, place: str) -> None:
-    """Refuse settings that have no meaning on the shortest of the study's streams; ``place`` is ``file:key``."""
-    try:
-        settings.check_stream(min(map(len, study.streams.values())))
-    except SettingError as error:
-        raise InputError(str(error), where=f"{place}.{error.key}", remedy=error.remedy) from error
-
-
-def composed(method: MethodLike, settings: Any, steps: int, place: str) -> tuple[Any, RecipeLike]:
-    """(settings with their defaults filled in, the recipe); whatever the method's code raises names ``place``."""
-    try:
-        settings = settings.resolved(steps)
-        return settings, method.compose(settings)
-    except (InputError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # a method may even ask to exit
-        raise InputError(
-            f"'{method.name}' makes nothing of these settings: {type(error).__name__}: {error}",
-            where=place,
-            remedy="choose other settings, or correct the method: lorabench methods --check " + method.name,
-        ) from error
-
-
-def remarks(study: Study, methods: Mapping[str, MethodLike]) -> tuple[str, ...]:
-    """What a person should know of the arms before they run: which of them are something simpler on a short stream."""
-    short = [name for name, stream in study.streams.items() if len(stream) == 1]
-    names = dict.fromkeys(key.partition("@")[0] for key in study.methods)
-    if not short:
-        return ()
-    return tuple(
-        f"{name} is {methods[name].on_one_task} on {', '.join(short)}: with one task there are no earlier ones"
-        for name in names
-        if methods[name].on_one_task
-    )
-
-
-def grid_points(given: Mapping[str, Any], label: str) -> list[tuple[str, dict[str, Any]]]:
-    """(name of the setting, its values) of every point of the grid."""
-    lists = {key: value for key, value in given.items() if isinstance(value, list)}
-    if not lists:
-        return [(label or "default", dict(given))]
-    points = []
-    for combination in itertools.product(*lists.values()):
-        chosen = dict(zip(lists, combination, strict=True))
-        name = ",".join(f"{key}={value}" for key, value in chosen.items())
-        points.append((f"{label},{name}" if label else name, {**given, **chosen}))
-    return points
-
-
-def checked(method: MethodLike, values: Mapping[str, Any], where: str, others: Sequence[str] = ()) -> BaseModel:
-    """The method's settings with these values; a wrong one is an error that names ``where.key``.
-
-    ``others`` are further keys that may stand there, for the error's list.
-    """
-    for key in values:
-        if key not in method.settings.model_fields:
-            known = (*method.settings.model_fields, *others)
-            raise unknown_name(f"setting of '{method.name}'", key, known, where=f"{where}.{key}")
-    try:
-        return method.settings.model_validate(values)
-    except ValidationError as error:
-        raise first_problem(error, where, separator=".") from error
 
 
 def _trial(study: Study, arm: Arm, order: str, stream: Sequence[str], seed: int, inputs: Inputs) -> PlannedTrial:

@@ -20,8 +20,8 @@ from harness.errors import InputError, unknown_name
 from harness.store.reference import Reference
 from harness.store.tuning import Tuning
 from harness.store.values import Scalar
+from harness.study.arms import Arm
 from harness.study.config import Study
-from harness.study.plan import Arm
 
 #: The method whose arms are the reference where a study names none.
 DEFAULT = "lora"

@@ -19,11 +19,11 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import InputError
+from harness.study.arms import check_streams, checked, composed, expand_arms, grid_points
 from harness.study.config import Study
 from harness.study.limits import MOST_TRIALS, arms_of, check_size, same_twice, shown
 from harness.study.methods import MethodLike
 from harness.study.overrides import arm_budget, arm_training, refuse_adapter_grids, taken_apart
-from harness.study.plan import check_streams, checked, composed, expand_arms, grid_points
 from harness.study.seeds import derive
 
 SPLIT: Literal["validation"] = "validation"

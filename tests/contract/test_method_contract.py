@@ -25,8 +25,8 @@ from harness.errors import InputError
 from harness.method.recipe import Recipe
 from harness.method.registry import methods
 from harness.store.checkpoints import load_checkpoint, save_checkpoint
+from harness.study.arms import expand_arms
 from harness.study.config import Study
-from harness.study.plan import expand_arms
 
 SIZE = 4
 TRAINED = [name for name, method in methods().items() if recipe(method).adapter is not None]

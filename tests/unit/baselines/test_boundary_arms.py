@@ -18,8 +18,8 @@ from harness.engine.adapters.layout import Layout, Slot
 from harness.engine.batches import Example
 from harness.method import CurrentTask, MethodSettings, Recipe, TaskExamples
 from harness.method.registry import methods
-from harness.study.config import build_study
-from harness.study.plan import remarks
+from harness.study.arms import remarks
+from harness.study.load import build_study
 
 LORA = lora.compose(MethodSettings())
 SEEDS = (11, 22, 33)

@@ -16,7 +16,8 @@ from harness.engine.adapters.layout import DenseLayout, Layout
 from harness.errors import InputError
 from harness.method.recipe import MethodSettings, Recipe
 from harness.method.registry import methods
-from harness.study.config import AdapterSettings, build_study
+from harness.study.config import AdapterSettings
+from harness.study.load import build_study
 from harness.study.memory import dense_rows
 from harness.study.plan import Inputs, build_plan
 

@@ -21,7 +21,7 @@ from harness.scoring.encoding import Encoder
 from harness.scoring.lm_eval_task import TaskData
 from harness.scoring.suite import Suite
 from harness.store.published import read_published
-from harness.study.config import load_study
+from harness.study.load import load_study
 
 NAMES = sorted(ROWS)
 LONGEST = 4000  # characters, some 1000 tokens

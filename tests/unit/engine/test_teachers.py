@@ -33,8 +33,8 @@ from harness.errors import InputError
 from harness.method import BoundLoss, Loss, Recipe, Sampling, losses
 from harness.method.prompts import fill_teacher_prompt
 from harness.method.registry import methods
+from harness.study.arms import expand_arms
 from harness.study.config import Study
-from harness.study.plan import expand_arms
 
 SIZE, END = 3, 0
 KINDS = ("base", "snapshot", "ema", "live")

@@ -21,7 +21,7 @@ from harness.run import decompose
 from harness.store import files as files_module
 from harness.store import spectra as notes
 from harness.store.results import read_trials
-from harness.study.config import load_study
+from harness.study.load import load_study
 
 STUDY: dict[str, Any] = {
     "model": "tiny-random-llama", "dtype": "float32", "threads": 1, "seeds": [0], "streams": {"order": ["toy_recall"]},

@@ -12,9 +12,11 @@ from harness.method.registry import methods
 from harness.store.fingerprint import digest
 from harness.store.tuning import Tuning
 from harness.study import forecast, memory, tuning
-from harness.study.config import AdapterSettings, Study, build_study
+from harness.study.arms import expand_arms
+from harness.study.config import AdapterSettings, Study
+from harness.study.load import build_study
 from harness.study.overrides import differences
-from harness.study.plan import Inputs, Plan, build_plan, expand_arms
+from harness.study.plan import Inputs, Plan, build_plan
 from harness.study.search import lay_out, tuning_study
 
 TASKS = ("a", "b", "probe")

@@ -9,7 +9,8 @@ import yaml
 from places import STUDIES
 
 from harness.errors import InputError
-from harness.study.config import build_study, check_name, find_study, load_study
+from harness.study.config import check_name
+from harness.study.load import build_study, find_study, load_study
 
 LM_EVAL = ("hellaswag", "arc_challenge", "winogrande", "piqa")  # probes by lm-eval's own names
 GOOD = {"model": "m", "seeds": [0], "streams": {"one": ["a", "b"]}, "methods": {"lora": None}}
@@ -41,7 +42,7 @@ def test_a_good_study(tmp_path):
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_study_that_comes_along_loads_and_expands(path):
     from harness.method.registry import methods
-    from harness.study.plan import expand_arms
+    from harness.study.arms import expand_arms
 
     study = load_study(path)
     assert study.name == path.stem

@@ -8,7 +8,8 @@ import pytest
 
 from harness.method.registry import methods
 from harness.study import extension, search
-from harness.study.config import Study, build_study
+from harness.study.config import Study
+from harness.study.load import build_study
 from harness.study.search import Search, Try
 
 

@@ -16,10 +16,11 @@ from harness.errors import InputError
 from harness.method.registry import methods
 from harness.store.fingerprint import canonical, digest, source_digest
 from harness.store.records import Costs, TaskScores, TrialRecord, TrialSpec
-from harness.study.config import build_study
+from harness.study.arms import Arm, expand_arms
 from harness.study.limits import MOST_TASKS, MOST_TRIALS
+from harness.study.load import build_study
 from harness.study.memory import parameters
-from harness.study.plan import Arm, Inputs, build_plan, expand_arms
+from harness.study.plan import Inputs, build_plan
 from harness.study.seeds import derive
 
 TASKS = ("a", "b", "c", "probe")

@@ -9,8 +9,9 @@ import pytest
 from harness.errors import InputError
 from harness.method.registry import methods
 from harness.store.reference import Reference
-from harness.study.config import Study, build_study
-from harness.study.plan import expand_arms
+from harness.study.arms import expand_arms
+from harness.study.config import Study
+from harness.study.load import build_study
 from harness.study.reference import lines, reference_of, untested, warnings
 from harness.study.tuning import Choice, Tuning
 

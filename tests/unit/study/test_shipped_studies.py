@@ -9,8 +9,10 @@ from places import ROOT
 
 from harness.method.registry import methods
 from harness.study import search
-from harness.study.config import Study, load_study
-from harness.study.plan import Inputs, Plan, build_plan, expand_arms
+from harness.study.arms import expand_arms
+from harness.study.config import Study
+from harness.study.load import load_study
+from harness.study.plan import Inputs, Plan, build_plan
 from harness.study.reference import reference_of
 
 FILES = sorted((ROOT / "tasks" / "studies").glob("*.yaml"))

@@ -20,8 +20,10 @@ from harness.store import write_trial
 from harness.store.records import Failure, TaskScores, TrialRecord
 from harness.store.tuning import Choice, Tuning, read_tuning, write_tuning
 from harness.study import tuning
-from harness.study.config import Study, build_study
-from harness.study.plan import Inputs, Plan, build_plan, expand_arms
+from harness.study.arms import expand_arms
+from harness.study.config import Study
+from harness.study.load import build_study
+from harness.study.plan import Inputs, Plan, build_plan
 from harness.study.search import Search, tuning_study
 from harness.study.search import lay_out as search_all
 
