@@ -42,6 +42,7 @@ def load_study(study: str | Path, *, name: str | None = None, **changes: Any) ->
     from harness.data import paths
     from harness.errors import InputError
     from harness.study import load
+    from harness.study.config import check_name
 
     file = load.find_study(str(study), paths.studies_dir())
     if changes and name is None:
@@ -51,7 +52,7 @@ def load_study(study: str | Path, *, name: str | None = None, **changes: Any) ->
             remedy=f'say name="{file.stem}-mine", for example',
         )
     if name is not None:
-        changes["name"] = config.check_name(name, "study", "name")
+        changes["name"] = check_name(name, "study", "name")
     return load.load_study(file, overrides=changes)
 
 
