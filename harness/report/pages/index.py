@@ -81,7 +81,7 @@ def _model(study: Study) -> str:
 def _arms(entries: Iterable[Entry]) -> Table:
     """Every arm of every study.  No test crosses studies here: `lorabench compare` does that."""
     primary, shown = metrics.metric(PRIMARY), metrics.indexed()
-    difference = f"Difference to LoRA, {primary.unit_of_difference}"
+    difference = f"Difference to its reference, {primary.unit_of_difference}"
     columns = ["Method", "Study", "Tie group", primary.heading, difference, "p (Holm)"]
     table = Table(
         "Every arm",
