@@ -123,21 +123,35 @@ def _seeds_and_items(arms: Sequence[Arm]) -> list[str]:
     return differences
 
 
+def _budgets(comparison: Comparison) -> list[str]:
+    """What two studies train and ask otherwise: a difference of their arms may be one of these."""
+    specs = [arm.trials[0].record.spec for arm in (comparison.first, comparison.second)]
+    settings = [{**spec.training, "probes": list(spec.probes)} for spec in specs]
+    differing = [key for key in settings[0] if settings[0][key] != settings[1].get(key)]
+    shown = [f"{key} ({' / '.join(_plain(each.get(key)) for each in settings)})" for key in differing]
+    return [f"The studies themselves differ in {listed(shown)}."] if comparison.studies and shown else []
+
+
+def _plain(value: object) -> str:
+    """As a study's file has it."""
+    return json.dumps(value).replace('"', "")
+
+
 def sentences(comparison: Comparison) -> list[str]:
     """The answer in words, never stronger than the test."""
     gap, names = comparison.gaps[PRIMARY], " minus ".join(comparison.names)
     size = joined(f"{points(gap.mean)} points", interval(gap.estimate, points))
     text = f"{names} in average accuracy: {size} over {plural(gap.pairs, 'pair')}"
-    lines = []
+    lines, ends = [], [*_budgets(comparison), RERUN]
     if comparison.mixtures:
         lines.append(f"MIXED: {'; '.join(comparison.mixtures)}. The difference may come from that.")
     if comparison.untested:
         lines.append(f"{text}; not tested: {comparison.untested}.")
-        return [*lines, RERUN]
+        return [*lines, *ends]
     if gap.p is None:
         why = "an order has one pair" if gap.error is None else "the pairs show no spread"
         lines.append(f"{text}; {NOT_TESTABLE}: {why}.")
-        return [*lines, RERUN]
+        return [*lines, *ends]
     verdict = "significant" if gap.p < LEVEL else "an exact tie, not significant" if gap.tie else "not significant"
     check = "" if gap.p_sign_flip is None else f"; a sign-flip test has p {_equals(gap.p_sign_flip)}"
     lines.append(f"{text}; {verdict} at 5 % (two-sided paired t test, p {_equals(gap.p)}{check}).")
@@ -145,7 +159,7 @@ def sentences(comparison: Comparison) -> list[str]:
     if effect is not None:
         lines.append(f"A true difference of {number(effect, 1, 100)} points would be found in 80 % of such studies.")
     lines.append("p is for this one comparison, not adjusted for others; the other outcomes are secondary.")
-    return [*lines, RERUN]
+    return [*lines, *ends]
 
 
 def _equals(p: float) -> str:

@@ -121,6 +121,21 @@ def test_studies_of_one_name_are_told_apart_by_their_folders(tmp_path):
     assert compare_studies(folders[0], "lora", folders[0], "lora").studies is None
 
 
+def test_it_says_what_two_studies_train_otherwise(tmp_path):
+    one, other = (
+        [
+            trial("lora", QUICK, spec=synthetic.spec("lora", QUICK, seed=s, training={"batch": n}), seed=s)
+            for s in range(3)
+        ]
+        for n in (8, 4)
+    )
+    found = compare_studies(stored(tmp_path / "one", one), "lora", stored(tmp_path / "other", other), "lora")
+    assert comparison.sentences(found)[-2] == "The studies themselves differ in batch (8 / 4)."
+    assert "differ in" not in " ".join(
+        comparison.sentences(compare_studies(tmp_path / "one", "lora", tmp_path / "one", "lora"))
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
