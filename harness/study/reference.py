@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.analysis.statistics import LEAST_SEEDS
+from harness.analysis.thresholds import LEAST_SEEDS
 from harness.errors import InputError, unknown_name
 from harness.store.reference import Reference
 from harness.store.tuning import Tuning

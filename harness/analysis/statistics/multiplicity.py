@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: What is called significant, after a correction for many tests.
-LEVEL = 0.05
-#: Arms with fewer seeds than this are provisional: neither ranked nor tested.
-LEAST_SEEDS = 3
+from harness.analysis.thresholds import LEAST_SEEDS, LEVEL
+
+__all__ = ["LEAST_SEEDS", "LEVEL", "holm", "holm_ps"]
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

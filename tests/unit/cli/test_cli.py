@@ -74,6 +74,13 @@ def test_importing_needs_neither_torch_nor_ray(module):
     assert python("-c", code).stdout.strip() == "[]"
 
 
+def test_planning_needs_no_statistics():
+    """scipy.stats alone takes a second, as long as all else of ``plan`` and ``status``."""
+    modules = "harness.run.campaign, harness.cli.show.plan, harness.cli.show.outcome"
+    heavy = ("scipy.stats", "pandas", "matplotlib", "torch")
+    assert python("-c", f"import sys, {modules}; print({{*{heavy}}} & set(sys.modules))").stdout.strip() == "set()"
+
+
 def test_lists_need_neither_torch_nor_ray():
     """``lorabench tasks`` and ``studies`` answer at once."""
     code = (
