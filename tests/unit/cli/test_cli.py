@@ -193,7 +193,8 @@ def test_lm_evals_names_are_listed(lorabench):
 def test_status_as_json(lorabench, tmp_path):
     status, out, _ = lorabench("status", "smoke", "--json")
     assert status == 0
-    wanted = {"folder": str(tmp_path / "results" / "smoke"), "methods": [], "damaged": {}, "changes": []}
+    wanted = {"folder": str(tmp_path / "results" / "smoke"), "methods": [], "damaged": {}, "changes": [],
+              "reference": None}  # fmt: skip
     assert json.loads(out) == wanted
 
 
