@@ -32,6 +32,18 @@ def gpu_gigabytes() -> float:
     return torch.cuda.get_device_properties(0).total_memory / 1e9
 
 
+def emulates_bfloat16(told: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU certainly has no instructions for bfloat16: then it takes six to nine times as long as float32.
+
+    Measured on products of 128 and 1024 rows with a [1536, 576] matrix, on an AMD EPYC with AVX2 alone.
+    """
+    try:
+        flags = set(told.read_text(encoding="utf-8").split())
+    except OSError:  # not Linux
+        return False
+    return "avx2" in flags and not flags & {"avx512_bf16", "amx_bf16", "avx512f"}
+
+
 def _certainly_without() -> bool:
     """Whether torch, if it were asked, could only say that there is no GPU.
 

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from harness.cli.show.screen import clock, damaged_lines, screen, table
+from harness.executors.hardware import emulates_bfloat16
 from harness.run.estimate import seconds_left
 from harness.store.records import FINAL
 from harness.study.overrides import differences
@@ -42,3 +43,6 @@ def show_plan(campaign: Campaign, state: State, device: str) -> None:
         screen.print(line, style="yellow")
     if state.todo:
         screen.print(f"forecast: about {clock(seconds_left(campaign, state, device))} on this {device}")
+        if device == "cpu" and study.dtype == "bfloat16" and emulates_bfloat16():
+            remark = "this CPU has no instructions for bfloat16: expect ten times that, or copy the study with float32"
+            screen.print(f"note: {remark}", style="yellow")

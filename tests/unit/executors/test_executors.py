@@ -155,3 +155,14 @@ def test_the_build_is_that_of_the_installed_torch():
 def test_a_likely_device_refuses_nothing(monkeypatch):
     monkeypatch.setattr(hardware, "has_gpu", lambda: False)
     assert [hardware.likely_device(wanted) for wanted in ("cpu", "any", "cuda")] == ["cpu", "cpu", "cuda"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "emulated"),
+    [("fpu avx2 fma", True), ("avx2 avx512f avx512_bf16", False), ("avx2 amx_bf16", False), ("fp asimd bf16", False)],
+)
+def test_a_cpu_says_whether_it_has_bfloat16(tmp_path, flags, emulated):
+    told = tmp_path / "cpuinfo"
+    told.write_text(f"processor : 0\nflags : {flags}\n")
+    assert hardware.emulates_bfloat16(told) == emulated
+    assert not hardware.emulates_bfloat16(tmp_path / "none")
