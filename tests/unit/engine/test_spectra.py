@@ -140,7 +140,7 @@ def test_modules_that_are_left_alone_do_not_count(model, tmp_path):
 
 
 def test_a_trial_without_a_summary_has_diverged():
-    notes = TrialSoFar(scores={}, stderrs={}, correct={}, points=[], intruders=[None], tokens={})
+    notes = TrialSoFar(scores={}, stderrs={}, correct={}, points=[], students=[], intruders=[None], tokens={})
     ledger = Ledger(notes={"trial": notes}, stages=1, row_of={"trial": 0}, batch=1)
     ledger.take_intruders("trial", 0, None)
     assert not ledger.alive("trial")

@@ -236,7 +236,7 @@ def test_how_many_were_tried_does_not_change_what_a_trial_is():
 @pytest.mark.parametrize(("given", "where", "text"), [
     ({"lorra": {}}, "s.yaml:methods.lorra", "did you mean 'lora'"),
     ({"lora": {"learning_rte": 1}}, "s.yaml:methods.lora.learning_rte", "did you mean 'learning_rate'"),
-    ({"lora": {"learning_rate": [0.1, 0.1]}}, "s.yaml:methods", "stands here twice"),
+    ({"lora": {"learning_rate": [0.1, 0.1]}}, "s.yaml:methods.lora.learning_rate", "stands here twice"),
 ])  # fmt: skip
 def test_errors_name_file_and_key(given, where, text):
     with pytest.raises(InputError, match=text) as error:
@@ -310,7 +310,7 @@ def test_the_largest_study_is_planned(changes):
     ({"given": {f"lora@{n}": {} for n in range(MOST_TRIALS)}}, "methods"),
 ])  # fmt: skip
 def test_a_larger_study_is_refused_before_anything_is_expanded(monkeypatch, changes, key):
-    monkeypatch.setattr("harness.study.plan.grid_points", lambda *_: pytest.fail("a grid was expanded"))
+    monkeypatch.setattr("harness.study.arms.grid_points", lambda *_: pytest.fail("a grid was expanded"))
     with pytest.raises(InputError, match="trials; a study has at most 20,000") as error:
         plan(**{"given": {"lora": {}}, **changes})
     assert error.value.where == f"s.yaml:{key}"
