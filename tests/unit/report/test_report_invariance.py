@@ -163,22 +163,26 @@ def _renamed(record: TrialRecord) -> TrialRecord:
 
 
 @cache
-def core() -> tuple[TrialRecord, ...]:
-    return tuple(read_trials(REFERENCE / "core_arms").records)
+def committed() -> tuple[TrialRecord, ...]:
+    return tuple(read_trials(REFERENCE / "ablate_adapter").records)
 
 
 def test_dropping_an_arm_changes_no_other_arms_number():
-    before = own_numbers(gather(Folder(list(core()))))
-    for name in sorted({record.spec.arm for record in core()} - {"lora"}):
-        left = Folder([record for record in core() if record.spec.arm != name])
+    before = own_numbers(gather(Folder(list(committed()))))
+    for name in sorted({record.spec.arm for record in committed()} - {"lora"}):
+        left = Folder([record for record in committed() if record.spec.arm != name])
         assert_unchanged(before, own_numbers(gather(left)))
 
 
 # -- the horizon of examples and tokens to 90 % ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("records", [lambda: board_of(CAST).records, core], ids=["synthetic", "core_arms"])
-def test_the_cheapest_arm_has_one_share_in_tokens_and_examples(records):
+@pytest.mark.parametrize(
+    ("records", "among"),
+    [(lambda: board_of(CAST).records, {"lora", "stable_lora", "full_finetune"}), (committed, {"lora", "lora@rank16"})],
+    ids=["synthetic", "committed"],
+)
+def test_the_cheapest_arm_has_one_share_in_tokens_and_examples(records, among):
     study = gather(Folder(list(records())))
     least = {each.key: _tokens(each) for each in certain(study.reference).trials}
     cheapest = [
@@ -187,7 +191,7 @@ def test_the_cheapest_arm_has_one_share_in_tokens_and_examples(records):
         if each.metrics.get("tokens_to_90_share") is not None
         and all(0 < spent <= least[each.key][task] for task, spent in _tokens(each).items())
     ]
-    assert {"lora", "stable_lora", "full_finetune"} <= {each.record.spec.arm for each in cheapest}
+    assert among <= {each.record.spec.arm for each in cheapest}
     for each in cheapest:
         assert each.metrics["tokens_to_90_share"] == each.metrics["examples_to_90_share"]
 

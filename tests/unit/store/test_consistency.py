@@ -151,5 +151,5 @@ def test_deep_json_is_damage_and_no_crash(tmp_path):
 
 def test_every_committed_record_is_of_one_piece():
     found = [read_trials(path.parent) for path in sorted(REFERENCE.glob("*/study.json"))]
-    assert sum(len(readout.records) for readout in found) >= 300
+    assert sum(len(readout.records) for readout in found) >= 100
     assert [dict(readout.quarantined) for readout in found if readout.quarantined] == []
