@@ -116,7 +116,7 @@ def measure(design: Design, situation: Situation, count: int, seed: int) -> dict
         "coverage_of_means": _share(np.abs(means.means - values.mean()) <= half_widths(means)),
         "coverage_of_block": _share((np.abs(gaps.means[-1]) <= residual.half_widths())[shown]),
         "block_shown": _share(np.asarray(shown)),
-        "false_better": _share(((p < LEVEL) & (gaps.means > 0)).any(axis=0)),
+        "false_better": _share(np.asarray(((p < LEVEL) & (gaps.means > 0)).any(axis=0))),
         "false_groups": _false_groups(values, strata, residual),
         "power": _power(gaps, len(strata), design.arms),
     }
