@@ -157,12 +157,12 @@ def _load_base(audit: Audit, device: torch.device, say: Callable[[str], object])
     dtype = getattr(torch, audit.settings.dtype)
     base = load_model(audit.model.path, dtype=dtype, device=device, targets=())
     for name, adapter in audit.adapters.items():
-        bare = check_fits(adapter, base)
+        without = check_fits(adapter, base)
         if adapter.config.ignored:
             say(f"{name}: ignored in its configuration, as PEFT ignores it: {', '.join(adapter.config.ignored)}")
-        if bare:
-            say(f"{name}: {len(bare)} of the projections that its configuration names have no factors in its file and "
-                f"stay as they are in the base, the first {bare[0]}")  # fmt: skip
+        if without:
+            say(f"{name}: {len(without)} of the projections that its configuration names have no factors in its file "
+                f"and stay as they are in the base, the first {without[0]}")  # fmt: skip
     targets = sorted({name for adapter in audit.adapters.values() for name in adapter.targets})
     return wrap(base.module, audit.model.path, dtype, targets)
 

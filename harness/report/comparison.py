@@ -15,7 +15,7 @@ from harness.report.estimates import estimate
 from harness.report.leaderboard import trial_count
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import NOT_TESTABLE, NOTHING, interval, joined, listed, number, p_text, plural, points
-from harness.report.study import KINDS, Study, find_mixtures
+from harness.report.study import KINDS, StudyResults, find_mixtures
 from harness.report.text.notes import RERUN
 
 #: The scoring settings that decide which items are asked and how.
@@ -49,7 +49,9 @@ class Comparison:
         return estimate({key: first[key] for key in shared}).mean, estimate({key: second[key] for key in shared}).mean
 
 
-def compare(one: Study, other: Study, first: str, second: str, *, allow_mixed: bool = False) -> Comparison:
+def compare(
+    one: StudyResults, other: StudyResults, first: str, second: str, *, allow_mixed: bool = False
+) -> Comparison:
     """Arm ``first`` of ``one`` minus arm ``second`` of ``other`` (which may be the same study).
 
     Raises ``InputError`` for an arm that is not there or has no finished trial, for nothing to pair, and for trials of
@@ -91,7 +93,7 @@ def _gap(first: Arm, second: Arm, name: str) -> Paired | None:
     return gap
 
 
-def _arm(study: Study, name: str) -> Arm:
+def _arm(study: StudyResults, name: str) -> Arm:
     by_name = {arm.name: arm for arm in study.arms}
     if name not in by_name:
         raise unknown_name("arm", name, by_name, where=study.name)

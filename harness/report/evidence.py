@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: The fewest tasks and seeds for an interquartile mean.
 IQM_TASKS, IQM_SEEDS = 3, 5
 #: What a trial of the control that learns each task afresh gets to on the tasks, by (order, seed).
-Alone = Mapping[tuple[str, int], Sequence[float]]
+OnOneTask = Mapping[tuple[str, int], Sequence[float]]
 #: What trials spend on one task: (order, seed) -> (examples, tokens).
 Budgets = dict[tuple[str, int], tuple[float, float]]
 
@@ -84,7 +84,7 @@ class Evidence:
 
     record: TrialRecord
     yardstick: Yardstick
-    alone: Alone = field(default_factory=dict)
+    on_one_task: OnOneTask = field(default_factory=dict)
 
     @cached_property
     def matrix(self) -> np.ndarray | None:
@@ -150,7 +150,7 @@ def of_stream(function: Callable[[np.ndarray], float | None]) -> OfMatrix:
     return lambda trial: function(trial.matrix) if trial.matrix is not None and trial.sequential else None
 
 
-def learnt_alone(records: Iterable[TrialRecord]) -> Alone:
+def learnt_on_one_task(records: Iterable[TrialRecord]) -> OnOneTask:
     """From the finished records of a study: none unless one arm is a control that learns each task afresh."""
     fresh = [record for record in records if record.facts.control and record.facts.between == "fresh"]
     if len({record.spec.arm for record in fresh}) != 1:
@@ -163,7 +163,7 @@ def learnt_alone(records: Iterable[TrialRecord]) -> Alone:
 
 def intransigence(trial: Evidence) -> float | None:
     """None without the same order and seed of a control that learns each task afresh."""
-    best = trial.alone.get((trial.record.spec.order, trial.record.spec.seed))
+    best = trial.on_one_task.get((trial.record.spec.order, trial.record.spec.seed))
     if best is None or trial.matrix is None or not trial.sequential:
         return None
     return continual.intransigence(trial.matrix, best)

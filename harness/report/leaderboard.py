@@ -30,7 +30,7 @@ from harness.report import metrics
 from harness.report.arms import Arm, same_matrices
 from harness.report.metric import Metric
 from harness.report.metrics import PRIMARY
-from harness.report.study import Study
+from harness.report.study import StudyResults
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Tested:
 
 
 @dataclass(frozen=True)
-class Row:
+class BoardRow:
     """An arm on the board, compared with its reference in the primary outcome and the secondary ones."""
 
     arm: Arm
@@ -82,34 +82,34 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Board(Sequence[Row]):
+class Board(Sequence[BoardRow]):
     """Rows in the order of the board, with what holds for all of them."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[BoardRow, ...]
     groups: Groups
     no_block: str  #: why there is no interval from the noise that all trained arms share; empty where there is one
 
     @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> BoardRow: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[Row, ...]: ...
-    def __getitem__(self, index: int | slice) -> Row | tuple[Row, ...]:
+    def __getitem__(self, index: slice) -> tuple[BoardRow, ...]: ...
+    def __getitem__(self, index: int | slice) -> BoardRow | tuple[BoardRow, ...]:
         return self.rows[index]
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[BoardRow]:
         return iter(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
-    def best(self) -> list[Row]:
+    def best(self) -> list[BoardRow]:
         """The contestants with the highest mean: several where they tie exactly."""
         contestants = [row for row in self.rows if row.contends]
         return [row for row in contestants if _mean(row.arm) == _mean(contestants[0].arm)]
 
 
-def rows(study: Study) -> Board:
+def rows(study: StudyResults) -> Board:
     """The board: ranked contestants by average accuracy, other contestants, then the controls; ties by name."""
     why = {arm.name: arm.why_not_ranked() for arm in study.arms}
     tested = {each.name: _tests(study, each, why) for each in (metrics.metric(PRIMARY), *metrics.secondary())}
@@ -127,11 +127,11 @@ def rows(study: Study) -> Board:
         if gap and alike and not no_block and partner in trained and arm in trained:
             ends = with_ends(gap.gap.mean, float(alike.half_widths()), gap.gap.pairs)
             block = inside(ends, metrics.metric(PRIMARY).apart)
-        table.append(Row(arm, own, groups.numbers.get(arm.name), detectable, why[arm.name], partner, block))
+        table.append(BoardRow(arm, own, groups.numbers.get(arm.name), detectable, why[arm.name], partner, block))
     return Board(tuple(sorted(table, key=_rank)), groups, no_block)
 
 
-def _tests(study: Study, metric: Metric, why: Mapping[str, str]) -> dict[str, Tested]:
+def _tests(study: StudyResults, metric: Metric, why: Mapping[str, str]) -> dict[str, Tested]:
     """Every arm against its reference.
 
     Only complete arms are tested: the pairs that survived a divergence say nothing about those that did not.  Intruders
@@ -175,7 +175,7 @@ def _mean(arm: Arm) -> float | None:
     return round(outcome.mean, 12) if outcome else None
 
 
-def _rank(row: Row) -> tuple[bool, bool, float, str]:
+def _rank(row: BoardRow) -> tuple[bool, bool, float, str]:
     mean = _mean(row.arm)
     return row.arm.control, not row.ranked, float("inf") if mean is None else -mean, row.arm.name
 

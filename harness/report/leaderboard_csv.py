@@ -8,9 +8,9 @@ from typing import Any
 from harness.report import metrics
 from harness.report.arms import ADAPTER, Arm, adapter_of
 from harness.report.csv_files import SCHEMA_VERSION, TABLE_SCHEMA
-from harness.report.leaderboard import Row, trial_count
+from harness.report.leaderboard import BoardRow, trial_count
 from harness.report.metrics import PRIMARY
-from harness.report.study import Study
+from harness.report.study import StudyResults
 
 #: Columns that are not metrics, and what they are (for results/README.md); the promised metrics stand among the first.
 NAME = {
@@ -96,17 +96,17 @@ def _ends(name: str) -> dict[str, str]:
     return {f"{name}_ci_low": "", f"{name}_ci_high": ""}
 
 
-def columns_of(study: Study) -> list[str]:
+def columns_of(study: StudyResults) -> list[str]:
     """The columns of a study's table."""
     return list(columns({name for trial in study.trials for name in trial.record.probes}))
 
 
-def table(board: Sequence[Row]) -> list[dict[str, Any]]:
+def table(board: Sequence[BoardRow]) -> list[dict[str, Any]]:
     """The rows: every metric as its mean over the arm's finished trials."""
     return [_line(row) for row in board]
 
 
-def _line(row: Row) -> dict[str, Any]:
+def _line(row: BoardRow) -> dict[str, Any]:
     arm = row.arm
     line: dict[str, Any] = {"method": arm.name, "trials": trial_count(arm), SCHEMA_VERSION: TABLE_SCHEMA}
     for metric in metrics.METRICS:
@@ -134,7 +134,7 @@ def _line(row: Row) -> dict[str, Any]:
     return line | dict(zip(STANDING, standing, strict=True)) | _state(row)
 
 
-def _state(row: Row) -> dict[str, Any]:
+def _state(row: BoardRow) -> dict[str, Any]:
     records = row.arm.records
     return {
         "ranked": row.ranked,

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from harness.errors import InputError
 from harness.report.arms import Arm, adapter_of
-from harness.report.evidence import Yardstick, learnt_alone
+from harness.report.evidence import Yardstick, learnt_on_one_task
 from harness.report.trial import Trial, measure
 from harness.store.published import PublishedRow
 from harness.store.records import TrialRecord
@@ -43,7 +43,7 @@ class Readout(Protocol):
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyResults:
     """A results folder, ready to report.  ``arms`` are in order of name; ``mixtures`` is empty unless allowed."""
 
     name: str
@@ -120,7 +120,7 @@ def _key(trial: Trial) -> tuple[str, int]:
 
 def gather(
     readout: Readout, *, allow_mixed: bool = False, where: str | None = None, tuning: Tuning | None = None
-) -> Study:
+) -> StudyResults:
     """Group the records into arms and compute every trial's metrics; ``tuning`` is what stands beside them.
 
     Raises ``InputError`` if no trial finished, if two records are the same arm, order and seed, and, unless
@@ -145,7 +145,7 @@ def gather(
     compared = readout.reference or _reference(records, readout.expected or {})
     arms = _arms(records, readout.expected, compared, tuning.arms if tuning else {})
     name = ", ".join(dict.fromkeys(record.study for record in records))
-    return Study(name, arms, records, sorted(readout.quarantined), mixtures, list(readout.published), compared)
+    return StudyResults(name, arms, records, sorted(readout.quarantined), mixtures, list(readout.published), compared)
 
 
 def _reference(records: Sequence[TrialRecord], expected: Iterable[str]) -> Reference | None:
@@ -173,11 +173,11 @@ def _arms(
         method, _, setting = name.partition("@")
         by_name.setdefault(name, Arm(name, method, setting or "default", 0))
     yardstick = Yardstick.of(record for record in finished if compared and record.spec.arm == compared.arm)
-    alone = learnt_alone(finished)
+    on_one_task = learnt_on_one_task(finished)
     for record in records:
         arm = by_name[record.spec.arm]
         if record.status == "ok":
-            arm.trials.append(measure(record, yardstick, alone))
+            arm.trials.append(measure(record, yardstick, on_one_task))
         else:
             arm.unfinished.append(record)
     of_method: dict[str, int] = defaultdict(int)

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from harness.report import metrics
-from harness.report.evidence import Alone, Evidence, Yardstick
+from harness.report.evidence import Evidence, OnOneTask, Yardstick
 from harness.store.records import TrialRecord
 
 
@@ -26,9 +26,9 @@ class Trial:
         return self.record.spec.order, self.record.spec.seed
 
 
-def measure(record: TrialRecord, yardstick: Yardstick, alone: Alone) -> Trial:
+def measure(record: TrialRecord, yardstick: Yardstick, on_one_task: OnOneTask) -> Trial:
     """All metrics of one finished trial, in the order of their declaration."""
-    evidence = Evidence(record, yardstick, alone)
+    evidence = Evidence(record, yardstick, on_one_task)
     last = record.intruders[-1] if record.intruders else None
     values: dict[str, float | None] = {}
     for metric in metrics.METRICS:

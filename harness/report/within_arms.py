@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.analysis.correlation import Correlation, Slope, spearman, within_slope
-from harness.report.study import Study
+from harness.report.study import StudyResults
 from harness.report.trial import Trial
 from harness.store.intruders import Intruders
 
@@ -19,7 +19,7 @@ def last_intruders(trial: Trial) -> Intruders | None:
     return taken if taken and taken.matrices else None
 
 
-def points_of(study: Study) -> list[Point]:
+def points_of(study: StudyResults) -> list[Point]:
     """Every trained trial whose intruders were taken and that has a forgetting."""
     return [
         (arm.name, trial, taken)

@@ -47,7 +47,7 @@ class Survey:
 #: What tells whether a file has changed: size, time of its content, time of its entry, inode.
 Stamp = tuple[int, int, int, int]
 #: Name of a file with a valid record -> its stamp, and the record's entry.
-Notes = dict[str, tuple[Stamp, Entry]]
+Seen = dict[str, tuple[Stamp, Entry]]
 
 
 def survey(folder: Path, cache: Path) -> Survey:
@@ -59,7 +59,7 @@ def survey(folder: Path, cache: Path) -> Survey:
     place = cache / "records" / f"{digest(str(folder.resolve()))[:32]}.json"
     files = dict(sorted(_files(folder / "trials")))
     known = _known(place) if len(files) >= LEAST else {}
-    notes: Notes = {}
+    notes: Seen = {}
     damaged: dict[str, str] = {}
     for name, stamp in files.items():
         note = known.get(name)
@@ -93,7 +93,7 @@ def _code() -> str:
     return source_digest(Path(__file__).parent.glob("*.py"))
 
 
-def _known(place: Path) -> Notes:
+def _known(place: Path) -> Seen:
     """What was noted; nothing where that can't be read, or other code has noted it."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         data = json.loads(place.read_text(encoding="utf-8"))
@@ -105,7 +105,7 @@ def _known(place: Path) -> Notes:
     return {}
 
 
-def _write(place: Path, notes: Notes) -> None:
+def _write(place: Path, notes: Seen) -> None:
     plain = {name: [*stamp, entry.study, entry.arm, entry.status] for name, (stamp, entry) in notes.items()}
     with contextlib.suppress(LorabenchError):  # a cache that can't be written
         atomic_write(place, json.dumps({"code": _code(), "files": plain}))

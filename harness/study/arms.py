@@ -28,7 +28,7 @@ from harness.study.overrides import (
 
 
 @dataclass(frozen=True)
-class Arm:
+class PlannedArm:
     """One row of the board: a method with one setting."""
 
     method: str
@@ -43,10 +43,10 @@ class Arm:
         return self.method if self.setting == "default" else f"{self.method}@{self.setting}"
 
 
-def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> list[Arm]:
+def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> list[PlannedArm]:
     """Every (method, setting) of the study; a list of values for a setting is a grid."""
     check_size(study, where)
-    arms: list[Arm] = []
+    arms: list[PlannedArm] = []
     for key, given in study.methods.items():
         name, _, label = key.partition("@")
         place = f"{where}:methods.{key}"
@@ -84,7 +84,7 @@ def _refuse_odd_grids(given: Mapping[str, Any], place: str) -> None:
             )
 
 
-def _arm(study: Study, method: MethodLike, setting: str, point: Mapping[str, Any], place: str) -> Arm:
+def _arm(study: Study, method: MethodLike, setting: str, point: Mapping[str, Any], place: str) -> PlannedArm:
     """One point of a grid; ``place`` is ``file:methods.key``."""
     values, instead = taken_apart(point)
     given = checked(method, values, place, TRAINING_KEYS)
@@ -92,7 +92,7 @@ def _arm(study: Study, method: MethodLike, setting: str, point: Mapping[str, Any
     settings, recipe = composed(method, given, arm_budget(instead, study, place).steps, place)
     training = arm_training(instead, study, method.name, recipe, place)
     facts = recipe.facts(control=method.control, study_between=training.between_tasks)
-    return Arm(method.name, setting, settings, recipe.under(training.between_tasks), facts, training)
+    return PlannedArm(method.name, setting, settings, recipe.under(training.between_tasks), facts, training)
 
 
 def check_streams(settings: Any, study: Study, place: str) -> None:

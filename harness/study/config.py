@@ -44,7 +44,7 @@ class TrainingSettings(_Settings):
     """Every method's training budget."""
 
     examples: limits.Examples = Field(default=512, description="training examples of each task, one pass")
-    batch: limits.Batch = Field(default=8, description="examples of one optimizer step of one trial")
+    batch: limits.BatchSize = Field(default=8, description="examples of one optimizer step of one trial")
     warmup_steps: limits.Steps = Field(default=5, description="linear warm-up at the start of each task, then constant")
     clip: limits.Number = Field(default=1.0, gt=0, description="norm of one trial's whole gradient")
     weight_decay: limits.Number = Field(default=0.0, ge=0)

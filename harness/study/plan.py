@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.store.fingerprint import digest
 from harness.store.records import Facts, TrialSpec
-from harness.study.arms import Arm, expand_arms
+from harness.study.arms import PlannedArm, expand_arms
 from harness.study.config import AdapterSettings, Study
 from harness.study.memory import factor_copies
 from harness.study.methods import AverageLike, MethodLike
@@ -187,7 +187,7 @@ def _copies(row: Row, share: float, rank: int) -> float:
     return dense + factor_copies(share, rank, below, of_factors)
 
 
-def _trial(study: Study, arm: Arm, order: str, stream: Sequence[str], seed: int, inputs: Inputs) -> PlannedTrial:
+def _trial(study: Study, arm: PlannedArm, order: str, stream: Sequence[str], seed: int, inputs: Inputs) -> PlannedTrial:
     tasks = (*stream, *study.probes)
     spec = TrialSpec(
         model=study.model,

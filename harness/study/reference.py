@@ -20,7 +20,7 @@ from harness.errors import InputError, unknown_name
 from harness.store.reference import Reference
 from harness.store.tuning import Tuning
 from harness.store.values import Scalar
-from harness.study.arms import Arm
+from harness.study.arms import PlannedArm
 from harness.study.config import Study
 
 #: The method whose arms are the reference where a study names none.
@@ -36,7 +36,7 @@ class Candidate:
     values: Mapping[str, Scalar]
 
 
-def reference_of(study: Study, arms: Sequence[Arm], tuning: Tuning | None, where: str) -> Reference | None:
+def reference_of(study: Study, arms: Sequence[PlannedArm], tuning: Tuning | None, where: str) -> Reference | None:
     """The reference of a study, from its arms before any tuning; None where it has no arm of :data:`DEFAULT`.
 
     Raises :class:`InputError` where the study names what is no arm, or a control.
@@ -47,7 +47,7 @@ def reference_of(study: Study, arms: Sequence[Arm], tuning: Tuning | None, where
     return decide([_candidate(arm) for arm in arms], study.reference, scores)
 
 
-def _refuse_odd(study: Study, arms: Sequence[Arm], place: str) -> None:
+def _refuse_odd(study: Study, arms: Sequence[PlannedArm], place: str) -> None:
     asked = study.reference
     if asked is None:
         return
@@ -63,7 +63,7 @@ def _refuse_odd(study: Study, arms: Sequence[Arm], place: str) -> None:
         )
 
 
-def _candidate(arm: Arm) -> Candidate:
+def _candidate(arm: PlannedArm) -> Candidate:
     adapter, facts = arm.training.adapter, arm.facts
     values = dict(arm.settings.model_dump())
     if facts.trains:
@@ -117,7 +117,7 @@ def _partners(arms: Iterable[Candidate], group: Sequence[Candidate], best: Candi
     return partners
 
 
-def warnings(study: Study, arms: Sequence[Arm], reference: Reference | None) -> tuple[str, ...]:
+def warnings(study: Study, arms: Sequence[PlannedArm], reference: Reference | None) -> tuple[str, ...]:
     """What a person should know of a study's comparisons before it runs."""
     rows = Counter(arm.method for arm in arms if arm.facts.control)
     controls = [f"{method} ({count})" for method, count in rows.items() if count > 1]
@@ -126,7 +126,7 @@ def warnings(study: Study, arms: Sequence[Arm], reference: Reference | None) -> 
     return tuple(line for line in said if line)
 
 
-def untested(study: Study, arms: Sequence[Arm], reference: Reference | None) -> str:
+def untested(study: Study, arms: Sequence[PlannedArm], reference: Reference | None) -> str:
     """Why no difference of this study will be tested, and what to do; empty where differences will be."""
     if reference is None:
         return f"nothing will be tested: there is no arm of {DEFAULT} to compare with; name one with `reference: ARM`"

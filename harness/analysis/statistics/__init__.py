@@ -7,7 +7,7 @@ works on arrays takes stacks of boards, so that ``lorabench perf statistics`` ca
 
 from harness.analysis.statistics.block import Residual, block_residual, refusal
 from harness.analysis.statistics.groups import Groups, tie_groups
-from harness.analysis.statistics.items import Change, jackknife_error, paired_change
+from harness.analysis.statistics.items import PairedChange, jackknife_error, paired_change
 from harness.analysis.statistics.multiplicity import LEAST_SEEDS, LEVEL, holm, holm_ps
 from harness.analysis.statistics.paired import (
     Paired,
@@ -30,10 +30,33 @@ from harness.analysis.statistics.strata import (
 )
 
 __all__ = [
-    "FROM_ZERO", "LEAST_PAIRS", "LEAST_SEEDS", "LEVEL", "SHARE", "SHARES_APART",
-    "Change", "Estimate", "Groups", "Paired", "Residual", "Scale",
-    "block_residual", "holm", "holm_ps", "inside", "interquartile_mean", "jackknife_error",
-    "minimum_detectable_effect", "moments", "paired_change", "paired_difference", "paired_differences", "refusal",
-    "sign_flip_p", "sign_flip_ps", "stratified_mean", "tie_groups",
+    "FROM_ZERO",
+    "LEAST_PAIRS",
+    "LEAST_SEEDS",
+    "LEVEL",
+    "SHARE",
+    "SHARES_APART",
+    "Estimate",
+    "Groups",
+    "Paired",
+    "PairedChange",
+    "Residual",
+    "Scale",
+    "block_residual",
+    "holm",
+    "holm_ps",
+    "inside",
+    "interquartile_mean",
+    "jackknife_error",
+    "minimum_detectable_effect",
+    "moments",
+    "paired_change",
+    "paired_difference",
+    "paired_differences",
+    "refusal",
+    "sign_flip_p",
+    "sign_flip_ps",
+    "stratified_mean",
+    "tie_groups",
     "with_ends",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ Item = TypeVar("Item")  #: what one test item contributes to a score
 
 
 @dataclass(frozen=True)
-class Change:
+class PairedChange:
     """How a share of right answers changed on the same items: after minus before."""
 
     mean: float
@@ -21,7 +21,7 @@ class Change:
     p: float  #: two-sided exact McNemar p
 
 
-def paired_change(before: Sequence[bool], after: Sequence[bool]) -> Change:
+def paired_change(before: Sequence[bool], after: Sequence[bool]) -> PairedChange:
     """The change of a share of right answers between two answers to the same items.
 
     The standard error is that of the mean of the per-item differences (McNemar's, with n - 1): only items whose answer
@@ -34,7 +34,7 @@ def paired_change(before: Sequence[bool], after: Sequence[bool]) -> Change:
     p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     differences = second.astype(float) - first
     error = float(differences.std(ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else None
-    return Change((gained - lost) / len(first), error, p)
+    return PairedChange((gained - lost) / len(first), error, p)
 
 
 def jackknife_error(

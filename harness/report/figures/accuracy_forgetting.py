@@ -11,10 +11,10 @@ from harness.analysis.statistics import Estimate
 from harness.report.arms import Arm
 from harness.report.figures.parts import Rows, bars, drawn_arms, empty, limits, other_arms, spans
 from harness.report.figures.style import GRID, INK, PAPER, Look, drawn_name, legend, new_figure
-from harness.report.study import Study
+from harness.report.study import StudyResults
 
 
-def accuracy_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+def accuracy_forgetting(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Average accuracy against forgetting: an arm is a point with both intervals, a trial a faint dot.
 
     Arms without a look are grey points, so that the front is that of all arms.

@@ -11,7 +11,7 @@ from harness.report.arms import Arm
 from harness.report.figures.heat_maps import heat_maps
 from harness.report.figures.parts import Rows, drawn_arms, empty
 from harness.report.figures.style import Look
-from harness.report.study import Study
+from harness.report.study import StudyResults
 
 
 def mean_matrix(arm: Arm, order: str | None = None) -> np.ndarray | None:
@@ -24,7 +24,7 @@ def mean_matrix(arm: Arm, order: str | None = None) -> np.ndarray | None:
     return np.mean(means, axis=0) if means and len({mean.shape for mean in means}) == 1 else None
 
 
-def accuracy_matrix(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+def accuracy_matrix(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """A heat map per arm; with several orders the columns are positions in the stream, and the CSV has every order."""
     columns = ("arm", "order", "after_task", "position", "task", "mean", "trials")
     streams, rows = study.streams, []

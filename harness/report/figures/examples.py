@@ -14,7 +14,7 @@ from harness.report.figures.parts import Rows, empty, limits, point_row, spans, 
 from harness.report.figures.style import GRID, Look, legend, looks, new_figure
 from harness.report.metric import Metric
 from harness.report.metrics import metric
-from harness.report.study import Study
+from harness.report.study import StudyResults
 
 PANELS = ("average_accuracy", "learning_accuracy")
 KEY = "examples"
@@ -22,12 +22,12 @@ KEY = "examples"
 APART = 0.06
 
 
-def varies(study: Study) -> bool:
+def varies(study: StudyResults) -> bool:
     """Whether some arms were trained on more examples of each task than others."""
     return len({_examples(arm) for arm in study.arms if arm.trials and arm.trains} - {None}) > 1
 
 
-def accuracy_by_examples(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+def accuracy_by_examples(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Each point is a separate training; a line joins the arms that differ in nothing but their examples."""
     columns = ("arm", "line", "metric", "examples", "mean", "ci_low", "ci_high", "trials")
     lines: dict[str, dict[int, Arm]] = {}

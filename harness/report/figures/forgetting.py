@@ -12,10 +12,10 @@ from harness.report.estimates import certain, estimate
 from harness.report.figures.over_stream import Series, lines_over_stream, task_ticks
 from harness.report.figures.parts import POINT, Rows, drawn_arms, empty, limits, point_row, spans, values_of
 from harness.report.figures.style import INK, Look, legend, new_figure
-from harness.report.study import Study
+from harness.report.study import StudyResults
 
 
-def forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+def forgetting(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Mean forgetting of the tasks learnt so far, after each task from the second on."""
     series: Series = {}
     rows: Rows = []

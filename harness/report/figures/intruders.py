@@ -25,11 +25,11 @@ from harness.report.figures.parts import (
     values_of,
 )
 from harness.report.figures.style import INK, Look, legend, new_figure
-from harness.report.study import Study
+from harness.report.study import StudyResults
 from harness.report.trial import Trial
 
 
-def intruders(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+def intruders(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Count of intruder dimensions and their distance, after each task; a stem per arm if measured only once.
 
     Arms without a look that have intruders are grey lines among the counts: arms are drawn by their accuracy, which
@@ -78,7 +78,7 @@ def _taken(trial: Trial, t: int, metric: str) -> float | None:
 
 
 def _intruder_lines(
-    axes: Axes, study: Study, series: Series, styles: dict[str, Look], label: str, stages: list[int], first: bool
+    axes: Axes, study: StudyResults, series: Series, styles: dict[str, Look], label: str, stages: list[int], first: bool
 ) -> None:
     lines_over_stream(axes, series, styles)
     task_ticks(axes, study, stages)
@@ -87,7 +87,7 @@ def _intruder_lines(
 
 
 def _intruder_points(
-    axes: Axes, study: Study, series: Series, styles: dict[str, Look], label: str, stages: list[int], first: bool
+    axes: Axes, study: StudyResults, series: Series, styles: dict[str, Look], label: str, stages: list[int], first: bool
 ) -> None:
     """Measured after one task only: arms from top to bottom, a stem from zero, the point and its interval."""
     for y, (name, [(_, value)]) in enumerate(series.items()):

@@ -24,13 +24,13 @@ from harness.report.figures.parts import (
     whisker,
 )
 from harness.report.figures.style import Look, legend, new_figure
-from harness.report.study import Study
+from harness.report.study import StudyResults
 
 #: Beyond this count the axis is logarithmic, and linear up to 1: arms lie decades apart.
 FAR = 50
 
 
-def by_epsilon(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+def by_epsilon(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Count after the last task over the threshold below which a best |cosine| makes an intruder.
 
     Arms without a look that have intruders are grey lines, as in the figure along the stream.

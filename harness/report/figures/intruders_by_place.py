@@ -12,11 +12,11 @@ from harness.report.estimates import estimate
 from harness.report.figures.intruders_at_end import LABELS, intruders_of_arms
 from harness.report.figures.parts import POINT, Rows, drawn_arms, empty, from_zero, point_row, spans, whisker
 from harness.report.figures.style import Look, drawn_name, legend, new_figure
-from harness.report.study import Study
+from harness.report.study import StudyResults
 from harness.store.intruders import ByLayer
 
 
-def by_place(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+def by_place(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Count and distance after the last task by type of projection and by layer."""
     columns = ("metric", "place", *POINT)
     arms, by_name = intruders_of_arms(drawn_arms(study, styles)), {arm.name: arm for arm in study.arms}

@@ -11,7 +11,7 @@ from harness.analysis.correlation import LEAST_ARMS, Correlation, Slope, spearma
 from harness.report.figures.intruders_at_end import LABELS
 from harness.report.figures.parts import Rows, drawn_arms, empty, from_zero, limits, other_arms
 from harness.report.figures.style import GRID, Look, legend, new_figure, power_of_ten
-from harness.report.study import Study
+from harness.report.study import StudyResults
 from harness.report.within_arms import last_intruders, slope_of
 
 #: A trial of an arm that the figures don't draw.
@@ -23,7 +23,7 @@ SINGLY = 1000
 Marks = tuple[str, list[float], list[float]]
 
 
-def against_forgetting(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+def against_forgetting(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Forgetting of every trained trial against its intruders; Spearman's rho is over all of them, slopes within arms.
 
     Trials of arms without a look are grey: arms are drawn by their accuracy, which must not choose the trials.

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from harness.analysis.statistics import Estimate
 from harness.report.figures.parts import whisker
 from harness.report.figures.style import Look, drawn_name
-from harness.report.study import Study
+from harness.report.study import StudyResults
 
 Series = dict[str, list[tuple[int, Estimate]]]
 
@@ -22,7 +22,7 @@ def lines_over_stream(axes: Axes, series: Series, styles: dict[str, Look], scale
             whisker(axes, x + shift, value, look, scale)
 
 
-def task_ticks(axes: Axes, study: Study, stages: list[int]) -> None:
+def task_ticks(axes: Axes, study: StudyResults, stages: list[int]) -> None:
     """Ticks at the stages, named by the task just learnt if there is one order."""
     streams = set(study.streams.values())
     stream = [drawn_name(task) for task in next(iter(streams))] if len(streams) == 1 else []

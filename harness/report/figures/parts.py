@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from harness.analysis.statistics import Estimate
 from harness.report.arms import Arm
 from harness.report.figures.style import GRID, INK, PAPER, Look, drawn_name, new_figure
-from harness.report.study import Study
+from harness.report.study import StudyResults
 
 #: Rows of the table behind a figure, and its columns where x is a stage of the stream.
 Rows = list[dict[str, Any]]
@@ -20,13 +20,13 @@ Points = Sequence[tuple[float, Estimate]]
 POINT = ("arm", "x", "mean", "ci_low", "ci_high", "trials")
 
 
-def drawn_arms(study: Study, styles: dict[str, Look]) -> list[Arm]:
+def drawn_arms(study: StudyResults, styles: dict[str, Look]) -> list[Arm]:
     """Arms with a finished trial, in the fixed order of the looks."""
     by_name = {arm.name: arm for arm in study.arms if arm.trials}
     return [by_name[name] for name in styles if name in by_name]
 
 
-def other_arms(study: Study, styles: dict[str, Look]) -> list[Arm]:
+def other_arms(study: StudyResults, styles: dict[str, Look]) -> list[Arm]:
     """Arms with a finished trial that have no look."""
     return [arm for arm in study.arms if arm.trials and arm.name not in styles]
 

@@ -25,14 +25,14 @@ from harness.report.figures.intruders_forgetting import against_forgetting
 from harness.report.figures.parts import Rows
 from harness.report.figures.sample_efficiency import sample_efficiency
 from harness.report.figures.style import FIXED, Look, context, looks, save
-from harness.report.leaderboard import Row
-from harness.report.study import Study
+from harness.report.leaderboard import BoardRow
+from harness.report.study import StudyResults
 
 #: The most arms that are drawn: more lines and panels can't be told apart.
 DRAWN = 12
 
 
-def draw_all(study: Study, board: Sequence[Row], folder: Path) -> list[Path]:
+def draw_all(study: StudyResults, board: Sequence[BoardRow], folder: Path) -> list[Path]:
     """Draw every figure into ``folder``; returns the paths written, in a fixed order."""
     styles = drawn_looks(study, board)
     written: list[Path] = []
@@ -44,12 +44,12 @@ def draw_all(study: Study, board: Sequence[Row], folder: Path) -> list[Path]:
     return written
 
 
-def figures_of(study: Study) -> list[Plot]:
+def figures_of(study: StudyResults) -> list[Plot]:
     """The figures of this study's report, in the order of the page."""
     return [plot for plot in FIGURES if plot.asked(study)]
 
 
-def drawn_looks(study: Study, board: Sequence[Row]) -> dict[str, Look]:
+def drawn_looks(study: StudyResults, board: Sequence[BoardRow]) -> dict[str, Look]:
     """Looks of the arms that figures draw: all of up to ``DRAWN``, else the main ones and the first of the board.
 
     Main are the references and the best arm of each remedy that has a fixed colour: a reader looks for them, wherever
@@ -65,7 +65,7 @@ def drawn_looks(study: Study, board: Sequence[Row]) -> dict[str, Look]:
     return looks((arm.name, arm.method) for arm in sorted(arms, key=place)[:DRAWN])
 
 
-Draw = Callable[[Study, dict[str, Look]], tuple[Figure, Sequence[str], Rows]]
+Draw = Callable[[StudyResults, dict[str, Look]], tuple[Figure, Sequence[str], Rows]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Plot:
     title: str
     caption: str
     draw: Draw
-    asked: Callable[[Study], bool] = lambda study: True  #: whether the study has what the figure is about
+    asked: Callable[[StudyResults], bool] = lambda study: True  #: whether the study has what the figure is about
 
 
 #: Every figure, in the order of the page.  To add one, add it here.

@@ -15,13 +15,13 @@ from harness.report.arms import Arm
 from harness.report.estimates import estimate
 from harness.report.figures.parts import Rows, drawable, drawn_arms, empty, limits, point_row, spans
 from harness.report.figures.style import INK, PAPER, Look, legend, new_figure
-from harness.report.study import Study
+from harness.report.study import StudyResults
 
 #: The most curves that are drawn with bands: more bands hide the lines.
 BANDS = 6
 
 
-def sample_efficiency(study: Study, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+def sample_efficiency(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
     """Score on the task being learnt against examples and against tokens, both log2 with n = 0 set apart."""
     columns = ("arm", "weights", "examples", "tokens", "mean", "ci_low", "ci_high", "trials")
     arms = drawn_arms(study, styles)

@@ -15,7 +15,7 @@ from harness.report.leaderboard import Board
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import NOTHING, interval, joined
 from harness.report.pages.render import write_page
-from harness.report.study import Study, gather
+from harness.report.study import StudyResults, gather
 from harness.report.text.answer import answer, scope
 from harness.report.text.board import board_cells
 from harness.report.text.notes import RERUN
@@ -74,7 +74,7 @@ def _link(folder: Path, root: Path, page: str) -> str:
     return quote(os.fsencode(folder.relative_to(root) / page))
 
 
-def _model(study: Study) -> str:
+def _model(study: StudyResults) -> str:
     return ", ".join(dict.fromkeys(record.spec.model for record in study.records))
 
 

@@ -14,11 +14,11 @@ from harness.report.estimates import certain
 from harness.report.figures.accuracy_matrix import mean_matrix
 from harness.report.figures.registry import DRAWN, drawn_looks, figures_of
 from harness.report.figures.style import GRID
-from harness.report.leaderboard import Board, Row
+from harness.report.leaderboard import Board, BoardRow
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import listed
 from harness.report.pages.render import write_pair
-from harness.report.study import Study, called
+from harness.report.study import StudyResults, called
 from harness.report.text.answer import answer, scope
 from harness.report.text.board import CONTROLS, board_cells, columns, leaderboard_tables, partners_of
 from harness.report.text.mitigation import cause_tables
@@ -32,7 +32,7 @@ FAILURES = 40
 LONGEST = 10_000
 
 
-def write_pages(study: Study, board: Board, folder: Path, tries: Table | None) -> list[Path]:
+def write_pages(study: StudyResults, board: Board, folder: Path, tries: Table | None) -> list[Path]:
     """Write report.md and report.html, with the tuning tries, if any; the figures must be in ``folder/figures``."""
     context: dict[str, Any] = _context(study, board) | {"tuning": tries}
     context["tables"] += cause_tables(study, folder)
@@ -40,7 +40,7 @@ def write_pages(study: Study, board: Board, folder: Path, tries: Table | None) -
     return write_pair("report", context, captions, folder, _matrices(study, board))
 
 
-def _context(study: Study, board: Board) -> dict[str, Any]:
+def _context(study: StudyResults, board: Board) -> dict[str, Any]:
     common, _ = study.common(lambda record: {"model": record.spec.model, "weights": record.spec.model_digest})
     stack, mixed = study.common(lambda record: record.stack)
     training, _ = study.common(lambda record: record.spec.training)
@@ -77,13 +77,13 @@ def _context(study: Study, board: Board) -> dict[str, Any]:
     }
 
 
-def _colors(study: Study, board: Sequence[Row]) -> dict[str, str]:
+def _colors(study: StudyResults, board: Sequence[BoardRow]) -> dict[str, str]:
     """Colour of every arm: that of the figures, or grey where no figure draws the arm."""
     drawn = drawn_looks(study, board)
     return {row.arm.name: drawn[row.arm.name].color if row.arm.name in drawn else GRID for row in board}
 
 
-def _bars(board: Sequence[Row], reference: Arm | None) -> list[dict[str, Any] | None]:
+def _bars(board: Sequence[BoardRow], reference: Arm | None) -> list[dict[str, Any] | None]:
     """Point and interval of the outcome on one axis for all arms, in per cent of it, marked at the reference's mean."""
     outcomes = [row.arm.estimate(PRIMARY) for row in board]
     trained = [v for row, v in zip(board, outcomes, strict=True) if v and row.arm.trains]
@@ -105,7 +105,7 @@ def _bars(board: Sequence[Row], reference: Arm | None) -> list[dict[str, Any] | 
     ]
 
 
-def _matrices(study: Study, board: Sequence[Row]) -> dict[str, Any]:
+def _matrices(study: StudyResults, board: Sequence[BoardRow]) -> dict[str, Any]:
     """For the script: the tasks of every order and each arm's mean matrix in it, in per cent.
 
     ``pooled`` is the mean over orders by position in the stream, where the orders have one length.
@@ -125,7 +125,7 @@ def _percents(arm: Arm, order: str | None = None) -> list[list[float]] | None:
     return None if matrix is None else [[round(100 * float(value), 4) for value in line] for line in matrix]
 
 
-def _failures(study: Study) -> list[dict[str, Any]]:
+def _failures(study: StudyResults) -> list[dict[str, Any]]:
     """Trials that did not finish; those that ended alike stand together."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for record in (record for arm in study.arms for record in arm.unfinished):

@@ -13,11 +13,11 @@ from harness.analysis.statistics import LEVEL, Paired
 from harness.report import metrics
 from harness.report.arms import Arm
 from harness.report.estimates import certain
-from harness.report.leaderboard import Board, Row
+from harness.report.leaderboard import Board, BoardRow
 from harness.report.metric import Metric
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import interval, joined, listed, number, p_text, percent, plural
-from harness.report.study import Study
+from harness.report.study import StudyResults
 
 #: The tests of all pairs at once, by the name of their kind.
 TESTS = {"range": "Tukey's range", "max-T": "the largest t of all pairs, labels permuted"}
@@ -27,7 +27,7 @@ TOKENS = ("train_tokens", "teacher_tokens", "prompt_tokens", "sampled_tokens")
 NAMES = 4
 
 
-def scope(study: Study) -> str:
+def scope(study: StudyResults) -> str:
     """What ran, in a line."""
     streams, seeds = study.streams, {trial.record.spec.seed for trial in study.trials}
     lengths = sorted({len(stream) for stream in streams.values()})
@@ -40,12 +40,12 @@ def scope(study: Study) -> str:
     )
 
 
-def answer(study: Study, board: Board) -> list[str]:
+def answer(study: StudyResults, board: Board) -> list[str]:
     """The three sentences."""
     return [_accuracy(study, board), _others(study, board), _certainty(study, board)]
 
 
-def _accuracy(study: Study, board: Board) -> str:
+def _accuracy(study: StudyResults, board: Board) -> str:
     contestants = [row for row in board if row.contends]
     if not contestants:
         return "No contestant is ranked, so no arm is called better or worse than another: the board says why."
@@ -59,7 +59,7 @@ def _accuracy(study: Study, board: Board) -> str:
     return f"{text}{_beyond(board, contestants, best)}; {_against_reference(study, board, PRIMARY)}."
 
 
-def _beyond(board: Board, contestants: Sequence[Row], best: Sequence[Row]) -> str:
+def _beyond(board: Board, contestants: Sequence[BoardRow], best: Sequence[BoardRow]) -> str:
     """A clause: what the tests of all pairs say of the best and the other contestants."""
     if len(best) == len(contestants):
         return ""
@@ -71,13 +71,13 @@ def _beyond(board: Board, contestants: Sequence[Row], best: Sequence[Row]) -> st
     return f", significantly above every other contestant ({TESTS[board.groups.test]}, 5 % over all pairs)"
 
 
-def _against_reference(study: Study, board: Sequence[Row], metric: str) -> str:
+def _against_reference(study: StudyResults, board: Sequence[BoardRow], metric: str) -> str:
     """A clause: the significant differences in the primary outcome."""
     if study.reference is None:
         return "there is no arm of plain LoRA to compare with, and the study names no other"
     tested = [row for row in board if metric in row.tested and row.tested[metric].p_holm is not None]
-    bare = [row for row in board if row.untestable]
-    left = f", and {_names(bare)} could not be tested: the pairs show no spread" if bare else ""
+    untestable = [row for row in board if row.untestable]
+    left = f", and {_names(untestable)} could not be tested: the pairs show no spread" if untestable else ""
     if not tested:
         return (
             f"no difference to {study.called} was tested, which takes two ranked contestants, one of them the reference"
@@ -99,13 +99,13 @@ def _against_reference(study: Study, board: Sequence[Row], metric: str) -> str:
     return " and ".join(parts) + others + left
 
 
-def _clear(rows: Sequence[Row], metric: str) -> list[tuple[Row, Paired]]:
+def _clear(rows: Sequence[BoardRow], metric: str) -> list[tuple[BoardRow, Paired]]:
     """Rows with a significant difference in a metric."""
     tests = [(row, row.tested[metric]) for row in rows if metric in row.tested]
     return [(row, test.gap) for row, test in tests if test.p_holm is not None and test.p_holm < LEVEL]
 
 
-def _others(study: Study, board: Sequence[Row]) -> str:
+def _others(study: StudyResults, board: Sequence[BoardRow]) -> str:
     # A model that is never trained forgets nothing and has no intruders: that is not a merit, and controls have none.
     trained = [row for row in board if row.arm.trains and not row.arm.control]
     lowest = _lowest_forgetting(trained)
@@ -132,7 +132,7 @@ def _others(study: Study, board: Sequence[Row]) -> str:
     return f"Against {study.called}, {'; '.join(clauses)}{lowest}."
 
 
-def _lowest_forgetting(trained: Sequence[Row]) -> str:
+def _lowest_forgetting(trained: Sequence[BoardRow]) -> str:
     known = [(row.arm, value) for row in trained if row.ranked and (value := row.arm.estimate("forgetting"))]
     if len(known) < 2:
         return ""
@@ -149,7 +149,7 @@ def _lowest_forgetting(trained: Sequence[Row]) -> str:
     )
 
 
-def _certainty(study: Study, board: Sequence[Row]) -> str:
+def _certainty(study: StudyResults, board: Sequence[BoardRow]) -> str:
     tested = [row for row in board if row.p is not None]
     detectable = [row.detectable for row in tested if row.detectable is not None]
     pairs = max((certain(row.difference).pairs for row in tested), default=0)
@@ -166,7 +166,7 @@ def _certainty(study: Study, board: Sequence[Row]) -> str:
     return f"{sure}; {_cost(study, board)}."
 
 
-def _cost(study: Study, board: Sequence[Row]) -> str:
+def _cost(study: StudyResults, board: Sequence[BoardRow]) -> str:
     """A clause: tokens of training against the reference's.  Seconds depend on the pack: a larger one shares more."""
     tokens = {row.arm.name: (_tokens(row.arm), _tokens(row.partner)) for row in board if row.partner}
     times = {name: spent / theirs for name, (spent, theirs) in tokens.items() if spent and theirs}
@@ -193,11 +193,11 @@ def _some(names: Sequence[str]) -> str:
     return listed(names) if left <= 1 else f"{', '.join(names[:NAMES])} and {left} others"
 
 
-def _names(rows: Sequence[Row]) -> str:
+def _names(rows: Sequence[BoardRow]) -> str:
     return _some([row.arm.name for row in rows])
 
 
-def _sizes(rows: Sequence[Row], metric: Metric) -> str:
+def _sizes(rows: Sequence[BoardRow], metric: Metric) -> str:
     """The differences of arms to their references, the largest first: ``+12.5 to +5.6 points``."""
     gaps = sorted((row.tested[metric.name].gap.mean for row in rows), key=abs, reverse=True)
     ends = dict.fromkeys([metric.change(gaps[0]), metric.change(gaps[-1])])

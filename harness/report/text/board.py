@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.report import metrics
-from harness.report.leaderboard import Board, Row, trial_count
+from harness.report.leaderboard import Board, BoardRow, trial_count
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import NOT_TESTABLE, NOTHING, interval, joined, p_text, with_error
 from harness.report.text.table import Table
@@ -40,7 +40,7 @@ def leaderboard_tables(board: Board) -> list[Table]:
     ]
 
 
-def _lines(board: Board, rows: Sequence[Row]) -> list[list[str]]:
+def _lines(board: Board, rows: Sequence[BoardRow]) -> list[list[str]]:
     lines = []
     for row in rows:
         cells = board_cells(row, board)
@@ -56,12 +56,12 @@ def _lines(board: Board, rows: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
-def partners_of(board: Sequence[Row]) -> list[str]:
+def partners_of(board: Sequence[BoardRow]) -> list[str]:
     """The arms that others are compared with, by name."""
     return sorted({row.partner.name for row in board if row.partner})
 
 
-def board_cells(row: Row, board: Board) -> dict[str, Any]:
+def board_cells(row: BoardRow, board: Board) -> dict[str, Any]:
     """The cells of one row as text, by name."""
     arm, gap, primary = row.arm, row.difference, metrics.metric(PRIMARY)
     outcome, error = arm.estimate(PRIMARY), arm.estimate(f"{PRIMARY}_stderr")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from harness.analysis.correlation import Slope
 from harness.report.figures.intruders_at_end import LABELS
 from harness.report.numbers import NOTHING, number
-from harness.report.study import Study
+from harness.report.study import StudyResults
 from harness.report.text.table import Table
 from harness.report.within_arms import correlation_of, points_of, slope_of
 
 
-def intruder_tables(study: Study, tested: bool) -> list[Table]:
+def intruder_tables(study: StudyResults, tested: bool) -> list[Table]:
     """A table where trials of one arm differ in their number of intruders; else there is nothing to say.
 
     ``tested``: there is a mitigation, whose verdict on cause stands below.
@@ -59,7 +59,7 @@ def verdict(slope: Slope) -> str:
     return f"Do intruder dimensions explain forgetting? {said}, whatever the size of the change and what was learnt."
 
 
-def _cause(study: Study, tested: bool) -> str:
+def _cause(study: StudyResults, tested: bool) -> str:
     if tested:
         return "What they cause is tested by the mitigation below."
     return f"That is no cause yet: `lorabench mitigate {study.name}` tests it."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.report.files import readable, write_text
 from harness.report.leaderboard import Board
-from harness.report.study import Study
+from harness.report.study import StudyResults
 from harness.report.text.board import leaderboard_tables
 from harness.report.text.mitigation import cause_tables
 from harness.report.text.table import Table
@@ -38,7 +38,7 @@ HEAD = r"""% Tables of a lorabench report: \input{report}, with \usepackage{book
 """
 
 
-def write_latex(study: Study, board: Board, folder: Path) -> Path:
+def write_latex(study: StudyResults, board: Board, folder: Path) -> Path:
     """Write every table of the report as a separate float."""
     more = [*tables(study, board), *cause_tables(study, folder), parameters(study)]
     all_tables = [*leaderboard_tables(board), *more]

@@ -15,7 +15,7 @@ from typing import Any
 from harness.analysis.statistics import Paired, paired_difference
 from harness.report.mitigation import Changes, changes, read_mitigation
 from harness.report.numbers import NOTHING, interval, number, plural, points
-from harness.report.study import Study
+from harness.report.study import StudyResults
 from harness.report.text.intruders import intruder_tables
 from harness.report.text.table import Table
 
@@ -27,13 +27,13 @@ EVERY = "every arm"
 Values = Mapping[tuple[str, int], float]
 
 
-def cause_tables(study: Study, folder: Path) -> list[Table]:
+def cause_tables(study: StudyResults, folder: Path) -> list[Table]:
     """What the study says of intruder dimensions and forgetting: what goes together, then what is the cause."""
     mitigated = mitigation_tables(study, folder)
     return [*intruder_tables(study, tested=bool(mitigated)), *mitigated]
 
 
-def mitigation_tables(study: Study, folder: Path) -> list[Table]:
+def mitigation_tables(study: StudyResults, folder: Path) -> list[Table]:
     """A table for each whole-study mitigation that lies in the results ``folder`` and is of its records."""
     fingerprints = [record.fingerprint for record in study.records]
     found = {which: read_mitigation(folder / "mitigation" / which, fingerprints) for which in SCALED}

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from harness.analysis.statistics import LEAST_PAIRS, Estimate
 from harness.report import metrics
 from harness.report.arms import LEAST_SEEDS, adapter_of, adapters_differ
-from harness.report.leaderboard import Board, Row
+from harness.report.leaderboard import Board, BoardRow
 from harness.report.numbers import interval, listed
 from harness.report.reliability import caveats
-from harness.report.study import Study
+from harness.report.study import StudyResults
 from harness.report.text.answer import TESTS
 from harness.study.reference import DEFAULT
 
@@ -22,7 +22,7 @@ RERUN = (
 )
 
 
-def notes(study: Study, board: Board) -> list[str]:
+def notes(study: StudyResults, board: Board) -> list[str]:
     """What a reader must know before quoting a number."""
     sentences = [
         "Intervals are 95 % t intervals over trials, with the study's orders as fixed strata, each with a variance of "
@@ -67,7 +67,7 @@ def notes(study: Study, board: Board) -> list[str]:
     return sentences
 
 
-def _reference(study: Study) -> list[str]:
+def _reference(study: StudyResults) -> list[str]:
     """Whom arms are compared with and why, unless that is plain LoRA as the study has it, for all of them."""
     compared = study.compared
     if compared is None or (compared.arm == DEFAULT and not compared.partners):
@@ -80,21 +80,21 @@ def _reference(study: Study) -> list[str]:
     return sentences
 
 
-def _truncated(study: Study) -> str:
+def _truncated(study: StudyResults) -> str:
     """``task (3 of 500 items)`` for every task and probe where that happened."""
     columns = [column for trial in study.trials for column in (trial.record.tasks | trial.record.probes).items()]
     cut = {name: f"{name} ({scores.truncated} of {scores.items} items)" for name, scores in columns if scores.truncated}
     return ", ".join(cut[name] for name in sorted(cut))
 
 
-def _intervals(row: Row) -> list[Estimate]:
+def _intervals(row: BoardRow) -> list[Estimate]:
     """Those that the pages show of an arm's main outcomes."""
     means = [row.arm.estimate(metric.name) for metric in metrics.with_interval()]
     gap = row.difference.estimate if row.difference else None
     return [each for each in (*means, gap, row.block) if each]
 
 
-def _tests(study: Study, board: Board) -> list[str]:
+def _tests(study: StudyResults, board: Board) -> list[str]:
     """How differences and groups are tested, as far as this board has any."""
     sentences = []
     if any(row.difference for row in board):
@@ -133,7 +133,7 @@ def _tests(study: Study, board: Board) -> list[str]:
     return sentences
 
 
-def _standing(study: Study, board: Sequence[Row]) -> list[str]:
+def _standing(study: StudyResults, board: Sequence[BoardRow]) -> list[str]:
     """Provisional, incomplete and untuned arms."""
     sentences = []
     few = [row.arm.name for row in board if row.arm.trials and row.arm.seeds < LEAST_SEEDS]

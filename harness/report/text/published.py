@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.report.leaderboard import Row
+from harness.report.leaderboard import BoardRow
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import number, percent, points
-from harness.report.study import Study
+from harness.report.study import StudyResults
 
 COLUMNS = ["Method", "Average accuracy, %", "BWT, points", "Model", "Protocol", "Source"]
 CAPTION = (
@@ -16,7 +16,7 @@ CAPTION = (
 )
 
 
-def rows(study: Study, board: Sequence[Row]) -> list[list[str]]:
+def rows(study: StudyResults, board: Sequence[BoardRow]) -> list[list[str]]:
     """The cells of the table; empty where the study names no published numbers."""
     if not study.published:
         return []

@@ -9,17 +9,17 @@ from harness.analysis.statistics import FROM_ZERO, SHARE, SHARES_APART, Estimate
 from harness.report import metrics
 from harness.report.arms import ADAPTER, Arm, adapter_of, adapters_differ
 from harness.report.estimates import estimate
-from harness.report.leaderboard import Row
+from harness.report.leaderboard import BoardRow
 from harness.report.metric import Metric
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import NOTHING, interval, joined, listed, number, percent, points, with_error
-from harness.report.study import Study, called
+from harness.report.study import StudyResults, called
 from harness.report.text import published
 from harness.report.text.table import Table, settings
 from harness.store.records import TaskScores
 
 
-def tables(study: Study, board: Sequence[Row]) -> list[Table]:
+def tables(study: StudyResults, board: Sequence[BoardRow]) -> list[Table]:
     """Every table but the board itself; those with nothing to show are left out."""
     yardstick = called(study.reference.name) if study.reference else "the reference"
     return [
@@ -41,11 +41,11 @@ def tables(study: Study, board: Sequence[Row]) -> list[Table]:
     ]
 
 
-def _trained(board: Sequence[Row]) -> list[Arm]:
+def _trained(board: Sequence[BoardRow]) -> list[Arm]:
     return [row.arm for row in board if row.arm.trials]
 
 
-def _metric_table(heading: str, board: Sequence[Row], listed: Sequence[Metric], caption: str) -> Table:
+def _metric_table(heading: str, board: Sequence[BoardRow], listed: Sequence[Metric], caption: str) -> Table:
     """Means over trials; metrics that no arm has are left out."""
     arms = _trained(board)
     means = {metric.name: [arm.mean(metric) for arm in arms] for metric in listed}
@@ -83,7 +83,7 @@ def _base(arms: Sequence[Arm], tasks: Sequence[str], scales: Sequence[Any], grou
     ]
 
 
-def _per_task(study: Study, board: Sequence[Row]) -> Table:
+def _per_task(study: StudyResults, board: Sequence[BoardRow]) -> Table:
     """Final score of every arm on every task."""
     arms = _trained(board)
     seen = [next(t.record.tasks[task] for t in study.trials if task in t.record.tasks) for task in study.tasks]
@@ -119,7 +119,7 @@ def _three(value: float | None) -> str:
     return number(value, 3)
 
 
-def _per_order(study: Study, board: Sequence[Row]) -> list[Table]:
+def _per_order(study: StudyResults, board: Sequence[BoardRow]) -> list[Table]:
     """Average accuracy and forgetting within each order; no table where there is one order."""
     orders = list(study.streams)
     if len(orders) < 2:
@@ -141,13 +141,13 @@ def _per_order(study: Study, board: Sequence[Row]) -> list[Table]:
     return [table]
 
 
-def _published(study: Study, board: Sequence[Row]) -> list[Table]:
+def _published(study: StudyResults, board: Sequence[BoardRow]) -> list[Table]:
     """What others reported, below this study's arms; no table where the study names no published numbers."""
     rows = published.rows(study, board)
     return [Table("Published numbers", published.COLUMNS, rows, published.CAPTION)] if rows else []
 
 
-def _probes(study: Study, board: Sequence[Row]) -> list[Table]:
+def _probes(study: StudyResults, board: Sequence[BoardRow]) -> list[Table]:
     """Change of each probe from the base model to the end; no table without probes."""
     probes = {name: scores for trial in study.trials for name, scores in sorted(trial.record.probes.items())}
     if not probes:
@@ -177,7 +177,7 @@ def _probes(study: Study, board: Sequence[Row]) -> list[Table]:
     return [table]
 
 
-def parameters(study: Study) -> Table:
+def parameters(study: StudyResults) -> Table:
     """Hyper-parameters of every arm, as its first record has them; with its adapter where the arms differ in it."""
     specs = {arm.name: arm.records[0].spec for arm in study.arms if arm.records}
     tried = {arm.name: arm.settings_tried for arm in study.arms}

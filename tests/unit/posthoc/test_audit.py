@@ -105,7 +105,7 @@ def test_a_planted_intruder_is_the_one_of_full_svds(record, base, folders):
 
 
 def test_others_in_the_audit_change_nothing_but_rounding(record, folders, tmp_path):
-    """Alone it has rank 1; beside the others its factors are filled up to rank 4."""
+    """OnOneTask it has rank 1; beside the others its factors are filled up to rank 4."""
     alone = run([folders["planted"]], tmp_path)
     ours, theirs = alone.adapters[0].intruders, record.adapters[2].intruders
     assert ours.by_epsilon == theirs.by_epsilon

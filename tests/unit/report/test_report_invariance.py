@@ -21,7 +21,7 @@ from synthetic import QUICK, Folder, failed, trial
 from harness.report import leaderboard, leaderboard_csv
 from harness.report.estimates import certain
 from harness.report.figures import registry
-from harness.report.study import Study, gather
+from harness.report.study import StudyResults, gather
 from harness.report.text import tables
 from harness.report.trial import Trial
 from harness.store import read_trials
@@ -80,7 +80,7 @@ def board_of(names: Sequence[str]) -> Folder:
     return Folder([record for name in names for record in arm(name)], expected=expected)
 
 
-def own_numbers(study: Study, figures: bool = False) -> dict[tuple[Any, ...], Any]:
+def own_numbers(study: StudyResults, figures: bool = False) -> dict[tuple[Any, ...], Any]:
     """(arm, place, ...) -> what the report says there of the arm, wherever its number stands."""
     board = leaderboard.rows(study)
     found: dict[tuple[Any, ...], Any] = {}

@@ -22,7 +22,7 @@ from harness.report import (
     write_report,
 )
 from harness.report.numbers import interval
-from harness.report.study import Study, gather
+from harness.report.study import StudyResults, gather
 from harness.report.text.answer import answer
 from harness.report.text.board import board_cells
 from harness.report.text.notes import RERUN, notes
@@ -38,7 +38,7 @@ def with_finals(record: TrialRecord, final: float) -> TrialRecord:
     return record.model_copy(update={"tasks": tasks})
 
 
-def study_of(finals: dict[str, Iterable[float]], order: str = "a") -> Study:
+def study_of(finals: dict[str, Iterable[float]], order: str = "a") -> StudyResults:
     return gather(Folder([
         with_finals(trial(arm, ORDERS[order], order=order, seed=seed), final)
         for arm, values in finals.items() for seed, final in enumerate(values)

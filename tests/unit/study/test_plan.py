@@ -16,7 +16,7 @@ from harness.errors import InputError
 from harness.method.registry import methods
 from harness.store.fingerprint import canonical, digest, source_digest
 from harness.store.records import Costs, TaskScores, TrialRecord, TrialSpec
-from harness.study.arms import Arm, expand_arms
+from harness.study.arms import PlannedArm, expand_arms
 from harness.study.limits import MOST_TASKS, MOST_TRIALS
 from harness.study.load import build_study
 from harness.study.memory import parameters
@@ -281,7 +281,7 @@ def counted(monkeypatch, kind: type, name: str) -> list:
 def test_arms_and_trials_are_looked_at_a_fixed_number_of_times(monkeypatch):
     """Each against each other would be the square: 20,000 arms took hours."""
     many = 200
-    names, arms = counted(monkeypatch, Arm, "name"), counted(monkeypatch, TrialSpec, "arm")
+    names, arms = counted(monkeypatch, PlannedArm, "name"), counted(monkeypatch, TrialSpec, "arm")
     given = {"lora": {"learning_rate": [(n + 1) / 1e6 for n in range(many)]}}
     found = plan(given, seeds=[0], streams={"o": ["a"]})
     assert len(found.expected) == many
