@@ -176,16 +176,20 @@ def same_twice(values: Iterable[Any]) -> Any:
 
     YAML reads ``1e-3`` as a text, and it is the number 0.001 all the same; ``true`` is no 1.
     """
-    values = list(values)
-    place = next((i for i, value in enumerate(values) if _as_setting(value) in map(_as_setting, values[:i])), None)
-    return None if place is None else values[place]
+    seen = set()
+    for value in values:
+        if (setting := _as_setting(value)) in seen:
+            return value
+        seen.add(setting)
+    return None
 
 
 def _as_setting(value: Any) -> tuple[bool, Any]:
+    """What can be looked up, also of lists and mappings."""
     try:
         return isinstance(value, bool), value if value is None or isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
-        return False, value
+        return False, value if isinstance(value, str) else repr(value)
 
 
 def shown(value: Any, longest: int = 200) -> str:

@@ -122,5 +122,10 @@ def test_the_installed_wheel_runs_the_smoke_study(lorabench, tmp_path):
     lorabench("run", "smoke", "--executor", "local", "--out", str(tmp_path / "smoke"))
     page = (tmp_path / "smoke" / "report.html").read_text(encoding="utf-8")
     for name in ("report.css", "report.js"):
-        first = (ROOT / "harness" / "report" / "templates" / name).read_text(encoding="utf-8").strip().splitlines()[0]
+        first = (
+            (ROOT / "harness" / "report" / "pages" / "templates" / name)
+            .read_text(encoding="utf-8")
+            .strip()
+            .splitlines()[0]
+        )
         assert first in page
