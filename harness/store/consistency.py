@@ -19,6 +19,7 @@ ROUNDING = 1e-9
 #: What a metric can be; of others nothing is known.
 RANGES = {
     **dict.fromkeys(("acc", "acc_norm", "exact_match", "f1", "em"), (0.0, 1.0)),
+    **dict.fromkeys(("rouge_l", "edit_similarity", "sari"), (0.0, 1.0)),  # harness.scoring.metrics
     **dict.fromkeys(("bits_per_byte", "word_perplexity", "byte_perplexity", "perplexity"), (0.0, math.inf)),
 }
 

@@ -7,7 +7,7 @@ import math
 
 import pytest
 from places import REFERENCE
-from synthetic import facts
+from synthetic import facts, trial
 
 from harness.store.consistency import misfit
 from harness.store.intruders import Intruders
@@ -153,3 +153,15 @@ def test_every_committed_record_is_of_one_piece():
     found = [read_trials(path.parent) for path in sorted(REFERENCE.glob("*/study.json"))]
     assert sum(len(readout.records) for readout in found) >= 100
     assert [dict(readout.quarantined) for readout in found if readout.quarantined] == []
+
+
+@pytest.mark.parametrize("metric", ["acc", "rouge_l", "edit_similarity", "sari"])
+def test_a_score_has_the_range_of_its_metric(metric):
+    changes = {"metric": metric, "correct": ()}
+    record = trial("lora", ("a", "b", "c"))
+    tasks = {name: each.model_copy(update=changes) for name, each in record.tasks.items()}
+    assert misfit(record.model_copy(update={"tasks": tasks, "curves": ()})) is None
+    odd = tasks["a"].model_copy(update={"score": (*tasks["a"].score[:-1], 7.5)})
+    told = misfit(record.model_copy(update={"tasks": tasks | {"a": odd}, "curves": ()}))
+    assert told is not None
+    assert f"is 7.5, and {metric} is from 0 to 1" in told
