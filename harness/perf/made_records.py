@@ -21,14 +21,15 @@ from harness.data import tasks
 from harness.data.models import resolve_model
 from harness.data.paths import tasks_dir
 from harness.method.registry import method_digest, methods
-from harness.store.files import write_json
 from harness.store.intruders import Intruders
 from harness.store.packed import Floats
-from harness.store.records import SCHEMA_VERSION, Costs, Curve, TaskScores, TrialRecord, pack_bits
-from harness.store.results import MANIFEST, trial_path
+from harness.store.records import Costs, Curve, TaskScores, TrialRecord, pack_bits
+from harness.store.results import open_results, trial_path
+from harness.study.arms import expand_arms
 from harness.study.config import Study
 from harness.study.load import load_study
 from harness.study.plan import Inputs, Plan, PlannedTrial, build_plan
+from harness.study.reference import reference_of
 
 STREAM = tuple(f"made_{name}" for name in ("one", "two", "three", "four", "five", "six"))
 PROBES = ("made_seven", "made_eight", "toy_text")
@@ -86,8 +87,9 @@ def write_records(made: MadeStudy) -> int:
     """A record of every trial of the study, none of which is there; returns how many."""
     study = load_study(made.file)
     plan = _plan(study, str(made.file))
-    content = {"schema_version": SCHEMA_VERSION, "study": study.name, "expected": dict(plan.expected)}
-    write_json(made.results / MANIFEST, content)
+    # As a run opens its folder: one that finds another `study.json` makes the report anew.
+    arms = expand_arms(study, methods(), str(made.file))
+    open_results(made.results, study.name, plan.expected, reference=reference_of(study, arms, None, str(made.file)))
     chance = np.random.default_rng(0)
     taken = [_intruders(chance) for _ in range(DRAWN)]
     for number, trial in enumerate(plan.trials):

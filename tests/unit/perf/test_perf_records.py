@@ -11,7 +11,7 @@ from harness.perf import records
 from harness.perf.made_records import MadeStudy, make_study, write_records
 from harness.perf.verbs import Cost
 from harness.report.study import gather
-from harness.store.results import read_trials
+from harness.store.results import MANIFEST, read_trials
 
 
 @pytest.fixture
@@ -31,8 +31,12 @@ def test_made_records_are_those_of_a_study_that_is_done(made, in_process):
     assert study.mixtures == []
     assert len({trial.metrics["average_accuracy"] for trial in study.trials}) > 40, "scores vary"
     assert all(arm.complete and len(arm.values("intruder_distance")) == 12 for arm in study.arms if arm.trains)
+    manifest = (made.results / MANIFEST).read_bytes()
     status, said, _ = in_process("run", made.file, "--out", made.results, "--executor", "local", "--no-report")
     assert (status, "nothing to do" in said) == (0, True)
+    assert (made.results / MANIFEST).read_bytes() == manifest, (
+        "a report made before the run is still that of the folder"
+    )
 
 
 @pytest.fixture
