@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from harness.engine.model.products import multiplies_bfloat16
 from harness.store.fingerprint import digest
 from harness.study.config import CommonSettings, Study
 
@@ -51,12 +52,13 @@ def fused_kernels() -> dict[str, str]:
 
 def host() -> dict[str, Any]:
     """The machine, for people; nothing is decided by it."""
-    return {
+    told = {
         "python": platform.python_version(),
         "system": platform.system(),
         "processor": _processor(),
         "cores": os.cpu_count(),
     }
+    return told if multiplies_bfloat16() else told | {"bfloat16": "through float32"}
 
 
 @cache

@@ -33,9 +33,9 @@ def gpu_gigabytes() -> float:
 
 
 def emulates_bfloat16(told: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this CPU certainly has no instructions for bfloat16: then it takes six to nine times as long as float32.
+    """Whether this CPU certainly has no instructions for bfloat16: then products go through float32.
 
-    Measured on products of 128 and 1024 rows with a [1536, 576] matrix, on an AMD EPYC with AVX2 alone.
+    ``harness.engine.model.products`` asks torch, which this does not import.
     """
     try:
         flags = set(told.read_text(encoding="utf-8").split())

@@ -44,5 +44,5 @@ def show_plan(campaign: Campaign, state: State, device: str) -> None:
     if state.todo:
         screen.print(f"forecast: about {clock(seconds_left(campaign, state, device))} on this {device}")
         if device == "cpu" and study.dtype == "bfloat16" and emulates_bfloat16():
-            remark = "this CPU has no instructions for bfloat16: expect ten times that, or copy the study with float32"
+            remark = "this CPU has no instructions for bfloat16, so products go through float32: expect twice that"
             screen.print(f"note: {remark}", style="yellow")

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from harness.engine.model.products import linear, widened
 
 #: Rows of a pass that have float32 copies at a time: on a CPU they stay in its cache, which makes them three times as
 #: fast as all rows at once; on a GPU they take at most 1.2 GB at the widths of a 1.5B model.
@@ -107,23 +108,25 @@ class _PackedLoRA(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.reshape(a.shape[0], -1, a.shape[2])
-        y = F.linear(x, weight, bias)
-        down = torch.bmm(rows, a.mT)
-        y.view(a.shape[0], -1, b.shape[1]).baddbmm_(down, b.mT)
+        y = linear(widened(x), weight, bias)
+        down = torch.bmm(widened(rows), widened(a).mT)
+        y.view(a.shape[0], -1, b.shape[1]).baddbmm_(down, widened(b).mT)
         ctx.save_for_backward(rows, down, a, b, weight)
-        ctx.shape = x.shape
-        return y
+        return y.to(x.dtype)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
-        rows, down, a, b, weight = ctx.saved_tensors
+        dtype = dy.dtype
+        rows, down, a, b, weight = (widened(saved) for saved in ctx.saved_tensors)
+        dy = widened(dy)
         grouped = dy.reshape(b.shape[0], -1, b.shape[1])
         d_down = torch.bmm(grouped, b)
         dx = None
         if ctx.needs_input_grad[0]:
             dx = torch.matmul(dy, weight)
             dx.view(a.shape[0], -1, a.shape[2]).baddbmm_(d_down, a)
-        return dx, torch.bmm(d_down.mT, rows), torch.bmm(grouped.mT, down), None, None
+            dx = dx.to(dtype)
+        return dx, torch.bmm(d_down.mT, rows).to(dtype), torch.bmm(grouped.mT, down).to(dtype), None, None
 
 
 def _precise_update(x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -132,7 +135,7 @@ def _precise_update(x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tenso
     That is what PEFT computes outside autocast, and so what lm-eval scores, to the last bit.  Any other order of
     rounding ends up elsewhere after thirty layers: with factors in bfloat16 1.5 % of close predictions did.
     """
-    y = F.linear(x, weight, bias)
+    y = linear(x, weight, bias)
     rows, out = x.reshape(a.shape[0], -1, a.shape[2]), y.view(a.shape[0], -1, b.shape[1])
     chunk = max(1, PRECISE_ROWS.get(x.device.type, PRECISE_ROWS["cpu"]) // a.shape[0])
     for part, into in zip(rows.split(chunk, dim=1), out.split(chunk, dim=1), strict=True):
@@ -164,7 +167,7 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         change = self.change
         if change is None:
-            return F.linear(x, self.weight, self.bias)
+            return linear(x, self.weight, self.bias)
         if change.low_rank is None:
             return self._general(x, change)
         a, b = change.low_rank
@@ -174,7 +177,7 @@ class PackedLinear(nn.Module):
     def _general(self, x: Tensor, change: Change) -> Tensor:
         """Every part of a change, in the precision of its factors; the scale multiplies in fp32, near 1 as it is."""
         part = next(tensor for tensor in (change.dense, change.a) if tensor is not None)
-        out = F.linear(x, self.weight).view(part.shape[0], -1, self.weight.shape[0]).to(part.dtype)
+        out = linear(x, self.weight).view(part.shape[0], -1, self.weight.shape[0]).to(part.dtype)
         rows = x.reshape(part.shape[0], -1, part.shape[2]).to(part.dtype)
         if change.factors is not None:
             a, b = change.factors

@@ -16,11 +16,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import Cache, PreTrainedModel, masking_utils
 
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import DenseLayout, Layout, Slot
-from harness.engine.model import attention
+from harness.engine.model import attention, products
 from harness.engine.model.fused import Swap, fuse
 from harness.engine.model.head import Head, find_head
 from harness.engine.model.linear import PackedLinear
@@ -58,7 +59,7 @@ class PackedModel:
             model.set_attn_implementation(attention.NAME)
         self.slots = tuple(_wrap(model, targets))
         fused, self.why_plain = fuse(model)  #: why kernels are not fused; empty where they are
-        self._swaps = (*PLAIN_ROWS, *fused)
+        self._swaps = (*PLAIN_ROWS, *fused, *_raised_products(model))
         self._last = _last_feed_forward(self.decoder)
         self._linears = [cast(PackedLinear, model.get_submodule(slot.module)) for slot in self.slots]
         #: What the family bears (``harness.engine.model.family``): a mask that is not causal, prompts continued from
@@ -171,6 +172,12 @@ class PackedModel:
             sha.update(name.encode())
             sha.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
         return sha.hexdigest()
+
+
+def _raised_products(model: PreTrainedModel) -> Sequence[Swap]:
+    """For the layers that no adapter is put on."""
+    weight = next(model.parameters())
+    return () if products.widened(weight[:0]).dtype is weight.dtype else (Swap(F, "linear", products.linear),)
 
 
 @contextmanager
