@@ -13,6 +13,7 @@ from harness.engine.generate import Progress
 from harness.engine.losses import chunk_logits
 from harness.engine.model.attention import tree_mask
 from harness.engine.model.packed import PackedModel
+from harness.engine.model.try_kernels import kernels_for
 from harness.scoring.trees import TreeRow
 
 
@@ -102,7 +103,7 @@ def _token_scores(model: PackedModel, hidden: Tensor, batch: ScoringBatch) -> tu
     """log p(target) and argmax == target, both [K, n], from the hidden states [K, u, d] of the scored places.
 
     Only a chunk of places has logits and log-probabilities at a time, and a place is read once for all the tokens it
-    scores.  The kernel is the one that lm-eval's HF model uses: on a CPU another log-sum-exp differs by 1e-5 a token,
+    scores.  On a CPU it is the kernel that lm-eval's HF model uses: another log-sum-exp differs by 1e-5 a token there,
     always to one side, which adds up over a text.
     """
     trials, places, _ = hidden.shape
@@ -111,13 +112,23 @@ def _token_scores(model: PackedModel, hidden: Tensor, batch: ScoringBatch) -> tu
     chunk = max(1, chunk_logits(hidden.device) // (model.head.weight.shape[0] * trials))
     for start in range(0, places, chunk):
         stop = min(start + chunk, places)
-        logits = model.logits(hidden[:, start:stop].flatten(0, 1)).float().unflatten(0, (trials, stop - start))
+        logits = model.logits(hidden[:, start:stop].flatten(0, 1))
         tokens = slice(batch.ends[start - 1] if start else 0, batch.ends[stop - 1])
-        source, target = batch.source[tokens] - start, batch.target[tokens]
-        likeliest = _likeliest(logits)
-        picked[:, tokens] = logits.log_softmax(-1)[:, source, target]
-        greedy[:, tokens] = likeliest[:, source] == target
+        place = torch.arange(trials, device=logits.device)[:, None] * (stop - start) + batch.source[tokens] - start
+        picked[:, tokens], greedy[:, tokens] = _of_targets(logits, place, batch.target[tokens])
     return picked, greedy
+
+
+def _of_targets(logits: Tensor, place: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(target) and argmax == target, [K, n] each: ``target`` [n] at ``place`` [K, n] of logits [N, V]."""
+    if kernels := kernels_for(logits.device):
+        peak, log_sum, likeliest = kernels.likelihoods(logits)
+        picked = logits[place, target].float() - peak[place] - log_sum[place]
+    else:
+        logits = logits.float()
+        likeliest = _likeliest(logits)
+        picked = logits.log_softmax(-1)[place, target]
+    return picked, likeliest[place] == target
 
 
 def _likeliest(logits: Tensor) -> Tensor:

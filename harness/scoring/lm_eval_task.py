@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -191,6 +192,8 @@ def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
     with trusted(where):
         task.build_all_requests(rank=0, world_size=1, **settings)
     docs = list(enumerate(task.eval_docs))
+    for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        setattr(task, name, _asked_once(getattr(task, name), [doc for _, doc in docs]))
     judge, filters = task.process_results, task.apply_filters
 
     def reuse(**_: Any) -> None:
@@ -211,3 +214,20 @@ def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
 
     task.build_all_requests, task.process_results, task.doc_iterator = reuse, keep, lambda **_: iter(docs)
     task.apply_filters = filtered
+
+
+def _asked_once(ask: Callable[..., Any], docs: Sequence[Any]) -> Callable[..., Any]:
+    """What lm-eval reads off a document, kept for each of these: a template is compiled anew at every reading.
+
+    That is half the time of judging a trial where targets are templates, and the answer is the same for every trial.
+    """
+    known, answers = {id(doc) for doc in docs}, {}
+
+    def answered(doc: Any, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs or id(doc) not in known:
+            return ask(doc, *args, **kwargs)
+        if id(doc) not in answers:
+            answers[id(doc)] = ask(doc)
+        return copy(answers[id(doc)])
+
+    return answered

@@ -52,8 +52,10 @@ def attention(
     ):
         if attention_mask is not None and attention_mask.is_floating_point():
             attention_mask = widened(attention_mask)
-        states = (widened(each) for each in (query, key, value))
-        mixed, _ = sdpa_attention_forward(module, *states, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        mixed, _ = sdpa_attention_forward(
+            module, widened(query), widened(key), widened(value), attention_mask,
+            dropout=dropout, scaling=scaling, **kwargs,
+        )  # fmt: skip
         return mixed.to(query.dtype), None
     rows, heads, _, width = query.shape
     grouped = query.float().reshape(rows, key.shape[1], -1, width) * scaling  # heads of one group share its keys

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.engine.model.products import linear, widened
+from harness.engine.model.try_kernels import kernels_for
 
 #: Rows of a pass that have float32 copies at a time: on a CPU they stay in its cache, which makes them three times as
 #: fast as all rows at once; on a GPU they take at most 1.2 GB at the widths of a 1.5B model.
@@ -137,6 +138,9 @@ def _precise_update(x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tenso
     """
     y = linear(x, weight, bias)
     rows, out = x.reshape(a.shape[0], -1, a.shape[2]), y.view(a.shape[0], -1, b.shape[1])
+    if kernels := kernels_for(x.device):
+        kernels.add_update(out, rows, a, b)
+        return y
     chunk = max(1, PRECISE_ROWS.get(x.device.type, PRECISE_ROWS["cpu"]) // a.shape[0])
     for part, into in zip(rows.split(chunk, dim=1), out.split(chunk, dim=1), strict=True):
         down = torch.bmm(part.float(), a.mT)
