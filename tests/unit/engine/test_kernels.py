@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from harness.engine import model
 from harness.engine.model import linear, try_kernels
 from harness.engine.model.linear import Change, PackedLinear
 
@@ -83,6 +84,7 @@ def test_a_layer_with_kernels_is_that_without(monkeypatch):
 def test_where_they_do_not_load_torch_computes(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "harness.engine.model.kernels", raising=False)
+    monkeypatch.delattr(model, "kernels", raising=False)
     try_kernels.tried.cache_clear()
     kernels, why = try_kernels.tried(torch.device("cuda"))
     try_kernels.tried.cache_clear()
