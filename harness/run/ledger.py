@@ -13,9 +13,9 @@ from pydantic import BaseModel
 
 from harness.engine.environment import host, versions
 from harness.engine.step import Spent
-from harness.run.clone import clone
 from harness.run.job import Job
 from harness.scoring.scorer import Score
+from harness.store.clone import clone
 from harness.store.intruders import Intruders
 from harness.store.packed import Floats
 from harness.store.records import (

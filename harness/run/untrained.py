@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from harness.engine.environment import host, versions
-from harness.run.clone import clone
 from harness.run.job import Job
+from harness.store.clone import clone
 from harness.store.intruders import Intruders
 from harness.store.records import BaseRecord, BaseScore, Costs, Curve, TaskScores, TrialRecord
 from harness.store.results import write_trial

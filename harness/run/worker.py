@@ -10,10 +10,10 @@ from harness.engine.environment import host, versions
 from harness.errors import FolderError, LorabenchError
 from harness.executors.interface import Outcome, Report, StalledError, Work
 from harness.run.base import run_base
-from harness.run.clone import clone
 from harness.run.job import Job
 from harness.run.pack import run_pack
 from harness.store.checkpoints import checkpoint_path
+from harness.store.clone import clone
 from harness.store.records import Failure, Status, TrialRecord
 from harness.store.results import write_trial
 from harness.study.halving import halves

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.run.clone import Clone, look
+from harness.store.clone import Clone, look
 
 
 def git(folder: Path, *words: str) -> str:
