@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harness.cli.options import model_option, numbers, out_option
+from harness.cli.options import model_option, names, numbers, out_option
 from harness.cli.terminal import say
 
 app = typer.Typer(
     help="Time a part of the bench by itself and write results/perf/<what>-<device>.json.", no_args_is_help=True
 )
 PerfFolder = Annotated[Path, out_option("Folder of the JSON file.")]
-MOST_ROWS, MOST_RANK, MOST_ITEMS = 65_536, 16_384, 1_000_000
+Small = Annotated[bool, typer.Option("--small", help="The edition of two CPU cores: tiny models, a minute each.")]
+MOST_ROWS, MOST_RANK, MOST_ITEMS, MOST_PROCESSES = 65_536, 16_384, 1_000_000, 64
 
 
 @app.command()
 def train(
-    model: Annotated[str, model_option("Catalogue name, folder, or random:135m (seeded weights).")] = "random:135m",
-    packs: Annotated[str, typer.Option("--packs", help="Rows of a pack, comma-separated.")] = "1,16,32",
+    sizes: Annotated[
+        str, typer.Option("--sizes", help="Shapes with random weights, comma-separated; left out: this device's.")
+    ] = "",
+    model: Annotated[str, model_option("Another model: a catalogue name, a folder, or random:135m.")] = "none",
+    packs: Annotated[str, typer.Option("--packs", help="Rows of a pack, comma-separated; left out: by size.")] = "",
+    processes: Annotated[
+        str, typer.Option("--processes", help="Processes of HF's Trainer that share the device, comma-separated.")
+    ] = "",
+    peers: Annotated[bool, typer.Option(help="Time HF's Trainer with PEFT on the same examples.")] = True,
+    small: Small = False,
     out: PerfFolder = Path("results/perf"),
 ) -> None:
-    """The training engine alone, in tokens a second."""
-    from harness.perf.train import main as train
+    """The training engine, in tokens a second, against HF's Trainer with PEFT; parity first.  Exit 1 where one died."""
+    from harness.perf.train import main, settings
 
-    train(model, list(numbers(packs, "--packs", "1,16,32", MOST_ROWS)), out)
+    chosen = [f"random:{size}" for size in names(sizes)] + ([] if model == "none" else [model])
+    rows = numbers(packs, "--packs", "1,16,32", MOST_ROWS) if packs else ()
+    shared = numbers(processes, "--processes", "4,8", MOST_PROCESSES) if processes else ()
+    _failed(main(settings(chosen, rows, shared, with_peers=peers, small=small), out))
 
 
 @app.command()
@@ -105,7 +118,12 @@ def records(
     """The verbs that read results, on many records made for it; exit 1 where one takes longer or more than it may."""
     from harness.perf.records import main
 
-    if broken := main(records, out):
-        for line in broken:
-            say(f"over its budget: {line}", err=True)
+    _failed(f"over its budget: {line}" for line in main(records, out))
+
+
+def _failed(lines: Iterable[str]) -> None:
+    """Say what failed, and end with 1 where anything did."""
+    if failures := list(lines):
+        for line in failures:
+            say(line, err=True)
         raise typer.Exit(1)

@@ -15,6 +15,8 @@ from harness.engine.environment import LIBRARIES, device_name, host, synchronize
 from harness.engine.model.load import load_model
 from harness.engine.model.packed import PackedModel
 from harness.errors import unknown_name
+from harness.executors.hardware import emulates_bfloat16
+from harness.store.clone import clone
 from harness.store.files import write_json
 
 #: Shapes for seeded random weights: speed needs no real ones.
@@ -23,9 +25,17 @@ SHAPES: dict[str, dict[str, Any]] = {
         "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
         "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 2048, "tie_word_embeddings": True,
     },
+    "0.5b": {
+        "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 2048, "tie_word_embeddings": True,
+    },
     "1.5b": {
         "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
         "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 2048, "tie_word_embeddings": True,
+    },
+    "8b": {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 2048, "tie_word_embeddings": False,
     },
     "tiny": {
         "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -38,22 +48,28 @@ def this_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def perf_dtype(device: torch.device) -> torch.dtype:
+    """Of the base: bfloat16, but float32 on a CPU that would have to emulate it, and on a GPU before Ampere."""
+    emulates = emulates_bfloat16() if device.type == "cpu" else torch.cuda.get_device_capability(device) < (8, 0)
+    return torch.float32 if emulates else torch.bfloat16
+
+
 def perf_model(name: str, device: torch.device) -> PackedModel:
-    """A catalogue name, folder or hub id, or seeded random weights of ``random:<shape>``; in bfloat16."""
+    """A catalogue name, folder or hub id, or seeded random weights of ``random:<shape>``; in :func:`perf_dtype`."""
+    dtype = perf_dtype(device)
     if not name.startswith("random:"):
         from harness.data.models import resolve_model
 
-        return load_model(resolve_model(name).path, dtype=torch.bfloat16, device=device)
-    from transformers import LlamaConfig, LlamaForCausalLM
+        return load_model(resolve_model(name).path, dtype=dtype, device=device)
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     shape = name.removeprefix("random:")
     if shape not in SHAPES:
         raise unknown_name("shape", shape, SHAPES, where="--model")
     torch.manual_seed(0)
-    settings: dict[str, Any] = {**SHAPES[shape], "attn_implementation": "sdpa"}
-    config = LlamaConfig(**settings)
-    model = cast(Any, LlamaForCausalLM(config))  # whose `to` is wrapped without its types
-    return PackedModel(model.to(device=device, dtype=torch.bfloat16))
+    with device:  # 1.5 billion numbers take a CPU half a minute to draw
+        model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPES[shape]), dtype=dtype, attn_implementation="sdpa")
+    return PackedModel(cast(Any, model))
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
@@ -66,8 +82,9 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def save(out: Path, benchmark: str, device: torch.device, result: dict[str, Any]) -> None:
-    """Write ``<benchmark>-<device>.json`` with what it was measured on."""
+    """Write ``<benchmark>-<device>.json`` with what it was measured on, and which commit was."""
     about = {"benchmark": benchmark, "device": device_name(device), "versions": _versions(), "host": host()}
+    about |= {"commit": clone().commit, "clean": clone().clean}
     name = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-") if device.type == "cuda" else "cpu"
     write_json(out / f"{benchmark}-{name}.json", about | result)
     print(out / f"{benchmark}-{name}.json")

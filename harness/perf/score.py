@@ -233,11 +233,11 @@ class Contest:
                     "threads": torch.get_num_threads()}  # fmt: skip
         file = self.folder / "checkpoint.json"
         file.write_text(json.dumps(settings), encoding="utf-8")
-        command = [sys.executable, str(Path(__file__).with_name("one_checkpoint.py")), str(file)]
+        command = [sys.executable, "-P", str(Path(__file__).with_name("one_checkpoint.py")), str(file)]
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise LorabenchError(f"lm-eval failed: {done.stderr[-500:]}", where=command[1])
+            raise LorabenchError(f"lm-eval failed: {done.stderr[-500:]}", where=command[2])
         return time.perf_counter() - start
 
 

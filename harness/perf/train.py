@@ -1,97 +1,273 @@
-"""``lorabench perf train``: the training engine alone, in tokens a second, at several pack sizes.
+"""``lorabench perf train``: the training engine, in tokens a second, against what others do with the same examples.
 
-Rank 8 on all projections, random token ids, and three kinds of steps, of 8 rows a trial: the lengths of the bench's own
-tasks (24 to 58 tokens, 41 on average) with an answer of 3; full rows of 128 tokens with one of 4; the same where every
-token counts.  Tokens are those that are not padding.
+First what the device can do, then parity with PEFT, then speed.  Arms of one size run in turns in the same process and
+on the same examples: the engine at several pack sizes, and HF's Trainer with PEFT, one process a trial: one (B0), or as
+many as share the device best (BN).  Without those, ``--no-peers``, it is the engine alone.
 """
 
 from __future__ import annotations
 
-import statistics
+import gc
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+import torch
 
-from harness.engine.batches import Batch, Example, make_batch
-from harness.engine.environment import device_name, fused_kernels, peak_memory_gib, reset_peak_memory
-from harness.engine.model.packed import PackedModel
-from harness.engine.optimizer import OptimizerSettings
-from harness.engine.rows import Rows, RowSpec
-from harness.engine.step import take_step
+from harness.engine.environment import device_name, fused_kernels
+from harness.engine.model.packed import ALL_LINEAR, PackedModel
+from harness.errors import unknown_name
 from harness.method.recipe import Recipe
-from harness.perf.common import perf_model, save, this_device, timed
-
-ROWS = 8
-
-
-class Kind(NamedTuple):
-    shortest: int
-    longest: int
-    answer: int
-
-
-KINDS = {"bench": Kind(24, 58, 3), "answer": Kind(128, 128, 4), "all": Kind(128, 128, 127)}
-#: Enough to see every shape as often as it takes to capture it (:mod:`harness.engine.trunk`).
-WARM_UP_STEPS, LEAST_STEPS, LEAST_SECONDS = 12, 20, 5.0
+from harness.method.registry import methods
+from harness.perf.arm import ALPHA, KINDS, RANK, ROWS, EngineArm, made_examples, mean_tokens, out_of_memory
+from harness.perf.ceilings import Ceilings, ceilings, roof
+from harness.perf.common import SHAPES, perf_dtype, perf_model, save, this_device
+from harness.perf.gate import check_parity
+from harness.perf.memory import check_fits, does_not_fit, fits
+from harness.perf.peers import PeerError, Peers, missing, peers
+from harness.perf.train_headline import headline
 
 
-def main(model_name: str, packs: list[int], out: Path) -> None:
-    """Time every (pack size, kind of steps), print a table, write ``train-<device>.json``."""
+@dataclass(frozen=True)
+class Plan:
+    """What is measured of one size: pack sizes by kind of step, processes that share the device, distillation."""
+
+    packs: Mapping[str, Sequence[int]]
+    processes: Sequence[int] = ()
+    distilled: int = 0  #: rows whose step with a teacher is compared with the same without; 0: none
+
+
+#: Of a GPU of 140 GB, in about four minutes.
+PLANS = {
+    "135m": Plan({"all": (1, 16, 32, 64), "answer": (1, 16, 64), "bench": (1, 10, 30)}, (4, 8, 16), 16),
+    "0.5b": Plan({"all": (1, 16)}),
+    "1.5b": Plan({"all": (1, 8, 16)}),
+}
+#: Of two CPU cores, in less than a minute.
+SMALL = {"tiny": Plan({"all": (1, 4), "bench": (1, 4)}, (2,), 4)}
+OTHER = Plan({"all": (1, 8), "bench": (1, 8)})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Models (``random:<shape>`` or real ones), what is measured of each, and seconds that an arm runs at a time."""
+
+    plans: Mapping[str, Plan]
+    peers: bool = True
+    seconds: float = 2.0
+
+
+def settings(
+    models: Sequence[str], packs: Sequence[int], processes: Sequence[int], *, with_peers: bool, small: bool
+) -> Settings:
+    """What the options ask for: nothing asked is the edition of this device, as far as it fits."""
     device = this_device()
-    model = perf_model(model_name, device)
-    rows = []
-    print(f"{device_name(device)}, {model_name}, {model.dtype}, {ROWS} rows a trial and step")
-    for kind in KINDS:
-        for trials in packs:
-            rows.append(measure(model, trials, kind))
-            row = rows[-1]
-            print(f"K={trials:3}  {kind:6}  {row['tokens_per_second']:>12,.0f} tok/s  "
-                  f"{row['step_ms']:8.1f} ms/step  {row['peak_memory_gib']:6.2f} GiB", flush=True)  # fmt: skip
-    headline = {f"tokens_per_second_k{row['trials']}_{row['kind']}": row["tokens_per_second"] for row in rows}
-    shape = {
-        "model": model_name,
-        "rows_per_trial": ROWS,
-        "kinds": {name: kind._asdict() for name, kind in KINDS.items()},
-        "fused_kernels": model.why_plain or fused_kernels(),
-    }
-    save(out, "train", device, {**shape, "rows": rows, "headline": headline})
+    small = small or (device.type == "cpu" and not models)
+    for size in (model.removeprefix("random:") for model in models if model.startswith("random:")):
+        if size not in SHAPES:
+            raise unknown_name("size", size, SHAPES, where="--sizes")
+        check_fits(size, device)
+    own = SMALL if small else PLANS
+    if not models:
+        models = [f"random:{size}" for size in own if small or fits(size, device)]
+        for size in own.keys() - {model.removeprefix("random:") for model in models}:
+            print(f"{size} does not fit on this device, and is left out")
+    plans = {model: own.get(model.removeprefix("random:"), OTHER) for model in models}
+    if packs:
+        plans = {model: Plan(dict.fromkeys(KINDS, packs), plan.processes) for model, plan in plans.items()}
+    if processes:
+        plans = {model: replace(plan, processes=processes) for model, plan in plans.items()}
+    return Settings(plans, with_peers, 0.3 if small else 2.0)
 
 
-def measure(model: PackedModel, trials: int, kind: str) -> dict[str, Any]:
-    """Median, least and most tokens a second of one pack, over single steps."""
-    device = model.device
-    reset_peak_memory(device)
-    rows = [RowSpec(Recipe(), 5e-4, seed) for seed in range(trials)]
-    engine = Rows(model, rows, 8, 16, OptimizerSettings())
-    engine.begin_task(0, [()] * trials)
-    batches = [_batch(model, trials, KINDS[kind], seed) for seed in range(4)]  # rotated, so that no cache flatters
-    for step in range(WARM_UP_STEPS):
-        take_step(engine, batches[step % 4], 1.0, 0.5)
-    least = LEAST_STEPS if device.type == "cuda" else 3
-    times: list[float] = []
-    while len(times) < least or (sum(times) < LEAST_SECONDS and len(times) < 200):
-        times.append(timed(lambda: take_step(engine, batches[len(times) % 4], 1.0, 0.5), device))
-    assert bool(engine.alive.all()), "a trial diverged while it was timed"
-    assert not engine.trunk.failed, engine.trunk.failed
-    tokens = statistics.mean(batch.real_tokens for batch in batches)
-    return {
-        "trials": trials,
-        "kind": kind,
-        "steps": len(times),
-        "tokens_per_second": tokens / statistics.median(times),
-        "tokens_per_second_least": tokens / max(times),
-        "tokens_per_second_most": tokens / min(times),
-        "step_ms": 1000 * statistics.median(times),
-        "peak_memory_gib": peak_memory_gib(device),
-    }
+def main(asked: Settings, out: Path) -> list[str]:
+    """Ceilings, parity, all arms; prints a table and writes ``train-<device>.json``.  Returns what failed, in words."""
+    device = this_device()
+    print(f"{device_name(device)}, {perf_dtype(device)}, {ROWS} rows a trial and step", flush=True)
+    found = ceilings(device, perf_dtype(device))
+    print(f"ceilings: {json.dumps(asdict(found))}", flush=True)
+    parity = check_parity(device)
+    print(f"parity with PEFT in float32, in units of what is allowed: {json.dumps(parity)}", flush=True)
+    skipped = ("not asked for" if not asked.peers else missing()) and {"peers": missing() or "not asked for"}
+    if skipped:
+        print(f"peers are skipped: {skipped['peers']}", flush=True)
+    sizes = {}
+    for model, plan in asked.plans.items():
+        sizes[model.removeprefix("random:")] = Contest(model, plan, asked, found, bool(skipped)).run()
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    about = {
+        "rows_per_trial": ROWS, "rank": RANK, "seconds_of_a_turn": asked.seconds,
+        "kinds": {name: kind._asdict() for name, kind in KINDS.items()}, "ceilings": asdict(found), "parity": parity,
+        "dtype": str(perf_dtype(device)).removeprefix("torch."), "skipped": skipped or {},
+    }  # fmt: skip
+    head = headline(sizes)
+    save(out, "train", device, {**about, "sizes": sizes, "headline": head})
+    print(json.dumps(head, indent=1))
+    return [f"{name}: {failure}" for name, size in sizes.items() for failure in size["failures"]]
 
 
-def _batch(model: PackedModel, trials: int, kind: Kind, seed: int) -> Batch:
-    generator = np.random.default_rng(seed)
-    lengths = generator.integers(kind.shortest, kind.longest + 1, (trials, ROWS)).tolist()
-    rows = [
-        [Example(generator.integers(0, model.vocabulary, length), length - kind.answer) for length in row]
-        for row in lengths
-    ]
-    return make_batch(rows, 0, model.device)
+class Contest:
+    """The arms of one size, in turns."""
+
+    def __init__(self, model: str, plan: Plan, asked: Settings, found: Ceilings, alone: bool) -> None:
+        self.name, self.plan, self.seconds, self.alone, self.found = model, plan, asked.seconds, alone, found
+        self.device = this_device()
+        self.model: PackedModel
+        self.rows: list[dict[str, Any]] = []
+        self.peer_rows: dict[tuple[int, str], list[dict[str, float]]] = {}
+        self.failures: list[str] = []
+        self.peers: Peers | None = None
+
+    def run(self) -> dict[str, Any]:
+        print(self.name, flush=True)
+        with tempfile.TemporaryDirectory() as folder, self._start_peers(Path(folder)) as self.peers:
+            self.model = perf_model(self.name, self.device)  # while they load theirs
+            if self.model.why_plain and self.device.type == "cuda":
+                print(f"without fused kernels: {self.model.why_plain}", flush=True)
+            if self.peers is not None:
+                self.peers.start()
+            for kind, packs in self.plan.packs.items():
+                for trials in packs:
+                    self._compare(kind, trials)
+            if self.plan.distilled:
+                self._distil(self.plan.distilled)
+            for count in self.plan.processes:
+                self._share(count)
+            self.failures += self.peers.failures if self.peers else []
+        for failure in self.failures:
+            print(f"failed: {failure}", flush=True)
+        return {
+            "rows": self.rows,
+            "peers": [self._peer_row(count, kind, rounds) for (count, kind), rounds in self.peer_rows.items()],
+            "roofs": self._roofs(),
+            "fused_kernels": self.model.why_plain or fused_kernels(),
+            "failures": self.failures,
+        }
+
+    def _start_peers(self, folder: Path):
+        """As many as are told at once, at most; nobody where there are none."""
+        if self.alone:
+            return nullcontext(None)
+        config, path = SHAPES.get(self.name.removeprefix("random:")), None
+        if not self.name.startswith("random:"):
+            config, path = None, _folder(self.name)
+        vocabulary = config["vocab_size"] if config else _vocabulary(str(path))
+        examples = {kind: made_examples(KINDS[kind], vocabulary, 0) for kind in self.plan.packs}
+        asked = {
+            "config": config, "path": path, "device": self.device.type, "threads": 1, "batch": ROWS,
+            "dtype": str(perf_dtype(self.device)).removeprefix("torch."),
+            "lora": {"r": RANK, "lora_alpha": ALPHA, "target_modules": list(ALL_LINEAR)},
+            "kinds": {
+                kind: [[example.ids.tolist(), example.answer_start] for step in steps for example in step]
+                for kind, steps in examples.items()
+            },
+        }  # fmt: skip
+        tokens = {kind: mean_tokens(steps) for kind, steps in examples.items()}
+        return peers(max([1, *self.plan.processes]), asked, tokens, folder)
+
+    # -- arms -------------------------------------------------------------------------------------------------------
+
+    def _arm(self, trials: int, kind: str, recipe: Recipe | None = None) -> EngineArm | None:
+        """A pack that is warm; None, and said, where memory runs out.  Raises InputError where that is so for one."""
+        try:
+            return EngineArm(self.model, trials, kind, recipe and [recipe] * trials)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            why = str(error).splitlines()[0]
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if trials == 1:
+            raise does_not_fit(self.name.removeprefix("random:"), self.device, f"ran out of memory ({why})")
+        print(f"K={trials:3}  {kind:6}  skipped: out of memory", flush=True)
+        self.rows.append({"trials": trials, "kind": kind, "skipped": f"out of memory: {why}"})
+        return None
+
+    def _compare(self, kind: str, trials: int) -> None:
+        """The engine, one peer, and the engine again."""
+        if arm := self._arm(trials, kind):
+            arm.run(self.seconds)
+            self._peer(1, kind)
+            arm.run(self.seconds)
+            self._keep(arm)
+
+    def _distil(self, trials: int) -> None:
+        """Steps with a teacher in turns with the same steps without."""
+        method = methods()["self_distill"]
+        plain, taught = (self._arm(trials, "answer", r) for r in (None, method.compose(method.settings().resolved(64))))
+        if plain and taught:
+            for _ in range(2):
+                plain.run(self.seconds)
+                taught.run(self.seconds)
+            self._keep(plain, recipe="lora", over_plain=1.0)
+            self._keep(taught, recipe="self_distill", over_plain=taught.step_seconds / plain.step_seconds)
+
+    def _keep(self, arm: EngineArm, **more: Any) -> None:
+        row = {**arm.row(), **more}
+        self.rows.append(row)
+        print(f"K={row['trials']:3}  {row['kind']:6}  {row['tokens_per_second']:>12,.0f} tok/s  "
+              f"{row['step_ms']:8.1f} ms/step  {row['peak_memory_gib']:6.2f} GiB  {more.get('recipe', '')}"
+              f"{row.get('eager', '')}", flush=True)  # fmt: skip
+
+    def _share(self, count: int) -> None:
+        """So many processes at once, twice, each as long as the engine's two turns."""
+        kind = next(iter(self.plan.packs))
+        for _ in range(2):
+            self._peer(count, kind, 2 * self.seconds)
+
+    def _peer(self, count: int, kind: str, seconds: float | None = None) -> None:
+        if self.peers is None or len(self.peers.processes) < count:
+            return
+        threads = max(1, torch.get_num_threads() // count)
+        try:
+            row = self.peers.train(count, kind, seconds or self.seconds, threads)
+        except PeerError as error:
+            self.failures.append(f"{count} processes: {error}")
+            return
+        self.peer_rows.setdefault((count, kind), []).append(row)
+        print(f"N={count:3}  {kind:6}  {row['tokens_per_second']:>12,.0f} tok/s", flush=True)
+
+    @staticmethod
+    def _peer_row(count: int, kind: str, rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+        speeds = sorted(each["tokens_per_second"] for each in rounds)
+        return {
+            "processes": count, "kind": kind, "steps": sum(each["steps"] for each in rounds),
+            "tokens_per_second": float(torch.tensor(speeds).quantile(0.5)), "tokens_per_second_least": speeds[0],
+            "tokens_per_second_most": speeds[-1], "rounds": len(speeds),
+        }  # fmt: skip
+
+    def _roofs(self) -> dict[str, Any]:
+        """By kind of step; nothing for a model whose shape is not a Llama's."""
+        shape = SHAPES.get(self.name.removeprefix("random:")) or _shape(self.model)
+        kinds = {kind: KINDS[kind] for kind in self.plan.packs} if shape else {}
+        return {
+            name: roof(shape, self.found, rank=RANK, length=kind.longest, labelled=kind.labelled).as_dict()
+            for name, kind in kinds.items()
+        }
+
+
+def _folder(name: str) -> str:
+    from harness.data.models import resolve_model
+
+    return str(resolve_model(name).path)
+
+
+def _vocabulary(path: str) -> int:
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(path, local_files_only=True).get_text_config().vocab_size)
+
+
+def _shape(model: PackedModel) -> dict[str, Any]:
+    """The numbers that a roof is of, as far as the model's configuration has them all."""
+    config = model.module.config.get_text_config()
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+             "vocab_size", "tie_word_embeddings")  # fmt: skip
+    found = {name: getattr(config, name, None) for name in names}
+    return {} if None in found.values() else found

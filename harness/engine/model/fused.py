@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 #: Families in which it was compared with the plain operations (tests/parity/test_fused.py).
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -38,6 +39,8 @@ def fuse(model: nn.Module) -> tuple[Sequence[Swap], str]:
         logging.getLogger("liger_kernel").setLevel(logging.ERROR)  # it lists what else could be installed
         liger, rope = import_module("liger_kernel.transformers"), import_module("liger_kernel.transformers.rope")
         apply = getattr(liger, f"apply_liger_kernel_to_{family}")
+        if failed := _fails(liger.LigerRMSNorm, _like(model)):
+            return (), f"liger-kernel: {failed}"
         apply(rope=False, cross_entropy=False, fused_linear_cross_entropy=False, model=model)
     except (ImportError, AttributeError) as error:  # not installed, without Triton, or another version
         return (), f"liger-kernel: {error}"
@@ -45,3 +48,16 @@ def fuse(model: nn.Module) -> tuple[Sequence[Swap], str]:
         for name, value in kept.items():
             setattr(modeling, name, value)
     return (Swap(modeling, "apply_rotary_pos_emb", rope.liger_rotary_pos_emb),), ""
+
+
+def _like(model: nn.Module) -> Tensor:
+    return next(model.parameters())
+
+
+def _fails(norm: Callable[..., nn.Module], like: Tensor) -> str:
+    """Why a kernel can't be compiled and run on this device (no compiler, a GPU that Triton doesn't know), or empty."""
+    try:
+        norm(64).to(like.device, like.dtype)(torch.zeros(2, 64, device=like.device, dtype=like.dtype))
+    except Exception as error:  # Triton and its backends raise what they like
+        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return ""

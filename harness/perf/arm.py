@@ -1,0 +1,127 @@
+"""The engine as an arm of a benchmark: K rows that train on made-up examples, a few steps at a time.
+
+Rank 8 on all projections, random token ids, and three kinds of steps, of 8 rows a trial: full rows of 128 tokens where
+every token counts; the same with an answer of 4; the lengths of the bench's own tasks (24 to 58 tokens, 41 on average)
+with an answer of 3.  Tokens are those that are not padding.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from harness.engine.batches import Example, make_batch
+from harness.engine.environment import peak_memory_gib, reset_peak_memory
+from harness.engine.model.packed import PackedModel
+from harness.engine.optimizer import OptimizerSettings
+from harness.engine.rows import Rows, RowSpec
+from harness.engine.step import take_step
+from harness.method.recipe import Recipe
+from harness.perf.common import timed
+
+ROWS, RANK, ALPHA, RATE = 8, 8, 16, 5e-4
+#: Batches that are trained on in turn, so that no cache flatters; one turn is the least that is timed.
+TURN = 4
+#: Enough to see every shape as often as it takes to capture it (:mod:`harness.engine.trunk`).
+WARM_UP_STEPS = 12
+
+
+class Kind(NamedTuple):
+    """Lengths of the rows of a step, and of their answers."""
+
+    shortest: int
+    longest: int
+    answer: int
+
+    @property
+    def labelled(self) -> float:
+        return 2 * self.answer / (self.shortest + self.longest)
+
+
+KINDS = {"all": Kind(128, 128, 127), "answer": Kind(128, 128, 4), "bench": Kind(24, 58, 3)}
+
+
+def made_examples(kind: Kind, vocabulary: int, trial: int) -> list[list[Example]]:
+    """``TURN`` steps' examples of one trial."""
+    generator = np.random.default_rng(trial)
+    lengths = generator.integers(kind.shortest, kind.longest + 1, (TURN, ROWS)).tolist()
+    return [[Example(generator.integers(0, vocabulary, n), n - kind.answer) for n in step] for step in lengths]
+
+
+def mean_tokens(steps: Sequence[Sequence[Example]]) -> float:
+    """Of a step, in tokens that are not padding."""
+    return statistics.mean(sum(len(example.ids) for example in step) for step in steps)
+
+
+class EngineArm:
+    """A pack that is ready to train: made, warmed up, its shapes captured.
+
+    What is timed is what a run does: batches are made as well, and nothing waits for the device but after a turn.
+    """
+
+    def __init__(self, model: PackedModel, trials: int, kind: str, recipes: Sequence[Recipe] | None = None) -> None:
+        """``recipes``: one a row; plain LoRA where there are none.  Raises torch's error where memory runs out."""
+        self.model, self.trials, self.kind = model, trials, kind
+        self.rounds: list[list[float]] = []  # seconds of a step, of every turn
+        reset_peak_memory(model.device)
+        rows = [RowSpec(recipe, RATE, seed) for seed, recipe in enumerate(recipes or [Recipe()] * trials)]
+        self.examples = [made_examples(KINDS[kind], model.vocabulary, trial) for trial in range(trials)]
+        self.rows = Rows(model, rows, RANK, ALPHA, OptimizerSettings())
+        self._seen = 0
+        self.rows.begin_task(0, self._all_examples())
+        self.steps(WARM_UP_STEPS)
+
+    def _all_examples(self) -> list[list[Example]]:
+        return [[example for step in steps for example in step] for steps in self.examples]
+
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            examples = [steps[self._seen % TURN] for steps in self.examples]
+            batch = make_batch(examples, 0, self.model.device, seeds=[self._seen] * self.trials)
+            take_step(self.rows, batch, 1.0, 0.5)
+            self._seen += 1
+
+    def next_task(self) -> None:
+        """Go on to a second task, in which a method has all that it keeps of the first."""
+        self.rows.end_task()
+        self.rows.begin_task(1, self._all_examples())
+        self.steps(WARM_UP_STEPS)
+
+    def run(self, seconds: float) -> None:
+        """Time turns for so long, and one at least."""
+        times: list[float] = []
+        while not times or sum(times) * TURN < seconds:
+            times.append(timed(lambda: self.steps(TURN), self.model.device) / TURN)
+        self.rounds.append(times)
+        assert bool(self.rows.alive.all()), "a trial diverged while it was timed"
+
+    @property
+    def step_seconds(self) -> float:
+        """Median over all turns."""
+        return statistics.median(time for times in self.rounds for time in times)
+
+    def row(self) -> dict[str, Any]:
+        """What was measured: medians over turns, and the least and most of a turn."""
+        tokens = sum(mean_tokens(steps) for steps in self.examples)
+        times = [time for times in self.rounds for time in times]
+        return {
+            "trials": self.trials,
+            "kind": self.kind,
+            "steps": TURN * len(times),
+            "tokens_per_second": tokens / self.step_seconds,
+            "tokens_per_second_least": tokens / max(times),
+            "tokens_per_second_most": tokens / min(times),
+            "tokens_per_second_of_rounds": [tokens / statistics.median(times) for times in self.rounds],
+            "step_ms": 1000 * self.step_seconds,
+            "peak_memory_gib": peak_memory_gib(self.model.device),
+            **({"eager": self.rows.trunk.failed} if self.rows.trunk.failed else {}),
+        }
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """On a GPU torch has a class for it; on a CPU its allocator says so in a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
