@@ -143,7 +143,7 @@ def _costs(cost: float, rng: np.random.Generator) -> Costs:
         shared_by=3, train_seconds=41.0 * cost + rng.normal(0, 1), score_seconds=22.5, analysis_seconds=3.1,
         train_tokens=61 * 96 * 3, teacher_tokens=61 * 96 * 3 if cost > 1.5 else 0, sampled_tokens=0,
         tokens_per_second=1480 / cost + rng.normal(0, 9), peak_memory_gib=2.31 * cost**0.3, adapter_bytes=3_700_000,
-        trained_parameters=921_600, energy_kwh=None,
+        trained_parameters=921_600, state_bytes=round(11_100_000 * cost), energy_kwh=None,
     )  # fmt: skip
 
 

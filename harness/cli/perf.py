@@ -24,7 +24,7 @@ def train(
     sizes: Annotated[
         str, typer.Option("--sizes", help="Shapes with random weights, comma-separated; left out: this device's.")
     ] = "",
-    model: Annotated[str, model_option("Another model: a catalogue name, a folder, or random:135m.")] = "none",
+    model: Annotated[str | None, model_option("Another model: a catalogue name, a folder, or random:135m.")] = None,
     packs: Annotated[str, typer.Option("--packs", help="Rows of a pack, comma-separated; left out: by size.")] = "",
     processes: Annotated[
         str, typer.Option("--processes", help="Processes of HF's Trainer that share the device, comma-separated.")
@@ -36,7 +36,7 @@ def train(
     """The training engine, in tokens a second, against HF's Trainer with PEFT; parity first.  Exit 1 where one died."""
     from harness.perf.train import main, settings
 
-    chosen = [f"random:{size}" for size in names(sizes)] + ([] if model == "none" else [model])
+    chosen = [f"random:{size}" for size in names(sizes)] + ([model] if model else [])
     rows = numbers(packs, "--packs", "1,16,32", MOST_ROWS) if packs else ()
     shared = numbers(processes, "--processes", "4,8", MOST_PROCESSES) if processes else ()
     _failed(main(settings(chosen, rows, shared, with_peers=peers, small=small), out))
@@ -82,6 +82,29 @@ def intruders(
     from harness.perf.intruders import Settings, main
 
     main(model, Settings(trials, numbers(ranks, "--ranks", "8,16", MOST_RANK), repeats), out)
+
+
+@app.command()
+def methods(
+    model: Annotated[
+        str | None, model_option("Catalogue name, folder, or random:135m; left out: this device's.")
+    ] = None,
+    trials: Annotated[
+        int, typer.Option("--trials", min=0, max=MOST_ROWS, help="Rows of a pack; 0: this device's.")
+    ] = 0,
+    only: Annotated[str, typer.Option("--methods", help="Names, comma-separated; left out: every one.")] = "",
+    small: Small = False,
+    out: PerfFolder = Path("results/perf"),
+) -> None:
+    """What every method costs over plain LoRA in the same run: time of a step, bytes of state."""
+    from harness.executors.hardware import has_gpu
+    from harness.perf.methods import Settings, main
+
+    chosen = tuple(names(only))
+    if small or not has_gpu():
+        main(Settings(model or "random:tiny", trials or 4, chosen, 0.2), out)
+    else:
+        main(Settings(model or "random:135m", trials or 16, chosen, 1.0), out)
 
 
 @app.command()

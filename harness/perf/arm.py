@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from harness.analysis.intruders import spectrum
 from harness.engine.batches import Example, make_batch
 from harness.engine.environment import peak_memory_gib, reset_peak_memory
 from harness.engine.model.packed import PackedModel
@@ -45,11 +48,16 @@ class Kind(NamedTuple):
 KINDS = {"all": Kind(128, 128, 127), "answer": Kind(128, 128, 4), "bench": Kind(24, 58, 3)}
 
 
-def made_examples(kind: Kind, vocabulary: int, trial: int) -> list[list[Example]]:
-    """``TURN`` steps' examples of one trial."""
+def made_examples(kind: Kind, vocabulary: int, trial: int, *, shown: bool = False) -> list[list[Example]]:
+    """``TURN`` steps' examples of one trial; ``shown``: a teacher reads prompt, answer and prompt again."""
     generator = np.random.default_rng(trial)
     lengths = generator.integers(kind.shortest, kind.longest + 1, (TURN, ROWS)).tolist()
-    return [[Example(generator.integers(0, vocabulary, n), n - kind.answer) for n in step] for step in lengths]
+    made = [[Example(generator.integers(0, vocabulary, n), n - kind.answer) for n in step] for step in lengths]
+    return [[_shown(example) for example in step] for step in made] if shown else made
+
+
+def _shown(example: Example) -> Example:
+    return replace(example, shown=np.concatenate([example.prompt, example.answer, example.prompt]))
 
 
 def mean_tokens(steps: Sequence[Sequence[Example]]) -> float:
@@ -63,20 +71,29 @@ class EngineArm:
     What is timed is what a run does: batches are made as well, and nothing waits for the device but after a turn.
     """
 
-    def __init__(self, model: PackedModel, trials: int, kind: str, recipes: Sequence[Recipe] | None = None) -> None:
-        """``recipes``: one a row; plain LoRA where there are none.  Raises torch's error where memory runs out."""
-        self.model, self.trials, self.kind = model, trials, kind
+    def __init__(
+        self, model: PackedModel, trials: int, kind: str, recipe: Recipe | None = None, *, rate: float = RATE,
+        tasks: int = 1,
+    ) -> None:  # fmt: skip
+        """``recipe``: plain LoRA where there is none.  With two ``tasks`` the second is timed, after a few steps of the
+        first: there a method has all that it keeps.  Raises torch's error where memory runs out.
+        """
+        self.model, self.trials, self.kind, self.recipe = model, trials, kind, recipe or Recipe()
         self.rounds: list[list[float]] = []  # seconds of a step, of every turn
         reset_peak_memory(model.device)
-        rows = [RowSpec(recipe, RATE, seed) for seed, recipe in enumerate(recipes or [Recipe()] * trials)]
-        self.examples = [made_examples(KINDS[kind], model.vocabulary, trial) for trial in range(trials)]
-        self.rows = Rows(model, rows, RANK, ALPHA, OptimizerSettings())
+        shown = self.recipe.loss.demonstration is not None
+        self.examples = [made_examples(KINDS[kind], model.vocabulary, trial, shown=shown) for trial in range(trials)]
+        rows = [RowSpec(self.recipe, rate, seed) for seed in range(trials)]
+        spectra = cache(lambda: [spectrum(weight[None]) for _, weight in model.weights()])  # once, as in a run
+        self.rows = Rows(model, rows, RANK, ALPHA, OptimizerSettings(), spectra)
         self._seen = 0
-        self.rows.begin_task(0, self._all_examples())
+        examples = [[example for step in steps for example in step] for steps in self.examples]
+        for task in range(tasks):
+            if task:
+                self.steps(TURN)
+                self.rows.end_task()
+            self.rows.begin_task(task, examples)
         self.steps(WARM_UP_STEPS)
-
-    def _all_examples(self) -> list[list[Example]]:
-        return [[example for step in steps for example in step] for steps in self.examples]
 
     def steps(self, count: int) -> None:
         for _ in range(count):
@@ -84,12 +101,6 @@ class EngineArm:
             batch = make_batch(examples, 0, self.model.device, seeds=[self._seen] * self.trials)
             take_step(self.rows, batch, 1.0, 0.5)
             self._seen += 1
-
-    def next_task(self) -> None:
-        """Go on to a second task, in which a method has all that it keeps of the first."""
-        self.rows.end_task()
-        self.rows.begin_task(1, self._all_examples())
-        self.steps(WARM_UP_STEPS)
 
     def run(self, seconds: float) -> None:
         """Time turns for so long, and one at least."""

@@ -135,7 +135,7 @@ def _record(
         curves=tuple(curves),
         train_loss=tuple(map(Floats.of, losses)) if trains else (),
         intruders=taken if trains else (),
-        costs=_costs(chance) if trains else Costs(trained_parameters=0, adapter_bytes=0),
+        costs=_costs(chance) if trains else Costs(trained_parameters=0, adapter_bytes=0, state_bytes=0),
         host={"machine": "made", "executor": "local"},
     )
 
@@ -215,6 +215,7 @@ def _costs(chance: np.random.Generator) -> Costs:
         shared_by=16, train_seconds=40 + float(chance.random()), score_seconds=22.5, analysis_seconds=3.1,
         train_tokens=187_392, teacher_tokens=0, prompt_tokens=0, sampled_tokens=0, tokens_per_second=120_000.0,
         peak_memory_gib=21.3, adapter_bytes=3_700_000, trained_parameters=921_600,
+        state_bytes=11_100_000,
     )  # fmt: skip
 
 

@@ -176,7 +176,7 @@ class Contest:
     def _arm(self, trials: int, kind: str, recipe: Recipe | None = None) -> EngineArm | None:
         """A pack that is warm; None, and said, where memory runs out.  Raises InputError where that is so for one."""
         try:
-            return EngineArm(self.model, trials, kind, recipe and [recipe] * trials)
+            return EngineArm(self.model, trials, kind, recipe)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

@@ -232,6 +232,12 @@ METRICS: tuple[Metric, ...] = (
         better="lower", digits=0, table="costs",
     ),
     Metric(
+        "state_bytes", "State",
+        "what a trial keeps on the device between steps: adapter, moments, averages, snapshots, what its rules hold, "
+        "what is frozen below it; empty in records before schema 6",
+        attrgetter("state_bytes"), of="costs", better="lower", unit="MB", digits=2, scale=1e-6, table="costs",
+    ),
+    Metric(
         "energy_kwh", "Energy", "a trial's share of its pack's energy, where the device tells",
         attrgetter("energy_kwh"), of="costs",
         better="lower", unit="kWh", digits=4, table="costs",

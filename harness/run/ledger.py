@@ -151,10 +151,13 @@ class Ledger(BaseModel):
 
     # -- the record -----------------------------------------------------------------------------------------------
 
-    def record(self, trial: PlannedTrial, job: Job, base: BaseRecord, trained: int, scored: int) -> TrialRecord:
+    def record(
+        self, trial: PlannedTrial, job: Job, base: BaseRecord, trained: int, scored: int, kept: int
+    ) -> TrialRecord:
         """The trial's record; nulls and a failure block where it has diverged.
 
-        ``trained`` numbers are trained at a time, ``scored`` ones are what remains beside the base at the end.
+        ``trained`` numbers are trained at a time, ``scored`` ones are what remains beside the base at the end;
+        ``kept`` are the bytes of its state there (:mod:`harness.engine.state`).
         """
         import torch
 
@@ -173,7 +176,7 @@ class Ledger(BaseModel):
             train_loss=tuple(map(Floats.of, notes.losses)),
             intruders=tuple(notes.intruders),
             lost_energy=tuple(notes.lost_energy),
-            costs=self._costs(notes, trained, scored),
+            costs=self._costs(notes, trained, scored, kept),
             host={**host(), **job.extras, "pack": job.name, **({"eager": self.eager} if self.eager else {})},
             commit=clone().commit,
             clean=clone().clean,
@@ -219,7 +222,7 @@ class Ledger(BaseModel):
         start = (base,) if base is not None and stage == 0 and notes.students[stage] else ()
         return (*start, *(value for _, value in notes.students[stage]))
 
-    def _costs(self, notes: TrialSoFar, trained: int, scored: int) -> Costs:
+    def _costs(self, notes: TrialSoFar, trained: int, scored: int, kept: int) -> Costs:
         """Times are the pack's, divided by its trials; tokens are what the trial's method spends by itself."""
         trials = len(self.notes)
         total = {
@@ -239,4 +242,5 @@ class Ledger(BaseModel):
             peak_memory_gib=self.peak_memory_gib,
             adapter_bytes=4 * scored,
             trained_parameters=trained,
+            state_bytes=kept,
         )

@@ -30,6 +30,7 @@ from harness.engine.optimizer import OptimizerSettings
 from harness.engine.rows import Rows, RowSpec, ScoredWeights
 from harness.engine.schedule import make_schedule
 from harness.engine.spectra import Spectra
+from harness.engine.state import state_bytes
 from harness.engine.step import take_step
 from harness.errors import FolderError, LorabenchError
 from harness.executors.interface import Report
@@ -303,7 +304,8 @@ class PackRun:
     def _record(self, row: int, trial: PlannedTrial) -> TrialRecord:
         bank, scored = self.rows.bank, self.rows.scored(row, trial.recipe)
         trained = bank.layout.live(bank.values[row])
-        return self.ledger.record(trial, self.job, self.base, trained, scored.layout.live(scored.values))
+        kept = sum(state_bytes(self.rows, row, trial.recipe).values())
+        return self.ledger.record(trial, self.job, self.base, trained, scored.layout.live(scored.values), kept)
 
     def _keep_last_adapter(self, row: int, trial: PlannedTrial) -> None:
         if self.study.keep_adapters == "last":

@@ -59,7 +59,7 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
             for name in spec.stream
         ),
         intruders=tuple(nothing if forecast.takes_intruders(study, s, stages) else None for s in range(stages)),
-        costs=Costs(trained_parameters=0, adapter_bytes=0),
+        costs=Costs(trained_parameters=0, adapter_bytes=0, state_bytes=0),
         host={**host(), **job.extras},
         commit=clone().commit,
         clean=clone().clean,

@@ -19,7 +19,7 @@ from harness.store.intruders import Intruders
 from harness.store.packed import Floats
 from harness.store.values import Frozen, Scalar, Score
 
-SCHEMA_VERSION = 5  # with every change of a field; harness/store/migrations.py reads the older ones
+SCHEMA_VERSION = 6  # with every change of a field; harness/store/migrations.py reads the older ones
 
 Status = Literal["ok", "diverged", "oom", "error", "timeout"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -113,6 +113,8 @@ class Costs(Frozen):
     peak_memory_gib: Score | None = None  #: of the whole pack: device memory on a GPU, resident memory on a CPU
     adapter_bytes: int | None = None
     trained_parameters: int | None = None
+    #: What it keeps on the device between steps at its end: adapter, moments, averages, ...; null before schema 6.
+    state_bytes: int | None = None
     energy_kwh: Score | None = None
 
 
@@ -127,7 +129,7 @@ class Failure(Frozen):
 class TrialRecord(Frozen):
     """One trial: one method with one setting, through one stream, with one seed."""
 
-    schema_version: Literal[5] = SCHEMA_VERSION
+    schema_version: Literal[6] = SCHEMA_VERSION
     fingerprint: str
     study: str
     status: Status
@@ -197,7 +199,7 @@ class BaseScore(Frozen):
 class BaseRecord(Frozen):
     """The base model on every task and probe of a study: row 0 of every trial's matrix, scored once."""
 
-    schema_version: Literal[2, 3, 4, 5] = SCHEMA_VERSION  #: 3 to 5 have changed nothing here
+    schema_version: Literal[2, 3, 4, 5, 6] = SCHEMA_VERSION  #: 3 to 6 have changed nothing here
     key: str  #: digest of everything the scores depend on, stack included
     scores: dict[str, BaseScore]
     train_tokens: dict[str, float]  #: mean tokens of a training example, by task; for forecasts

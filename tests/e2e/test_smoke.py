@@ -73,7 +73,7 @@ def test_costs_that_are_counts_are_the_same_too(local_run, ray_run):
     """Seconds differ; tokens, parameters and bytes don't."""
     counts = (
         "shared_by", "train_tokens", "teacher_tokens", "prompt_tokens", "sampled_tokens", "adapter_bytes",
-        "trained_parameters",
+        "trained_parameters", "state_bytes",
     )  # fmt: skip
     for path in (local_run / "trials").glob("*.json"):
         ours = json.loads(path.read_text())["costs"]

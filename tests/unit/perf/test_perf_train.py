@@ -61,10 +61,10 @@ def test_nothing_is_timed_where_parity_fails(tmp_path, monkeypatch):
 
 def test_a_pack_without_room_is_left_out_and_said(tmp_path, monkeypatch, capsys):
     class Hungry(train.EngineArm):
-        def __init__(self, model, trials, kind, recipes=None):
+        def __init__(self, model, trials, kind, recipe=None):
             if trials > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 EiB")
-            super().__init__(model, trials, kind, recipes)
+            super().__init__(model, trials, kind, recipe)
 
     monkeypatch.setattr(train, "EngineArm", Hungry)
     found, _ = told(tmp_path, alone({"all": (1, 8)}))

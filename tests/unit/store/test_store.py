@@ -376,6 +376,19 @@ def test_records_of_schema_4_have_no_curve_of_a_student(tmp_path):
     assert record.facts.scored == "average"
     now = record.model_dump(mode="json")
     assert [curve.pop("student") for curve in now["curves"]] == [[]] * len(record.spec.stream)
+    assert now["costs"].pop("state_bytes") is None
+    assert now == old | {"schema_version": SCHEMA_VERSION}, "nothing else has changed"
+
+
+def test_records_of_schema_5_have_no_bytes_of_state(tmp_path):
+    shutil.copytree(GOLDEN / "schema5", tmp_path / "study")
+    found = read_trials(tmp_path / "study")
+    assert found.quarantined == {}
+    (record,) = found.records
+    old = json.loads((GOLDEN / "schema5" / "trials" / f"{record.fingerprint}.json").read_text())
+    assert (old["schema_version"], record.schema_version) == (5, SCHEMA_VERSION)
+    now = record.model_dump(mode="json")
+    assert now["costs"].pop("state_bytes") is None
     assert now == old | {"schema_version": SCHEMA_VERSION}, "nothing else has changed"
 
 

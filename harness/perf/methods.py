@@ -1,0 +1,103 @@
+"""``lorabench perf methods``: what every method costs over plain LoRA: time of a step, and bytes of state.
+
+One pack a method, in turns with a pack of plain LoRA with as many rows, on the same examples: full rows with a short
+answer, in the second task of a stream, where a method has all that it keeps of the first.  Plain LoRA is in turns with
+itself as well, which shows how far to trust a ratio.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.engine.environment import device_name
+from harness.engine.model.packed import PackedModel
+from harness.engine.state import state_bytes
+from harness.errors import unknown_name
+from harness.method.recipe import Method, MethodSettings
+from harness.method.registry import methods
+from harness.perf.arm import RATE, EngineArm, out_of_memory
+from harness.perf.common import perf_model, save, this_device
+from harness.study.reference import DEFAULT
+
+KIND, STEPS_OF_A_TASK, ROUNDS = "answer", 64, 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The model, rows of a pack, methods (all: every one that trains) and seconds that an arm runs at a time."""
+
+    model: str
+    trials: int
+    names: tuple[str, ...]
+    seconds: float
+
+
+def main(asked: Settings, out: Path) -> None:
+    """Time every method, print a table, write ``methods-<device>.json``."""
+    known = methods()
+    for name in asked.names:
+        if name not in known:
+            raise unknown_name("method", name, known, where="--methods")
+    device = this_device()
+    print(f"{device_name(device)}, {asked.model}, K={asked.trials}", flush=True)
+    model = perf_model(asked.model, device)
+    plain = _arm(model, known[DEFAULT], asked.trials)
+    rows = []
+    for name in asked.names or known:
+        if known[name].compose(known[name].settings().resolved(STEPS_OF_A_TASK)).adapter is not None:
+            rows.append(_measured(model, name, plain, asked))
+            print(_line(rows[-1]), flush=True)
+    timed = [row for row in rows if "skipped" not in row]
+    headline = {f"step_over_lora_{row['method']}": row["over_lora"] for row in timed}
+    headline |= {f"state_over_lora_{row['method']}": row["state_over_lora"] for row in timed}
+    about = {"model": asked.model, "trials": asked.trials, "kind": KIND, "seconds_of_a_turn": asked.seconds}
+    save(out, "methods", device, {**about, "rows": rows, "headline": headline})
+    print(json.dumps(headline, indent=1))
+
+
+def _arm(model: PackedModel, method: Method, trials: int) -> EngineArm:
+    """A pack of this method with its defaults, in the second task of its stream."""
+    settings = method.settings().resolved(STEPS_OF_A_TASK)
+    rate = settings.learning_rate if isinstance(settings, MethodSettings) else RATE
+    recipe = method.compose(settings).under("continue")
+    return EngineArm(model, trials, KIND, recipe, rate=rate, tasks=2)
+
+
+def _measured(model: PackedModel, name: str, plain: EngineArm, asked: Settings) -> dict[str, Any]:
+    """One method in turns with plain LoRA; where memory runs out it is skipped, and the row says so."""
+    try:
+        arm = _arm(model, methods()[name], asked.trials)
+        ratios = []
+        for _ in range(ROUNDS):
+            plain.run(asked.seconds)
+            arm.run(asked.seconds)
+            ratios.append(statistics.median(arm.rounds[-1]) / statistics.median(plain.rounds[-1]))
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return {"method": name, "skipped": f"out of memory: {str(error).splitlines()[0]}"}
+    finally:
+        gc.collect()
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()
+    state, of_plain = (state_bytes(each.rows, 0, each.recipe) for each in (arm, plain))
+    row = {key: value for key, value in arm.row().items() if key not in ("trials", "kind")}
+    return {
+        "method": name, **row, "over_lora": statistics.median(ratios), "over_lora_of_rounds": ratios,
+        "state_bytes": state, "state_over_lora": sum(state.values()) / sum(of_plain.values()),
+    }  # fmt: skip
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "skipped" in row:
+        return f"{row['method']:20} skipped: {row['skipped']}"
+    kept = ", ".join(f"{kind} {size / 1e6:.2f}" for kind, size in row["state_bytes"].items() if size)
+    return (f"{row['method']:20}{row['step_ms']:9.1f} ms  {row['over_lora']:6.3f} of lora   "
+            f"state {row['state_over_lora']:5.2f} of lora (MB: {kept})  {row.get('eager', '')}")  # fmt: skip

@@ -1,0 +1,67 @@
+"""``lorabench perf methods`` on a tiny shape: every method that trains, over plain LoRA; time and bytes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from harness.errors import InputError
+from harness.perf import arm, methods
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(arm, "WARM_UP_STEPS", 1)
+    monkeypatch.setattr(arm, "TURN", 2)
+    monkeypatch.setattr(methods, "ROUNDS", 1)
+    monkeypatch.setattr(methods, "this_device", lambda: torch.device("cpu"))
+
+
+def told(tmp_path, *names: str) -> dict:
+    methods.main(methods.Settings("random:tiny", 2, names, 0.0), tmp_path)
+    (file,) = tmp_path.glob("methods-*.json")
+    return json.loads(file.read_text())
+
+
+def test_methods_are_timed_over_plain_lora_with_their_state(tmp_path):
+    found = told(tmp_path, "lora", "stable_lora", "lora_ema", "sdft")
+    rows = {row["method"]: row for row in found["rows"]}
+    assert list(rows) == ["lora", "stable_lora", "lora_ema", "sdft"]
+    assert all(row["over_lora"] > 0 and row["step_ms"] > 0 for row in rows.values())
+    assert rows["lora"]["state_over_lora"] == 1
+    assert rows["stable_lora"]["state_bytes"]["rules"] == 14
+    assert rows["lora_ema"]["state_bytes"]["average"] == rows["lora"]["state_bytes"]["adapter"] + 4
+    assert found["headline"]["state_over_lora_lora_ema"] == pytest.approx(4 / 3, abs=1e-3)
+    assert found["headline"]["step_over_lora_sdft"] == rows["sdft"]["over_lora"]
+
+
+def test_a_teacher_that_is_shown_the_answer_reads_more():
+    made = arm.made_examples(arm.KINDS["answer"], 512, 0, shown=True)[0][0]
+    assert made.teacher_length == 2 * len(made.prompt) + 2 * len(made.answer)
+    assert arm.made_examples(arm.KINDS["answer"], 512, 0)[0][0].teacher_length == 128
+
+
+def test_a_method_without_room_is_skipped_and_said(tmp_path, monkeypatch, capsys):
+    real = methods._arm
+
+    def hungry(model, method, trials):
+        if method.name == "full_finetune":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, method, trials)
+
+    monkeypatch.setattr(methods, "_arm", hungry)
+    found = told(tmp_path, "full_finetune", "lora_plus")
+    assert found["rows"][0] == {"method": "full_finetune", "skipped": "out of memory: CUDA out of memory"}
+    assert [name for name in found["headline"] if "full" in name] == []
+    assert "full_finetune        skipped: out of memory" in capsys.readouterr().out
+
+
+def test_what_trains_nothing_has_no_step(tmp_path):
+    assert told(tmp_path, "frozen")["rows"] == []
+
+
+def test_an_unknown_method_is_refused(tmp_path):
+    with pytest.raises(InputError, match="did you mean 'lora_ema'"):
+        told(tmp_path, "lora_emma")
