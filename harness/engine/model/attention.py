@@ -6,6 +6,7 @@ products through ``matmul`` take 2.2 ms: 5 % of a checkpoint in float32.  Everyt
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +26,28 @@ def tree_mask(last: Tensor) -> Tensor:
     """``last`` [R, T] -> [R, 1, T, T], true where query i may look at key j: ``j <= i < last[j]``."""
     at = torch.arange(last.shape[1], device=last.device)
     return ((at[:, None] >= at) & (at[:, None] < last[:, None, :]))[:, None]
+
+
+def groups_heads(mask: Tensor | None, key: Tensor, *_: Tensor) -> bool:
+    """Whether the fastest kernel behind this mask takes keys that several heads share as they are.
+
+    That is cuDNN's on an H100 or later: 0.09 ms for 300 rows of 100 tokens with nine heads, where copies of the keys
+    for each head, and of a boolean mask as numbers, make it 0.18.
+    """
+    if mask is None or mask.shape[-2] != key.shape[-2] or not key.is_cuda:
+        return False
+    fits = key.dtype in (torch.bfloat16, torch.float16) and key.shape[-1] <= 128 and key.shape[-1] % 8 == 0
+    return fits and _hopper(key.device)
+
+
+def takes_numbers(mask: Tensor) -> bool:
+    """Whether a boolean mask is to be made numbers once, not in every layer."""
+    return _hopper(mask.device) if mask.is_cuda else not torch.is_grad_enabled()
+
+
+@cache
+def _hopper(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (9, 0) and torch.backends.cudnn.is_available()
 
 
 def attention(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache, PreTrainedModel, masking_utils
+from transformers.integrations import sdpa_attention
 
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import DenseLayout, Layout, Slot
@@ -31,11 +32,13 @@ from harness.errors import InputError
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+_use_gqa_in_sdpa = sdpa_attention.use_gqa_in_sdpa
 #: transformers looks for several sequences in a row, which reads from the device in every forward; and where a graph is
-#: captured it makes a mask of what attention does by itself.
+#: captured it makes a mask of what attention does by itself.  Behind a mask it copies keys for heads that share them.
 PLAIN_ROWS = (
     Swap(masking_utils, "find_packed_sequence_indices", lambda position_ids: None),
     Swap(masking_utils, "is_tracing", lambda tensor=None: False),
+    Swap(sdpa_attention, "use_gqa_in_sdpa", lambda *given: attention.groups_heads(*given) or _use_gqa_in_sdpa(*given)),
 )
 
 #: Settings that limit how far attention sees, in the families of transformers.
@@ -128,7 +131,7 @@ class PackedModel:
         Without a mask attention is causal; rows are padded on the right, where nothing that counts looks.  A mask is
         boolean, [B, 1, T, T], true where query i may look at key j.
         """
-        if mask is not None and (self._adds_masks or not (mask.is_cuda or torch.is_grad_enabled())):
+        if mask is not None and (self._adds_masks or attention.takes_numbers(mask)):
             mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
         with _swapped(self._swaps):
             return self.decoder(
