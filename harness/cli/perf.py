@@ -108,6 +108,26 @@ def methods(
 
 
 @app.command()
+def campaign(
+    study: Annotated[
+        str | None, typer.Option("--study", help="Its first order is run; left out: core with a GPU, else smoke.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, max=1000, help="Trials of each of three methods; 10, or 2 small.")
+    ] = None,
+    peers: Annotated[bool, typer.Option(help="Time a part of the peers' way, and multiply it.")] = True,
+    small: Small = False,
+    out: PerfFolder = Path("results/perf"),
+) -> None:
+    """A study from a cold start to the written board, against HF's Trainer, lm-eval and full SVDs on its trials."""
+    from harness.executors.hardware import has_gpu
+    from harness.perf.campaign import Settings, main
+
+    small = small or not has_gpu()
+    main(Settings(study or ("smoke" if small else "core"), seeds or (2 if small else 10), small, peers), out)
+
+
+@app.command()
 def verbs(
     study: Annotated[str, typer.Option("--study", help="The study whose plan, status and run are timed.")] = "quick",
     results: Annotated[Path | None, typer.Option("--results", help="Its results, if not results/<study>.")] = None,

@@ -21,10 +21,16 @@ def main(path: str) -> None:
     with open(path, encoding="utf-8") as file:  # noqa: PTH123
         settings = json.load(file)
     torch.set_num_threads(settings["threads"])
-    rows = datasets.Dataset.from_list(settings["rows"])
-    config = {**settings["config"], "task": "questions", "custom_dataset": lambda **_: {"test": rows}}
+
+    def loader(splits: dict[str, Any]) -> Any:  # lm-eval calls it with what the task's metadata has
+        return lambda **_: {name: datasets.Dataset.from_list(rows) for name, rows in splits.items()}
+
+    configs = [
+        {**task["config"], "task": name, "custom_dataset": loader(task["splits"])}
+        for name, task in settings["tasks"].items()
+    ]
     # Without the 14,000 tasks of lm-eval, whose index alone takes 10 to 17 s.
-    tasks = TaskManager(include_defaults=False).load([config])
+    tasks = TaskManager(include_defaults=False).load(configs)
     lm = HFLM(**settings["hflm"])
     results = cast(Any, evaluate(lm=lm, task_dict=tasks, bootstrap_iters=0, log_samples=False))
     print(json.dumps(results["results"]))

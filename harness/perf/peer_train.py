@@ -1,9 +1,9 @@
 """Train one LoRA adapter with HF's Trainer and PEFT, as a script around the two does it, for as long as it is told.
 
-Run by its path with a JSON file of settings; it imports nothing of ours.  It says ``{"ready": true}`` when its model
-is there.  Then for every line of its input, ``{"kind": ..., "seconds": ..., "threads": ...}``, it trains for so long on
-the examples of that kind and answers with the moments (of the machine's monotonic clock) at which its steps ended.  It
-ends with its input, so that it does not outlive whoever started it.
+Run by its path with a JSON file of settings; it imports nothing of ours.  It says when its model was there, once it is
+warm.  Then for every line of its input, ``{"kind": ..., "seconds": ..., "threads": ...}``, it trains for so long on the
+examples of that kind and answers with the moments (of the machine's monotonic clock) at which its steps ended.  It ends
+with its input, so that it does not outlive whoever started it.
 """
 
 from __future__ import annotations
@@ -94,13 +94,14 @@ def main(path: str) -> None:
     settings = json.loads(Path(path).read_text(encoding="utf-8"))
     torch.set_num_threads(settings["threads"])
     model = make_model(settings)
+    loaded = time.monotonic()
     for kind in settings["kinds"]:
         train(model, settings, kind, 0.0)
 
     def say(**answer: Any) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
-    say(ready=True)
+    say(ready=True, loaded=loaded)
     for line in sys.stdin:
         asked = json.loads(line)
         torch.set_num_threads(asked["threads"])

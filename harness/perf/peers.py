@@ -48,7 +48,8 @@ class Peer:
     """One process, from its start to its end."""
 
     def __init__(self, program: Path, settings: Path, log: Path) -> None:
-        self.log = log
+        self.log, self.began = log, time.monotonic()
+        self.start_seconds = 0.0  #: until its model was there
         with log.open("w", encoding="utf-8") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", str(program), str(settings)],  # -P: our statistics.py is not Python's
@@ -127,7 +128,7 @@ class Peers:
         """Wait until they are ready; those that died on their way are dropped."""
         for peer in list(self.processes):
             try:
-                peer.answer(START_SECONDS)
+                peer.start_seconds = peer.answer(START_SECONDS).get("loaded", peer.began) - peer.began
             except PeerError as error:
                 self._drop(peer, error)
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,6 +28,7 @@ from harness.engine.environment import device_name, use_threads
 from harness.engine.model.load import load_model
 from harness.errors import LorabenchError
 from harness.perf.common import save, this_device, timed
+from harness.perf.hflm import in_a_fresh_process
 from harness.perf.questions import questions
 from harness.perf.trained import trained
 from harness.scoring.lm import PackedLM
@@ -229,16 +228,7 @@ class Contest:
     def _fresh(self, data: TaskData, dtype: str, batch: int) -> float:
         hflm = {"pretrained": str(self.path), "peft": str(self.folder / "trial0"), "dtype": dtype,
                 "batch_size": batch, "max_length": MAX_LENGTH, "device": self.device.type}  # fmt: skip
-        settings = {"config": data.config, "rows": list(data.splits["test"]), "hflm": hflm,
-                    "threads": torch.get_num_threads()}  # fmt: skip
-        file = self.folder / "checkpoint.json"
-        file.write_text(json.dumps(settings), encoding="utf-8")
-        command = [sys.executable, "-P", str(Path(__file__).with_name("one_checkpoint.py")), str(file)]
-        start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise LorabenchError(f"lm-eval failed: {done.stderr[-500:]}", where=command[2])
-        return time.perf_counter() - start
+        return in_a_fresh_process([data], hflm, self.folder)
 
 
 def _predictions(values: np.ndarray, choices: int) -> np.ndarray:

@@ -31,7 +31,7 @@ class Suite:
         self._prompting = prompting or Prompting()
         self._trained = {task.name for task in data if task.splits.get("train")}
         self.tasks = {
-            task.name: make_scored_task(task, _chosen(task, split, items.get(task.name)), self._prompting)
+            task.name: make_scored_task(task, chosen_rows(task, split, items.get(task.name)), self._prompting)
             for task in data
         }
 
@@ -44,8 +44,11 @@ class Suite:
         return examples.training_examples(self.tasks[name], self._prompting, encoder, demonstration)
 
 
-def _chosen(data: TaskData, split: str, items: int | None) -> dict[str, list[Mapping[str, Any]]]:
-    """The rows of every split that lm-eval gets to see; what is scored is its ``test``."""
+def chosen_rows(data: TaskData, split: str, items: int | None) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows of every split that lm-eval gets to see; what is scored is its ``test``.
+
+    ``split`` names the rows that are scored and ``items`` how many of them at most.
+    """
     rows = list(data.splits.get(split) or ())
     if not rows:
         raise InputError(f"task '{data.name}' has no rows in its {split} split", remedy="choose another split")

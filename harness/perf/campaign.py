@@ -1,0 +1,143 @@
+"""``lorabench perf campaign``: a study from a cold start to the written board, against the peers' way on its trials.
+
+Ours is ``lorabench run --executor local`` in a fresh process, with an empty folder of results and no decomposition of
+the base in the cache; model and data are there.  What the peers' way takes is measured on a part and multiplied
+(:mod:`harness.perf.campaign_peers`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.data.models import resolve_model
+from harness.data.paths import cache_dir, studies_dir
+from harness.data.tasks import prepare_task
+from harness.engine.environment import device_name
+from harness.errors import InputError
+from harness.perf.campaign_peers import peers_way
+from harness.perf.common import save, this_device
+from harness.perf.peers import missing
+from harness.reading import read_yaml
+from harness.store.results import read_trials
+from harness.study.config import Study
+from harness.study.load import find_study, load_study
+
+METHODS = ("lora", "stable_lora", "lora_ema")
+#: Of the cache, what a cold start is without.
+COLD = ("spectra", "records")
+#: Training of the small edition.
+SMALL_TRAINING = {"examples": 64, "batch": 8}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The study whose first order is run, and seeds: as many trials of each method."""
+
+    study: str
+    seeds: int
+    small: bool = False
+    peers: bool = True
+
+
+def main(asked: Settings, out: Path) -> None:
+    """Run the study, time a part of the peers' way, print both, write ``campaign-<device>.json``."""
+    device = this_device()
+    with tempfile.TemporaryDirectory(prefix="lorabench-campaign-") as name:
+        folder = Path(name)
+        study = _study(asked, folder / "campaign.yaml")
+        for task in (*study.tasks, *study.probes):
+            prepare_task(task)
+        model = resolve_model(study.model)
+        print(f"{device_name(device)}, {asked.study}, {len(METHODS) * asked.seeds} trials", flush=True)
+        ours = _ours(folder)
+        print(json.dumps(ours), flush=True)
+        why = "not asked for" if not asked.peers else missing()
+        theirs: dict[str, Any] = {"skipped": why}
+        if not why:
+            theirs = peers_way(study, model.path, folder / "results", device, folder)
+        print(json.dumps(theirs), flush=True)
+    headline = {"campaign_trials_per_hour": ours["trials_per_hour"]}
+    if "seconds" in theirs:
+        headline["campaign_vs_peers"] = theirs["seconds"]["all"] / ours["seconds"]
+    about = {"study": study.model_dump(mode="json"), "of": asked.study}
+    save(out, "campaign", device, {**about, "ours": ours, "peers": theirs, "headline": headline})
+    print(json.dumps(headline))
+
+
+def _study(asked: Settings, file: Path) -> Study:
+    """The study's first order with these methods and seeds, in a file of its own."""
+    found = read_yaml(find_study(asked.study, studies_dir()))
+    order, stream = next(iter(found["streams"].items()))
+    there = found["methods"]
+    changes: dict[str, Any] = {
+        "title": f"Campaign: the first order of {asked.study}", "streams": {order: stream},
+        "seeds": list(range(asked.seeds)), "methods": {method: there.get(method) for method in METHODS},
+    }  # fmt: skip
+    if asked.small:
+        changes["training"] = SMALL_TRAINING
+    file.write_text(yaml.safe_dump({**found, **changes}, sort_keys=False), encoding="utf-8")
+    return load_study(file)
+
+
+def _ours(folder: Path) -> dict[str, Any]:
+    """Seconds from the start of the process to its end, and the parts of it."""
+    results, parts, log = folder / "results", folder / "parts.json", folder / "run.log"
+    words = ["run", str(folder / "campaign.yaml"), "--executor", "local", "--out", str(results)]
+    command = [sys.executable, "-m", "harness.perf.traced_run", str(parts), *words]
+    environment = os.environ | {"LORABENCH_CACHE": str(_cold_cache(folder / "cache"))}
+    start = time.perf_counter()
+    status = _run(command, environment, log)
+    seconds = time.perf_counter() - start
+    if status or not (results / "report.html").is_file():
+        raise InputError(
+            f"it ended with status {status}: {log.read_text(encoding='utf-8', errors='replace').strip()[-500:]}",
+            where=f"lorabench {' '.join(words)}",
+            remedy="see to that first, then time it",
+        )
+    spent = json.loads(parts.read_text(encoding="utf-8"))
+    records = read_trials(results).records
+    costs = {
+        what: sum(getattr(record.costs, f"{what}_seconds") or 0.0 for record in records)
+        for what in ("train", "score", "analysis")
+    }
+    split = {**spent, "packs": spent["packs"] - spent["decomposition"]}
+    split["rest"] = seconds - sum(split.values())
+    return {
+        "trials": len(records), "seconds": seconds, "trials_per_hour": 3600 * len(records) / seconds,
+        "parts": split, "of_packs": {**costs, "other": spent["packs"] - sum(costs.values())},
+    }  # fmt: skip
+
+
+def _cold_cache(folder: Path) -> Path:
+    """The cache with all but what a cold start is without."""
+    folder.mkdir()
+    for entry in cache_dir().iterdir():
+        if entry.name not in COLD:
+            (folder / entry.name).symlink_to(entry)
+    return folder
+
+
+def _run(command: list[str], environment: dict[str, str], log: Path) -> int:
+    """Its status; whatever happens here, neither it nor what it has started is left behind."""
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            return process.wait()
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
