@@ -216,7 +216,7 @@ class Rows:
         assert self.task is not None, "a task that ends has begun"
         for part in self._parts().values():
             part.end_task(self.bank, self.task)
-        self.trunk.forget()
+        self.trunk.end_task()
 
     def _all_scored(self) -> Below:
         """What is scored of every row, as what the next adapters stand on."""

@@ -19,10 +19,13 @@ from torch import Tensor
 from harness.engine.adapters.layout import DenseLayout, Layout
 from harness.engine.model.packed import PackedModel
 
-#: Passes of one shape that run eagerly before it is captured, which costs about as much as five more.
+#: Passes of one shape that run eagerly before it is captured, which costs about as much as three more.
 EAGER_PASSES = 2
-#: Runs before a capture, as torch asks for: libraries choose kernels and allocate what they keep.
-WARM_UP = 3
+#: Runs before a capture, on its stream, as torch asks for: libraries allocate there what they keep.  Which kernels they
+#: take they have chosen in the passes before.
+WARM_UP = 1
+#: Share of the card's memory that must be free for graphs to be kept from one task to the next.
+SPARE = 0.5
 
 #: (hidden states [N, d] at the places asked for, what takes the gradient of those to that of the values, [K, P])
 Forward = tuple[Tensor, Callable[[Tensor], Tensor]]
@@ -87,8 +90,15 @@ class Trunk:
         student = _at(self._hidden(layout, ids, leaf, scaling), source)
         return student, lambda downstream: torch.autograd.grad(student, leaf, downstream)[0]
 
+    def end_task(self) -> None:
+        """Keep the graphs for the next task, which has some of the same shapes, unless others may need their memory."""
+        if self._graphs:
+            free, total = torch.cuda.mem_get_info(self.model.device)
+            if free < SPARE * total:
+                self.forget()
+
     def forget(self) -> None:
-        """Free all graphs and their memory: shapes of another task are others, and layouts may change."""
+        """Free all graphs and their memory."""
         self._seen.clear()
         self._graphs.clear()
         self._pool, self._gradient, self._layout = None, None, None

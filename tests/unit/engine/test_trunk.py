@@ -110,8 +110,21 @@ def test_what_cannot_be_captured_runs_eagerly(monkeypatch):
     assert rows.trunk.failed == "RuntimeError: operation not permitted when stream is capturing"
 
 
+@pytest.mark.parametrize(("free", "kept"), [(60, True), (40, False)])
+def test_graphs_are_kept_between_tasks_where_there_is_room(free, kept, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 100))
+    trunk = Trunk(packed_model())
+    trunk.end_task()  # there is nothing to keep, and no GPU to ask
+    trunk._graphs["a shape"] = None
+    trunk.end_task()
+    assert bool(trunk._graphs) == kept
+
+
 @GPU
-def test_graphs_go_with_their_task():
-    _, _, rows = train(mixed(), capture=True)
+def test_graphs_go_with_their_layout():
+    _, _, rows = train(KINDS["mixed"](), capture=True)
+    assert rows.trunk._graphs
+    rows.bank.layout = replace(rows.bank.layout)
+    ids = torch.ones(4 * len(rows.specs), 16, dtype=torch.int64, device="cuda")
+    rows.trunk.forward(rows.bank.layout, ids, ids[:, 0], rows.bank.values, rows.bank.scaling)
     assert not rows.trunk._graphs
-    assert rows.trunk._pool is None
