@@ -15,6 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from harness.engine.model.products import multiplies_bfloat16
+from harness.engine.model.try_kernels import kernels_for, tried
 from harness.store.fingerprint import digest
 from harness.study.config import CommonSettings, Study
 
@@ -39,6 +40,8 @@ def versions(study: CommonSettings, device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         ran["cuda"] = torch.version.cuda
         ran |= fused_kernels()
+        if kernels_for(device):  # ours
+            ran["triton"] = version("triton")
     return {**ran, "digest": digest(ran)[:16]}
 
 
@@ -50,14 +53,16 @@ def fused_kernels() -> dict[str, str]:
         return {}
 
 
-def host() -> dict[str, Any]:
-    """The machine, for people; nothing is decided by it."""
+def host(device: torch.device | None = None) -> dict[str, Any]:
+    """The machine, for people, and what ``device`` can't do; nothing is decided by it."""
     told = {
         "python": platform.python_version(),
         "system": platform.system(),
         "processor": _processor(),
         "cores": os.cpu_count(),
     }
+    if device is not None and device.type == "cuda" and (why := tried()[1]):
+        told["without_kernels"] = why
     return told if multiplies_bfloat16() else told | {"bfloat16": "through float32"}
 
 

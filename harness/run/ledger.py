@@ -177,7 +177,12 @@ class Ledger(BaseModel):
             intruders=tuple(notes.intruders),
             lost_energy=tuple(notes.lost_energy),
             costs=self._costs(notes, trained, scored, kept),
-            host={**host(), **job.extras, "pack": job.name, **({"eager": self.eager} if self.eager else {})},
+            host={
+                **host(torch.device(job.device)),
+                **job.extras,
+                "pack": job.name,
+                **({"eager": self.eager} if self.eager else {}),
+            },
             commit=clone().commit,
             clean=clone().clean,
             failure=notes.failure,

@@ -16,16 +16,16 @@ ROUNDING = 1e-5
 
 def kernels_for(device: torch.device) -> ModuleType | None:
     """``harness.engine.model.kernels``, where it runs on this device."""
-    return tried(device)[0] if device.type == "cuda" else None
+    return tried()[0] if device.type == "cuda" else None
 
 
 @cache
-def tried(device: torch.device) -> tuple[ModuleType | None, str]:
-    """(the kernels, why there are none): exactly one of them says something."""
+def tried() -> tuple[ModuleType | None, str]:
+    """(the kernels, why there are none) on this process's GPU: exactly one of them says something."""
     try:
         from harness.engine.model import kernels
 
-        _compare(kernels, device)
+        _compare(kernels, torch.device("cuda"))
     except Exception as error:  # Triton raises what it likes: its own errors, those of a compiler, of a driver
         said = str(error).strip()
         return None, f"{type(error).__name__}: {said.splitlines()[0] if said else 'nothing more is known'}"
