@@ -28,7 +28,6 @@ from harness.analysis.statistics import (
 )
 from harness.report import metrics
 from harness.report.arms import Arm, same_matrices
-from harness.report.metric import Metric
 from harness.report.metrics import PRIMARY
 from harness.report.study import StudyResults
 
@@ -112,7 +111,7 @@ class Board(Sequence[BoardRow]):
 def rows(study: StudyResults) -> Board:
     """The board: ranked contestants by average accuracy, other contestants, then the controls; ties by name."""
     why = {arm.name: arm.why_not_ranked() for arm in study.arms}
-    tested = {each.name: _tests(study, each, why) for each in (metrics.metric(PRIMARY), *metrics.secondary())}
+    tested = _tests(study, why)
     ranked = [arm for arm in study.arms if not why[arm.name]]
     trained = [arm for arm in ranked if arm.trains]
     alike, no_block = _shared_noise(trained)
@@ -131,27 +130,28 @@ def rows(study: StudyResults) -> Board:
     return Board(tuple(sorted(table, key=_rank)), groups, no_block)
 
 
-def _tests(study: StudyResults, metric: Metric, why: Mapping[str, str]) -> dict[str, Tested]:
-    """Every arm against its reference.
+def _tests(study: StudyResults, why: Mapping[str, str]) -> dict[str, dict[str, Tested]]:
+    """Every arm against its reference, by outcome and arm.
 
     Only complete arms are tested: the pairs that survived a divergence say nothing about those that did not.  Intruders
     are compared between arms that adapt the same matrices: other matrices have other counts without any method.
     """
-    gaps: dict[str, Paired] = {}
-    for reference in study.partners:
-        others = [arm for arm in study.arms if study.partner(arm) is reference]
-        if metric.of_matrices:
-            others = [arm for arm in others if same_matrices(arm, reference)]
-        arms = {arm.name: values for arm in others if (values := arm.values(metric.name))}
-        gaps |= paired_differences(arms, reference.values(metric.name), metric.apart)
-    contestants = [
-        arm.name
-        for arm in study.arms
-        if not arm.control and (partner := study.partner(arm)) and not (why[arm.name] or why[partner.name])
-    ]
-    ready = [name for name in contestants if name in gaps and gaps[name].p is not None]
-    adjusted = dict(zip(ready, holm([gaps[name].p for name in ready]), strict=True))
-    return {name: Tested(gap, adjusted.get(name)) for name, gap in gaps.items()}
+    pairs = [(arm, partner) for arm in study.arms if (partner := study.partner(arm))]
+    outcomes = [metrics.metric(PRIMARY), *metrics.secondary()]
+    gaps = paired_differences({
+        (metric.name, arm.name): (values, partner.values(metric.name), metric.apart)
+        for metric in outcomes
+        for arm, partner in pairs
+        if (values := arm.values(metric.name)) and (not metric.of_matrices or same_matrices(arm, partner))
+    })  # fmt: skip
+    contestants = [arm.name for arm, partner in pairs if not (arm.control or why[arm.name] or why[partner.name])]
+    tests: dict[str, dict[str, Tested]] = {}
+    for metric in outcomes:
+        own = {arm: gap for (name, arm), gap in gaps.items() if name == metric.name}
+        ready = [arm for arm in contestants if arm in own and own[arm].p is not None]
+        adjusted = dict(zip(ready, holm([own[arm].p for arm in ready]), strict=True))
+        tests[metric.name] = {arm: Tested(gap, adjusted.get(arm)) for arm, gap in own.items()}
+    return tests
 
 
 def _shared_noise(arms: Sequence[Arm]) -> tuple[Residual | None, str]:

@@ -28,6 +28,10 @@ POWER = 0.8  #: of the minimum detectable effect
 
 #: What pairs two trials: (stratum, seed).
 Key = TypeVar("Key", bound=tuple[Hashable, Hashable])
+#: What names a difference.
+Name = TypeVar("Name", bound=Hashable)
+#: An arm's values and its reference's, and the ends of their difference, where it has any.
+Compared = tuple[Mapping[Key, float], Mapping[Key, float], Scale]
 
 
 @dataclass(frozen=True)
@@ -59,35 +63,35 @@ def paired_difference(
     arm: Mapping[Key, float], reference: Mapping[Key, float], scale: Scale = (None, None)
 ) -> Paired | None:
     """Arm minus reference over the (stratum, seed) keys both have; None where they share none."""
-    return paired_differences({"": arm}, reference, scale).get("")
+    return paired_differences({"": (arm, reference, scale)}).get("")
 
 
-def paired_differences(
-    arms: Mapping[str, Mapping[Key, float]], reference: Mapping[Key, float], scale: Scale = (None, None)
-) -> dict[str, Paired]:
-    """Each arm minus the reference over the (stratum, seed) keys both have; arms that share none are left out.
+def paired_differences(compared: Mapping[Name, Compared[Key]]) -> dict[Name, Paired]:
+    """Each arm minus its reference over the (stratum, seed) keys both have; those that share none are left out.
 
-    ``scale`` has the ends of a difference, where it has any.
+    Ask for all of a study at once: they share the sign patterns of the check, and drawing those takes longest.
     """
-    alike: dict[tuple[Key, ...], list[str]] = defaultdict(list)
-    for name, arm in arms.items():
+    alike: dict[tuple[Key, ...], list[Name]] = defaultdict(list)
+    for name, (arm, reference, _) in compared.items():
         alike[tuple(sorted(arm.keys() & reference.keys(), key=repr))].append(name)
-    differences: dict[str, Paired] = {}
+    differences: dict[Name, Paired] = {}
     for keys, names in alike.items():
         if keys:
-            gaps = np.array([[arms[name][key] - reference[key] for name in names] for key in keys], dtype=float)
-            differences |= dict(zip(names, _paired(gaps, [key[0] for key in keys], scale), strict=True))
-    return {name: differences[name] for name in arms if name in differences}
+            taken = [compared[name] for name in names]
+            gaps = np.array([[arm[key] - reference[key] for arm, reference, _ in taken] for key in keys], dtype=float)
+            found = _paired(gaps, [key[0] for key in keys], [scale for *_, scale in taken])
+            differences |= dict(zip(names, found, strict=True))
+    return {name: differences[name] for name in compared if name in differences}
 
 
-def _paired(gaps: np.ndarray, strata: Sequence[Hashable], scale: Scale) -> Iterator[Paired]:
+def _paired(gaps: np.ndarray, strata: Sequence[Hashable], scales: Sequence[Scale]) -> Iterator[Paired]:
     """One result a column of ``gaps`` [pairs, m]."""
     pairs = len(gaps)
     found = moments(gaps, strata)
     halves, p_values = half_widths(found), t_ps(found)
     # The statistic of the check is the stratified mean too, so that both p are about one estimate.
     flips = sign_flip_ps(gaps * stratum_weights(strata)[:, None]) if pairs >= LEAST_PAIRS else None
-    for i in range(gaps.shape[1]):
+    for i, scale in enumerate(scales):
         value = inside(with_ends(float(found.means[i]), float(halves[i]), pairs), scale)
         yield Paired(
             value.mean, value.low, value.high, pairs, _known(p_values[i]), _known(found.errors[i]),

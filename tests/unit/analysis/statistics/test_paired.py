@@ -82,10 +82,12 @@ def test_a_difference_of_shares_ends_with_its_scale():
 def test_arms_are_compared_alike_one_by_one_or_together():
     reference = {(order, seed): 0.5 for order in "ab" for seed in range(3)}
     arms = {"x": {key: 0.5 + 0.01 * i for i, key in enumerate(reference)}, "y": {("a", 1): 0.7}, "z": {("q", 0): 1.0}}
-    found = own.paired_differences(arms, reference)
-    assert list(found) == ["x", "y"]
-    assert found["x"] == own.paired_difference(arms["x"], reference)
+    compared = {name: (arm, reference, own.SHARES_APART) for name, arm in arms.items()}
+    found = own.paired_differences(compared | {"itself": (reference, reference, (None, None))})
+    assert list(found) == ["x", "y", "itself"]
+    assert found["x"] == own.paired_difference(arms["x"], reference, own.SHARES_APART)
     assert found["y"].pairs == 1
+    assert found["itself"].tie
 
 
 @pytest.mark.parametrize(("pairs", "tests"), [(3, 1), (20, 1), (30, 4)])
