@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from harness.report import metrics
 from harness.report.csv_files import SCHEMA_VERSION, TABLE_SCHEMA, cell
@@ -32,80 +33,94 @@ COLUMNS = {
 }
 
 
-#: What a row says besides its trial: columns ``after_task`` to ``stderr``.
-Number = tuple[int, int | None, str, str, float | None, int | None, float | None]
+#: Metrics that an unfinished trial has as well, and those that have rows of their own.
+COSTS = metrics.taken_of("costs")
+ELSEWHERE = {metric.name for metric in metrics.taken_of("weights", "costs")}
+#: What ends a row that is no score: no items, no standard error.
+NO_SCORE = f",,,{TABLE_SCHEMA}\n"
 
 
 def write_trials(path: Path, trials: Sequence[Trial], unfinished: Sequence[TrialRecord]) -> Path:
     """One row per number, columns ``COLUMNS``; a failed trial has the scores that it reached, and no metrics."""
     measured = {id(trial.record): trial.metrics for trial in trials}
     records = sorted([*(t.record for t in trials), *unfinished], key=_record_order)
-    text = cache(_encoded)  # few names in millions of rows
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", newline="") as file:
             file.write(",".join(COLUMNS) + "\n")
             for record in records:
-                file.writelines(_lines(record, measured.get(id(record), {}), text))
+                front = _front(record)
+                file.write(front.join(["", *_rows(record, measured.get(id(record), {}))]))
 
     atomic_file(path, write)
     return path
 
 
-def _lines(record: TrialRecord, values: Mapping[str, float | None], text: Callable[[str], str]) -> Iterable[str]:
-    """Rows of one record; a third faster than csv's writer, and the numbers need no quotes."""
+def _front(record: TrialRecord) -> str:
+    """What every row of a record begins with."""
     spec = record.spec
-    head = [text(name) for name in (record.study, record.fingerprint, spec.method, spec.setting)]
-    front = ",".join([*head, str(spec.seed), text(spec.order)])
-    for after, examples, metric, target, value, items, error in _numbers(record, values):
-        if value is not None:
-            yield (
-                f"{front},{after},{'' if examples is None else examples},{text(metric)},{text(target)},{cell(value)},"
-                f"{'' if items is None else items},{'' if error is None else cell(error)},{TABLE_SCHEMA}\n"
-            )
+    head = [_text(name) for name in (record.study, record.fingerprint, spec.method, spec.setting)]
+    return ",".join([*head, str(spec.seed), _text(spec.order), ""])
 
 
-def _encoded(name: str) -> str:
-    """One cell as csv writes it: in quotes where it must be."""
+@lru_cache(maxsize=1024)
+def _text(name: str) -> str:
+    """One cell as csv writes it: in quotes where it must be.  Few names stand in millions of rows."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow([cell(name), ""])
     return line.getvalue()[:-2]
 
 
-def _numbers(record: TrialRecord, values: Mapping[str, float | None]) -> Iterable[Number]:
+def _rows(record: TrialRecord, values: Mapping[str, float | None]) -> Iterable[str]:
+    """Columns ``after_task`` to the last of every row; a quarter of the time that csv's writer takes."""
     yield from _score_rows(record)
     yield from _curve_rows(record.curves, record.spec.stream)
     yield from _intruder_rows(record)
-    last = len(record.spec.stream)
-    elsewhere = {metric.name for metric in metrics.taken_of("weights", "costs")}
-    for name, value in values.items():
-        if name not in elsewhere:
-            yield last, None, name, "", value, None, None
-    for metric in metrics.taken_of("costs"):
-        yield last, None, metric.name, "", metric.value(record.costs), None, None
+    yield from _metric_rows(record, values)
 
 
 def _record_order(record: TrialRecord) -> tuple[str, str, int, str]:
     return record.spec.arm, record.spec.order, record.spec.seed, record.fingerprint
 
 
-def _score_rows(record: TrialRecord) -> Iterable[Number]:
-    for target, scores in [*record.tasks.items(), *sorted(record.probes.items())]:
+def _score_rows(record: TrialRecord) -> Iterable[str]:
+    for name, scores in [*record.tasks.items(), *sorted(record.probes.items())]:
+        what = f"{_text(scores.metric)},{_text(name)}"
         for stage, (value, error) in enumerate(zip(scores.score, scores.stderr, strict=True)):
-            yield stage, None, scores.metric, target, value, scores.items, error
+            if value is not None:
+                yield f"{stage},,{what},{cell(value)},{scores.items},{cell(error)},{TABLE_SCHEMA}\n"
 
 
-def _curve_rows(curves: Iterable[Curve], stream: Sequence[str]) -> Iterable[Number]:
+def _curve_rows(curves: Iterable[Curve], stream: Sequence[str]) -> Iterable[str]:
     for curve in curves:
         stage = stream.index(curve.task) + 1
         for metric, values in (("curve", curve.score), ("curve_tokens", curve.tokens)):
+            what = f"{metric},{_text(curve.task)}"
             for n, value in zip(curve.examples, values, strict=True):
-                yield stage, n, metric, curve.task, value, None, None
+                yield f"{stage},{n},{what},{cell(value)}{NO_SCORE}"
 
 
-def _intruder_rows(record: TrialRecord) -> Iterable[Number]:
-    of_weights = metrics.taken_of("weights")
+def _intruder_rows(record: TrialRecord) -> Iterable[str]:
     for stage, taken in enumerate(record.intruders, start=1):
-        for target, part in [("", taken), *sorted(taken.by_type.items())] if taken else ():
-            for metric in of_weights:
-                yield stage, None, metric.name, target, metric.value(part), None, None
+        for name, part in [("", taken), *sorted(taken.by_type.items())] if taken else ():
+            for front, value_of in _of_weights(stage, name):
+                if (value := value_of(part)) is not None:
+                    yield f"{front}{cell(value)}{NO_SCORE}"
+
+
+def _metric_rows(record: TrialRecord, values: Mapping[str, float | None]) -> Iterable[str]:
+    last = len(record.spec.stream)
+    for name, value in values.items():
+        if value is not None and name not in ELSEWHERE:
+            yield f"{last},,{_text(name)},,{cell(value)}{NO_SCORE}"
+    for metric in COSTS:
+        if (value := metric.value(record.costs)) is not None:
+            yield f"{last},,{_text(metric.name)},,{cell(value)}{NO_SCORE}"
+
+
+@lru_cache(maxsize=1024)
+def _of_weights(stage: int, place: str) -> list[tuple[str, Callable[[Any], float | None]]]:
+    """Columns ``after_task`` to ``target`` of each metric of a place, and where its number comes from."""
+    return [
+        (f"{stage},,{_text(metric.name)},{_text(place)},", metric.value) for metric in metrics.taken_of("weights")
+    ]

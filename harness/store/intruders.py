@@ -15,7 +15,7 @@ from harness.store.values import Frozen, Score
 NO_COUNTS, NO_VALUES = Integers.of(()), Floats.of(())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it would take eight times as long to make, and a report makes half a million
 class Part:
     """What was counted in the matrices of one place; by layer only what the figures show."""
 
