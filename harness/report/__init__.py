@@ -36,12 +36,14 @@ def build_report(
     these records, so that a run leaves it.
     """
     from harness.store import read_trials
+    from harness.store.lean import settled
     from harness.store.reported import note_report, sources
 
     made_of = sources(folder)  # before it is read: a run may be writing records
     told: list[str] = []
     readout = read_trials(folder, lean=True)
-    written = write_report(folder, readout, allow_mixed=allow_mixed, latex=latex, tell=told.append)
+    with settled():
+        written = write_report(folder, readout, allow_mixed=allow_mixed, latex=latex, tell=told.append)
     if not allow_mixed:
         note_report(folder, written, made_of, told[0])
     if tell is not None:
