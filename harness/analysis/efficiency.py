@@ -46,8 +46,10 @@ def sample_efficiency_auc(examples: Sequence[float], scores: Sequence[float], ba
     x, y = _grid(examples, scores)
     if len(x) < 2:
         return y[0] - base if y else None
-    log = np.log2(x)
-    return float(np.trapezoid(np.array(y) - base, log) / (log[-1] - log[0]))
+    log, gains = np.log2(x), np.array(y) - base
+    # As np.trapezoid has it, which takes three times as long over so few points.
+    area = ((log[1:] - log[:-1]) * (gains[1:] + gains[:-1]) / 2.0).sum()
+    return float(area / (log[-1] - log[0]))
 
 
 def threshold(base: float, reference_gains: Sequence[float], share: float = SHARE) -> float | None:

@@ -38,6 +38,7 @@ class Arm:
     trials: list[Trial] = field(default_factory=list)
     unfinished: list[TrialRecord] = field(default_factory=list)
     _known: dict[str, dict[tuple[str, int], float]] = field(default_factory=dict, repr=False, compare=False)
+    _estimates: dict[str, Estimate | None] = field(default_factory=dict, repr=False, compare=False)
 
     def count(self, status: str) -> int:
         return sum(record.status == status for record in self.unfinished)
@@ -112,6 +113,11 @@ class Arm:
 
     def estimate(self, metric: str) -> Estimate | None:
         """Mean and 95 % interval over trials, orders as strata; without an interval where packs share the metric."""
+        if metric not in self._estimates:
+            self._estimates[metric] = self._estimated(metric)
+        return self._estimates[metric]
+
+    def _estimated(self, metric: str) -> Estimate | None:
         values = self.values(metric)
         if not values:
             return None

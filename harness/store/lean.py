@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel
 
 from harness.store.intruders import ByLayer, ByType, Intruders
-from harness.store.packed import Packed
+from harness.store.packed import Integers
 from harness.store.records import Curve, TaskScores, TrialRecord
 
 #: Of a spec: what is long, and the same in many trials.
@@ -97,7 +97,7 @@ class Lean:
         """Counts of nothing, and how many matrices there are, stand in many records."""
         if not len(places):
             return NOWHERE[type(places)]
-        changes = {name: self._same(value) for name, value in places if isinstance(value, Packed)}
+        changes = {name: self._same(value) for name, value in places if isinstance(value, Integers)}
         return self._with(places, **changes)
 
     def _numbers(self, scores: tuple[float | None, ...]) -> tuple[float | None, ...]:
@@ -121,8 +121,8 @@ class Lean:
         """
         kind = type(model)
         made = kind.__new__(kind)
-        for name, value in model.__dict__.items():
-            object.__setattr__(made, name, changes.get(name, value))
+        for name, value in (model.__dict__ | changes).items():
+            object.__setattr__(made, name, value)
         if kind not in self._fields:
             self._fields[kind] = set(kind.model_fields)
         object.__setattr__(made, "__pydantic_fields_set__", self._fields[kind])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from harness.analysis.statistics import LEAST_PAIRS, Estimate
 from harness.report import metrics
@@ -82,8 +83,12 @@ def _reference(study: StudyResults) -> list[str]:
 
 def _truncated(study: StudyResults) -> str:
     """``task (3 of 500 items)`` for every task and probe where that happened."""
-    columns = [column for trial in study.trials for column in (trial.record.tasks | trial.record.probes).items()]
-    cut = {name: f"{name} ({scores.truncated} of {scores.items} items)" for name, scores in columns if scores.truncated}
+    columns = (group.items() for trial in study.trials for group in (trial.record.tasks, trial.record.probes))
+    cut = {
+        name: f"{name} ({scores.truncated} of {scores.items} items)"
+        for name, scores in chain.from_iterable(columns)
+        if scores.truncated
+    }
     return ", ".join(cut[name] for name in sorted(cut))
 
 
