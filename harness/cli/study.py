@@ -16,6 +16,7 @@ from harness.errors import LorabenchError
 
 if TYPE_CHECKING:
     from harness.run.campaign import Campaign, State
+    from harness.store.survey import Survey
 
 ExecutorName = Annotated[
     str, typer.Option("--executor", help="Where packs run: ray, or local: in this process, without importing ray.")
@@ -105,14 +106,18 @@ def _carry_out(
 def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None, as_json: AsJson = False) -> None:
     """Say which trials of a study are done, diverged, failed or missing, and whether it has changed since."""
     from harness.cli.show.outcome import show_status
+    from harness.data.paths import cache_dir
+    from harness.store.survey import survey
     from harness.study.folders import results_folder
 
     name = resolve(study)
     folder = results_folder(name, model, out)
-    show_status(folder, as_json, _changes(name, model, out) if any(folder.glob("*/*.json")) else ())
+    surveyed = survey(folder, cache_dir())
+    changes = _changes(name, model, out, surveyed) if any(folder.glob("*/*.json")) else ()
+    show_status(folder, surveyed, as_json, changes)
 
 
-def _changes(name: str, model: str | None, out: Path | None) -> tuple[str, ...]:
+def _changes(name: str, model: str | None, out: Path | None, surveyed: Survey) -> tuple[str, ...]:
     """What of the records no longer fits the study; a line that says why that can't be told here, if it can't."""
     from harness.data import models, paths, tasks
     from harness.executors import make_executor
@@ -125,8 +130,8 @@ def _changes(name: str, model: str | None, out: Path | None) -> tuple[str, ...]:
         if not there:
             why = "its model or data are not at hand; lorabench fetch makes them ready"
         else:
-            device = make_executor("local").device
-            return campaign.read_state(campaign.load_campaign(name, model=model, out=out, device=device)).changes.lines
+            opened = campaign.load_campaign(name, model=model, out=out, device=make_executor("local").device)
+            return campaign.read_state(opened, surveyed=surveyed).changes.lines
     except LorabenchError as error:
         why = error.what
     return (f"whether the study has changed since can't be told here: {why}",)

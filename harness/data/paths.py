@@ -6,6 +6,7 @@ Nothing that is fetched is ever copied into the repository.
 from __future__ import annotations
 
 import os
+from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,13 +38,18 @@ def plugin_dirs() -> list[Path]:
 
 
 def task_dirs() -> list[Path]:
-    """Every folder of tasks: the project's, those of :func:`plugin_dirs`, and those of installed packages.
+    """Every folder of tasks: the project's, those of :func:`plugin_dirs`, and those of installed packages."""
+    return [tasks_dir(), *(folder / "tasks" for folder in plugin_dirs()), *_package_dirs()]
 
-    An installed package has an entry point of the group ``lorabench.tasks`` that names its package of tasks.
+
+@cache
+def _package_dirs() -> tuple[Path, ...]:
+    """Of packages with an entry point of the group ``lorabench.tasks``, which names their package of tasks.
+
+    As the registry of methods does, a process looks once: each look reads what every installed package says of itself.
     """
     installed = [spec for entry in entry_points(group="lorabench.tasks") if (spec := find_spec(entry.value))]
-    packages = [Path(place) for spec in installed for place in spec.submodule_search_locations or ()]
-    return [tasks_dir(), *(folder / "tasks" for folder in plugin_dirs()), *packages]
+    return tuple(Path(place) for spec in installed for place in spec.submodule_search_locations or ())
 
 
 def studies_dir() -> Path:

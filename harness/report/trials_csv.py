@@ -125,6 +125,4 @@ def _metric_rows(record: TrialRecord, values: Mapping[str, float | None]) -> Ite
 @lru_cache(maxsize=1024)
 def _of_weights(stage: int, place: str) -> list[tuple[str, Callable[[Any], float | None]]]:
     """Columns ``after_task`` to ``target`` of each metric of a place, and where its number comes from."""
-    return [
-        (f"{stage},,{_text(metric.name)},{_text(place)},", metric.value) for metric in metrics.taken_of("weights")
-    ]
+    return [(f"{stage},,{_text(metric.name)},{_text(place)},", metric.value) for metric in metrics.taken_of("weights")]

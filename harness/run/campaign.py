@@ -28,7 +28,7 @@ from harness.store.results import (
     set_aside,
 )
 from harness.store.superseded import returning, supersede, take_back
-from harness.store.survey import survey
+from harness.store.survey import Survey, survey
 from harness.store.trial_files import read_identities
 from harness.store.tuning import FILE, REMEDY, Tuning, read_tuning, write_tuning
 from harness.study import forecast, search, tuning
@@ -237,10 +237,13 @@ def _published(study: Study, where: str) -> tuple[PublishedRow, ...]:
     return read_published(study.published, paths.published_dir(), f"{where}:published")
 
 
-def read_state(campaign: Campaign, *, quarantine: bool = False) -> State:
-    """What is done, and which packs have a record missing."""
+def read_state(campaign: Campaign, *, quarantine: bool = False, surveyed: Survey | None = None) -> State:
+    """What is done, and which packs have a record missing; ``surveyed`` is how the folder stands, where that is known.
+
+    Raises :class:`InputError` where a newer schema is met.
+    """
     check_schema(campaign.folder)
-    surveyed = survey(campaign.folder, paths.cache_dir())
+    surveyed = surveyed or survey(campaign.folder, paths.cache_dir())
     if quarantine:
         set_aside(campaign.folder, surveyed.damaged)
     statuses = {name: entry.status for name, entry in surveyed.entries.items()}

@@ -7,12 +7,13 @@ same adapter shape and kind of loss share a *pack*.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from harness.store.fingerprint import digest
+from harness.store.lean import uncollected
 from harness.store.records import Facts, TrialSpec
 from harness.study.arms import PlannedArm, expand_arms
 from harness.study.config import AdapterSettings, Study
@@ -149,19 +150,22 @@ def build_plan(
     ``dense_rows`` says how many rows that hold so many tensors of the model's size may be a pack; ``None``: as many.
     ``share`` is an adapter's numbers over the model's.
     """
-    arms = expand_arms(study, methods, where)
     untrained, rows = [], {}
-    for arm, (order, stream), seed in itertools.product(arms, study.streams.items(), study.seeds):
-        trial = _trial(study, arm, order, stream, seed, inputs)
-        if arm.recipe.adapter is None:
-            untrained.append(trial)
-        else:
-            key = (arm.recipe.training_key, trial.learning_rate, order, seed, arm.training.adapter, trial.examples)
-            rows.setdefault(key, []).append(trial)
+    seeds = _seeds(study)
+    with uncollected():
+        for arm in expand_arms(study, methods, where):
+            shared = _of_arm(study, arm, inputs)
+            for order, seed in seeds:
+                trial = _trial(study, arm, shared, order, seed, inputs)
+                if arm.recipe.adapter is None:
+                    untrained.append(trial)
+                else:
+                    key = (arm.recipe.training_key, trial.learning_rate, arm.training.adapter, trial.examples)
+                    rows.setdefault((order, seed, key), []).append(trial)
     groups: dict[Any, list[Row]] = {}
-    for trials in rows.values():
-        kind = (trials[0].recipe.pack_key, len(trials[0].spec.stream), trials[0].adapter, trials[0].examples)
-        groups.setdefault(kind, []).append(_row(study, trials))
+    for (order, seed, (*_, adapter, examples)), trials in rows.items():
+        kind = (trials[0].recipe.pack_key, len(trials[0].spec.stream), adapter, examples)
+        groups.setdefault(kind, []).append(Row(*seeds[order, seed], tuple(trials)))
     packs = []
     for group in groups.values():
         first = group[0].trials[0]
@@ -187,21 +191,17 @@ def _copies(row: Row, share: float, rank: int) -> float:
     return dense + factor_copies(share, rank, below, of_factors)
 
 
-def _trial(study: Study, arm: PlannedArm, order: str, stream: Sequence[str], seed: int, inputs: Inputs) -> PlannedTrial:
-    tasks = (*stream, *study.probes)
-    spec = TrialSpec(
-        model=study.model,
-        model_digest=inputs.model_digest,
-        method=arm.method,
-        setting=arm.setting,
-        parameters=arm.settings.model_dump(),
-        method_digest=inputs.method_digests[arm.method],
-        order=order,
-        stream=tuple(stream),
-        probes=study.probes,
-        task_digests={task: inputs.task_digests[task] for task in tasks},
-        seed=seed,
-        training={
+def _of_arm(study: Study, arm: PlannedArm, inputs: Inputs) -> dict[str, Any]:
+    """What the specs of an arm's trials share."""
+    return {
+        "model": study.model,
+        "model_digest": inputs.model_digest,
+        "method": arm.method,
+        "setting": arm.setting,
+        "parameters": arm.settings.model_dump(),
+        "method_digest": inputs.method_digests[arm.method],
+        "probes": study.probes,
+        "training": {
             **study.training.model_dump(mode="json"),
             "between_tasks": arm.training.between_tasks,
             "examples": arm.training.examples,
@@ -209,18 +209,30 @@ def _trial(study: Study, arm: PlannedArm, order: str, stream: Sequence[str], see
             "dtype": study.dtype,
             "root_seed": study.root_seed,
         },
-        scoring=study.scoring.model_dump(mode="json"),
-        tuned=arm.name in inputs.tuned,
-        settings_tried=inputs.tuned.get(arm.name, 1),
-    )
+        "scoring": study.scoring.model_dump(mode="json"),
+        "tuned": arm.name in inputs.tuned,
+        "settings_tried": inputs.tuned.get(arm.name, 1),
+    }
+
+
+def _trial(
+    study: Study, arm: PlannedArm, shared: Mapping[str, Any], order: str, seed: int, inputs: Inputs
+) -> PlannedTrial:
+    stream = tuple(study.streams[order])
+    digests = {task: inputs.task_digests[task] for task in (*stream, *study.probes)}
+    spec = TrialSpec(**shared, order=order, stream=stream, task_digests=digests, seed=seed)
     return PlannedTrial(spec, spec.fingerprint, arm.recipe, arm.facts)
 
 
-def _row(study: Study, trials: list[PlannedTrial]) -> Row:
-    spec = trials[0].spec
-    seed = (study.root_seed, spec.order, spec.seed)
-    data = tuple(derive(*seed, "data", task) for task in spec.stream)
-    return Row(derive(*seed, "init"), data, tuple(trials))
+def _seeds(study: Study) -> dict[tuple[str, int], tuple[int, tuple[int, ...]]]:
+    """Of every order and seed: that of the adapter, and that of each task's data."""
+    return {
+        (order, seed): (
+            derive(study.root_seed, order, seed, "init"),
+            tuple(derive(study.root_seed, order, seed, "data", task) for task in stream),
+        )
+        for (order, stream), seed in itertools.product(study.streams.items(), study.seeds)
+    }
 
 
 def _by_stream_and_seed(study: Study, rows: list[Row]) -> list[Row]:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.show.screen import MOST_MESSAGES, damaged_lines, screen, table
-from harness.data import paths
 from harness.store.records import FINAL, STATUSES
 from harness.store.results import read_manifest, read_some
-from harness.store.survey import survey
+from harness.store.survey import Survey
 from harness.store.tuning import FILE, Tuning
 from harness.study.reference import lines
 
@@ -67,9 +66,9 @@ def show_choices(campaign: Campaign, tuning: Tuning) -> None:
     screen.print(f"{campaign.folder.parent / FILE}: `lorabench run` takes these settings from now on")
 
 
-def show_status(folder: Path, as_json: bool, changes: Sequence[str]) -> None:
+def show_status(folder: Path, surveyed: Survey, as_json: bool, changes: Sequence[str]) -> None:
     """Statuses by arm, from the result files, and what of them the study no longer asks for."""
-    said, surveyed = read_manifest(folder), survey(folder, paths.cache_dir())
+    said = read_manifest(folder)
     expected = said.expected or {}
     counts: dict[str, Counter[str]] = {}
     for entry in surveyed.entries.values():

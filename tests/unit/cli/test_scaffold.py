@@ -12,7 +12,7 @@ import pytest
 import baselines
 from harness import checks as contract
 from harness.cli import scaffold
-from harness.data import tasks
+from harness.data import paths, tasks
 from harness.data.new_task import Columns
 from harness.errors import InputError
 from harness.method import registry
@@ -269,6 +269,7 @@ def test_a_package_brings_tasks_by_an_entry_point(own, monkeypatch):
     monkeypatch.syspath_prepend(str(own.parent))
     entry = EntryPoint("some", "somebodys_tasks", "lorabench.tasks")
     monkeypatch.setattr("harness.data.paths.entry_points", lambda group: [entry] if group == "lorabench.tasks" else [])
+    monkeypatch.setattr("harness.data.paths._package_dirs", paths._package_dirs.__wrapped__)  # a process looks once
     assert tasks.load_task("mine").folder == package / "mine"
 
 
