@@ -2,6 +2,7 @@
 #   make bench                  the study that suits this machine: core with a GPU, tuned first, quick without
 #   make bench TUNE=yes         tune any study first, or none: TUNE=no
 #   make bench STUDY=smoke MODEL=path/or/name
+#   make perf                   how fast it is, against what others do; PERF=small: the edition of two CPU cores
 #   make bench TORCH_INDEX=https://download.pytorch.org/whl/cpu      another build of torch
 STUDY ?= auto
 # As `lorabench run auto` chooses: with a GPU that is core, which counts when it is tuned.
@@ -9,12 +10,16 @@ GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q 'GPU 0' && echo yes)
 TUNE ?= $(if $(filter auto core core_arms,$(STUDY)),$(GPU))
 MODEL ?=
 EXECUTOR ?= ray
+# What `make perf` measures: full on a GPU, small on two CPU cores.
+PERF ?= $(or $(LORABENCH_PERF),$(if $(GPU),full,small))
 PYTHON ?= python3
 TORCH_INDEX ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
 MODEL_OPTION := $(if $(MODEL),--model $(MODEL))
+SMALL_OUT := results/perf/small
+SMALL := $(if $(filter small,$(PERF)),--small --out $(SMALL_OUT))
 # With an NVIDIA driver also the fused kernels.
 EXTRAS := dev$(if $(shell command -v nvidia-smi),$(shell printf ',gpu'))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -44,8 +49,17 @@ report: setup
 reference: setup
 	$(BIN)/lorabench report --all --out results/reference
 
+# Speed, against what others do with the same: on one H200 some 25 minutes, into results/perf; the small edition five on
+# two CPU cores, with tiny models and into a folder that git ignores.
 perf: setup
-	$(BIN)/lorabench perf train
+	$(BIN)/lorabench fetch $(if $(SMALL),smoke,core)
+	$(BIN)/lorabench perf train $(SMALL)
+	$(BIN)/lorabench perf score $(SMALL)
+	$(BIN)/lorabench perf intruders $(if $(SMALL),--model random:tiny --ranks 8 --repeats 1 --out $(SMALL_OUT))
+	$(BIN)/lorabench perf methods $(SMALL)
+	$(BIN)/lorabench perf campaign $(SMALL)
+	$(BIN)/lorabench perf verbs $(if $(SMALL),--study smoke --repeats 1 --out $(SMALL_OUT))
+	$(BIN)/lorabench perf records $(if $(SMALL),--records 300 --out $(SMALL_OUT))
 
 # Removes what can be made again; never results or the cache of models and data.
 clean:

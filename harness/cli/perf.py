@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 PerfFolder = Annotated[Path, out_option("Folder of the JSON file.")]
 Small = Annotated[bool, typer.Option("--small", help="The edition of two CPU cores: tiny models, a minute each.")]
+DEFAULT_MODEL = "smollm2-135m-instruct"
 MOST_ROWS, MOST_RANK, MOST_ITEMS, MOST_PROCESSES = 65_536, 16_384, 1_000_000, 64
 
 
@@ -44,26 +46,35 @@ def train(
 
 @app.command()
 def score(
-    model: Annotated[str, model_option("Catalogue name or folder.")] = "smollm2-135m-instruct",
-    trials: Annotated[int, typer.Option("--trials", min=1, max=MOST_ROWS, help="Adapters side by side.")] = 1,
+    model: Annotated[str | None, model_option("Catalogue name or folder; left out: SmolLM2-135M; small: tiny.")] = None,
+    trials: Annotated[
+        str, typer.Option("--trials", help="Adapters side by side, comma-separated; left out: 1,15 with a GPU.")
+    ] = "",
     documents: Annotated[
-        int, typer.Option("--documents", min=10, max=MOST_ITEMS, help="Questions of 4 answers a checkpoint.")
-    ] = 200,
+        int | None, typer.Option("--documents", min=10, max=MOST_ITEMS, help="Questions of 4 answers; 500, 200, or 20.")
+    ] = None,
     exact_items: Annotated[
-        int, typer.Option(min=1, max=MOST_ITEMS, help="Questions for the agreement in float32.")
-    ] = 100,
+        int | None, typer.Option(min=1, max=MOST_ITEMS, help="Questions for the agreement in float32; 100, or 20.")
+    ] = None,
     changed_items: Annotated[
-        int, typer.Option(min=1, max=MOST_ITEMS, help="Questions for bfloat16 against float32.")
-    ] = 5000,
+        int | None, typer.Option(min=1, max=MOST_ITEMS, help="Questions for bfloat16 against float32; 5000, or 200.")
+    ] = None,
     repeats: Annotated[
-        int, typer.Option("--repeats", min=1, max=MOST_ROWS, help="Checkpoints that each arm is timed on.")
-    ] = 3,
+        int | None, typer.Option("--repeats", min=1, max=MOST_ROWS, help="Checkpoints each arm is timed on; 3, or 1.")
+    ] = None,
+    small: Small = False,
     out: PerfFolder = Path("results/perf"),
 ) -> None:
     """Scoring a checkpoint, against lm-eval's HF model: agreement first, then seconds."""
-    from harness.perf.score import Size, main
+    from harness.executors.hardware import has_gpu
+    from harness.perf.score import ON_CPU, ON_GPU, SMALL, main
 
-    main(model, Size(trials, documents, exact_items, changed_items, repeats), out)
+    edition, default = (SMALL, "tiny-random-llama") if small else (ON_GPU if has_gpu() else ON_CPU, DEFAULT_MODEL)
+    asked = {
+        "trials": numbers(trials, "--trials", "1,15", MOST_ROWS) if trials else None,
+        "documents": documents, "exact_items": exact_items, "changed_items": changed_items, "repeats": repeats,
+    }  # fmt: skip
+    main(model or default, replace(edition, **{key: value for key, value in asked.items() if value is not None}), out)
 
 
 @app.command()
@@ -102,9 +113,9 @@ def methods(
 
     chosen = tuple(names(only))
     if small or not has_gpu():
-        main(Settings(model or "random:tiny", trials or 4, chosen, 0.2), out)
+        main(Settings(model or "random:tiny", trials or 4, chosen, kind="bench", rounds=2, seconds=0.1), out)
     else:
-        main(Settings(model or "random:135m", trials or 16, chosen, 1.0), out)
+        main(Settings(model or "random:135m", trials or 16, chosen), out)
 
 
 @app.command()

@@ -29,8 +29,8 @@ from harness.perf.common import timed
 ROWS, RANK, ALPHA, RATE = 8, 8, 16, 5e-4
 #: Batches that are trained on in turn, so that no cache flatters; one turn is the least that is timed.
 TURN = 4
-#: Enough to see every shape as often as it takes to capture it (:mod:`harness.engine.trunk`).
-WARM_UP_STEPS = 12
+#: On a GPU enough to see every shape as often as it takes to capture it (:mod:`harness.engine.trunk`).
+WARM_UP_STEPS = {"cuda": 12, "cpu": 2}
 
 
 class Kind(NamedTuple):
@@ -93,7 +93,7 @@ class EngineArm:
                 self.steps(TURN)
                 self.rows.end_task()
             self.rows.begin_task(task, examples)
-        self.steps(WARM_UP_STEPS)
+        self.steps(WARM_UP_STEPS[model.device.type])
 
     def steps(self, count: int) -> None:
         for _ in range(count):

@@ -1,8 +1,8 @@
 """``lorabench perf methods``: what every method costs over plain LoRA: time of a step, and bytes of state.
 
-One pack a method, in turns with a pack of plain LoRA with as many rows, on the same examples: full rows with a short
-answer, in the second task of a stream, where a method has all that it keeps of the first.  Plain LoRA is in turns with
-itself as well, which shows how far to trust a ratio.
+One pack a method, in turns with a pack of plain LoRA with as many rows, on the same examples (full rows with a short
+answer, or the bench's own lengths), in the second task of a stream, where a method has all that it keeps of the first.
+Plain LoRA is in turns with itself as well, which shows how far to trust a ratio.
 """
 
 from __future__ import annotations
@@ -26,17 +26,21 @@ from harness.perf.arm import RATE, EngineArm, out_of_memory
 from harness.perf.common import perf_model, save, this_device
 from harness.study.reference import DEFAULT
 
-KIND, STEPS_OF_A_TASK, ROUNDS = "answer", 64, 3
+STEPS_OF_A_TASK = 64
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The model, rows of a pack, methods (all: every one that trains) and seconds that an arm runs at a time."""
+    """The model, rows of a pack, methods (none named: every one that trains), and how each is timed: the kind of steps,
+    turns with plain LoRA, and seconds of a turn.
+    """
 
     model: str
     trials: int
     names: tuple[str, ...]
-    seconds: float
+    kind: str = "answer"
+    rounds: int = 3
+    seconds: float = 1.0
 
 
 def main(asked: Settings, out: Path) -> None:
@@ -48,7 +52,7 @@ def main(asked: Settings, out: Path) -> None:
     device = this_device()
     print(f"{device_name(device)}, {asked.model}, K={asked.trials}", flush=True)
     model = perf_model(asked.model, device)
-    plain = _arm(model, known[DEFAULT], asked.trials)
+    plain = _arm(model, known[DEFAULT], asked)
     rows = []
     for name in asked.names or known:
         if known[name].compose(known[name].settings().resolved(STEPS_OF_A_TASK)).adapter is not None:
@@ -57,25 +61,25 @@ def main(asked: Settings, out: Path) -> None:
     timed = [row for row in rows if "skipped" not in row]
     headline = {f"step_over_lora_{row['method']}": row["over_lora"] for row in timed}
     headline |= {f"state_over_lora_{row['method']}": row["state_over_lora"] for row in timed}
-    about = {"model": asked.model, "trials": asked.trials, "kind": KIND, "seconds_of_a_turn": asked.seconds}
+    about = {"model": asked.model, "trials": asked.trials, "kind": asked.kind, "seconds_of_a_turn": asked.seconds}
     save(out, "methods", device, {**about, "rows": rows, "headline": headline})
     print(json.dumps(headline, indent=1))
 
 
-def _arm(model: PackedModel, method: Method, trials: int) -> EngineArm:
+def _arm(model: PackedModel, method: Method, asked: Settings) -> EngineArm:
     """A pack of this method with its defaults, in the second task of its stream."""
     settings = method.settings().resolved(STEPS_OF_A_TASK)
     rate = settings.learning_rate if isinstance(settings, MethodSettings) else RATE
     recipe = method.compose(settings).under("continue")
-    return EngineArm(model, trials, KIND, recipe, rate=rate, tasks=2)
+    return EngineArm(model, asked.trials, asked.kind, recipe, rate=rate, tasks=2)
 
 
 def _measured(model: PackedModel, name: str, plain: EngineArm, asked: Settings) -> dict[str, Any]:
     """One method in turns with plain LoRA; where memory runs out it is skipped, and the row says so."""
     try:
-        arm = _arm(model, methods()[name], asked.trials)
+        arm = _arm(model, methods()[name], asked)
         ratios = []
-        for _ in range(ROUNDS):
+        for _ in range(asked.rounds):
             plain.run(asked.seconds)
             arm.run(asked.seconds)
             ratios.append(statistics.median(arm.rounds[-1]) / statistics.median(plain.rounds[-1]))

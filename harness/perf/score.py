@@ -51,13 +51,22 @@ SHORT = {"context": (15, 30), "answer": (1, 1), "choices": 2}
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: adapters side by side, documents a checkpoint, items of both agreements, repetitions."""
+    """What is measured: adapters side by side, documents a checkpoint, items of both agreements, repetitions.
 
-    trials: int
+    The last number of adapters is the one that ratios are of.
+    """
+
+    trials: tuple[int, ...]
     documents: int
     exact_items: int
     changed_items: int
     repeats: int
+
+
+#: What is measured where nothing else is asked for; on a CPU a checkpoint costs as much beside others as alone.
+ON_GPU = Size((1, 15), 500, 100, 5000, 3)
+ON_CPU = Size((1,), 200, 100, 5000, 3)
+SMALL = Size((1, 4), 20, 20, 200, 1)
 
 
 def main(model_name: str, size: Size, out: Path) -> None:
@@ -66,7 +75,7 @@ def main(model_name: str, size: Size, out: Path) -> None:
     use_threads(2 if device.type == "cpu" else 8)
     with tempfile.TemporaryDirectory() as folder:
         contest = Contest(resolve_model(model_name).path, device, size, Path(folder))
-        print(f"{device_name(device)}, {model_name}, {size.trials} adapters", flush=True)
+        print(f"{device_name(device)}, {model_name}, {', '.join(map(str, size.trials))} adapters", flush=True)
         agreement = {"float32": contest.exact(size.exact_items), "bfloat16": contest.changes(size.changed_items)}
         print(json.dumps(agreement), flush=True)
         rows = [row for dtype in DTYPES[device.type] for row in contest.time(size, dtype)]
@@ -79,12 +88,15 @@ def main(model_name: str, size: Size, out: Path) -> None:
 
 def _headline(rows: Sequence[dict[str, Any]], where: str) -> dict[str, float]:
     """How many times a checkpoint costs the reference what it costs the engine, by what is timed first, then others."""
-    seconds = {(row["dtype"], row["arm"]): row["seconds_per_checkpoint"] for row in rows}
+    seconds = {(row["dtype"], row["arm"]): row["seconds_per_checkpoint"] for row in rows}  # the last of the engine's
     ratios = {}
     for place, dtype in enumerate(dict.fromkeys(row["dtype"] for row in rows)):
         suffix = f"_{dtype}" if place else ""
         for kind, arm in (("alive", "hflm kept alive"), ("fresh", "hflm in a fresh process")):
             ratios[f"{where}_vs_hflm_{kind}{suffix}"] = seconds[dtype, arm] / seconds[dtype, "engine"]
+        for row in rows:
+            if (row["arm"], row["dtype"]) == ("engine", dtype):
+                ratios[f"score_tokens_per_second_k{row['trials']}{suffix}"] = row["tokens_per_second"]
     return {"cpu_vs_hflm": ratios["cpu_vs_hflm_alive"], **ratios} if where == "cpu" else ratios
 
 
@@ -94,7 +106,7 @@ class Contest:
     def __init__(self, path: Path, device: torch.device, size: Size, folder: Path) -> None:
         from transformers import AutoTokenizer
 
-        self.path, self.device, self.folder, trials = path, device, folder, size.trials
+        self.path, self.device, self.folder, trials = path, device, folder, max(size.trials)
         self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         model = load_model(path, dtype=torch.bfloat16, device=device)
         self.layout = model.layout(ADAPTER.rank)
@@ -178,29 +190,40 @@ class Contest:
     # -- speed ------------------------------------------------------------------------------------------------------
 
     def time(self, size: Size, name: str) -> list[dict[str, Any]]:
-        """Seconds a checkpoint of every arm in this dtype; the engine's has what it spends before its first one."""
+        """Seconds a checkpoint of every arm in this dtype; the engine's have what it spends before its first one.
+
+        A checkpoint of the engine is a share of as many as are scored side by side.
+        """
         data, dtype = questions(self.tokenizer, size.documents, **LONG), getattr(torch, name)
         start = time.perf_counter()
         scorer = self.engine(data, dtype)
-        values, scaling = self.packed(scorer, size.trials)
+        packs = {trials: self.packed(scorer, trials) for trials in size.trials}
         setup = time.perf_counter() - start
-        first = timed(lambda: scorer.score(["questions"], values, scaling), self.device)  # lays out rows; a warm-up
+        ours = {trials: partial(scorer.score, ["questions"], *pack) for trials, pack in packs.items()}
+        first = {trials: timed(score, self.device) for trials, score in ours.items()}  # lays out rows; a warm-up
         batch = self._best_batch(data, dtype)
         alive = self._alive(data, dtype, batch)
-        ours: list[float] = []
+        spent: dict[int, list[float]] = {trials: [] for trials in ours}
         theirs: list[float] = []
-        for _ in range(size.repeats):  # in turns, so that a slow spell of the machine hits both
-            ours.append(timed(lambda: scorer.score(["questions"], values, scaling), self.device) / size.trials)
+        for _ in range(size.repeats):  # in turns, so that a slow spell of the machine hits all
+            for trials, score in ours.items():
+                spent[trials].append(timed(score, self.device) / trials)
             theirs.append(timed(alive, self.device))
         fresh = [self._fresh(data, name, batch) for _ in range(max(1, size.repeats - 1))]
-        tokens = BATCH_TOKENS[self.device.type]
+        about = {"batch_tokens": BATCH_TOKENS[self.device.type]}
+        tokens = scorer.tokens(["questions"])
         rows = [
-            _row("engine", name, ours, batch_tokens=tokens, setup_seconds=setup + first),
+            _row("engine", name, seconds, **about, trials=trials, setup_seconds=setup + first[trials],
+                 tokens_per_second=tokens / statistics.median(seconds))
+            for trials, seconds in spent.items()
+        ]  # fmt: skip
+        rows += [
             _row("hflm kept alive", name, theirs, batch_size=batch),
             _row("hflm in a fresh process", name, fresh, batch_size=batch),
         ]
         for row in rows:
-            print(f"{row['arm']:24} {name:9} {row['seconds_per_checkpoint']:9.3f} s a checkpoint", flush=True)
+            arm = f"{row['arm']}, {row['trials']} adapters" if "trials" in row else row["arm"]
+            print(f"{arm:24} {name:9} {row['seconds_per_checkpoint']:9.3f} s a checkpoint", flush=True)
         return rows
 
     def _alive(self, data: TaskData, dtype: torch.dtype, batch: int) -> Any:

@@ -13,14 +13,13 @@ from harness.perf import arm, methods
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(arm, "WARM_UP_STEPS", 1)
+    monkeypatch.setitem(arm.WARM_UP_STEPS, "cpu", 1)
     monkeypatch.setattr(arm, "TURN", 2)
-    monkeypatch.setattr(methods, "ROUNDS", 1)
     monkeypatch.setattr(methods, "this_device", lambda: torch.device("cpu"))
 
 
 def told(tmp_path, *names: str) -> dict:
-    methods.main(methods.Settings("random:tiny", 2, names, 0.0), tmp_path)
+    methods.main(methods.Settings("random:tiny", 2, names, "bench", 1, 0.0), tmp_path)
     (file,) = tmp_path.glob("methods-*.json")
     return json.loads(file.read_text())
 
@@ -46,10 +45,10 @@ def test_a_teacher_that_is_shown_the_answer_reads_more():
 def test_a_method_without_room_is_skipped_and_said(tmp_path, monkeypatch, capsys):
     real = methods._arm
 
-    def hungry(model, method, trials):
+    def hungry(model, method, asked):
         if method.name == "full_finetune":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(model, method, trials)
+        return real(model, method, asked)
 
     monkeypatch.setattr(methods, "_arm", hungry)
     found = told(tmp_path, "full_finetune", "lora_plus")

@@ -123,7 +123,7 @@ def test_without_its_libraries_it_says_what_to_install(monkeypatch):
 @pytest.mark.slow
 def test_hf_s_trainer_is_timed_in_turns_with_the_engine(tmp_path, monkeypatch):
     """The real one, once: alone, and two that share the machine."""
-    monkeypatch.setattr(arm, "WARM_UP_STEPS", 1)
+    monkeypatch.setitem(arm.WARM_UP_STEPS, "cpu", 1)
     plan = Plan({"all": (1,), "bench": (2,)}, (2,))
     assert train.main(Settings({"random:tiny": plan}, seconds=0.0), tmp_path) == []
     (file,) = tmp_path.glob("train-*.json")
@@ -138,7 +138,7 @@ def test_hf_s_trainer_is_timed_in_turns_with_the_engine(tmp_path, monkeypatch):
 
 def test_a_peer_that_dies_ends_with_1_and_a_file(tmp_path, monkeypatch, program, in_process):
     program.write_text("import sys; sys.exit('no room')")
-    monkeypatch.setattr(arm, "WARM_UP_STEPS", 1)
+    monkeypatch.setitem(arm.WARM_UP_STEPS, "cpu", 1)
     real = peers.peers
     monkeypatch.setattr(train, "peers", lambda *args: real(*args, program))
     monkeypatch.setattr(train, "SMALL", {"tiny": Plan({"all": (1,)})})

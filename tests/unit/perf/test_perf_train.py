@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(arm, "WARM_UP_STEPS", 1)
+    monkeypatch.setitem(arm.WARM_UP_STEPS, "cpu", 1)
     for module in (train, memory):
         monkeypatch.setattr(module, "this_device", lambda: CPU, raising=False)
 
