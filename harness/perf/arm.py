@@ -7,6 +7,7 @@ with an answer of 3.  Tokens are those that are not padding.
 
 from __future__ import annotations
 
+import gc
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -80,6 +81,7 @@ class EngineArm:
         """
         self.model, self.trials, self.kind, self.recipe = model, trials, kind, recipe or Recipe()
         self.rounds: list[list[float]] = []  # seconds of a step, of every turn
+        free_memory(model.device)
         reset_peak_memory(model.device)
         shown = self.recipe.loss.demonstration is not None
         self.examples = [made_examples(KINDS[kind], model.vocabulary, trial, shown=shown) for trial in range(trials)]
@@ -131,6 +133,13 @@ class EngineArm:
             "peak_memory_gib": peak_memory_gib(self.model.device),
             **({"eager": self.rows.trunk.failed} if self.rows.trunk.failed else {}),
         }
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what earlier arms held: packs are circles of references, and graphs have pools of their own."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def out_of_memory(error: BaseException) -> bool:

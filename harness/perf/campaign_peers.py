@@ -31,7 +31,7 @@ from harness.study.config import Study
 
 #: Seconds that HF's Trainer is timed for, and rows that lm-eval's HF model reads at once.
 TRAIN_SECONDS = {"cuda": 10.0, "cpu": 2.0}
-BATCH_SIZE = {"cuda": 128, "cpu": 8}
+BATCH_SIZE = {"cuda": 64, "cpu": 8}
 
 
 def peers_way(study: Study, model: Path, results: Path, device: torch.device, folder: Path) -> dict[str, Any]:
@@ -45,7 +45,8 @@ def peers_way(study: Study, model: Path, results: Path, device: torch.device, fo
     export_peft(source, place, folder / "adapter")
     hflm = {"pretrained": str(model), "peft": str(folder / "adapter"), "dtype": study.dtype, "device": device.type,
             "batch_size": BATCH_SIZE[device.type], "max_length": study.scoring.max_length}  # fmt: skip
-    measured = {
+    measured: dict[str, float] = {
+        "batch_size": BATCH_SIZE[device.type],
         **_training(study, stream[0], model, device, folder),
         "checkpoint_seconds": in_a_fresh_process(_tasks(study, (*stream, *study.probes)), hflm, folder),
         **({"svd_seconds_of_a_checkpoint": _decompositions(study, model, device)} if taken else {}),

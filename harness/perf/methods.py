@@ -7,14 +7,11 @@ Plain LoRA is in turns with itself as well, which shows how far to trust a ratio
 
 from __future__ import annotations
 
-import gc
 import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from harness.engine.environment import device_name
 from harness.engine.model.packed import PackedModel
@@ -87,10 +84,6 @@ def _measured(model: PackedModel, name: str, plain: EngineArm, asked: Settings) 
         if not out_of_memory(error):
             raise
         return {"method": name, "skipped": f"out of memory: {str(error).splitlines()[0]}"}
-    finally:
-        gc.collect()
-        if model.device.type == "cuda":
-            torch.cuda.empty_cache()
     state, of_plain = (state_bytes(each.rows, 0, each.recipe) for each in (arm, plain))
     row = {key: value for key, value in arm.row().items() if key not in ("trials", "kind")}
     return {

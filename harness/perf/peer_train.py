@@ -8,6 +8,7 @@ with its input, so that it does not outlive whoever started it.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -81,6 +82,7 @@ def train(model: Any, settings: dict[str, Any], kind: str, seconds: float) -> li
     Trainer(
         model=model, args=arguments, train_dataset=settings["kinds"][kind], data_collator=collate, callbacks=[clock]
     ).train()
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # whoever comes next may want the memory
     return clock.ends
