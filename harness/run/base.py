@@ -19,7 +19,7 @@ from harness.store.results import write_base
 def run_base(job: Job, report: Report) -> None:
     """Score the base on every task and probe of the study and write ``base.json``."""
     report(0, "loading the model and the tasks")
-    bench = set_up(job)
+    bench = set_up(job).bench
     device = bench.model.device
     reset_peak_memory(device)
     names = (*job.study.tasks, *job.study.probes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ from harness.store.reference import Reference
 from harness.store.results import (
     check_schema,
     open_results,
-    read_base,
     read_some,
     read_trials,
     set_aside,
@@ -31,20 +29,19 @@ from harness.store.superseded import returning, supersede, take_back
 from harness.store.survey import Survey, survey
 from harness.store.trial_files import read_identities
 from harness.store.tuning import FILE, REMEDY, Tuning, read_tuning, write_tuning
-from harness.study import forecast, search, tuning
+from harness.study import search, tuning
 from harness.study.arms import expand_arms, remarks
 from harness.study.changes import Changes, changes
 from harness.study.config import Study
 from harness.study.folders import results_folder
-from harness.study.halving import halves, unfinished
+from harness.study.halving import unfinished
 from harness.study.load import find_study, load_study
 from harness.study.memory import adapter_share, dense_rows, device_class, pack_size
 from harness.study.plan import Inputs, Pack, Plan, build_plan
 from harness.study.reference import reference_of, warnings
 
 if TYPE_CHECKING:
-    from harness.executors.interface import Executor, Outcome, Watch, Watcher
-    from harness.run.job import Job
+    from harness.executors.interface import Executor, Watcher
 
 #: The folder of the tuning study, inside that of the study it tunes.
 TUNING = "tuning"
@@ -277,58 +274,10 @@ def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, e
         files.sweep()
         if state.complete:
             return state
-        _run_missing(_Run(campaign, executor, device, extras, state, progress), watcher.total)
+        from harness.run.missing import Run, run_missing  # with torch, which planning does without
+
+        run_missing(Run(campaign, executor, device, extras, state, progress), watcher.total)
         after = read_state(campaign)
         sweep(folder, {pack.name for pack in after.todo})  # of workers that were killed, and their packs done by others
         sweep_temporary(folder)
         return after
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What every job of one run shares."""
-
-    campaign: Campaign
-    executor: Executor
-    device: str
-    extras: Mapping[str, Any]
-    state: State  #: when it began
-    progress: Watch
-
-    @cached_property
-    def base_key(self) -> str:
-        from harness.engine.environment import base_key
-
-        campaign = self.campaign
-        return base_key(campaign.study, self.device, campaign.model.digest, campaign.task_digests)
-
-    def job(self, pack: Pack | None) -> Job:
-        """The job of a pack, or (None) of the base model."""
-        from harness.run.job import Job
-
-        study, model, folder = self.campaign.study, self.campaign.model.path, self.campaign.folder
-        write = frozenset(trial for trial, status in self.state.statuses.items() if status not in FINAL)
-        return Job(study, pack, model, folder, paths.cache_dir(), self.device, self.base_key, write, self.extras)
-
-    def carry_out(self, *packs: Pack | None) -> list[Outcome]:
-        from harness.run.worker import WORK
-
-        return self.executor.run([self.job(pack) for pack in packs], WORK, self.progress)
-
-
-def _run_missing(run: _Run, total: Callable[[float], None]) -> None:
-    """The base model's scores, trials that train nothing, then all packs that still have work."""
-    from harness.run.untrained import write_untrained
-
-    campaign, todo = run.campaign, run.state.todo
-    base = read_base(campaign.folder, run.base_key)
-    if base is None:
-        run.carry_out(None)
-        base = read_base(campaign.folder, run.base_key)
-        assert base is not None, "the base job writes base.json or raises"
-    total(sum(forecast.pack_units(campaign.study, base, pack) for pack in todo))
-    write_untrained(run.job(None), base, campaign.plan.untrained)
-    while todo:
-        outcomes = run.carry_out(*todo)
-        # One bad trial fails its whole pack: its halves are tried until what fails stands alone.
-        todo = tuple(half for pack, done in zip(todo, outcomes, strict=True) if done.failed for half in halves(pack))

@@ -77,13 +77,13 @@ class PackRun:
 
     def __init__(self, job: Job, pack: Pack, base: BaseRecord, report: Report) -> None:
         self.job, self.pack, self.study, self.base = job, pack, job.study, base
-        self.bench: Bench = set_up(job)
+        self.loaded = set_up(job)
+        self.bench: Bench = self.loaded.bench
         self.device = self.bench.model.device
         reset_peak_memory(self.device)
         self.digest_before = self.bench.model.digest()
         self.stages = len(pack.rows[0].stream)
         self.schedule = make_schedule(self.study.training)
-        self._spectra: Spectra | None = None
         self._report, self.units = report, forecast.START_UNITS
         self._advance(0, "making the adapters")
         self.rows = self._fresh_rows()
@@ -106,10 +106,7 @@ class PackRun:
         return Rows(self.bench.model, rows, adapter.rank, adapter.alpha, settings, self._spectra_to_start_from)
 
     def _base_spectra(self) -> Spectra:
-        if self._spectra is None:
-            cache = self.job.cache / "spectra"
-            self._spectra = Spectra(self.bench.model, cache, lambda text: self._advance(0, text))
-        return self._spectra
+        return self.loaded.spectra(lambda text: self._advance(0, text))
 
     def _spectra_to_start_from(self) -> Sequence[Spectrum]:
         """For adapters that start from them.  They are made once, for the base: their time is no training time."""

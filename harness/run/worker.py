@@ -10,7 +10,7 @@ from harness.engine.environment import host, versions
 from harness.errors import FolderError, LorabenchError
 from harness.executors.interface import Outcome, Report, StalledError, Work
 from harness.run.base import run_base
-from harness.run.job import Job
+from harness.run.job import Job, forget
 from harness.run.pack import run_pack
 from harness.store.checkpoints import checkpoint_path
 from harness.store.clone import clone
@@ -29,7 +29,7 @@ def execute(job: Job, report: Report) -> Outcome:
     can't be scored, the folder can't be written.  What stops the job from outside (Ctrl-C, the executor's
     :class:`StalledError`) goes through.
     """
-    phase = LOADING[0]
+    phase, done = LOADING[0], False
 
     def watched(units: float, what: str) -> None:
         nonlocal phase
@@ -41,6 +41,7 @@ def execute(job: Job, report: Report) -> Outcome:
             run_base(job, watched)
         else:
             run_pack(job, watched)
+        done = True
         return Outcome(job.name)
     except (FolderError, KeyboardInterrupt, StalledError):
         raise
@@ -53,6 +54,9 @@ def execute(job: Job, report: Report) -> Outcome:
             raise
         status, message = _described(job, error)
         return give_up(job, status, Failure(phase=phase, message=message, traceback=traceback.format_exc()))
+    finally:
+        if not done:
+            forget()
 
 
 def _described(job: Job, error: BaseException) -> tuple[Status, str]:

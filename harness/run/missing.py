@@ -1,0 +1,83 @@
+"""What a run does: the base model's scores, trials that train nothing, then every pack that has work left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from harness.data import paths
+from harness.engine.environment import base_key
+from harness.errors import LorabenchError
+from harness.executors.interface import Executor, Outcome, Watch
+from harness.run.job import Job, forget
+from harness.run.untrained import write_untrained
+from harness.run.worker import WORK
+from harness.store.records import FINAL, BaseRecord
+from harness.store.results import read_base, write_base
+from harness.study import forecast
+from harness.study.halving import halves
+from harness.study.plan import Pack
+
+if TYPE_CHECKING:
+    from harness.run.campaign import Campaign, State
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every job of one run shares."""
+
+    campaign: Campaign
+    executor: Executor
+    device: str
+    extras: Mapping[str, Any]
+    state: State  #: when it began
+    progress: Watch
+
+    @cached_property
+    def base_key(self) -> str:
+        campaign = self.campaign
+        return base_key(campaign.study, self.device, campaign.model.digest, campaign.task_digests)
+
+    def job(self, pack: Pack | None) -> Job:
+        """The job of a pack, or (None) of the base model."""
+        study, model, folder = self.campaign.study, self.campaign.model.path, self.campaign.folder
+        write = frozenset(trial for trial, status in self.state.statuses.items() if status not in FINAL)
+        return Job(study, pack, model, folder, paths.cache_dir(), self.device, self.base_key, write, self.extras)
+
+    def carry_out(self, *packs: Pack | None) -> list[Outcome]:
+        return self.executor.run([self.job(pack) for pack in packs], WORK, self.progress)
+
+
+def run_missing(run: Run, total: Callable[[float], None]) -> None:
+    """The base model's scores, trials that train nothing, then all packs that still have work."""
+    try:
+        campaign, todo = run.campaign, run.state.todo
+        base = read_base(campaign.folder, run.base_key) or _scored_base(run)
+        total(sum(forecast.pack_units(campaign.study, base, pack) for pack in todo))
+        write_untrained(run.job(None), base, campaign.plan.untrained)
+        while todo:
+            outcomes = run.carry_out(*todo)
+            # One bad trial fails its whole pack: its halves are tried until what fails stands alone.
+            failed = [pack for pack, outcome in zip(todo, outcomes, strict=True) if outcome.failed]
+            todo = tuple(half for pack in failed for half in halves(pack))
+    finally:
+        forget()
+
+
+def _scored_base(run: Run) -> BaseRecord:
+    """The base model's scores, from the cache or from a job; put where the packs look for them."""
+    folder, key = run.campaign.folder, run.base_key
+    cache = paths.cache_dir() / "bases" / key
+    base = read_base(cache, key)
+    if base is None:
+        run.carry_out(None)
+        base = read_base(folder, key)
+        assert base is not None, "the base job writes base.json or raises"
+        with suppress(LorabenchError):  # the results are whole without it
+            write_base(cache, base)
+    else:
+        write_base(folder, base)
+    return base
