@@ -23,6 +23,7 @@ from transformers.integrations import sdpa_attention
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import DenseLayout, Layout, Slot
 from harness.engine.model import attention, products
+from harness.engine.model.checksum import checksum
 from harness.engine.model.fused import Swap, fuse
 from harness.engine.model.head import Head, find_head
 from harness.engine.model.linear import PackedLinear
@@ -169,11 +170,14 @@ class PackedModel:
         return {} if positions is None or not self._takes_positions else {"position_ids": positions}
 
     def digest(self) -> str:
-        """sha256 over every frozen weight's bytes: the base must have the same digest after a trial as before."""
+        """Of every frozen weight: the base must have the same digest after a trial as before."""
+        weights = [(name, weight.detach().contiguous()) for name, weight in sorted(self.module.state_dict().items())]
+        if self.device.type == "cuda":
+            return checksum([weight for _, weight in weights])
         sha = hashlib.sha256()
-        for name, tensor in sorted(self.module.state_dict().items()):
+        for name, weight in weights:
             sha.update(name.encode())
-            sha.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+            sha.update(weight.view(torch.uint8).numpy().data)
         return sha.hexdigest()
 
 
