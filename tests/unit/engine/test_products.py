@@ -78,7 +78,7 @@ def test_attention_through_float32_is_that_of_bfloat16(monkeypatch):
     torch.testing.assert_close(*answers, atol=4 * ROUNDING, rtol=4 * ROUNDING)
 
 
-def test_layers_without_an_adapter_go_through_float32_as_well(monkeypatch):
+def test_layers_without_an_adapter_go_the_same_way(monkeypatch):
     monkeypatch.setattr(products, "multiplies_bfloat16", lambda: False)
     model = PackedModel(tiny_model(dtype=torch.bfloat16), targets=("q_proj",))
     seen = []
