@@ -57,7 +57,7 @@ def packed(x: Tensor, a: Tensor, b: Tensor, weight: Tensor) -> tuple[Tensor, ...
     return y.detach(), *torch.autograd.grad(y, leaves, y.detach())
 
 
-def test_an_adapted_layer_and_its_gradients_are_those_of_float64(fast):
+def test_an_adapted_layer_and_gradients_are_those_of_float64(fast):
     args = drawn(4, 9, 48), drawn(2, 4, 48, seed=1), drawn(2, 32, 4, seed=2), drawn(32, 48, seed=3)
     found, exact = packed(*args), packed(*(each.double() for each in args))
     for name, part, wanted in zip(("y", "dx", "da", "db"), found, exact, strict=True):
