@@ -101,7 +101,8 @@ def _finite(kind: str, data: bytes) -> bool:
     """Whether all numbers are; of few numbers, which most arrays have, this takes half of numpy's time."""
     if len(data) > 256:
         return bool(np.isfinite(np.frombuffer(data, f"<{kind}")).all())
-    return all(map(math.isfinite, _unpacked(kind, data)))
+    numbers = _unpacked(kind, data)
+    return math.isfinite(sum(numbers)) or all(map(math.isfinite, numbers))  # numbers of which one is not have no sum
 
 
 def _unpacked(kind: str, data: bytes) -> tuple[Any, ...]:

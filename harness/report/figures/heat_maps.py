@@ -75,6 +75,7 @@ def _heat_map(axes: Axes, percent: np.ndarray, low: float, high: float) -> QuadM
             va="center",
             fontsize=size,
             color="#111111" if light else "#FDFDFD",
+            in_layout=False,  # it lies within the panel
         )
     for j in range(tasks):
         axes.add_patch(_frame(j, j + 1))
