@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+
 from test_consistency import record
 
+from harness.store.lean import settled
 from harness.store.results import read_trials, write_trial
 
 
@@ -25,3 +28,9 @@ def test_what_lean_records_share_is_there_once(tmp_path):
     assert one.spec.training is other.spec.training
     assert one.curves[0].examples is other.curves[0].examples
     assert one.spec.seed != other.spec.seed
+
+
+def test_what_is_settled_is_collected_again_afterwards():
+    with settled():
+        assert gc.get_freeze_count()
+    assert not gc.get_freeze_count()

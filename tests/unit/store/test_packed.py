@@ -26,6 +26,12 @@ def test_floats_come_back_bit_by_bit(values):
     assert [found[i] for i in range(len(found))] == values
 
 
+def test_floats_that_have_no_sum_come_back():
+    assert Floats.parse(Floats.of([1.7e308] * 3).text).tolist() == [1.7e308] * 3
+    with pytest.raises(ValueError, match="finite"):
+        Floats.parse(f"f8:{base64.b64encode(struct.pack('<2d', math.inf, -math.inf)).decode()}")
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)))
 def test_integers_come_back(values):
