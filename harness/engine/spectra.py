@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,14 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.analysis.intruders import Measured, Spectrum, analyse, analyse_dense, spectrum, summaries
-from harness.analysis.intruders.threads import side_by_side
+from harness.analysis.intruders import DenseChange, Measured, Spectrum, analyse, analyse_dense, spectrum, summaries
 from harness.engine.adapters.layout import DenseLayout, Layout, Slot
 from harness.engine.model.linear import Change
 from harness.store.files import atomic_file
 from harness.store.spectra import VERSION
 
 Say = Callable[[str], None]
+#: W - W0 [those, m, n] of some of the trials, in fp64.
+Delta = Callable[[slice], Tensor]
 
 #: Seconds of a CPU's thread for the SVD of a matrix [m, n], m > n, over m n^2: 4e-10 to 6e-10, from [576, 192] to
 #: [2048, 2048].
@@ -48,7 +50,7 @@ class Spectra:
         Raises LorabenchError where the file can't be written.
         """
         self.slots = model.slots
-        self._weights = [weight for _, weight in model.weights()]
+        self._weights = [weight.detach() for _, weight in model.weights()]
         self._groups = _groups(model.slots)
         digest = _weights_digest(model)
         self.path = path = cache / f"{digest}.safetensors"
@@ -85,22 +87,38 @@ class Spectra:
 
         Low rank takes the smaller problem, whatever the rank that has been stacked; other changes take the whole one.
         """
-        changes = layout.changes(values.detach().double(), scaling.double(), torch.float64)
-        parts = []
+        values, scaling = values.detach(), scaling.double()
+        if isinstance(layout, DenseLayout) and layout.frozen is None:
+            return self._dense({i: partial(_scaled, whole, scaling) for i, whole in enumerate(layout.split(values))},
+                               len(values))  # fmt: skip
+        changes, parts, order = layout.changes(values.double(), scaling, torch.float64), [], []
+        dense: dict[int, Delta] = {}
         for group, base in zip(self._groups.values(), self._spectra, strict=True):
             factors = [pair for i in group if (pair := changes[i].low_rank) is not None]
             if len(factors) == len(group):
                 a, b = (torch.stack(part) for part in zip(*factors, strict=True))
                 parts.append(analyse(base, a, b))
-                continue
-            parts += _dense(base, [self._weights[i] for i in group], [changes[i] for i in group])
-        order = np.argsort([i for group in self._groups.values() for i in group])
-        return Measured.join(parts)[order]
+                order += group
+            else:
+                dense |= {i: partial(_delta, changes[i], self._weights[i]) for i in group}
+        if dense:
+            parts.append(self._dense(dense, len(values)))
+        return Measured.join(parts)[np.argsort([*order, *dense])]
+
+    def _dense(self, deltas: Mapping[int, Delta], trials: int) -> Measured:
+        """Of some of the slots."""
+        each = self.each
+        return analyse_dense([DenseChange(each[i], self._weights[i], trials, delta) for i, delta in deltas.items()])
 
     @property
     def each(self) -> list[Spectrum]:
         """The spectra of all slots, in their order, each as a stack of one."""
-        return [self.of(slot) for slot in self.slots]
+        placed = {
+            i: base[place : place + 1]
+            for group, base in zip(self._groups.values(), self._spectra, strict=True)
+            for place, i in enumerate(group)
+        }
+        return [placed[i] for i in range(len(self.slots))]
 
     def of(self, slot: Slot) -> Spectrum:
         """The spectrum of one slot, as a stack of one."""
@@ -111,14 +129,13 @@ class Spectra:
         raise KeyError(slot.module)
 
 
-def _dense(base: Spectrum, weights: Sequence[Tensor], changes: Sequence[Change]) -> list[Measured]:
-    """Of each matrix by itself, since a dense change of every trial is large; on a CPU one a thread."""
+def _scaled(dense: Tensor, scaling: Tensor, trials: slice) -> Tensor:
+    """A full-size change of some of the trials [K, m, n], in fp64."""
+    return dense[trials] * scaling[trials, None, None]
 
-    def one(place: int) -> Measured:
-        tuned = weights[place].double() + changes[place].delta(weights[place])
-        return analyse_dense(base[place : place + 1], tuned[None])
 
-    return side_by_side(one, range(len(weights)), base.d.device)
+def _delta(change: Change, weight: Tensor, trials: slice) -> Tensor:
+    return change.of(trials).delta(weight)
 
 
 def _effort(model: Matrices) -> str:

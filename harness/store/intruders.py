@@ -124,7 +124,9 @@ class Intruders(Frozen):
     undecided_by_epsilon: dict[str, int] = Field(default_factory=dict)
     cosine_error: Score | None = None  #: largest proven bound on the error of a best |cosine|; 1 where undecided
     fallbacks: int = 0  #: matrices that the bounds left open, so that a full fp64 SVD was taken
-    full_svds: int = 0  #: others whose dW has no low rank (dense, merged weights): decomposed whole from the start
+    full_svds: int = (
+        0  #: others decomposed whole: small or left open, of a dW without low rank; in older records all such
+    )
     by_type: Annotated[ByType, *_NULL] = ByType()
     by_layer: Annotated[ByLayer, *_NULL] = ByLayer()  #: after a trial's last task; empty after the others
 

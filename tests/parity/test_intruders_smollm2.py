@@ -1,11 +1,14 @@
-"""Intruder counts of SmolLM2-135M's own matrices, every shape, against full SVDs in fp64: 315 cases."""
+"""Intruder counts of SmolLM2-135M's own matrices, every shape, against full SVDs in fp64: 315 low-rank, 105 dense.
+
+On a GPU where there is one.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from harness.analysis.intruders import EPSILONS, Measured, analyse, spectrum
+from harness.analysis.intruders import EPSILONS, DenseChange, Measured, analyse, analyse_dense, spectrum
 from harness.data.models import model_ready, resolve_model
 from harness.engine.model.load import load_model
 
@@ -17,6 +20,10 @@ UPDATES = (
     (1, 0.3), (1, 1.5), (2, 0.6), (4, 0.05), (4, 1.0), (8, 0.0), (8, 0.001), (8, 0.1), (8, 0.6), (8, 1.2),
     (16, 0.3), (16, 1.5), (32, 0.1), (32, 0.8), (64, 0.4),
 )  # fmt: skip
+
+#: The same of dense changes: noise, and with it a direction that stands out.
+DENSE = ((0.001, 0.0), (0.01, 0.0), (0.01, 0.3), (0.2, 0.0), (0.2, 1.2))
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 pytestmark = [
     pytest.mark.slow,
@@ -55,6 +62,31 @@ def test_counts_are_those_of_full_svds(weights, kind, layer):
     assert sum(int(measured.solved != 0) for measured in found) == 0, "a full SVD was needed"
     counts = [int(measured.count()) for measured in found]
     assert max(counts) > 0 == min(counts), "guards against agreeing on nothing"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_dense_counts_are_those_of_full_svds(weights, kind, layer):
+    weight = weights[kind, layer].to(DEVICE)
+    base, deltas = spectrum(weight[None]), []
+    for seed, (noise, direction) in enumerate(DENSE):
+        generator = torch.Generator().manual_seed(seed)
+        spread = torch.randn(weight.shape, generator=generator).double()
+        left, right = (torch.randn(size, generator=generator).double() for size in weight.shape)
+        alone = torch.outer(left / left.norm(), right / right.norm())
+        delta = noise * spread / torch.linalg.matrix_norm(spread, 2) + direction * alone
+        deltas.append(delta.to(DEVICE) * base.d[0, 0])
+    stack = torch.stack(deltas)
+    found = analyse_dense([DenseChange(base, weight, len(stack), lambda trials: stack[trials])])
+    for trial, delta in enumerate(deltas):
+        measured = found[0, trial]
+        assert [measured.count(e) for e in EPSILONS] == full_svd_count(base.u[0].mT, weight + delta), DENSE[trial]
+        assert all((low, high) == (count, count) for low, high, count in bounds(measured)), "a count is undecided"
+        share = torch.linalg.svdvals(delta)
+        share = share / share.sum()
+        assert measured.effective_rank == pytest.approx(float(torch.special.entr(share).sum().exp()), rel=1e-6)
+    assert (found.solved == 1).sum() == 0, "a full SVD was needed"
+    assert found.count()[0, -1] > 0 == found.count()[0, 0], "guards against agreeing on nothing"
 
 
 def bounds(measured: Measured) -> list[tuple[int, int, int]]:

@@ -5,8 +5,10 @@ G = D^2 + R^T J R the block matrix [[D^2 - t, R^T], [R, -J]] has two Schur compl
 
     n+(G - t) = n+(D^2 - t) + n+(-J - R (D^2 - t)^-1 R^T) - r,
 
-a count of signs of one 2r x 2r matrix.  Accuracy: an eigenvector of unit length whose residual is e and whose value is
-apart from all other eigenvalues by g has sin(angle) <= e / g (Davis and Kahan 1970).
+a count of signs of one 2r x 2r matrix.  A G that is given whole has at most k eigenvalues above a cut if
+G - V^T diag(theta) V has none, for whatever k vectors V (Weyl); and that has none if there is a Cholesky factorisation
+of cut - G + V^T diag(theta) V.  Accuracy: an eigenvector of unit length whose residual is e and whose value is apart
+from all other eigenvalues by g has sin(angle) <= e / g (Davis and Kahan 1970).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch.nn import functional as F
 
 from harness.analysis.intruders.problem import Eigenproblems, WholeProblems
 from harness.analysis.intruders.solver import BASIS, Ritz
-from harness.analysis.intruders.spectrum import Spectrum, rounding
+from harness.analysis.intruders.spectrum import Levels, rounding
 
 #: Where the cut may lie between the k-th value and the next: where it is farthest from all of D^2.
 CUTS = (0.5, 0.35, 0.65, 0.2, 0.8)
@@ -41,9 +43,14 @@ def angles(problems: Eigenproblems | WholeProblems, ritz: Ritz, norm: Tensor, *,
     if values.shape[1] > k:
         last = values[:, -1:] + floor
         if count:
-            assert isinstance(problems, Eigenproblems)
-            cut = _cut(problems.d2, low[:, -1], torch.minimum(values[:, -1], low[:, -1]))
-            last = torch.where((count_above(problems, cut) == k) & (low[:, -1] > cut), cut, torch.inf)[:, None]
+            top, bottom = low[:, -1], torch.minimum(values[:, -1], low[:, -1])
+            if isinstance(problems, Eigenproblems):
+                cut = _cut(problems.d2, top, bottom)
+                no_more = count_above(problems, cut) == k
+            else:
+                cut = (top + bottom) / 2
+                no_more = none_above(problems, ritz, cut, norm)
+            last = torch.where(no_more & (top > cut), cut, torch.inf)[:, None]
             below = torch.where(last < torch.inf, below, 0.0)  # one that was missed may be anywhere
         below = torch.cat([below[:, :-1], theta[:, -1:] - last], dim=1)
     sine = residual / torch.minimum(above, below).clamp(min=0)
@@ -51,7 +58,12 @@ def angles(problems: Eigenproblems | WholeProblems, ritz: Ritz, norm: Tensor, *,
     return torch.where(sine < 1, 2**0.5 * sine, torch.inf)
 
 
-def cosines(base: Spectrum, owner: Tensor, coordinates: Tensor, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def of_left(error: Tensor, sigmas: Tensor) -> Tensor:
+    """Bounds for left vectors u = W v / sigma from those for v, both [N, k]: u is turned by sigma_1 / sigma as much."""
+    return error * (sigmas[:, :1] / sigmas)
+
+
+def cosines(base: Levels, owner: Tensor, coordinates: Tensor, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(lower bound, best |cosine|, upper bound), each [N, k], with W0's left singular vectors.
 
     ``coordinates`` [N, k, p] in U are known up to ``error`` [N, k]; ``owner`` [N] says whose matrix of ``base`` each
@@ -87,6 +99,29 @@ def count_above(problems: Eigenproblems, cut: Tensor) -> Tensor:
     positive, known = _positive(signs)
     count = (apart > 0).sum(-1) + positive - low.shape[1] // 2
     return torch.where(known & (apart != 0).all(-1), count, -1)
+
+
+def none_above(problems: WholeProblems, ritz: Ritz, cut: Tensor, norm: Tensor) -> Tensor:
+    """[N]: whether it is proven that G has no eigenvalue above ``cut`` [N] but for k, those of ``ritz``.
+
+    By a factorisation in float32 where that is enough, since it takes half the time; rounding is a share of ``norm``
+    [N] squared.
+    """
+    k, p = ritz.vectors.shape[1:]
+    weighted = ritz.vectors * ritz.values[:, :k, None]
+    rest = torch.baddbmm(problems.matrix, weighted.mT, ritz.vectors, beta=-1)
+    scaled, room = rest / problems.scale[:, None, None], norm**2 / problems.scale
+    proven = _definite(scaled.float(), cut / problems.scale - rounding(p, torch.float32) * room)
+    if not bool(proven.all()):
+        proven = proven | _definite(scaled, cut / problems.scale - rounding(p) * room)
+    return proven
+
+
+def _definite(matrix: Tensor, shift: Tensor) -> Tensor:
+    """[N]: whether matrix + shift has a Cholesky factorisation; the matrix is changed."""
+    matrix.diagonal(dim1=1, dim2=2).add_(shift[:, None].to(matrix.dtype))
+    root, failed = torch.linalg.cholesky_ex(matrix)
+    return (failed == 0) & root.diagonal(dim1=1, dim2=2).isfinite().all(-1)
 
 
 def _positive(matrix: Tensor) -> tuple[Tensor, Tensor]:

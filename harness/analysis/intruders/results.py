@@ -11,7 +11,8 @@ import numpy as np
 TOP_K = 10
 EPSILON = 0.5
 EPSILONS = tuple(round(0.1 * i, 1) for i in range(1, 10))
-#: How a matrix was solved: by the batched solver; by a full SVD in the end; whole, because no low rank was given.
+#: How a matrix was solved: by a batched solver; by a full SVD in the end; by a library's eigenvectors of all of G, for
+#: dense changes on a CPU, of small matrices, and where the solver leaves one open.
 SOLVER, FALLBACK, DENSE = range(3)
 
 

@@ -55,10 +55,10 @@ def solve(problems: Eigenproblems, directions: Tensor, k: int, tolerance: float)
     left = torch.arange(size, device=basis.device)
     shifted: _ShiftedInverse | None = None
     for step in range(STEPS * ROUNDS + 1):
-        ritz_values, rotation = _rayleigh_ritz(basis, images, k + 1 + SPARE)
+        ritz_values, rotation = rayleigh_ritz(basis, images, k + 1 + SPARE)
         ritz, images = rotation @ basis, rotation @ images
         values[left], vectors[left] = ritz_values[:, : k + 1], F.normalize(ritz[:, :k], dim=-1)
-        missing = _unfinished(ritz_values, ritz, images, k, tolerance)
+        missing = unfinished(ritz_values, ritz, images, k, tolerance)
         going = missing.any(-1).nonzero()[:, 0]
         if step == STEPS * ROUNDS or not len(going):
             break
@@ -90,7 +90,7 @@ def _start(d2: Tensor, directions: Tensor) -> Tensor:
     return torch.cat([coordinates, F.normalize(rest, dim=-1)], dim=1)
 
 
-def _rayleigh_ritz(basis: Tensor, images: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+def rayleigh_ritz(basis: Tensor, images: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """(values [N, keep] falling, rotation [N, keep, b]) of the top Ritz pairs of a basis that need not be orthonormal.
 
     ``RIDGE`` makes its Gram matrix definite where vectors are zero or depend on others; such directions get a value
@@ -106,7 +106,7 @@ def _rayleigh_ritz(basis: Tensor, images: Tensor, keep: int) -> tuple[Tensor, Te
     return values.flip(-1)[:, :keep], torch.nan_to_num(rotation, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _unfinished(ritz_values: Tensor, ritz: Tensor, images: Tensor, k: int, tolerance: float) -> Tensor:
+def unfinished(ritz_values: Tensor, ritz: Tensor, images: Tensor, k: int, tolerance: float) -> Tensor:
     """[N, k + 1]: which of the wanted k are not accurate yet; the next one counts as long as any of them does."""
     residual = (images[:, :k] - ritz_values[:, :k, None] * ritz[:, :k]).norm(dim=-1)
     below = ritz_values[:, :k] - ritz_values[:, 1 : k + 1]

@@ -15,12 +15,12 @@ EPS = torch.finfo(torch.float64).eps
 SAME = 1e-12
 
 
-def rounding(p: int) -> float:
-    """Backward error of a decomposition of size p in fp64, in units of its largest value.
+def rounding(p: int, dtype: torch.dtype = torch.float64) -> float:
+    """Backward error of a decomposition of size p, in units of its largest value.
 
     LAPACK's grows as the root of the size: vectors are orthogonal up to 13 to 20 eps at 64 and up to 65 at 2,048.
     """
-    return max(64, 2 * p**0.5) * EPS
+    return max(64, 2 * p**0.5) * torch.finfo(dtype).eps
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,17 @@ class Spectrum:
         return (self.u.mT * self.d[:, None, :]) @ self.v
 
     @cached_property
+    def levels(self) -> Levels:
+        return Levels(self.d)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The singular values of S matrices, and how well they tell the vectors apart."""
+
+    d: Tensor  #: [S, p], falling
+
+    @cached_property
     def clusters(self) -> Tensor | None:
         """[S, p]: the number of the group of equal singular values that each belongs to; None where all differ."""
         apart = self._gaps > SAME * self.d[:, :1]
@@ -53,7 +64,7 @@ class Spectrum:
 
     @cached_property
     def errors(self) -> Tensor:
-        """[S, p]: how far rounding may have turned each singular vector of W0 towards others."""
+        """[S, p]: how far rounding may have turned each singular vector towards others."""
         gaps = torch.where(self._gaps > SAME * self.d[:, :1], self._gaps, torch.inf)
         gaps = torch.nn.functional.pad(gaps, (1, 1), value=torch.inf)
         return rounding(self.d.shape[1]) * self.d[:, :1] / torch.minimum(gaps[:, :-1], gaps[:, 1:])

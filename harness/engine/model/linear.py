@@ -44,6 +44,10 @@ class Change:
     def factors(self) -> tuple[Tensor, Tensor] | None:
         return None if self.a is None or self.b is None else (self.a, self.b)
 
+    def of(self, trials: slice) -> Change:
+        """Of some of the trials."""
+        return Change(*(None if part is None else part[trials] for part in vars(self).values()))
+
     def on(self, below: Change) -> Change:
         """This change on top of another: ranks add up, and vectors are those of the upper one."""
         return Change(

@@ -7,12 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrices import base, by_svd, random, update
 
-from harness.analysis.intruders import EPSILONS, TOP_K, Measured, analyse, analyse_dense, spectrum, stacked, summaries
+from harness.analysis.intruders import EPSILONS, TOP_K, Measured, analyse, spectrum, stacked, summaries
 from harness.analysis.intruders import measure as measuring
 from harness.analysis.intruders.certificate import count_above
 from harness.analysis.intruders.problem import Eigenproblems
-from harness.analysis.intruders.results import DENSE, FALLBACK, SOLVER
+from harness.analysis.intruders.results import FALLBACK, SOLVER
 from harness.store.intruders import Intruders
 
 #: The small ones are solved densely, the others by the batched solver.
@@ -20,41 +21,8 @@ SHAPES = [(24, 24), (16, 40), (40, 16), (110, 110), (100, 150), (150, 100)]
 shaped = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
-def random(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def base(shape: tuple[int, int], kind: str, seed: int = 0) -> torch.Tensor:
-    """A matrix [m, n] with random singular vectors, and singular values of this kind."""
-    u, d, vh = torch.linalg.svd(random(shape, seed), full_matrices=False)
-    n = torch.arange(len(d), dtype=torch.float64)
-    values = {
-        "flat": d,
-        "steep": 10 * 0.8**n,
-        "power law": 10 / (1 + n) ** 0.7,
-        "clustered": 10 - 0.05 * (n // 3) - 1e-7 * (n % 3),
-        "repeated": 10 - 0.05 * (n // 3),
-        "singular": torch.where(n < len(d) // 2, 10 - 0.05 * n, 0.0),
-    }
-    return u @ torch.diag(values[kind]) @ vh
-
-
-def update(shape: tuple[int, int], rank: int, norm: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(A, B) with ||B A||_2 = ``norm`` and singular values over one decade."""
-    a, b = random((rank, shape[1]), seed), random((shape[0], rank), seed + 1)
-    b = b * torch.logspace(0, -1, rank, dtype=torch.float64)
-    return a, b * (norm / torch.linalg.matrix_norm(b @ a, 2))
-
-
 def one(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **settings) -> Measured:
     return analyse(spectrum(weight[None]), a[None, None], b[None, None], **settings)[0, 0]
-
-
-def by_svd(weight: torch.Tensor, delta: torch.Tensor, top_k: int = TOP_K) -> tuple[np.ndarray, np.ndarray]:
-    """The definition: two full SVDs in fp64."""
-    u0 = np.linalg.svd(weight.double().numpy(), full_matrices=False)[0]
-    u, d, _ = np.linalg.svd((weight.double() + delta.double()).numpy(), full_matrices=False)
-    return np.abs(u0.T @ u[:, :top_k]).max(axis=0), d[:top_k]
 
 
 def compare(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, degenerate: bool = False) -> Measured:
@@ -235,7 +203,7 @@ def test_a_cut_on_an_eigenvalue_of_the_base_is_not_counted():
     assert int(count_above(problems, torch.tensor([2.0]).double())[0]) == -1
 
 
-# -- batches, stacks, dense -------------------------------------------------------------------------------------------
+# -- batches, stacks -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -283,55 +251,6 @@ def test_stacked_factors_are_the_sum(shape):
     assert found.sigmas == pytest.approx(sigmas)
     assert found.best == pytest.approx(cosines, abs=1e-6)
     assert found.delta_norm == pytest.approx(float(delta.norm()))
-
-
-@shaped
-@pytest.mark.parametrize("norm", [1e-6, 0.02, 0.3, 1.5])
-def test_dense_weights_are_decomposed_whole_and_say_so(shape, norm):
-    weights = torch.stack([base(shape, "flat"), base(shape, "steep", 1)])
-    deltas = random((2, 2, *shape), 5)
-    deltas = norm * deltas * torch.linalg.matrix_norm(weights, 2)[:, None, None, None] / shape[1] ** 0.5
-    deltas[1, 1] = 0
-    found = analyse_dense(spectrum(weights), weights[:, None] + deltas)
-    assert (found.solved == DENSE).all()
-    for s in range(2):
-        for t in range(2):
-            cosines, sigmas = by_svd(weights[s], deltas[s, t])
-            assert found.best[s, t] == pytest.approx(cosines, abs=1e-6)
-            assert found.sigmas[s, t] == pytest.approx(sigmas)
-            assert found.delta_norm[s, t] == pytest.approx(float(deltas[s, t].norm()), abs=1e-9)
-            spread = np.linalg.svd(deltas[s, t].numpy(), compute_uv=False)
-            spread = spread / max(spread.sum(), 1e-300)
-            rank = np.exp(-(spread * np.log(np.maximum(spread, 1e-300))).sum()) if deltas[s, t].any() else 0
-            assert found.effective_rank[s, t] == pytest.approx(rank, rel=1e-5)
-            assert (found.low[s, t] <= cosines + 1e-12).all()
-            assert (cosines <= found.high[s, t] + 1e-12).all()
-    assert (found.best[1, 1] == 1).all()
-    assert summaries(found, [("q", "0"), ("q", "1")])[0]["full_svds"] == 2
-
-
-@pytest.mark.parametrize("shape", SHAPES[2:], ids=str)
-@pytest.mark.parametrize("kind", ["clustered", "repeated", "singular"])
-def test_dense_weights_near_degenerate_ones_keep_their_bounds(shape, kind):
-    """What the eigenvectors leave open goes to a full SVD, and what that leaves open stays between bounds."""
-    weight, delta = base(shape, kind), 1e-9 * random(shape, 5)
-    found = analyse_dense(spectrum(weight[None]), (weight + delta)[None, None])[0, 0]
-    cosines, _ = by_svd(weight, delta)
-    for epsilon in EPSILONS:
-        low, high = found.bounds(epsilon)
-        assert low <= found.count(epsilon) <= high
-        assert low <= (cosines < epsilon).sum() <= high
-
-
-def test_a_merge_in_bfloat16_is_no_longer_its_adapter():
-    """Rounding has full rank: as much of it as there is update, here."""
-    weight, (a, b) = base((40, 40), "flat").bfloat16().double(), update((40, 40), 1, 0.05, 1)
-    merged = (weight + b @ a).bfloat16()
-    found = analyse_dense(spectrum(weight[None]), merged[None, None])[0, 0]
-    assert found.solved == DENSE
-    assert found.effective_rank > 10 > one(weight, a, b).effective_rank
-    cosines, _ = by_svd(weight, merged.double() - weight)
-    assert found.best == pytest.approx(cosines, abs=1e-6)
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------

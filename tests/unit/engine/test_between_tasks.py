@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from helpers import batches, packed_model, random_examples, relative, tiny_model, train, trainer
 
 from baselines import dora, lora, lora_ema, o_lora, pissa, single_task, stable_lora
 from baselines.o_lora import Orthogonal
-from harness.analysis.intruders import analyse, analyse_dense, spectrum
+from harness.analysis.intruders import DenseChange, analyse, analyse_dense, spectrum
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.files import export_peft, save_adapters
 from harness.engine.adapters.layout import Below, DenseLayout, Layout, Slot, joined
@@ -166,14 +165,17 @@ def test_stacked_factors_are_exported_and_counted(recipe, tmp_path):
 
     one = torch.tensor([scored.scaling])
     (found,) = Spectra(model, tmp_path).intruders(scored.layout, scored.values[None], one)
-    full = [
-        analyse_dense(spectrum(weight[None]), (weight.double() + delta)[None, None])
-        for (_, weight), delta in zip(model.weights(), deltas(model, scored), strict=True)
-    ]
-    assert found["count"] == sum(int(result.count()[0, 0]) for result in full)
+    pairs = zip(model.weights(), deltas(model, scored), strict=True)
+    full = analyse_dense(
+        [
+            DenseChange(spectrum(weight[None]), weight, 1, lambda trials, delta=delta: delta[None][trials])
+            for (_, weight), delta in pairs
+        ]
+    )
+    assert found["count"] == full.count().sum()
     assert found["count"] > 0
-    assert found["distance"] == pytest.approx(np.mean([float(result.distance[0, 0]) for result in full]), rel=1e-4)
-    assert found["delta_norm"] == pytest.approx(np.mean([float(result.delta_norm[0, 0]) for result in full]), rel=1e-4)
+    assert found["distance"] == pytest.approx(full.distance.mean(), rel=1e-4)
+    assert found["delta_norm"] == pytest.approx(full.delta_norm.mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (7, 7)])
@@ -182,7 +184,8 @@ def test_the_dense_count_is_that_of_the_low_rank_one(shape):
     weight = torch.randn(1, 1, *shape, generator=generator).double()
     a, b = torch.randn(1, 1, 2, shape[1], generator=generator), torch.randn(1, 1, shape[0], 2, generator=generator)
     base = spectrum(weight[0])
-    low, dense = analyse(base, a, b), analyse_dense(base, weight + b.double() @ a.double())
+    change = DenseChange(base, weight[0, 0], 1, lambda trials: (b.double() @ a.double())[0, trials])
+    low, dense = analyse(base, a, b), analyse_dense([change])
     for name in ("best", "sigmas"):
         assert getattr(dense, name) == pytest.approx(getattr(low, name), rel=1e-6, abs=1e-6)
     for name in ("delta_norm", "relative_spectral_norm", "effective_rank"):

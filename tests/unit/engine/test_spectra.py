@@ -10,7 +10,7 @@ from helpers import packed_model
 from safetensors.torch import load_file, save_file
 
 from harness.engine import spectra as module
-from harness.engine.adapters.layout import Slot
+from harness.engine.adapters.layout import DenseLayout, Slot
 from harness.engine.spectra import Spectra
 from harness.run.ledger import Ledger, TrialSoFar
 from harness.store.intruders import Intruders
@@ -118,6 +118,29 @@ def test_several_adapters_in_one_call_are_each_by_itself(model, tmp_path):
         a, b = layout.split(values[k : k + 1])[0]
         delta = float(scaling[k] * (b[0].double() @ a[0].double()).norm())
         assert base.measure(layout, values, scaling).delta_norm[0, k] == pytest.approx(delta, rel=1e-6), slot.module
+
+
+def test_dense_changes_are_those_of_full_svds(model, tmp_path):
+    """Two trials whose matrices train themselves, scaled, the second beside one of low rank that says the same."""
+    base, layout = Spectra(model, tmp_path), DenseLayout(model.slots)
+    low, factors, scaling = adapters(model, 1)
+    products = torch.cat([(b @ a).flatten(1) for a, b in low.split(factors)], dim=1)
+    noise = 0.1 * torch.randn(1, layout.size, generator=torch.Generator().manual_seed(1))
+    values, scaling = torch.cat([noise, products]), torch.tensor([0.5, float(scaling[0])])
+    found = base.measure(layout, values, scaling)
+    for i, ((_, weight), change) in enumerate(zip(model.weights(), layout.split(values), strict=True)):
+        w0 = weight.detach().double()
+        u0 = torch.linalg.svd(w0, full_matrices=False)[0]
+        for trial in (0, 1):
+            delta = scaling[trial].double() * change[trial].double()
+            u = torch.linalg.svd(w0 + delta, full_matrices=False)[0]
+            best = (u0.mT @ u[:, :10]).abs().amax(0)
+            assert found.best[i, trial, : len(best)] == pytest.approx(best.numpy(), abs=1e-6)
+            assert found.delta_norm[i, trial] == pytest.approx(float(delta.norm()), rel=1e-9)
+    same = base.measure(low, factors, scaling[1:])
+    for name in ("best", "relative_spectral_norm", "effective_rank"):
+        assert getattr(found, name)[:, 1] == pytest.approx(getattr(same, name)[:, 0], rel=1e-4, abs=1e-6, nan_ok=True)
+    assert (found.count(0.9) > 0).any()
 
 
 def test_an_adapter_that_is_not_finite_has_no_summary(model, tmp_path):
