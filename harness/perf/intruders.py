@@ -3,7 +3,8 @@
 The reference (reeceshuttle/intruder-dimensions) takes two full SVDs in float32 for each matrix and checkpoint, base and
 tuned; the stronger one keeps the base's.  All arms see the same matrices and updates in the same run.  Agreement comes
 first: where a count differs from the reference's, a full SVD in fp64 says who is right, and it must be the engine.  On
-a CPU the reference runs with one thread or all of them, whichever is faster for it here.
+a CPU the reference runs with one thread or all of them, whichever is faster for it here.  Dense changes of the model's
+matrices are timed by themselves (:mod:`.dense_intruders`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from harness.engine.environment import device_name, synchronize, use_threads
 from harness.engine.spectra import Spectra
 from harness.errors import LorabenchError, unknown_name
 from harness.perf.common import SHAPES, save, this_device, timed
+from harness.perf.dense_intruders import dense_row
 
 #: ||dW||_2 of the updates in units of ||W0||_2, in turn over matrices and trials: no intruder to six and more.
 SIZES = (0.6, 1.2, 0.1, 0.3)
@@ -67,16 +69,18 @@ def main(model_name: str, settings: Settings, out: Path) -> None:
     print(f"{device_name(device)}, {model_name}, {settings.trials} adapters", flush=True)
     size = "135m" if "135m" in model_name.lower() else model_name.removeprefix("random:")
     groups = {size: _model_matrices(model_name, device), f"n{LARGE}": _large(device)}
-    rows = [row for name, base in groups.items() for row in Contest(name, base).rows(settings)]
+    contests = [Contest(name, base) for name, base in groups.items()]
+    rows = [row for contest in contests for row in contest.rows(settings)]
+    dense = contests[0].dense_row(settings)
     where = "cpu" if device.type == "cpu" else "gpu"
-    headline = {}
+    headline: dict[str, float] = {"dense_intruders_seconds": dense["seconds_per_checkpoint"]}
     for name in groups:
         group_rows = [row for row in rows if row["matrices"] == name]
         # The least over the ranks; one checkpoint of the engine is a share of a batch of them
         headline[f"{where}_{name}_vs_reference"] = min(row["times_faster"]["reference"] for row in group_rows)
         headline[f"{where}_{name}_vs_cached_base"] = min(row["times_faster"]["cached base"] for row in group_rows)
     save(out, "intruders", device, {"model": model_name, "trials": settings.trials, "sizes": SIZES, "rows": rows,
-                                    "headline": headline})  # fmt: skip
+                                    "dense": dense, "headline": headline})  # fmt: skip
     print(json.dumps(headline))
 
 
@@ -140,6 +144,12 @@ class Contest:
             seconds = row["seconds_per_checkpoint"]["engine"]
             print(f"{self.name:8} rank {rank:3}  {seconds:9.4f} s a checkpoint;  {times}", flush=True)
             yield row
+
+    def dense_row(self, settings: Settings) -> dict[str, Any]:
+        weights = [weight for _, weight in self.base.weights()]
+        row = {"matrices": self.name, **dense_row(self.spectra, weights, settings.trials, settings.repeats)}
+        print(f"{self.name:8} dense     {row['seconds_per_checkpoint']:9.4f} s a checkpoint", flush=True)
+        return row
 
     def _row(self, rank: int, settings: Settings) -> dict[str, Any]:
         layout, device = Layout(self.base.slots, rank), self.base.device
