@@ -143,7 +143,8 @@ def test_what_is_tried_again_is_what_failed(run):
     """The next run takes the failed trials alone, and the finished ones stay as they are."""
     jobs: list[str] = []
     folder = run("raises", jobs=jobs)
-    assert len(jobs) == 1 + 11, "the base, and six trials in halves: 6, 3 3, 1 2 1 2, 1 1 1 1 of which 4 have failed"
+    packs = [name for name in jobs if name != "base"]  # whose scores may be in the cache
+    assert len(packs) == 11, "six trials in halves: 6, 3 3, 1 2 1 2, 1 1 1 1 of which 4 have failed"
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (folder / "trials").glob("*.json")}
     jobs.clear()
     run("raises", jobs=jobs)
