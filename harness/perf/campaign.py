@@ -36,7 +36,7 @@ from harness.study.load import find_study, load_study
 
 METHODS = ("lora", "stable_lora", "lora_ema")
 #: Of the cache, what a cold start is without.
-COLD = ("spectra", "records")
+COLD = ("spectra", "records", "bases")
 #: Training of the small edition.
 SMALL_TRAINING = {"examples": 64, "batch": 8}
 
