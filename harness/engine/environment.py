@@ -18,25 +18,17 @@ from harness.engine.model.products import multiplies_bfloat16
 from harness.engine.model.try_kernels import kernels_for, tried
 from harness.store.fingerprint import digest
 from harness.study.config import CommonSettings, Study
-
-LIBRARIES = ("lorabench", "torch", "transformers", "peft", "lm_eval", "datasets", "numpy", "scipy")
+from harness.study.stack import cpu_name, plain_stack
 
 
 def device_name(device: torch.device) -> str:
     """The kind of device: a GPU's name, or ``cpu`` with its architecture."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def versions(study: CommonSettings, device: torch.device) -> dict[str, Any]:
     """A record's ``stack``: versions, device kind, dtype, threads and scoring batch, with a digest over them."""
-    ran: dict[str, Any] = {library: version(library) for library in LIBRARIES}
-    ran |= {
-        "device": device_name(device),
-        "dtype": study.dtype,
-        "threads": study.threads,
-        "batch_tokens": study.scoring.batch_tokens,
-        "deterministic": device.type == "cpu",
-    }
+    ran = plain_stack(study, device_name(device)) | {"deterministic": device.type == "cpu"}
     if device.type == "cuda":
         ran["cuda"] = torch.version.cuda
         ran |= fused_kernels()

@@ -32,6 +32,15 @@ def gpu_gigabytes() -> float:
     return torch.cuda.get_device_properties(0).total_memory / 1e9
 
 
+def gpu_name() -> str:
+    """The kind of this machine's first GPU; empty where there is none."""
+    if not has_gpu():
+        return ""
+    import torch
+
+    return torch.cuda.get_device_name(0)
+
+
 def emulates_bfloat16(told: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this CPU certainly has no instructions for bfloat16: then products go through float32.
 

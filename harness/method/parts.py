@@ -136,6 +136,11 @@ class Average(ABC):
     dense_copies: ClassVar[int] = 0  #: fp32 tensors of the adapted matrices' size that one average holds
 
     @property
+    def is_dense(self) -> bool:
+        """Whether what is scored has no low rank: it holds dense copies, and is not cut to a ``rank`` of its own."""
+        return bool(self.dense_copies) and not getattr(self, "rank", 0)
+
+    @property
     def shape(self) -> tuple[Any, ...] | None:
         """The shape of the result, or None where it is the adapter's; rows of a pack that freeze it agree on it."""
         return None

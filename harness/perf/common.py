@@ -11,13 +11,14 @@ from typing import Any, cast
 
 import torch
 
-from harness.engine.environment import LIBRARIES, device_name, host, synchronize
+from harness.engine.environment import device_name, host, synchronize
 from harness.engine.model.load import load_model
 from harness.engine.model.packed import PackedModel
 from harness.errors import unknown_name
 from harness.executors.hardware import emulates_bfloat16
 from harness.store.clone import clone
 from harness.store.files import write_json
+from harness.study.stack import LIBRARIES
 
 #: Shapes for seeded random weights: speed needs no real ones.
 SHAPES: dict[str, dict[str, Any]] = {

@@ -1,30 +1,84 @@
-"""How long what is left of a campaign takes."""
+"""How long what is left of a campaign takes: by what its finished trials cost on this stack, else by constants."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.data.tasks import prepare_task, read_split
-from harness.run.campaign import Campaign, State
-from harness.store.records import BaseRecord, BaseScore
-from harness.store.results import base_path
+from harness.executors.hardware import gpu_name
+from harness.store.records import BaseRecord, BaseScore, TrialRecord
+from harness.store.results import base_path, read_some
 from harness.study import forecast
+from harness.study.pace import Pace, Sample, learn
+from harness.study.plan import Pack
+from harness.study.stack import agrees, cpu_name, plain_stack
+
+if TYPE_CHECKING:
+    from harness.run.campaign import Campaign, State
 
 #: Units (`harness.study.forecast`) a second: SmolLM2-135M on 2 CPU cores (bf16), on one H100 in packs of several rows.
 FIRST_GUESS = {"cpu": 900.0, "cuda": 50_000.0}
+#: Packs that a pace is learnt from at most, a record each: trials of a pack share its costs.
+MOST_PACKS = 100
 
 
-def seconds_left(campaign: Campaign, state: State, device: str) -> float:
-    """Seconds for what is left; from the base model's measured speed where there is one."""
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds for what is left, and what that rests on, for a person."""
+
+    seconds: float
+    basis: str
+
+
+def forecast_left(campaign: Campaign, state: State, device: str) -> Forecast:
+    """The time that is left, from costs in records of the same stack, the base model's speed, or constants."""
     base = _any_base(campaign.folder) or _guessed_base(campaign)
     if not {*campaign.study.tasks, *campaign.study.probes} <= set(base.scores):
         base = _guessed_base(campaign)
     tokens = sum(score.tokens for score in base.scores.values())
-    # A GPU scores the one base model far below the speed of a pack, so that says nothing there.
-    measured = base.score_seconds and device == "cpu"
-    speed = tokens / base.score_seconds if measured else FIRST_GUESS[device]
-    units = sum(forecast.pack_units(campaign.study, base, pack) for pack in state.todo)
-    return (units + (0 if base.score_seconds else tokens)) / speed
+    pace = pace_of(campaign, state.statuses, base, device)
+    seconds = sum(pace.seconds(forecast.pack_work(campaign.study, base, pack)) for pack in state.todo)
+    seconds += 0 if base.score_seconds else tokens * pace.otherwise
+    if pace.records:
+        return Forecast(seconds, f"from {pace.records} record{'s'[: pace.records != 1]} of this stack")
+    return Forecast(seconds, "from the base model's speed" if _measured(base, device) else "from constants")
+
+
+def pace_of(campaign: Campaign, statuses: Mapping[str, str], base: BaseRecord, device: str) -> Pace:
+    """How long a unit of work takes; ``statuses`` of trials by fingerprint say which records may tell."""
+    tokens = sum(score.tokens for score in base.scores.values())
+    otherwise = base.score_seconds / tokens if tokens and _measured(base, device) else 1 / FIRST_GUESS[device]
+    return learn(_samples(campaign, statuses, base, device), otherwise)
+
+
+def _measured(base: BaseRecord, device: str) -> bool:
+    """Whether the base's speed says something: a GPU scores the one model far below the speed of a pack."""
+    return bool(base.score_seconds) and device == "cpu"
+
+
+def _samples(campaign: Campaign, statuses: Mapping[str, str], base: BaseRecord, device: str) -> Iterator[Sample]:
+    """A trial of each pack that has a finished one of this stack; of at most ``MOST_PACKS`` packs, spread over all."""
+    done: dict[str, Pack] = {}
+    for pack in campaign.plan.packs:
+        trial = next((trial for trial in pack.trials if statuses.get(trial.fingerprint) == "ok"), None)
+        if trial:
+            done[trial.fingerprint] = pack
+    if not done:
+        return
+    plain = plain_stack(campaign.study, cpu_name() if device == "cpu" else gpu_name())
+    chosen = sorted(done)[:: -(-len(done) // MOST_PACKS)]
+    for record in read_some(campaign.folder, chosen):
+        if agrees(record.stack, plain):
+            yield _sample(campaign, base, done[record.fingerprint], record)
+
+
+def _sample(campaign: Campaign, base: BaseRecord, pack: Pack, record: TrialRecord) -> Sample:
+    """A record's costs are its share of its pack's, and so is the work that is expected."""
+    work = forecast.pack_work(campaign.study, base, pack)
+    return Sample({each: units / len(pack.trials) for each, units in work.items()}, record.costs)
 
 
 def _any_base(folder: Path) -> BaseRecord | None:

@@ -24,6 +24,7 @@ import torch
 
 from harness.analysis.intruders import Spectrum
 from harness.engine.adapters.files import adapter_path, save_adapters
+from harness.engine.adapters.layout import DenseLayout
 from harness.engine.batches import Example, draw, make_batch
 from harness.engine.environment import peak_memory_gib, reset_peak_memory, synchronize
 from harness.engine.optimizer import OptimizerSettings
@@ -165,7 +166,7 @@ class PackRun:
         taught = any(spent.teacher)
         work = [forecast.token_units(row.trials[0].recipe.loss, taught) for row in self.pack.rows]
         units = sum(tokens * each for tokens, each in zip(batch.tokens, work, strict=True))
-        self._advance(forecast.adapter_weight(self.pack, stage) * units, self._training(stage))
+        self._advance(forecast.train_weight(self.pack, stage) * units, self._training(stage))
         return losses
 
     def _chosen(self, row: Row, stage: int) -> list[Example]:
@@ -214,14 +215,15 @@ class PackRun:
     ) -> Iterator[tuple[PlannedTrial, dict[str, Score] | None]]:
         """Scores of every live trial, or of these ``weights``; trials with the same questions are asked together."""
         self._note_diverged(stage)
-        label, weight = f"task {stage + 1}/{self.stages}: scoring", forecast.adapter_weight(self.pack, stage)
+        label = f"task {stage + 1}/{self.stages}: scoring"
         for group in grouped((weights or self._scored)(), lambda trial: tuple(sorted(tasks(trial)))):
+            weight = forecast.score_weight(self.pack, stage, isinstance(group.layout, DenseLayout))
             with self._clock("score"):
                 scores = self.bench.scorer.score(
                     group.key,
                     group.values,
                     group.scaling,
-                    lambda tokens: self._advance(weight * tokens, label),
+                    lambda tokens, weight=weight: self._advance(weight * tokens, label),
                     group.layout,
                 )
             yield from zip(group.trials, scores, strict=True)
@@ -254,7 +256,8 @@ class PackRun:
                 summaries = self._base_spectra().intruders(group.layout, group.values, group.scaling)
                 for trial, summary in zip(group.trials, summaries, strict=True):
                     self.ledger.take_intruders(trial.fingerprint, stage, summary)
-            self._advance(forecast.intruder_units(self.pack.adapter) * len(self.trials), label)
+            kinds = [forecast.scored_kind(trial) for _, trial in self.trials]
+            self._advance(sum(forecast.intruder_units(self.pack.adapter, kind) for kind in kinds), label)
 
     # -- boundaries -----------------------------------------------------------------------------------------------
 

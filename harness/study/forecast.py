@@ -1,16 +1,18 @@
-"""How much work a pack is, in units of one token's forward pass, and how long that takes.
+"""How much work a pack is, in units of one token's forward pass.
 
 Workers count their progress in the same units, so the estimate of the remaining time needs no knowledge of what is
-being done.
+being done.  How long a unit of each kind of work takes is for :mod:`harness.study.pace`.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from harness.store.records import BaseRecord
 from harness.study.config import AdapterSettings, Study
 from harness.study.memory import TABLE_RANK
 from harness.study.methods import LossLike
-from harness.study.plan import Pack, Row
+from harness.study.plan import Pack, PlannedTrial, Row
 
 #: Cost of training on a token, in tokens of scoring: 3 by FLOPs, and the padding and short passes of the quick study (2
 #: CPU cores, 135M, bf16: 4.3).
@@ -25,8 +27,40 @@ SAMPLING_UNITS = 4.0
 #: Cost of the intruders of one trial after one task (135M: half a second for 210 matrices on 2 CPU cores), all of the
 #: default targets adapted.
 INTRUDER_UNITS = 500.0
+#: The same of a change that has no low rank: every matrix is taken whole, 14 s of them in place of half a second.
+DENSE_INTRUDERS = 28.0
+#: Cost of a token under a full change over that under factors of rank 8, by products as large as the base's, which are
+#: not measured: in training 5 for 2 (the change forward, back, and its own gradient), in scoring 2 for 1.
+DENSE_TRAIN, DENSE_SCORE = 2.5, 2.0
 #: Work that does not depend on tokens: loading a model and building requests, in forward tokens.
 START_UNITS = 5000.0
+
+Part = Literal["train", "score", "analysis"]
+#: What a part of the work is done with: low-rank factors; these and vectors beside them; full matrices; low-rank
+#: factors of students that sample.
+Kind = Literal["low-rank", "scaled", "dense", "sampling"]
+Work = tuple[Part, Kind]
+#: Kinds that are scored, the most costly first.
+SCORED: tuple[Kind, ...] = ("dense", "scaled", "low-rank")
+
+
+def trained_kind(trial: PlannedTrial) -> Kind:
+    """What a trial trains.  Trials of one pack agree on it."""
+    adapter, loss = trial.recipe.adapter, trial.recipe.loss
+    if adapter.trained_rank(trial.adapter.rank) is None:
+        return "dense"
+    if loss.sampling is not None:
+        return "sampling"
+    return "scaled" if adapter.vectors else "low-rank"
+
+
+def scored_kind(trial: PlannedTrial) -> Kind:
+    """What of a trial is scored and analysed: what it trains, or an average that has no low rank."""
+    average = trial.recipe.average
+    if trial.facts.scored == "average" and average is not None and average.is_dense:
+        return "dense"
+    trained = trained_kind(trial)
+    return "low-rank" if trained == "sampling" else trained
 
 
 def scoring_units(study: Study, base: BaseRecord, tasks: tuple[str, ...]) -> float:
@@ -52,15 +86,27 @@ def adapter_weight(pack: Pack, stage: int) -> float:
     return 1 + pack.share * max(0.0, stacked - TABLE_RANK / pack.adapter.rank)
 
 
-def intruder_units(adapter: AdapterSettings) -> float:
+def train_weight(pack: Pack, stage: int) -> float:
+    """Work of training on a token at this stage over that with adapters of rank 8."""
+    dense = trained_kind(pack.trials[0]) == "dense"
+    return adapter_weight(pack, stage) * (DENSE_TRAIN if dense else 1)
+
+
+def score_weight(pack: Pack, stage: int, dense: bool) -> float:
+    """The same of scoring what the pack has trained, or a ``dense`` change that was made of it."""
+    return adapter_weight(pack, stage) * (DENSE_SCORE if dense else 1)
+
+
+def intruder_units(adapter: AdapterSettings, kind: Kind = "low-rank") -> float:
     """Work of the intruders of one trial after one task: as much for each type of matrix."""
-    return INTRUDER_UNITS * len(adapter.targets) / len(AdapterSettings().targets)
+    each = INTRUDER_UNITS * (1 if kind == "low-rank" else DENSE_INTRUDERS)
+    return each * len(adapter.targets) / len(AdapterSettings().targets)
 
 
 def stage_train_units(base: BaseRecord, pack: Pack, stage: int) -> float:
     """Training every row of the pack on its task number ``stage``, without the scores in between."""
     tokens = (base.train_tokens[row.stream[stage]] * token_units(row.trials[0].recipe.loss) for row in pack.rows)
-    return pack.examples * adapter_weight(pack, stage) * sum(tokens)
+    return pack.examples * train_weight(pack, stage) * sum(tokens)
 
 
 def scores_probes(study: Study, stage: int, stages: int) -> bool:
@@ -81,20 +127,36 @@ def student_scores(study: Study, row: Row, stage: int) -> int:
     return len(study.curve(row.trials[0].examples)) - (stage == 0) if averaged and study.scoring.curve else 0
 
 
+def pack_work(study: Study, base: BaseRecord, pack: Pack) -> dict[Work, float]:
+    """The work of a pack by part and kind, without its start.
+
+    Trials of a pack may be scored with different kinds; then all of that part is of the most costly.
+    """
+    stages = range(max(len(row.stream) for row in pack.rows))
+    kinds: list[Kind] = [scored_kind(trial) for trial in pack.trials]
+    most = min(kinds, key=SCORED.index)
+    taken = sum(takes_intruders(study, stage, len(stages)) for stage in stages)
+    scores = (_row_scores(study, base, pack, row, stage) for stage in stages for row in pack.rows)
+    return {
+        ("train", trained_kind(pack.trials[0])): sum(stage_train_units(base, pack, stage) for stage in stages),
+        ("score", most): sum(scores),
+        ("analysis", most): taken * sum(intruder_units(pack.adapter, kind) for kind in kinds),
+    }
+
+
+def _row_scores(study: Study, base: BaseRecord, pack: Pack, row: Row, stage: int) -> float:
+    """Scores of a row's trials at and within its task number ``stage``, and of its student."""
+    inner = len(study.curve(pack.examples)) - 2
+    task = scoring_units(study, base, (row.stream[stage],))
+    asked = scoring_units(study, base, row.stream) + inner * task
+    if scores_probes(study, stage, len(row.stream)):
+        asked += scoring_units(study, base, study.probes)
+    kinds = [scored_kind(trial) for trial in row.trials]
+    student = score_weight(pack, stage, trained_kind(row.trials[0]) == "dense") * task
+    of_trials = sum(score_weight(pack, stage, kind == "dense") for kind in kinds) * asked
+    return of_trials + student_scores(study, row, stage) * student
+
+
 def pack_units(study: Study, base: BaseRecord, pack: Pack) -> float:
     """All the work of a pack."""
-    total = START_UNITS
-    stages = max(len(row.stream) for row in pack.rows)
-    inner = len(study.curve(pack.examples)) - 2
-    probes = scoring_units(study, base, study.probes)
-    streams = {row.stream: scoring_units(study, base, row.stream) for row in pack.rows}
-    for stage in range(stages):
-        total += stage_train_units(base, pack, stage)
-        weight = adapter_weight(pack, stage)
-        asked = probes if scores_probes(study, stage, stages) else 0.0
-        intruders = intruder_units(pack.adapter) if takes_intruders(study, stage, stages) else 0.0
-        for row in pack.rows:
-            task = scoring_units(study, base, (row.stream[stage],))
-            total += len(row.trials) * (weight * (streams[row.stream] + asked + inner * task) + intruders)
-            total += student_scores(study, row, stage) * weight * task
-    return total
+    return START_UNITS + sum(pack_work(study, base, pack).values())

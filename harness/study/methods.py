@@ -5,7 +5,7 @@ Studies are planned below :mod:`harness.method`, whose ``Method`` and ``Recipe``
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, Protocol, Self
 
 from pydantic import BaseModel
@@ -27,6 +27,11 @@ class AdapterLike(Protocol):
         ...
 
     @property
+    def vectors(self) -> Sequence[str]:
+        """What is trained beside low-rank factors; with it the whole change has no low rank."""
+        ...
+
+    @property
     def dense_copies(self) -> int:
         """fp32 tensors of the adapted matrices' size that a row holds."""
         ...
@@ -37,6 +42,11 @@ class AdapterLike(Protocol):
 
 
 class AverageLike(Hashable, Protocol):
+    @property
+    def is_dense(self) -> bool:
+        """Whether what is scored of it has no low rank."""
+        ...
+
     @property
     def dense_copies(self) -> int: ...
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.cli.show.screen import clock, damaged_lines, screen, table
 from harness.executors.hardware import emulates_bfloat16
-from harness.run.estimate import seconds_left
+from harness.run.estimate import forecast_left
 from harness.store.records import FINAL
 from harness.study.overrides import differences
 from harness.study.reference import lines
@@ -42,7 +42,8 @@ def show_plan(campaign: Campaign, state: State, device: str) -> None:
     for line in (*damaged_lines(state.damaged), *state.changes.lines):
         screen.print(line, style="yellow")
     if state.todo:
-        screen.print(f"forecast: about {clock(seconds_left(campaign, state, device))} on this {device}")
+        left = forecast_left(campaign, state, device)
+        screen.print(f"forecast: about {clock(left.seconds)} on this {device} ({left.basis})")
         if device == "cpu" and study.dtype == "bfloat16" and emulates_bfloat16():
             remark = "this CPU has no instructions for bfloat16, so products go through float32: expect twice that"
             screen.print(f"note: {remark}", style="yellow")

@@ -5,21 +5,29 @@ from __future__ import annotations
 import pytest
 
 from harness.method.registry import methods
-from harness.store.records import BaseRecord
+from harness.store.records import BaseRecord, BaseScore
 from harness.study import forecast
 from harness.study.config import Study
-from harness.study.plan import Inputs, build_plan
+from harness.study.plan import Inputs, Pack, build_plan
 
 TASKS = {"a": 50.0, "b": 20.0}
+SCORE = BaseScore(
+    metric="acc", higher_is_better=True, items=10, chance=0.5, score=0.5, stderr=0.1, correct=None, tokens=900
+)
 BASE = BaseRecord(key="k", scores={}, train_tokens=TASKS, score_seconds=1.0, peak_memory_gib=1.0)
+
+
+def packed(**given: dict) -> tuple[Study, Pack]:
+    """The one pack of two seeds of these methods."""
+    study = Study(model="m", seeds=(0, 1), streams={"s": tuple(TASKS)}, methods=given)
+    inputs = Inputs("model", dict.fromkeys(TASKS, "task"), dict.fromkeys(given, "source"))
+    (pack,) = build_plan(study, methods(), inputs, 8, "s.yaml").packs
+    return study, pack
 
 
 def units(method: str, **settings) -> float:
     """Of training two seeds on the second task of a stream."""
-    study = Study(model="m", seeds=(0, 1), streams={"s": tuple(TASKS)}, methods={method: settings})
-    inputs = Inputs("model", dict.fromkeys(TASKS, "task"), {method: "source"})
-    (pack,) = build_plan(study, methods(), inputs, 8, "s.yaml").packs
-    return forecast.stage_train_units(BASE, pack, 1)
+    return forecast.stage_train_units(BASE, packed(**{method: settings})[1], 1)
 
 
 def test_every_part_of_a_loss_is_work():
@@ -38,3 +46,50 @@ def test_before_a_teacher_is_asked_it_costs_nothing():
     recipe = methods()["self_distill"]
     loss = recipe.compose(recipe.settings(tokens="own").resolved(64)).loss
     assert forecast.token_units(loss, taught=False) == forecast.TRAIN_UNITS
+
+
+KINDS = {
+    "lora": ("low-rank", "low-rank"), "lora_ema": ("low-rank", "low-rank"), "pissa": ("low-rank", "low-rank"),
+    "dora": ("scaled", "scaled"), "full_finetune": ("dense", "dense"), "lora_ema_product": ("low-rank", "dense"),
+    "sdft": ("sampling", "low-rank"), "combined_on_policy": ("sampling", "low-rank"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_a_forecast_knows_what_is_trained_and_what_is_scored(method):
+    (first, _) = packed(**{method: {}})[1].trials
+    assert (forecast.trained_kind(first), forecast.scored_kind(first)) == KINDS[method]
+
+
+def test_an_average_that_is_cut_to_a_rank_is_scored_as_low_rank():
+    (first, _) = packed(lora_ema_product={"keep_rank": 8})[1].trials
+    assert forecast.scored_kind(first) == "low-rank"
+
+
+def test_dense_changes_train_and_score_and_are_analysed_at_another_cost():
+    scores = dict.fromkeys(TASKS, SCORE)
+    base = BASE.model_copy(update={"scores": scores})
+    parts = {}
+    for method in ("lora", "dora", "full_finetune", "lora_ema_product"):
+        study, pack = packed(**{method: {}})
+        work = forecast.pack_work(study, base, pack)
+        assert forecast.pack_units(study, base, pack) == pytest.approx(forecast.START_UNITS + sum(work.values()))
+        parts[method] = {part: units for (part, _), units in work.items()}
+    plain = parts.pop("lora")
+    over = {
+        method: [each[part] / plain[part] for part in ("train", "score", "analysis")] for method, each in parts.items()
+    }
+    train, analysis = forecast.DENSE_TRAIN, forecast.DENSE_INTRUDERS
+    assert over["dora"] == pytest.approx([1, 1, analysis])
+    assert over["full_finetune"] == pytest.approx([train, forecast.DENSE_SCORE, analysis])
+    assert over["lora_ema_product"][0] == pytest.approx(1)
+    assert 1 < over["lora_ema_product"][1] <= forecast.DENSE_SCORE + 1, "and its student's curve, where that is taken"
+    assert over["lora_ema_product"][2] == pytest.approx(analysis)
+
+
+def test_work_of_a_pack_with_both_is_of_the_most_costly():
+    study, pack = packed(lora={}, lora_ema_product={})
+    base = BASE.model_copy(update={"scores": dict.fromkeys(TASKS, SCORE)})
+    assert set(forecast.pack_work(study, base, pack)) == {
+        ("train", "low-rank"), ("score", "dense"), ("analysis", "dense"),
+    }  # fmt: skip

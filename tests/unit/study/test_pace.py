@@ -1,0 +1,57 @@
+"""How long work takes, learnt from what records cost; and the order that follows from it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.store.records import Costs
+from harness.study.forecast import START_UNITS, Work
+from harness.study.pace import Pace, Sample, learn, longest_first
+from harness.study.stack import agrees
+
+LOW: dict[Work, float] = {("train", "low-rank"): 100.0, ("score", "low-rank"): 50.0, ("analysis", "low-rank"): 10.0}
+DENSE: dict[Work, float] = {("train", "dense"): 100.0, ("score", "dense"): 50.0, ("analysis", "dense"): 10.0}
+
+
+def sample(work: dict[Work, float], train: float | None, score: float = 5.0, analysis: float = 1.0) -> Sample:
+    return Sample(work, Costs(train_seconds=train, score_seconds=score, analysis_seconds=analysis))
+
+
+def test_each_kind_has_the_median_of_its_records():
+    pace = learn([sample(LOW, 10), sample(LOW, 20), sample(LOW, 9000), sample(DENSE, 300)], otherwise=7.0)
+    assert pace.records == 4
+    assert pace.of(("train", "low-rank")) == pytest.approx(0.2), "the record of a machine that slept is one of three"
+    assert pace.of(("train", "dense")) == pytest.approx(3.0)
+    assert pace.seconds(LOW) == pytest.approx(7.0 * START_UNITS + 20 + 5 + 1)
+
+
+def test_a_kind_without_records_takes_the_pace_of_its_part():
+    pace = learn([sample(LOW, 10)], otherwise=7.0)
+    assert pace.of(("train", "sampling")) == pytest.approx(0.1)
+    assert pace.of(("analysis", "dense")) == pytest.approx(0.1)
+    assert pace.of(("score", "scaled")) == pytest.approx(0.1)
+
+
+def test_without_costs_constants_stand():
+    for samples in ([], [Sample(LOW, Costs())], [sample({("train", "low-rank"): 0.0}, 10)]):
+        pace = learn(samples, otherwise=7.0)
+        assert pace == Pace(7.0)
+        assert pace.seconds(LOW) == pytest.approx(7.0 * (START_UNITS + 160))
+
+
+def test_the_longest_begins_first_and_equals_stay_in_order():
+    packs: Any = [
+        SimpleNamespace(name=name, takes=takes) for name, takes in zip("abcdef", (2, 5, 2, 9, 5, 2), strict=True)
+    ]
+    assert [pack.name for pack in longest_first(packs, lambda pack: pack.takes)] == list("dbeacf")
+    assert [pack.name for pack in packs] == list("abcdef")
+
+
+def test_a_stack_is_another_where_one_entry_differs():
+    plain = {"torch": "2.11", "device": "NVIDIA H200", "threads": 4}
+    assert agrees({**plain, "cuda": "13.0", "digest": "e4"}, plain)
+    assert not agrees({**plain, "torch": "2.12"}, plain)
+    assert not agrees({"torch": "2.11", "device": "NVIDIA H200"}, plain)
