@@ -12,6 +12,7 @@ from harness.data import paths
 from harness.engine.environment import base_key
 from harness.errors import LorabenchError
 from harness.executors.interface import Executor, Outcome, Watch
+from harness.run.estimate import pace_of
 from harness.run.job import Job, forget
 from harness.run.untrained import write_untrained
 from harness.run.worker import WORK
@@ -19,6 +20,7 @@ from harness.store.records import FINAL, BaseRecord
 from harness.store.results import read_base, write_base
 from harness.study import forecast
 from harness.study.halving import halves
+from harness.study.pace import longest_first
 from harness.study.plan import Pack
 
 if TYPE_CHECKING:
@@ -52,13 +54,15 @@ class Run:
 
 
 def run_missing(run: Run, total: Callable[[float], None]) -> None:
-    """The base model's scores, trials that train nothing, then all packs that still have work."""
+    """The base model's scores, trials that train nothing, then all packs that still have work, longest first."""
     try:
         campaign, todo = run.campaign, run.state.todo
         base = read_base(campaign.folder, run.base_key) or _scored_base(run)
         total(sum(forecast.pack_units(campaign.study, base, pack) for pack in todo))
         write_untrained(run.job(None), base, campaign.plan.untrained)
+        pace = pace_of(campaign, run.state.statuses, base, run.device)
         while todo:
+            todo = longest_first(todo, lambda pack: pace.seconds(forecast.pack_work(campaign.study, base, pack)))
             outcomes = run.carry_out(*todo)
             # One bad trial fails its whole pack: its halves are tried until what fails stands alone.
             failed = [pack for pack, outcome in zip(todo, outcomes, strict=True) if outcome.failed]

@@ -1,0 +1,100 @@
+"""Packs run longest first, by what finished trials cost where there are any."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import campaigns
+import pytest
+from campaigns import TOY
+
+from harness.executors.interface import Outcome, Watcher
+from harness.executors.local import LocalExecutor
+from harness.run import campaign as campaigns_run
+from harness.run.estimate import forecast_left, pace_of
+from harness.store.results import read_base
+from harness.study import forecast
+from harness.study.halving import halves
+
+#: In this order the last pack is the longest.
+METHODS = {"lora": {}, "dora": {}, "lora_ema_product": {}, "sdft": {}, "full_finetune": {}}
+STUDY = TOY | {
+    "methods": METHODS, "training": {"examples": 16, "batch": 8}, "scoring": {"items": 8, "curve": []},
+}  # fmt: skip
+
+
+def load(folder: Path, **changes) -> campaigns_run.Campaign:
+    return campaigns.load(campaigns.write_study(folder, STUDY, **changes), folder / "out")
+
+
+class Told:
+    """An executor that scores the base, and of packs says what becomes of them."""
+
+    def __init__(self, *failing: str) -> None:
+        self.failing = failing
+        self.rounds: list[list[str]] = []
+
+    def device(self, wanted: str) -> str:
+        return "cpu"
+
+    def run(self, jobs, work, watch) -> list[Outcome]:
+        if jobs[0].pack is None:
+            return LocalExecutor().run(jobs, work, watch)
+        self.rounds.append([job.name for job in jobs])
+        return [Outcome(job.name, "oom" if job.name in self.failing else None) for job in jobs]
+
+
+def test_packs_are_handed_over_longest_first_and_outcomes_stay_theirs(tmp_path):
+    found = load(tmp_path, seeds=[0, 1])
+    packs = {pack.name: pack for pack in found.plan.packs}
+    fails = found.plan.packs[1]
+    executor = Told(fails.name, halves(fails)[1].name)
+    campaigns.run(found, executor)
+    first, second = executor.rounds
+    assert sorted(first) == sorted(packs)
+    base = read_base(found.folder, json.loads((found.folder / "base.json").read_text())["key"])
+    assert base is not None
+    units = [forecast.pack_units(found.study, base, packs[name]) for name in first]
+    assert units == sorted(units, reverse=True)
+    assert first != list(packs)
+    assert second == [half.name for half in halves(fails)], "of the pack that failed, and alike: in their order"
+
+
+@pytest.fixture
+def done(tmp_path) -> tuple[campaigns_run.Campaign, dict[str, float]]:
+    """A campaign that has run, and the units that its jobs reported."""
+    units: dict[str, float] = {}
+    found = load(tmp_path)
+    watcher = Watcher(lambda total: None, lambda job, done, what: units.update({job: done}))
+    assert campaigns.run(found, watcher=watcher).complete
+    return found, units
+
+
+def test_a_forecast_rests_on_the_costs_of_finished_trials(tmp_path, done):
+    found, units = done
+    base = read_base(found.folder, json.loads((found.folder / "base.json").read_text())["key"])
+    assert base is not None
+    for pack in found.plan.packs:
+        assert units[pack.name] == pytest.approx(forecast.pack_units(found.study, base, pack), rel=0.05), pack.trials[0]
+    more = load(tmp_path, seeds=[0, 1])
+    state = campaigns_run.read_state(more)
+    records = len(more.plan.packs)
+    assert forecast_left(more, state, "cpu").basis == f"from {records} records of this stack"
+    pace = pace_of(more, state.statuses, base, "cpu")
+    kinds = {kind for part, kind in pace.known if part == "train"}
+    assert kinds == {"low-rank", "scaled", "dense", "sampling"}
+    assert all(seconds > 0 for seconds in pace.known.values())
+
+    for path in (found.folder / "trials").glob("*.json"):  # as if another torch had written them
+        record = json.loads(path.read_text())
+        record["stack"]["torch"] = "0.1"
+        path.write_text(json.dumps(record))
+    assert forecast_left(more, campaigns_run.read_state(more), "cpu").basis == "from the base model's speed"
+
+
+def test_a_forecast_says_that_it_rests_on_constants(tmp_path):
+    found = load(tmp_path)
+    left = forecast_left(found, campaigns_run.read_state(found), "cpu")
+    assert left.basis == "from constants"
+    assert left.seconds > 0
