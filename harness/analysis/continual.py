@@ -109,12 +109,12 @@ def normalised_forgetting(scores: ArrayLike) -> float | None:
     return float((_learnt(matrix) - matrix[-1])[:-1].sum()) / gained
 
 
-def intransigence(scores: ArrayLike, single_task: Sequence[float]) -> float:
+def intransigence(scores: ArrayLike, afresh: Sequence[float]) -> float:
     """mean_j (R*[j] - R[j][j]) (arXiv 1801.10112): what the stream cost at learning time.
 
-    R*, T long, is the score of a model that learns task j alone (arm `single_task`).
+    R*, T long, is the score of a model that learns task j afresh.
     """
-    learnt, best = _learnt(as_matrix(scores)), np.asarray(single_task, dtype=float)
+    learnt, best = _learnt(as_matrix(scores)), np.asarray(afresh, dtype=float)
     if best.shape != learnt.shape or not np.isfinite(best).all():
         raise ValueError(f"R* needs {len(learnt)} finite scores, one a task")
     return float((best - learnt).mean())

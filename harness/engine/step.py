@@ -50,7 +50,7 @@ def take_step(rows: Rows, batch: Batch, factor: float, progress: float) -> tuple
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Passes:
     """Passes with one kind of loss."""
 
     passes: Sequence[Pass]
@@ -61,36 +61,36 @@ class _Work:
 def _losses_and_gradient(rows: Rows, batch: Batch, progress: float) -> tuple[Tensor, Tensor, Spent]:
     """Losses [K], their gradient [K, P] at the present values, and the tokens that both took."""
     taught = rows.loss.needs_teacher(progress)
-    work, spent = _work(rows, batch, taught)
+    groups, spent = _passes(rows, batch, taught)
     trunk, layout, values, scaling = rows.trunk, rows.bank.layout, rows.bank.values, rows.bank.scaling
     teachers = rows.teachers() if taught else None
     losses, gradient = torch.zeros_like(rows.rates), None
-    for part in work:
-        for each in part.passes:
+    for group in groups:
+        for each in group.passes:
             states = None
-            if part.taught:  # behind the teachers' own prompts
+            if group.taught:  # behind the teachers' own prompts
                 states = trunk.states(layout, each.teacher_ids, each.teacher_source, teachers, scaling)
-            of_losses, of_gradient = forward_backward(trunk, layout, part.loss, each, values, scaling, states)
+            of_losses, of_gradient = forward_backward(trunk, layout, group.loss, each, values, scaling, states)
             losses += of_losses
             gradient = of_gradient if gradient is None else gradient.add_(of_gradient)
     assert gradient is not None, "a loss that leaves out the given answers needs its teacher in every step"
     return losses, gradient, spent
 
 
-def _work(rows: Rows, batch: Batch, taught: bool) -> tuple[list[_Work], Spent]:
+def _passes(rows: Rows, batch: Batch, taught: bool) -> tuple[list[_Passes], Spent]:
     """What a step's loss is on: the given answers, the students' own, or both; and the tokens that this takes."""
     kind, none = rows.kind_of_loss, (0,) * len(rows.specs)
     samples = kind.sampling is not None
-    work, spent = [], Spent(none, none, none, none)
+    groups, spent = [], Spent(none, none, none, none)
     if kind.given:
-        work.append(_Work(batch.passes, rows.loss.tokens, taught and not samples))
+        groups.append(_Passes(batch.passes, rows.loss.tokens, taught and not samples))
         spent = Spent(batch.tokens, batch.teacher_tokens if taught and not samples else none, none, none)
     if taught and samples:
         answered, prompt, sampled = _rollout(rows, batch)
-        work.append(_Work(answered.passes, _on_own_answers(rows), taught))
+        groups.append(_Passes(answered.passes, _on_own_answers(rows), taught))
         student = tuple(map(sum, zip(spent.student, answered.tokens, strict=True)))
         spent = Spent(student, answered.teacher_tokens, prompt, sampled)
-    return work, spent
+    return groups, spent
 
 
 def _rollout(rows: Rows, batch: Batch) -> tuple[Batch, tuple[int, ...], tuple[int, ...]]:

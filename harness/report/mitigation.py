@@ -21,8 +21,8 @@ SCORES = "scores.csv"
 NEEDED = ("trial", "arm", "order", "seed", "which", "kind", "keep", "forgetting", "last_task_accuracy")
 #: The kind of row that the others are changes from: the same adapter, scored beside them.
 UNCHANGED = "rescored"
-#: What changes: (arm, kind, part kept, quantity) -> (order, seed) -> change.
-Changes = dict[tuple[str, str, float, str], dict[tuple[str, int], float]]
+#: (arm, kind, part kept, quantity) -> (order, seed) -> by how much the quantity changes.
+Effects = dict[tuple[str, str, float, str], dict[tuple[str, int], float]]
 
 
 def write_mitigation(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], folder: Path) -> list[Path]:
@@ -31,7 +31,7 @@ def write_mitigation(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], 
     ``rows`` are those of :func:`harness.posthoc.mitigation.mitigate`, of at least one trial.
     """
     scores = sorted({name for row in rows for name in row if name.startswith("score_")})
-    points = mean_changes(rows)
+    points = mean_effects(rows)
     styles = looks({(row["arm"], row["arm"].partition("@")[0]) for row in rows})
     with context():
         written = [write_csv(folder / SCORES, (*columns, *scores), map(dict, rows))]
@@ -58,10 +58,10 @@ def _parsed(row: Mapping[str, str]) -> dict[str, Any]:
     return {**{name: row[name] for name in words}, **numbers, "seed": int(row["seed"])}
 
 
-def changes(rows: Sequence[Mapping[str, Any]]) -> Changes:
+def effects(rows: Sequence[Mapping[str, Any]]) -> Effects:
     """What every variant changes of the same trial's adapter as it is, in the direction of the quantity's name."""
     unchanged = {row["trial"]: row for row in rows if row["kind"] == UNCHANGED}
-    groups: Changes = defaultdict(dict)
+    groups: Effects = defaultdict(dict)
     for row in (row for row in rows if row["kind"] in ("mitigated", "control")):
         for quantity, (column, sign, _) in PANELS.items():
             before, after = unchanged[row["trial"]].get(column), row.get(column)
@@ -71,10 +71,10 @@ def changes(rows: Sequence[Mapping[str, Any]]) -> Changes:
     return groups
 
 
-def mean_changes(rows: Sequence[Mapping[str, Any]]) -> Rows:
+def mean_effects(rows: Sequence[Mapping[str, Any]]) -> Rows:
     """Mean change with its interval over trials, by arm, kind and part kept."""
     points = []
-    for (arm, kind, keep, quantity), values in sorted(changes(rows).items()):
+    for (arm, kind, keep, quantity), values in sorted(effects(rows).items()):
         value = estimate(values, SHARES_APART)
         points.append(
             {"arm": arm, "kind": kind, "keep": keep, "quantity": quantity, "mean": value.mean, "ci_low": value.low,

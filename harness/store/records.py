@@ -107,9 +107,7 @@ class Costs(Frozen):
     teacher_tokens: int | None = None
     prompt_tokens: int | None = None  #: of the prompts that the student read in order to sample
     sampled_tokens: int | None = None  #: of the student's answers
-    tokens_per_second: Score | None = (
-        None  #: of the whole pack while it trained: student tokens of all its rows per second
-    )
+    tokens_per_second: Score | None = None  #: of the whole pack while it trained: student tokens of all its rows
     peak_memory_gib: Score | None = None  #: of the whole pack: device memory on a GPU, resident memory on a CPU
     adapter_bytes: int | None = None
     trained_parameters: int | None = None

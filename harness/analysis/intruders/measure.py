@@ -31,7 +31,7 @@ def analyse(base: Spectrum, a: Tensor, b: Tensor, top_k: int = TOP_K) -> Measure
     parts = [slice(i, i + step) for i in range(0, size, step)]
 
     def work(part: slice) -> Measured:
-        return _Batch(base[part], a[part], b[part], top_k).measure()
+        return _Measurement(base[part], a[part], b[part], top_k).measure()
 
     return Measured.join(side_by_side(work, parts, a.device))
 
@@ -42,7 +42,7 @@ def stacked(factors: Sequence[tuple[Tensor, Tensor, float]]) -> tuple[Tensor, Te
     return a, torch.cat([scale * b for _, b, scale in factors], dim=-1)
 
 
-class _Batch:
+class _Measurement:
     """T updates of S base matrices, on their way from factors to numbers."""
 
     def __init__(self, base: Spectrum, a: Tensor, b: Tensor, top_k: int) -> None:

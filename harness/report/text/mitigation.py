@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from harness.analysis.statistics import Paired, paired_difference
-from harness.report.mitigation import Changes, changes, read_mitigation
+from harness.report.mitigation import Effects, effects, read_mitigation
 from harness.report.numbers import NOTHING, interval, number, plural, points
 from harness.report.study import StudyResults
 from harness.report.text.intruders import intruder_tables
@@ -41,7 +41,7 @@ def mitigation_tables(study: StudyResults, folder: Path) -> list[Table]:
 
 
 def _table(which: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    each = changes(rows)
+    each = effects(rows)
     keeps = sorted({keep for _, _, keep, _ in each})
     arms = sorted({arm for arm, *_ in each})
     table = Table(
@@ -57,7 +57,7 @@ def _table(which: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _line(each: Changes, name: str, arms: Sequence[str], keep: float) -> list[str]:
+def _line(each: Effects, name: str, arms: Sequence[str], keep: float) -> list[str]:
     cells = [name, number(keep, 2)]
     count = 0
     for quantity in (RECOVERED, LOST):
@@ -80,7 +80,7 @@ def _ends(gap: Paired) -> str:
     return interval(gap.estimate, points)
 
 
-def pooled(each: Changes, arms: Sequence[str], kind: str, keeps: Sequence[float], quantity: str) -> Values:
+def pooled(each: Effects, arms: Sequence[str], kind: str, keeps: Sequence[float], quantity: str) -> Values:
     """Mean over arms and parts kept, by order and seed: arms of one order and seed share their data."""
     values: dict[tuple[str, int], list[float]] = defaultdict(list)
     for arm in arms:
@@ -96,7 +96,7 @@ def _forgotten(rows: Sequence[Mapping[str, Any]]) -> str:
     return number(fmean(known), 1, 100) if known else NOTHING
 
 
-def verdict(which: str, each: Changes) -> str:
+def verdict(which: str, each: Effects) -> str:
     """Whether the intruders cause forgetting, in words; one test, over the mean of all arms and all parts below 1."""
     arms, keeps = sorted({key[0] for key in each}), sorted({key[2] for key in each if key[2] < 1})
     scaled, shrunk = (pooled(each, arms, kind, keeps, RECOVERED) for kind in ("mitigated", "control"))

@@ -19,7 +19,7 @@ from harness.engine.adapters.layout import Layout
 from harness.errors import InputError
 from harness.posthoc import mitigation
 from harness.report import write_mitigation
-from harness.report.mitigation import mean_changes
+from harness.report.mitigation import mean_effects
 from harness.run import campaign
 from harness.scoring.scorer import Scorer
 from harness.store import write_trial
@@ -110,7 +110,7 @@ def test_another_choice_of_intruders_is_refused(lorabench):
 def test_changes_are_against_the_same_trial_as_rescored():
     """Not against the record, which was scored among others."""
     rows = [{**row, "forgetting": 9.0, "last_task_accuracy": 9.0} if row["kind"] == "trained" else row for row in ROWS]
-    found = {(p["kind"], p["quantity"]): p for p in mean_changes(rows)}
+    found = {(p["kind"], p["quantity"]): p for p in mean_effects(rows)}
     assert found["mitigated", "forgetting recovered"]["mean"] == pytest.approx(0.08)
     assert found["control", "forgetting recovered"]["mean"] == pytest.approx(0.02)
     assert found["mitigated", "accuracy lost"]["mean"] == pytest.approx(0.005)
@@ -123,7 +123,7 @@ def test_a_variant_that_diverged_is_left_out(tmp_path):
         {k: v for k, v in r.items() if k not in ("forgetting", "last_task_accuracy")}
         if r["kind"] == "mitigated" else r for r in ROWS
     ]  # fmt: skip
-    assert {p["kind"] for p in mean_changes(broken)} == {"control"}
+    assert {p["kind"] for p in mean_effects(broken)} == {"control"}
     columns = (
         "trial",
         "arm",

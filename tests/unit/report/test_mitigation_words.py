@@ -6,7 +6,7 @@ import pytest
 from synthetic import QUICK, Folder, trial
 
 from harness.report import write_mitigation, write_report
-from harness.report.mitigation import changes, read_mitigation
+from harness.report.mitigation import effects, read_mitigation
 from harness.report.text.mitigation import mitigation_tables, verdict
 from harness.store.reported import current_answer, note_report, sources
 
@@ -39,7 +39,7 @@ def rows(scaled: float, shrunk: float, noise: float = 0.002) -> list[dict]:
 )
 def test_the_verdict_is_as_strong_as_its_interval(scaled, shrunk, words):
     """Of 12 trials with 6 pairs of order and seed: arms of a seed share their data and are no pairs of their own."""
-    said = verdict("first", changes(rows(scaled, shrunk)))
+    said = verdict("first", effects(rows(scaled, shrunk)))
     assert words in said
     assert "over 6 order and seeds" not in said
     assert "over 6 pairs of order and seed" in said
@@ -48,7 +48,7 @@ def test_the_verdict_is_as_strong_as_its_interval(scaled, shrunk, words):
 
 def test_one_pair_decides_nothing():
     one = [row for row in rows(0.1, 0.02) if row["seed"] == 0]
-    assert "is not tested" in verdict("first", changes(one))
+    assert "is not tested" in verdict("first", effects(one))
 
 
 def test_the_page_shows_the_mitigation_of_its_records(tmp_path):
