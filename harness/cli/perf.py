@@ -60,7 +60,7 @@ def score(
         int | None, typer.Option(min=1, max=MOST_ITEMS, help="Questions for bfloat16 against float32; 5000, or 200.")
     ] = None,
     repeats: Annotated[
-        int | None, typer.Option("--repeats", min=1, max=MOST_ROWS, help="Checkpoints each arm is timed on; 3, or 1.")
+        int | None, typer.Option("--repeats", min=1, max=MOST_ROWS, help="Checkpoints each is timed on; 3, or 1.")
     ] = None,
     small: Small = False,
     out: PerfFolder = Path("results/perf"),
@@ -85,7 +85,7 @@ def intruders(
     trials: Annotated[int, typer.Option("--trials", min=1, max=MOST_ROWS, help="Adapters side by side.")] = 1,
     ranks: Annotated[str, typer.Option("--ranks", help="Ranks of the adapters, comma-separated.")] = "8,16",
     repeats: Annotated[
-        int, typer.Option("--repeats", min=1, max=MOST_ROWS, help="Checkpoints that each arm is timed on.")
+        int, typer.Option("--repeats", min=1, max=MOST_ROWS, help="Checkpoints that each is timed on.")
     ] = 3,
     out: PerfFolder = Path("results/perf"),
 ) -> None:

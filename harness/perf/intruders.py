@@ -1,7 +1,7 @@
 """``lorabench perf intruders``: intruder dimensions of whole checkpoints, against the procedure of the paper's code.
 
 The reference (reeceshuttle/intruder-dimensions) takes two full SVDs in float32 for each matrix and checkpoint, base and
-tuned; the stronger one keeps the base's.  All arms see the same matrices and updates in the same run.  Agreement comes
+tuned; the stronger one keeps the base's.  All see the same matrices and updates in the same run.  Agreement comes
 first: where a count differs from the reference's, a full SVD in fp64 says who is right, and it must be the engine.  On
 a CPU the reference runs with one thread or all of them, whichever is faster for it here.  Dense changes of the model's
 matrices are timed by themselves (:mod:`.dense_intruders`).
@@ -37,7 +37,7 @@ LARGE, LARGE_MATRICES = 2048, 2
 
 @dataclass(frozen=True)
 class Settings:
-    """Adapters side by side, their ranks, and how often each arm is timed."""
+    """Adapters side by side, their ranks, and how often each contender is timed."""
 
     trials: int
     ranks: tuple[int, ...]
@@ -63,7 +63,7 @@ class Matrices:
 
 
 def main(model_name: str, settings: Settings, out: Path) -> None:
-    """Check the agreement, time all arms, print a table, write ``intruders-<device>.json``."""
+    """Check the agreement, time all contenders, print a table, write ``intruders-<device>.json``."""
     device = this_device()
     use_threads(2 if device.type == "cpu" else 8)
     print(f"{device_name(device)}, {model_name}, {settings.trials} adapters", flush=True)
@@ -140,7 +140,7 @@ class Contest:
     def rows(self, settings: Settings) -> Iterator[dict[str, Any]]:
         for rank in settings.ranks:
             row = self._row(rank, settings)
-            times = "  ".join(f"{arm} {value:.0f}x" for arm, value in row["times_faster"].items())
+            times = "  ".join(f"{name} {value:.0f}x" for name, value in row["times_faster"].items())
             seconds = row["seconds_per_checkpoint"]["engine"]
             print(f"{self.name:8} rank {rank:3}  {seconds:9.4f} s a checkpoint;  {times}", flush=True)
             yield row
@@ -162,16 +162,16 @@ class Contest:
             elapsed = timed(lambda: self.spectra.intruders(layout, values, scaling), device)
             seconds["engine"].append(elapsed / settings.trials)
             tuned = self._tuned(layout, values, repeat % settings.trials)
-            for arm, vectors in (("reference", None), ("cached base", self._base_vectors)):
+            for name, vectors in (("reference", None), ("cached base", self._base_vectors)):
                 with self._its_threads():
-                    seconds[arm].append(timed(partial(self._counts, tuned, vectors), device))
-        median = {arm: statistics.median(times) for arm, times in seconds.items()}
+                    seconds[name].append(timed(partial(self._counts, tuned, vectors), device))
+        median = {name: statistics.median(times) for name, times in seconds.items()}
         return {
             "matrices": self.name,
             "number": len(self.base.slots),
             "rank": rank,
             "seconds_per_checkpoint": median,
-            "times_faster": {arm: median[arm] / median["engine"] for arm in ("reference", "cached base")},
+            "times_faster": {name: median[name] / median["engine"] for name in ("reference", "cached base")},
             "seconds": seconds,
             "base_svd_seconds": self.setup_seconds,
             "reference_threads": self._best_threads,

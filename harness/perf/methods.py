@@ -19,8 +19,8 @@ from harness.engine.state import state_bytes
 from harness.errors import unknown_name
 from harness.method.recipe import Method, MethodSettings
 from harness.method.registry import methods
-from harness.perf.arm import RATE, EngineArm, out_of_memory
 from harness.perf.common import perf_model, save, this_device
+from harness.perf.engine_pack import RATE, EnginePack, out_of_memory
 from harness.study.reference import DEFAULT
 
 STEPS_OF_A_TASK = 64
@@ -49,7 +49,7 @@ def main(asked: Settings, out: Path) -> None:
     device = this_device()
     print(f"{device_name(device)}, {asked.model}, K={asked.trials}", flush=True)
     model = perf_model(asked.model, device)
-    plain = _arm(model, known[DEFAULT], asked)
+    plain = _pack(model, known[DEFAULT], asked)
     rows = []
     for name in asked.names or known:
         if known[name].compose(known[name].settings().resolved(STEPS_OF_A_TASK)).adapter is not None:
@@ -63,29 +63,29 @@ def main(asked: Settings, out: Path) -> None:
     print(json.dumps(headline, indent=1))
 
 
-def _arm(model: PackedModel, method: Method, asked: Settings) -> EngineArm:
+def _pack(model: PackedModel, method: Method, asked: Settings) -> EnginePack:
     """A pack of this method with its defaults, in the second task of its stream."""
     settings = method.settings().resolved(STEPS_OF_A_TASK)
     rate = settings.learning_rate if isinstance(settings, MethodSettings) else RATE
     recipe = method.compose(settings).under("continue")
-    return EngineArm(model, asked.trials, asked.kind, recipe, rate=rate, tasks=2)
+    return EnginePack(model, asked.trials, asked.kind, recipe, rate=rate, tasks=2)
 
 
-def _measured(model: PackedModel, name: str, plain: EngineArm, asked: Settings) -> dict[str, Any]:
+def _measured(model: PackedModel, name: str, plain: EnginePack, asked: Settings) -> dict[str, Any]:
     """One method in turns with plain LoRA; where memory runs out it is skipped, and the row says so."""
     try:
-        arm = _arm(model, methods()[name], asked)
+        pack = _pack(model, methods()[name], asked)
         ratios = []
         for _ in range(asked.rounds):
             plain.run(asked.seconds)
-            arm.run(asked.seconds)
-            ratios.append(statistics.median(arm.rounds[-1]) / statistics.median(plain.rounds[-1]))
+            pack.run(asked.seconds)
+            ratios.append(statistics.median(pack.rounds[-1]) / statistics.median(plain.rounds[-1]))
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
         return {"method": name, "skipped": f"out of memory: {str(error).splitlines()[0]}"}
-    state, of_plain = (state_bytes(each.rows, 0, each.recipe) for each in (arm, plain))
-    row = {key: value for key, value in arm.row().items() if key not in ("trials", "kind")}
+    state, of_plain = (state_bytes(each.rows, 0, each.recipe) for each in (pack, plain))
+    row = {key: value for key, value in pack.row().items() if key not in ("trials", "kind")}
     return {
         "method": name, **row, "over_lora": statistics.median(ratios), "over_lora_of_rounds": ratios,
         "state_bytes": state, "state_over_lora": sum(state.values()) / sum(of_plain.values()),

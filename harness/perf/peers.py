@@ -1,6 +1,6 @@
 """What others do with the same examples: HF's Trainer and PEFT, one process a trial, alone or sharing the device.
 
-Processes are started once and then told to train for so long, in turns with our arms; what they do is in
+Processes are started once and then told to train for so long, in turns with our packs; what they do is in
 :mod:`harness.perf.peer_train`.  None outlives this one: each ends with its input, and is killed with what it started.
 """
 

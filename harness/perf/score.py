@@ -70,7 +70,7 @@ SMALL = Size((1, 4), 20, 20, 200, 1)
 
 
 def main(model_name: str, size: Size, out: Path) -> None:
-    """Check the agreement, time all arms, print a table, write ``score-<device>.json``."""
+    """Check the agreement, time all contenders, print a table, write ``score-<device>.json``."""
     device = this_device()
     use_threads(2 if device.type == "cpu" else 8)
     with tempfile.TemporaryDirectory() as folder:
@@ -88,14 +88,15 @@ def main(model_name: str, size: Size, out: Path) -> None:
 
 def _headline(rows: Sequence[dict[str, Any]], where: str) -> dict[str, float]:
     """How many times a checkpoint costs the reference what it costs the engine, by what is timed first, then others."""
-    seconds = {(row["dtype"], row["arm"]): row["seconds_per_checkpoint"] for row in rows}  # the last of the engine's
+    # The last of the engine's
+    seconds = {(row["dtype"], row["contender"]): row["seconds_per_checkpoint"] for row in rows}
     ratios = {}
     for place, dtype in enumerate(dict.fromkeys(row["dtype"] for row in rows)):
         suffix = f"_{dtype}" if place else ""
-        for kind, arm in (("alive", "hflm kept alive"), ("fresh", "hflm in a fresh process")):
-            ratios[f"{where}_vs_hflm_{kind}{suffix}"] = seconds[dtype, arm] / seconds[dtype, "engine"]
+        for kind, contender in (("alive", "hflm kept alive"), ("fresh", "hflm in a fresh process")):
+            ratios[f"{where}_vs_hflm_{kind}{suffix}"] = seconds[dtype, contender] / seconds[dtype, "engine"]
         for row in rows:
-            if (row["arm"], row["dtype"]) == ("engine", dtype):
+            if (row["contender"], row["dtype"]) == ("engine", dtype):
                 ratios[f"score_tokens_per_second_k{row['trials']}{suffix}"] = row["tokens_per_second"]
     return {"cpu_vs_hflm": ratios["cpu_vs_hflm_alive"], **ratios} if where == "cpu" else ratios
 
@@ -116,7 +117,7 @@ class Contest:
         for k in range(trials):
             export_peft(folder / "pack.safetensors", k, folder / f"trial{k}")
 
-    # -- the two arms -----------------------------------------------------------------------------------------------
+    # -- the two contenders -----------------------------------------------------------------------------------------
 
     def engine(self, data: TaskData, dtype: torch.dtype) -> Scorer:
         model = load_model(self.path, dtype=dtype, device=self.device)
@@ -190,7 +191,7 @@ class Contest:
     # -- speed ------------------------------------------------------------------------------------------------------
 
     def time(self, size: Size, name: str) -> list[dict[str, Any]]:
-        """Seconds a checkpoint of every arm in this dtype; the engine's have what it spends before its first one.
+        """Seconds a checkpoint of every contender in this dtype; the engine's have what it spends before its first one.
 
         A checkpoint of the engine is a share of as many as are scored side by side.
         """
@@ -222,8 +223,8 @@ class Contest:
             _row("hflm in a fresh process", name, fresh, batch_size=batch),
         ]
         for row in rows:
-            arm = f"{row['arm']}, {row['trials']} adapters" if "trials" in row else row["arm"]
-            print(f"{arm:24} {name:9} {row['seconds_per_checkpoint']:9.3f} s a checkpoint", flush=True)
+            contender = f"{row['contender']}, {row['trials']} adapters" if "trials" in row else row["contender"]
+            print(f"{contender:24} {name:9} {row['seconds_per_checkpoint']:9.3f} s a checkpoint", flush=True)
         return rows
 
     def _alive(self, data: TaskData, dtype: torch.dtype, batch: int) -> Any:
@@ -258,9 +259,9 @@ def _predictions(values: np.ndarray, choices: int) -> np.ndarray:
     return values.reshape(-1, choices).argmax(1)
 
 
-def _row(arm: str, dtype: str, seconds: list[float], **settings: float) -> dict[str, Any]:
+def _row(contender: str, dtype: str, seconds: list[float], **settings: float) -> dict[str, Any]:
     return {
-        "arm": arm,
+        "contender": contender,
         "dtype": dtype,
         **settings,
         "seconds_per_checkpoint": statistics.median(seconds),

@@ -1,8 +1,8 @@
 """``lorabench perf train``: the training engine, in tokens a second, against what others do with the same examples.
 
-First what the device can do, then parity with PEFT, then speed.  Arms of one size run in turns in the same process and
-on the same examples: the engine at several pack sizes, and HF's Trainer with PEFT, one process a trial: one (B0), or as
-many as share the device best (BN).  Without those, ``--no-peers``, it is the engine alone.
+First what the device can do, then parity with PEFT, then speed.  Contenders of one size run in turns, on the same
+examples: the engine at several pack sizes, and HF's Trainer with PEFT, one process a trial: one (B0), or as many as
+share the device best (BN).  Without those, ``--no-peers``, it is the engine alone.
 """
 
 from __future__ import annotations
@@ -22,9 +22,19 @@ from harness.engine.model.packed import ALL_LINEAR, PackedModel
 from harness.errors import unknown_name
 from harness.method.recipe import Recipe
 from harness.method.registry import methods
-from harness.perf.arm import ALPHA, KINDS, RANK, ROWS, EngineArm, free_memory, made_examples, mean_tokens, out_of_memory
 from harness.perf.ceilings import Ceilings, ceilings, roof
 from harness.perf.common import SHAPES, perf_dtype, perf_model, save, this_device
+from harness.perf.engine_pack import (
+    ALPHA,
+    KINDS,
+    RANK,
+    ROWS,
+    EnginePack,
+    free_memory,
+    made_examples,
+    mean_tokens,
+    out_of_memory,
+)  # fmt: skip
 from harness.perf.gate import check_parity
 from harness.perf.memory import check_fits, does_not_fit, fits
 from harness.perf.peers import PeerError, Peers, missing, peers
@@ -32,7 +42,7 @@ from harness.perf.train_headline import headline
 
 
 @dataclass(frozen=True)
-class Plan:
+class Agenda:
     """What is measured of one size: pack sizes by kind of step, processes that share the device, distillation."""
 
     packs: Mapping[str, Sequence[int]]
@@ -41,21 +51,21 @@ class Plan:
 
 
 #: Of a GPU of 140 GB, in about five minutes.
-PLANS = {
-    "135m": Plan({"all": (1, 16, 32, 64), "answer": (16, 64), "bench": (1, 10, 30)}, (4, 8, 16), 16),
-    "0.5b": Plan({"all": (1, 16)}),
-    "1.5b": Plan({"all": (1, 8, 16)}),
+AGENDAS = {
+    "135m": Agenda({"all": (1, 16, 32, 64), "answer": (16, 64), "bench": (1, 10, 30)}, (4, 8, 16), 16),
+    "0.5b": Agenda({"all": (1, 16)}),
+    "1.5b": Agenda({"all": (1, 8, 16)}),
 }
 #: Of two CPU cores, in less than a minute.
-SMALL = {"tiny": Plan({"all": (1, 4), "bench": (1, 4)}, (2,), 4)}
-OTHER = Plan({"all": (1, 8), "bench": (1, 8)})
+SMALL = {"tiny": Agenda({"all": (1, 4), "bench": (1, 4)}, (2,), 4)}
+OTHER = Agenda({"all": (1, 8), "bench": (1, 8)})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Models (``random:<shape>`` or real ones), what is measured of each, and seconds that an arm runs at a time."""
+    """Models (``random:<shape>`` or real ones), what is measured of each, and seconds of a turn."""
 
-    plans: Mapping[str, Plan]
+    agendas: Mapping[str, Agenda]
     peers: bool = True
     seconds: float = 1.5
 
@@ -70,37 +80,37 @@ def settings(
         if size not in SHAPES:
             raise unknown_name("size", size, SHAPES, where="--sizes")
         check_fits(size, device)
-    own = SMALL if small else PLANS
+    edition = SMALL if small else AGENDAS
     if not models:
-        models = [f"random:{size}" for size in own if small or fits(size, device)]
-        for size in own.keys() - {model.removeprefix("random:") for model in models}:
+        models = [f"random:{size}" for size in edition if small or fits(size, device)]
+        for size in edition.keys() - {model.removeprefix("random:") for model in models}:
             print(f"{size} does not fit on this device, and is left out")
-    plans = {model: own.get(model.removeprefix("random:"), OTHER) for model in models}
+    agendas = {model: edition.get(model.removeprefix("random:"), OTHER) for model in models}
     if packs:
-        plans = {model: Plan(dict.fromkeys(KINDS, packs), plan.processes) for model, plan in plans.items()}
+        agendas = {model: Agenda(dict.fromkeys(KINDS, packs), agenda.processes) for model, agenda in agendas.items()}
     if processes:
-        plans = {model: replace(plan, processes=processes) for model, plan in plans.items()}
-    return Settings(plans, with_peers, 0.3 if small else 1.5)
+        agendas = {model: replace(agenda, processes=processes) for model, agenda in agendas.items()}
+    return Settings(agendas, with_peers, 0.3 if small else 1.5)
 
 
 def main(asked: Settings, out: Path) -> list[str]:
-    """Ceilings, parity, all arms; prints a table and writes ``train-<device>.json``.  Returns what failed, in words."""
+    """Ceilings, parity, speed; prints a table and writes ``train-<device>.json``.  Returns what failed, in words."""
     device = this_device()
     print(f"{device_name(device)}, {perf_dtype(device)}, {ROWS} rows a trial and step", flush=True)
-    found = ceilings(device, perf_dtype(device))
-    print(f"ceilings: {json.dumps(asdict(found))}", flush=True)
+    limits = ceilings(device, perf_dtype(device))
+    print(f"ceilings: {json.dumps(asdict(limits))}", flush=True)
     parity = check_parity(device)
     print(f"parity with PEFT in float32, in units of what is allowed: {json.dumps(parity)}", flush=True)
     skipped = ("not asked for" if not asked.peers else missing()) and {"peers": missing() or "not asked for"}
     if skipped:
         print(f"peers are skipped: {skipped['peers']}", flush=True)
     sizes = {}
-    for model, plan in asked.plans.items():
-        sizes[model.removeprefix("random:")] = Contest(model, plan, asked, found, bool(skipped)).run()
+    for model, agenda in asked.agendas.items():
+        sizes[model.removeprefix("random:")] = Contest(model, agenda, asked, limits, bool(skipped)).run()
         free_memory(device)
     about = {
         "rows_per_trial": ROWS, "rank": RANK, "seconds_of_a_turn": asked.seconds,
-        "kinds": {name: kind._asdict() for name, kind in KINDS.items()}, "ceilings": asdict(found), "parity": parity,
+        "kinds": {name: kind._asdict() for name, kind in KINDS.items()}, "ceilings": asdict(limits), "parity": parity,
         "dtype": str(perf_dtype(device)).removeprefix("torch."), "skipped": skipped or {},
     }  # fmt: skip
     head = headline(sizes)
@@ -110,10 +120,11 @@ def main(asked: Settings, out: Path) -> list[str]:
 
 
 class Contest:
-    """The arms of one size, in turns."""
+    """All that are timed of one size, in turns."""
 
-    def __init__(self, model: str, plan: Plan, asked: Settings, found: Ceilings, alone: bool) -> None:
-        self.name, self.plan, self.seconds, self.alone, self.found = model, plan, asked.seconds, alone, found
+    def __init__(self, model: str, agenda: Agenda, asked: Settings, limits: Ceilings, without_peers: bool) -> None:
+        self.name, self.agenda, self.seconds = model, agenda, asked.seconds
+        self.limits, self.without_peers = limits, without_peers
         self.device = this_device()
         self.model: PackedModel
         self.rows: list[dict[str, Any]] = []
@@ -129,12 +140,12 @@ class Contest:
                 print(f"without fused kernels: {self.model.why_plain}", flush=True)
             if self.peers is not None:
                 self.peers.start()
-            for kind, packs in self.plan.packs.items():
+            for kind, packs in self.agenda.packs.items():
                 for trials in packs:
                     self._compare(kind, trials)
-            if self.plan.distilled:
-                self._distil(self.plan.distilled)
-            for count in self.plan.processes:
+            if self.agenda.distilled:
+                self._distil(self.agenda.distilled)
+            for count in self.agenda.processes:
                 self._share(count)
             self.failures += self.peers.failures if self.peers else []
         for failure in self.failures:
@@ -149,13 +160,13 @@ class Contest:
 
     def _start_peers(self, folder: Path):
         """As many as are told at once, at most; nobody where there are none."""
-        if self.alone:
+        if self.without_peers:
             return nullcontext(None)
         config, path = SHAPES.get(self.name.removeprefix("random:")), None
         if not self.name.startswith("random:"):
             config, path = None, _folder(self.name)
         vocabulary = config["vocab_size"] if config else _vocabulary(str(path))
-        examples = {kind: made_examples(KINDS[kind], vocabulary, 0) for kind in self.plan.packs}
+        examples = {kind: made_examples(KINDS[kind], vocabulary, 0) for kind in self.agenda.packs}
         asked = {
             "config": config, "path": path, "device": self.device.type, "threads": 1, "batch": ROWS,
             "dtype": str(perf_dtype(self.device)).removeprefix("torch."),
@@ -166,14 +177,14 @@ class Contest:
             },
         }  # fmt: skip
         tokens = {kind: mean_tokens(steps) for kind, steps in examples.items()}
-        return peers(max([1, *self.plan.processes]), asked, tokens, folder)
+        return peers(max([1, *self.agenda.processes]), asked, tokens, folder)
 
-    # -- arms -------------------------------------------------------------------------------------------------------
+    # -- packs ------------------------------------------------------------------------------------------------------
 
-    def _arm(self, trials: int, kind: str, recipe: Recipe | None = None) -> EngineArm | None:
+    def _pack(self, trials: int, kind: str, recipe: Recipe | None = None) -> EnginePack | None:
         """A pack that is warm; None, and said, where memory runs out.  Raises InputError where that is so for one."""
         try:
-            return EngineArm(self.model, trials, kind, recipe)
+            return EnginePack(self.model, trials, kind, recipe)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -187,16 +198,17 @@ class Contest:
 
     def _compare(self, kind: str, trials: int) -> None:
         """The engine, one peer, and the engine again."""
-        if arm := self._arm(trials, kind):
-            arm.run(self.seconds)
+        if pack := self._pack(trials, kind):
+            pack.run(self.seconds)
             self._peer(1, kind)
-            arm.run(self.seconds)
-            self._keep(arm)
+            pack.run(self.seconds)
+            self._keep(pack)
 
     def _distil(self, trials: int) -> None:
         """Steps with a teacher in turns with the same steps without."""
         method = methods()["self_distill"]
-        plain, taught = (self._arm(trials, "answer", r) for r in (None, method.compose(method.settings().resolved(64))))
+        distilled = method.compose(method.settings().resolved(64))
+        plain, taught = (self._pack(trials, "answer", recipe) for recipe in (None, distilled))
         if plain and taught:
             for _ in range(2):
                 plain.run(self.seconds)
@@ -204,8 +216,8 @@ class Contest:
             self._keep(plain, recipe="lora", over_plain=1.0)
             self._keep(taught, recipe="self_distill", over_plain=taught.step_seconds / plain.step_seconds)
 
-    def _keep(self, arm: EngineArm, **more: Any) -> None:
-        row = {**arm.row(), **more}
+    def _keep(self, pack: EnginePack, **more: Any) -> None:
+        row = {**pack.row(), **more}
         self.rows.append(row)
         print(f"K={row['trials']:3}  {row['kind']:6}  {row['tokens_per_second']:>12,.0f} tok/s  "
               f"{row['step_ms']:8.1f} ms/step  {row['peak_memory_gib']:6.2f} GiB  {more.get('recipe', '')}"
@@ -213,7 +225,7 @@ class Contest:
 
     def _share(self, count: int) -> None:
         """So many processes at once, twice; for longer, since a step of each takes longer."""
-        kind = next(iter(self.plan.packs))
+        kind = next(iter(self.agenda.packs))
         for _ in range(2):
             self._peer(count, kind, 4 * self.seconds)
 
@@ -241,9 +253,9 @@ class Contest:
     def _roofs(self) -> dict[str, Any]:
         """By kind of step; nothing for a model whose shape is not a Llama's."""
         shape = SHAPES.get(self.name.removeprefix("random:")) or _shape(self.model)
-        kinds = {kind: KINDS[kind] for kind in self.plan.packs} if shape else {}
+        kinds = {kind: KINDS[kind] for kind in self.agenda.packs} if shape else {}
         return {
-            name: roof(shape, self.found, rank=RANK, length=kind.longest, labelled=kind.labelled).as_dict()
+            name: roof(shape, self.limits, rank=RANK, length=kind.longest, labelled=kind.labelled).as_dict()
             for name, kind in kinds.items()
         }
 

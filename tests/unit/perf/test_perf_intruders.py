@@ -1,4 +1,4 @@
-"""``lorabench perf intruders`` on a tiny shape: agreement is checked, all arms timed, the file says what was run."""
+"""``lorabench perf intruders`` on a tiny shape: agreement is checked, all timed, the file says what was run."""
 
 from __future__ import annotations
 

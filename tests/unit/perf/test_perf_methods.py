@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from harness.errors import InputError
-from harness.perf import arm, methods
+from harness.perf import engine_pack, methods
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setitem(arm.WARM_UP_STEPS, "cpu", 1)
-    monkeypatch.setattr(arm, "TURN", 2)
+    monkeypatch.setitem(engine_pack.WARM_UP_STEPS, "cpu", 1)
+    monkeypatch.setattr(engine_pack, "TURN", 2)
     monkeypatch.setattr(methods, "this_device", lambda: torch.device("cpu"))
 
 
@@ -37,20 +37,20 @@ def test_methods_are_timed_over_plain_lora_with_their_state(tmp_path):
 
 
 def test_a_teacher_that_is_shown_the_answer_reads_more():
-    made = arm.made_examples(arm.KINDS["answer"], 512, 0, shown=True)[0][0]
+    made = engine_pack.made_examples(engine_pack.KINDS["answer"], 512, 0, shown=True)[0][0]
     assert made.teacher_length == 2 * len(made.prompt) + 2 * len(made.answer)
-    assert arm.made_examples(arm.KINDS["answer"], 512, 0)[0][0].teacher_length == 128
+    assert engine_pack.made_examples(engine_pack.KINDS["answer"], 512, 0)[0][0].teacher_length == 128
 
 
 def test_a_method_without_room_is_skipped_and_said(tmp_path, monkeypatch, capsys):
-    real = methods._arm
+    real = methods._pack
 
     def hungry(model, method, asked):
         if method.name == "full_finetune":
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(model, method, asked)
 
-    monkeypatch.setattr(methods, "_arm", hungry)
+    monkeypatch.setattr(methods, "_pack", hungry)
     found = told(tmp_path, "full_finetune", "lora_plus")
     assert found["rows"][0] == {"method": "full_finetune", "skipped": "out of memory: CUDA out of memory"}
     assert [name for name in found["headline"] if "full" in name] == []

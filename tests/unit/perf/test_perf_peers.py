@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.perf import arm, peers, train
+from harness.perf import engine_pack, peers, train
 from harness.perf.peers import PeerError, together
-from harness.perf.train import Plan, Settings
+from harness.perf.train import Agenda, Settings
 
 #: Speaks the protocol and trains nothing; with a child of its own, which must not survive either.
 FAKE = """
@@ -123,9 +123,9 @@ def test_without_its_libraries_it_says_what_to_install(monkeypatch):
 @pytest.mark.slow
 def test_hf_s_trainer_is_timed_in_turns_with_the_engine(tmp_path, monkeypatch):
     """The real one, once: alone, and two that share the machine."""
-    monkeypatch.setitem(arm.WARM_UP_STEPS, "cpu", 1)
-    plan = Plan({"all": (1,), "bench": (2,)}, (2,))
-    assert train.main(Settings({"random:tiny": plan}, seconds=0.0), tmp_path) == []
+    monkeypatch.setitem(engine_pack.WARM_UP_STEPS, "cpu", 1)
+    agenda = Agenda({"all": (1,), "bench": (2,)}, (2,))
+    assert train.main(Settings({"random:tiny": agenda}, seconds=0.0), tmp_path) == []
     (file,) = tmp_path.glob("train-*.json")
     found = json.loads(file.read_text())
     rows = found["sizes"]["tiny"]["peers"]
@@ -138,10 +138,10 @@ def test_hf_s_trainer_is_timed_in_turns_with_the_engine(tmp_path, monkeypatch):
 
 def test_a_peer_that_dies_ends_with_1_and_a_file(tmp_path, monkeypatch, program, in_process):
     program.write_text("import sys; sys.exit('no room')")
-    monkeypatch.setitem(arm.WARM_UP_STEPS, "cpu", 1)
+    monkeypatch.setitem(engine_pack.WARM_UP_STEPS, "cpu", 1)
     real = peers.peers
     monkeypatch.setattr(train, "peers", lambda *args: real(*args, program))
-    monkeypatch.setattr(train, "SMALL", {"tiny": Plan({"all": (1,)})})
+    monkeypatch.setattr(train, "SMALL", {"tiny": Agenda({"all": (1,)})})
     status, _, said = in_process("perf", "train", "--small", "--out", tmp_path / "out")
     assert status == 1
     assert "died with status 1: no room" in said

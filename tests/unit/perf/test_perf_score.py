@@ -1,4 +1,4 @@
-"""``lorabench perf score`` on a tiny model: agreement first, then every arm at every number of adapters."""
+"""``lorabench perf score`` on a tiny model: agreement first, then every contender at every number of adapters."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from harness.perf.hflm import in_a_fresh_process
 from harness.scoring.lm_eval_task import TaskData
 
 
-def row(arm: str, dtype: str, seconds: float, **more: float) -> dict:
-    return {"arm": arm, "dtype": dtype, "seconds_per_checkpoint": seconds, **more}
+def row(contender: str, dtype: str, seconds: float, **more: float) -> dict:
+    return {"contender": contender, "dtype": dtype, "seconds_per_checkpoint": seconds, **more}
 
 
 def test_ratios_are_those_of_the_most_adapters():
@@ -38,10 +38,10 @@ def test_every_arm_is_timed_in_both_dtypes(tmp_path, in_shared_cache, monkeypatc
     (file,) = tmp_path.glob("score-*.json")
     found = json.loads(file.read_text())
     assert found["agreement"]["float32"]["worst_of_allowed"] <= 1
-    arms = [(row["arm"], row.get("trials")) for row in found["rows"] if row["dtype"] == "float32"]
-    assert arms == [("engine", 1), ("engine", 3), ("hflm kept alive", None), ("hflm in a fresh process", None)]
+    contenders = [(row["contender"], row.get("trials")) for row in found["rows"] if row["dtype"] == "float32"]
+    assert contenders == [("engine", 1), ("engine", 3), ("hflm kept alive", None), ("hflm in a fresh process", None)]
     assert {"cpu_vs_hflm", "score_tokens_per_second_k1", "score_tokens_per_second_k3"} <= set(found["headline"])
-    assert all(row["tokens_per_second"] > 0 for row in found["rows"] if row["arm"] == "engine")
+    assert all(row["tokens_per_second"] > 0 for row in found["rows"] if row["contender"] == "engine")
 
 
 def test_nothing_is_timed_where_log_probabilities_differ(tmp_path, in_shared_cache, monkeypatch):

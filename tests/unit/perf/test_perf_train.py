@@ -1,4 +1,4 @@
-"""``lorabench perf train`` on a tiny shape: parity first, every arm timed, a file that says what was run."""
+"""``lorabench perf train`` on a tiny shape: parity first, every pack timed, a file that says what was run."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 
 from harness.engine.step import take_step
 from harness.errors import InputError, LorabenchError
-from harness.perf import arm, gate, memory, train
-from harness.perf.train import Plan, Settings
+from harness.perf import engine_pack, gate, memory, train
+from harness.perf.train import Agenda, Settings
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setitem(arm.WARM_UP_STEPS, "cpu", 1)
+    monkeypatch.setitem(engine_pack.WARM_UP_STEPS, "cpu", 1)
     for module in (train, memory):
         monkeypatch.setattr(module, "this_device", lambda: CPU, raising=False)
 
 
 def alone(packs: dict[str, tuple[int, ...]], **more) -> Settings:
-    return Settings({"random:tiny": Plan(packs, **more)}, peers=False, seconds=0.0)
+    return Settings({"random:tiny": Agenda(packs, **more)}, peers=False, seconds=0.0)
 
 
 def told(tmp_path, asked: Settings) -> tuple[dict, list[str]]:
@@ -60,25 +60,25 @@ def test_nothing_is_timed_where_parity_fails(tmp_path, monkeypatch):
 
 
 def test_a_pack_without_room_is_left_out_and_said(tmp_path, monkeypatch, capsys):
-    class Hungry(train.EngineArm):
+    class Hungry(train.EnginePack):
         def __init__(self, model, trials, kind, recipe=None):
             if trials > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 EiB")
             super().__init__(model, trials, kind, recipe)
 
-    monkeypatch.setattr(train, "EngineArm", Hungry)
+    monkeypatch.setattr(train, "EnginePack", Hungry)
     found, _ = told(tmp_path, alone({"all": (1, 8)}))
     assert "K=  8  all     skipped: out of memory" in capsys.readouterr().out
     assert found["sizes"]["tiny"]["rows"][1] == {
         "trials": 8, "kind": "all", "skipped": "out of memory: CUDA out of memory. Tried to allocate 2 EiB"
     }  # fmt: skip
-    monkeypatch.setattr(train, "EngineArm", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA: no")))
+    monkeypatch.setattr(train, "EnginePack", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA: no")))
     with pytest.raises(InputError, match=r"a single trial of 'tiny' does not fit: it ran out of memory \(CUDA: no\)"):
         train.main(alone({"all": (1,)}), tmp_path)
 
 
 def test_an_error_that_is_not_about_memory_is_raised(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "EngineArm", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
+    monkeypatch.setattr(train, "EnginePack", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         train.main(alone({"all": (1,)}), tmp_path)
 
@@ -91,17 +91,17 @@ def asked(*models: str, packs: tuple[int, ...] = (), processes: tuple[int, ...] 
 
 
 def test_without_options_it_is_the_edition_of_the_device(monkeypatch):
-    assert list(asked().plans) == ["random:tiny"]
+    assert list(asked().agendas) == ["random:tiny"]
     monkeypatch.setattr(train, "this_device", lambda: torch.device("cuda"))
     monkeypatch.setattr(train, "fits", lambda size, device: size != "1.5b")
-    assert list(asked().plans) == ["random:135m", "random:0.5b"], "what does not fit is left out"
-    assert list(asked(small=True).plans) == ["random:tiny"]
+    assert list(asked().agendas) == ["random:135m", "random:0.5b"], "what does not fit is left out"
+    assert list(asked(small=True).agendas) == ["random:tiny"]
 
 
 def test_packs_and_processes_replace_those_of_the_size():
-    plan = asked("random:tiny", packs=(2,), processes=(3,)).plans["random:tiny"]
-    assert plan == Plan({"all": (2,), "answer": (2,), "bench": (2,)}, (3,), 0)
-    assert asked("random:135m").plans["random:135m"] == train.PLANS["135m"]
+    agenda = asked("random:tiny", packs=(2,), processes=(3,)).agendas["random:tiny"]
+    assert agenda == Agenda({"all": (2,), "answer": (2,), "bench": (2,)}, (3,), 0)
+    assert asked("random:135m").agendas["random:135m"] == train.AGENDAS["135m"]
 
 
 def test_a_size_that_does_not_fit_is_refused_with_what_would(monkeypatch, in_process):

@@ -1,4 +1,4 @@
-"""The engine as an arm of a benchmark: K rows that train on made-up examples, a few steps at a time.
+"""The engine in a benchmark: a pack of K rows that train on made-up examples, a few steps at a time.
 
 Rank 8 on all projections, random token ids, and three kinds of steps, of 8 rows a trial: full rows of 128 tokens where
 every token counts; the same with an answer of 4; the lengths of the bench's own tasks (24 to 58 tokens, 41 on average)
@@ -66,7 +66,7 @@ def mean_tokens(steps: Sequence[Sequence[Example]]) -> float:
     return statistics.mean(sum(len(example.ids) for example in step) for step in steps)
 
 
-class EngineArm:
+class EnginePack:
     """A pack that is ready to train: made, warmed up, its shapes captured.
 
     What is timed is what a run does: batches are made as well, and nothing waits for the device but after a turn.
@@ -136,7 +136,7 @@ class EngineArm:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what earlier arms held: packs are circles of references, and graphs have pools of their own."""
+    """Give back what earlier packs held: packs are circles of references, and graphs have pools of their own."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
