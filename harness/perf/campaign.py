@@ -95,7 +95,7 @@ def _ours(folder: Path) -> dict[str, Any]:
     """Seconds from the start of the process to its end, and the parts of it."""
     results, parts, log = folder / "results", folder / "parts.json", folder / "run.log"
     words = ["run", str(folder / "campaign.yaml"), "--executor", "local", "--out", str(results)]
-    command = [sys.executable, "-m", "harness.perf.traced_run", str(parts), *words]
+    command = [sys.executable, "-m", "harness.cli.traced_run", str(parts), *words]
     environment = os.environ | {"LORABENCH_CACHE": str(_cold_cache(folder / "cache"))}
     start = time.perf_counter()
     status = _run(command, environment, log)

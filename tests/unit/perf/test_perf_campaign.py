@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ import torch
 
 from harness.data.paths import studies_dir
 from harness.errors import InputError
-from harness.perf import campaign, campaign_peers, traced_run
+from harness.perf import campaign, campaign_peers
 from harness.perf.campaign import Settings
 from harness.study.load import load_study
 
@@ -37,26 +36,6 @@ def test_the_study_is_the_first_order_with_three_methods(tmp_path):
     small = campaign._study(SMALL, tmp_path / "small.yaml")
     assert small.methods["lora"] == {"learning_rate": 0.005}
     assert small.training.examples == 64
-
-
-def test_what_it_times_is_there():
-    for module, name, _ in traced_run.PARTS:
-        found = import_module(module)
-        for step in name.split("."):
-            found = getattr(found, step)
-        assert callable(found), (module, name)
-
-
-def test_the_time_of_a_part_counts_where_it_fails_too():
-    spent = {"base": 0.0}
-
-    def slow() -> None:
-        time.sleep(0.01)
-        raise KeyError
-
-    with pytest.raises(KeyError):
-        traced_run._timed(slow, spent, "base")()
-    assert spent["base"] >= 0.01
 
 
 def test_a_run_that_fails_is_no_time(tmp_path, monkeypatch, in_shared_cache):
