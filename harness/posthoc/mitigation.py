@@ -115,7 +115,7 @@ def read_adapters(
                 raise InputError(
                     f"the adapter of trial {trial.fingerprint} scales rows of the base: no change of low rank",
                     where=str(folder / "adapters"),
-                    remedy="choose a method other than dora",
+                    remedy="choose a trial of a method without magnitudes",
                 )
             adapters.append((trial, stored))
         except InputError as error:

@@ -41,7 +41,7 @@ class Owner(Frozen):
     started: str | None = None  #: by the kernel's clock: numbers of processes come again
     kernel: str | None = None  #: the boot id, the same in all containers of a running kernel
     processes: str | None = None  #: the namespace in which ``pid`` counts
-    device: int | None = None  #: of the claim's file system, by that kernel; none where locks do not work
+    device: int | None = None  #: of the claim's file system, by that kernel; None where locks do not work
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"

@@ -43,9 +43,9 @@ class Readout:
 
     records: list[TrialRecord]
     quarantined: Mapping[str, str] = field(default_factory=dict)  #: name of a damaged file -> what is wrong with it
-    expected: dict[str, int] | None = None  #: arm -> trials of the plan; none where no plan was written
+    expected: dict[str, int] | None = None  #: arm -> trials of the plan; None where no plan was written
     published: tuple[PublishedRow, ...] = ()  #: others' numbers that the study names
-    reference: Reference | None = None  #: whom its arms are compared with; none where no plan said so
+    reference: Reference | None = None  #: whom its arms are compared with; None where no plan said so
 
 
 @dataclass(frozen=True)

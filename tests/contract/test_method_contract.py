@@ -73,7 +73,7 @@ def test_each_has_the_name_that_it_is_found_by():
 @every_trained  # one that trains nothing keeps most of them by doing nothing: tests/unit/test_contract_rules.py
 @pytest.mark.parametrize("rule", list(RULES))
 def test_it_keeps_the_rule(name, rule):
-    """Those that `lorabench methods --check` goes through for methods of one's own."""
+    """Those that `lorabench methods --check` goes through for custom methods."""
     RULES[rule](methods()[name], [other for other in methods().values() if other.name != name])
 
 

@@ -114,7 +114,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "nothing else is trained": {"layer_replication": [], "target_parameters": [], "trainable_token_indices": {},
                                 "megatron_config": {}, "exclude_modules": []},
     "trained on": {"inference_mode": False, "runtime_config": {"ephemeral_gpu_offload": True}},
-    "a scaling of one's own": {"use_rslora": True, "alpha_pattern": {r"layers\.1\..*": 3}, "lora_alpha": 2.5},
+    "a scaling by pattern": {"use_rslora": True, "alpha_pattern": {r"layers\.1\..*": 3}, "lora_alpha": 2.5},
 }  # fmt: skip
 
 

@@ -86,8 +86,8 @@ def find_adapter(folder: Path, trial: str) -> tuple[Path, int]:
     raise InputError(
         f"no adapter of trial {trial} was kept",
         where=str(folder / "adapters"),
-        remedy="set keep_adapters: last in the study, remove the trial's record and run again; what has no low rank "
-        "(full_finetune, the dense lora_ema_product) is never kept, since PEFT's format has no place for it",
+        remedy="set keep_adapters: last in the study, remove the trial's record and run again; a result that "
+        "is a dense matrix is never kept, since PEFT's format has no place for it",
     )
 
 

@@ -286,7 +286,7 @@ def test_the_plan_is_the_same_every_time(load):
     assert set(campaign.read_state(first).statuses.values()) == {"missing"}
 
 
-# -- models of one's own ----------------------------------------------------------------------------------------------
+# -- custom models ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
