@@ -45,7 +45,7 @@ class Told:
         return [Outcome(job.name, "oom" if job.name in self.failing else None) for job in jobs]
 
 
-def test_packs_are_handed_over_longest_first_and_outcomes_stay_theirs(tmp_path):
+def test_packs_run_longest_first_and_keep_their_outcomes(tmp_path):
     found = load(tmp_path, seeds=[0, 1])
     packs = {pack.name: pack for pack in found.plan.packs}
     fails = found.plan.packs[1]

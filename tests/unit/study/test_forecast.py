@@ -66,7 +66,7 @@ def test_an_average_that_is_cut_to_a_rank_is_scored_as_low_rank():
     assert forecast.scored_kind(first) == "low-rank"
 
 
-def test_dense_changes_train_and_score_and_are_analysed_at_another_cost():
+def test_dense_changes_have_costs_of_their_own():
     scores = dict.fromkeys(TASKS, SCORE)
     base = BASE.model_copy(update={"scores": scores})
     parts = {}

@@ -53,7 +53,7 @@ def test_columns_are_tested_alike_one_by_one_or_together():
         assert own.sign_flip_ps(gaps).tolist() == [own.sign_flip_p(column) for column in gaps.T]
 
 
-def test_the_patterns_are_the_same_however_many_are_drawn_at_once(monkeypatch):
+def test_patterns_are_the_same_however_many_are_drawn_at_once(monkeypatch):
     gaps = np.random.default_rng(7).normal(0.2, 1, (18, 3))
     whole = own.sign_flip_ps(gaps).tolist()
     monkeypatch.setattr("harness.analysis.statistics.sign_flip.FLIPS_AT_ONCE", 8192)
