@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from harness.engine.model import products
 from harness.engine.model.precision import in_float32
 from harness.engine.model.verdict import REMEDY
 from harness.errors import InputError
@@ -36,7 +35,7 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] of hidden states [N, d]."""
-        logits = products.linear(hidden, self.linear.weight, self.linear.bias)
+        logits = self.linear(hidden)
         if self.factor != 1.0:
             logits = logits * self.factor
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap

@@ -6,13 +6,11 @@ one with a state of bfloat16, which leaves 2^-24 of a term, and three of TF32 fo
 Of logits everything is read in one pass, where a log-softmax in float32 and an argmax take five.
 """
 
-# pyright: reportMissingImports=false, reportIndexIssue=false
-
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]  # it comes with torch for CUDA alone
+import triton.language as tl  # pyright: ignore[reportMissingImports]  # the same
 from torch import Tensor
 
 #: Ranks that a program keeps; larger ones are taken in parts.
@@ -124,11 +122,13 @@ def add_update(y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
     ranks = min(RANKS, max(16, triton.next_power_of_2(rank)))
     parts = triton.cdiv(rank, ranks)
     # Tiles that were fastest on an H200, of 44 and 88, at rank 8 and the shapes of a 135M model
-    _down[(triton.cdiv(count, 128), parts, trials)](
+    grid = (triton.cdiv(count, 128), parts, trials)
+    _down[grid](  # pyright: ignore[reportIndexIssue]  # a kernel's grid
         x, a, down, count, width, rank, a.stride(0), x.dtype is torch.bfloat16 and x.is_cuda, 128, 64, ranks,
         num_warps=8, num_stages=4,
     )  # fmt: skip
-    _up[(triton.cdiv(count, 32), triton.cdiv(height, 3 * 64), trials)](
+    grid = (triton.cdiv(count, 32), triton.cdiv(height, 3 * 64), trials)
+    _up[grid](  # pyright: ignore[reportIndexIssue]  # the same
         down, b, y, count, height, rank, "tf32x3" if x.is_cuda else "ieee", 32, 64, 3, ranks, parts
     )
 
@@ -139,5 +139,7 @@ def likelihoods(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     peak, log_sum = torch.empty(2, count, dtype=torch.float32, device=logits.device)
     likeliest = torch.empty(count, dtype=torch.int64, device=logits.device)
     if count:
-        _likelihood[(count,)](logits.contiguous(), peak, log_sum, likeliest, width, LOGITS)
+        _likelihood[(count,)](  # pyright: ignore[reportIndexIssue]  # the same
+            logits.contiguous(), peak, log_sum, likeliest, width, LOGITS
+        )
     return peak, log_sum, likeliest

@@ -63,7 +63,8 @@ class PackedModel:
             model.set_attn_implementation(attention.NAME)
         self.slots = tuple(_wrap(model, targets))
         fused, self.why_plain = fuse(model)  #: why kernels are not fused; empty where they are
-        self._swaps = (*PLAIN_ROWS, *fused, *_raised_products(model))
+        self._raised = _raised_products(model)
+        self._swaps = (*PLAIN_ROWS, *fused, *self._raised)
         self._last = _last_feed_forward(self.decoder)
         self._linears = [cast(PackedLinear, model.get_submodule(slot.module)) for slot in self.slots]
         #: What the family bears (``harness.engine.model.family``): a mask that is not causal, prompts continued from
@@ -163,7 +164,8 @@ class PackedModel:
 
         ``hidden`` must be 2-D: with a 3-D one the head goes through bmm with a copy of itself for every row.
         """
-        return self.output.logits(hidden)
+        with _swapped(self._raised):
+            return self.output.logits(hidden)
 
     def _placed(self, positions: Tensor | None) -> dict[str, Tensor]:
         """Positions as an argument, for a decoder that takes them: those with ALiBi count what the mask shows."""
@@ -182,7 +184,7 @@ class PackedModel:
 
 
 def _raised_products(model: PreTrainedModel) -> Sequence[Swap]:
-    """For the layers that no adapter is put on."""
+    """For the layers that no adapter is put on, and the head."""
     weight = next(model.parameters())
     return () if products.widened(weight[:0]).dtype is weight.dtype else (Swap(F, "linear", products.linear),)
 
