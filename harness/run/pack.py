@@ -256,8 +256,9 @@ class PackRun:
                 summaries = self._base_spectra().intruders(group.layout, group.values, group.scaling)
                 for trial, summary in zip(group.trials, summaries, strict=True):
                     self.ledger.take_intruders(trial.fingerprint, stage, summary)
-            kinds = [forecast.scored_kind(trial) for _, trial in self.trials]
-            self._advance(sum(forecast.intruder_units(self.pack.adapter, kind) for kind in kinds), label)
+            adapter = self.pack.adapter
+            units = (forecast.intruder_units(adapter, forecast.scored_kind(trial)) for _, trial in self.trials)
+            self._advance(sum(units), label)
 
     # -- boundaries -----------------------------------------------------------------------------------------------
 
