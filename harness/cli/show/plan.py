@@ -45,5 +45,5 @@ def show_plan(campaign: Campaign, state: State, device: str) -> None:
         left = forecast_left(campaign, state, device)
         screen.print(f"forecast: about {clock(left.seconds)} on this {device} ({left.basis})")
         if device == "cpu" and study.dtype == "bfloat16" and emulates_bfloat16():
-            remark = "this CPU has no instructions for bfloat16, so products go through float32: expect twice that"
+            remark = "this CPU has no instructions for bfloat16, so a study takes two to three times its first forecast"
             screen.print(f"note: {remark}", style="yellow")
