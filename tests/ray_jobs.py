@@ -40,3 +40,19 @@ def give_up(job: Job, status: Status, failure: Failure) -> Outcome:
 
 
 LOOK = Work(look, give_up)
+
+
+def tell(job: Job, report: Report) -> Outcome:
+    """The outcome's message is JSON of the process, how many jobs it has had, and its GPUs; some jobs fail, by name."""
+    import ray
+
+    global _done
+    _done += 1
+    report(1, "telling")
+    seen = {"process": os.getpid(), "jobs": _done, "gpus": ray.get_gpu_ids()}
+    return Outcome(job.name, "oom" if "fails" in job.name else None, json.dumps(seen))
+
+
+_done = 0  #: jobs that this process has told of
+
+TELL = Work(tell, give_up)

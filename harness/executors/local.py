@@ -75,7 +75,7 @@ def _recover(job: Job) -> None:
         raise LorabenchError(
             f"a pack has made the GPU unusable for this process: {error}",
             where=job.name,
-            remedy="run the same command again: finished trials are kept; --executor ray has a process for each pack",
+            remedy="run the same command again: finished trials are kept; --executor ray goes on in another process",
         ) from error
 
 

@@ -3,7 +3,7 @@
 A run has a ``supervisor``, which imports no ray and speaks for it, and below it a ``driver``, a process that Ray's C++
 may end.  ``settings`` is Ray's environment, which has to be there before ray is imported; ``cluster`` starts Ray or
 joins it and watches it; ``messages`` are what is said of one that fails.  ``task`` is a worker's side of a job,
-``executor`` the driver's, to which jobs are ``sealed``.
+``staying`` whether its process goes on to the next, ``executor`` the driver's, to which jobs are ``sealed``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The driver's side of the jobs on Ray's workers.
 
-A job is a Ray task: a fresh process on a GPU, which costs a few seconds a pack and gives clean memory figures and a
-clean recovery.  Ray holds no state of ours: result files are the only truth, and progress comes through small files.
+A job is a Ray task.  Its process goes on to the next one, with what it has loaded, unless a job has failed in it or
+the next is for another GPU (:mod:`harness.executors.ray.staying`).  Ray holds no state of ours: result files are the
+only truth, and progress comes through small files.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 from ray.exceptions import (
@@ -24,6 +26,7 @@ from ray.exceptions import (
 from harness.errors import InputError, LorabenchError, clipped
 from harness.executors.interface import STARTING, Job, Outcome, Watch, Work, stalled
 from harness.executors.ray.cluster import Cluster
+from harness.executors.ray.staying import NEVER, can_leave
 from harness.executors.ray.task import Signs, carry_out, read_progress
 from harness.store.records import Failure, Status
 
@@ -31,10 +34,18 @@ POLL_SECONDS = 0.3
 STOP_SECONDS = 30.0  #: for a stalled worker to be gone
 EXTRA_IN_FLIGHT = 2  # submitted beyond what fits, so that a free slot never waits for the driver
 
-#: Infrastructure errors are tried again once; a Python exception never is.  On a GPU a process does one pack
-#: (``max_calls`` works only here, not in ``options``); on a CPU it is kept, which saves the imports.
-_ON_CPU = ray.remote(max_retries=1)(carry_out)
-_ON_GPU = ray.remote(max_retries=1, max_calls=1)(carry_out)
+
+def _remote(device: str, stays: bool) -> Any:
+    """How Ray runs a job for this device; ``stays``: a process may go on to the next and leaves when it says so.
+
+    Infrastructure errors are tried again once; a Python exception never is.  ``max_calls`` is fixed here: ``options``
+    does not take it.  A process that can't leave does one pack on a GPU, and any number on a CPU (0).
+    """
+    calls = NEVER if stays else 1 if device == "cuda" else 0
+    return ray.remote(max_retries=1, max_calls=calls)(carry_out)
+
+
+_REMOTE = {device: _remote(device, can_leave()) for device in ("cpu", "cuda")}
 
 
 @dataclass
@@ -85,7 +96,7 @@ class RayExecutor:
         self.cluster.check()
         needs = self._needs(jobs[0])
         slots = min(int(ray.cluster_resources().get(name, 0) // amount) for name, amount in needs.items())
-        remote = (_ON_GPU if "GPU" in needs else _ON_CPU).options(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0))
+        remote = _REMOTE[jobs[0].device].options(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0))
         waiting, running, outcomes = list(jobs), {}, {}
         while waiting or running:
             self.cluster.check()
@@ -97,7 +108,11 @@ class RayExecutor:
             done, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             for reference in done:
                 given = running.pop(reference)
-                outcomes[given.job.name] = self._fetch(reference, given, work)
+                outcome = self._fetch(reference, given, work)
+                if outcome is None:
+                    waiting.insert(0, given.job)
+                else:
+                    outcomes[given.job.name] = outcome
             for reference, given in list(running.items()):
                 if given.look(watch):
                     del running[reference]
@@ -120,8 +135,11 @@ class RayExecutor:
                 )
         return needs
 
-    def _fetch(self, reference: ray.ObjectRef, given: Running, work: Work) -> Outcome:
-        """The outcome of a task that is done.  A worker that died twice is a failure of its pack."""
+    def _fetch(self, reference: ray.ObjectRef, given: Running, work: Work) -> Outcome | None:
+        """The outcome of a task that is done; None: its process has not taken the job, and another is to.
+
+        A worker that died twice is a failure of its pack.
+        """
         try:
             return ray.get(reference)
         except RayTaskError as error:  # first: to Ray it is also of the class of its cause
@@ -150,8 +168,8 @@ class RayExecutor:
         ray.cancel(reference, force=True)
         done, _ = ray.wait([reference], timeout=STOP_SECONDS)
         try:
-            if done:
-                return ray.get(reference)
+            if done and (outcome := ray.get(reference)):
+                return outcome
         except RayError:
             self.cluster.check()
         finally:

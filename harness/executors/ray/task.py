@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.executors.interface import STARTING, Job, Outcome, Work
+from harness.executors.ray import staying
 from harness.store.records import Failure
 
 
@@ -55,9 +56,24 @@ class Signs:
         self._new.replace(self.progress)
 
 
-def carry_out(job: Job, work: Work) -> Outcome:
-    """The job, in a worker.  ``sys.exit``, wherever it is called, is an error as any other and not a worker's end."""
+def carry_out(job: Job, work: Work) -> Outcome | None:
+    """The job, in a worker; None: not in this process, which leaves, as it does after a job that has not been done.
+
+    ``sys.exit``, wherever it is called, is an error as any other and not a worker's end.
+    """
     die_with_parent()
+    outcome = None
+    try:
+        if not staying.moved():
+            outcome = _signed(job, work)
+        return outcome
+    finally:
+        if outcome is None or outcome.failed:
+            staying.leave()
+
+
+def _signed(job: Job, work: Work) -> Outcome:
+    """The job, with its signs of life."""
     signs, phase = Signs.of(job), STARTING
     signs.progress.parent.mkdir(parents=True, exist_ok=True)
     signs.remove()  # a worker that died on this job before, and is tried again, left its own
