@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import platform
 import resource
@@ -9,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,7 +77,10 @@ def use_threads(threads: int) -> None:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Peak device memory since :func:`reset_peak_memory` on a GPU; peak resident memory of the process on a CPU."""
+    """Peak since :func:`reset_peak_memory`: device memory on a GPU, resident memory of the process on a CPU.
+
+    On a CPU that is since the process began where the system does not forget peaks (elsewhere than on Linux).
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
@@ -82,8 +88,26 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 def reset_peak_memory(device: torch.device) -> None:
+    """Forget what has been in use, by an earlier pack of this process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak of resident memory (man 5 proc)
+
+
+def free_unused(device: torch.device) -> None:
+    """Give memory of a GPU back that nothing is kept in: circles, blocks that torch holds, scratch of cuBLAS.
+
+    cuBLAS holds scratch for every stream that it has worked on; no graph may be alive that was captured with it.
+    """
+    if device.type != "cuda":
+        return
+    gc.collect()
+    with contextlib.suppress(RuntimeError):  # of a device that is lost: who goes on here is told by the next call
+        torch.cuda.synchronize(device)
+        getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
+        torch.cuda.empty_cache()
 
 
 def synchronize(device: torch.device) -> None:

@@ -10,7 +10,7 @@ from harness.engine.environment import host, versions
 from harness.errors import FolderError, LorabenchError
 from harness.executors.interface import Outcome, Report, StalledError, Work
 from harness.run.base import run_base
-from harness.run.job import Job, forget
+from harness.run.job import Job, forget, rest
 from harness.run.pack import run_pack
 from harness.store.checkpoints import checkpoint_path
 from harness.store.clone import clone
@@ -57,6 +57,7 @@ def execute(job: Job, report: Report) -> Outcome:
     finally:
         if not done:
             forget()
+        rest(job)
 
 
 def _described(job: Job, error: BaseException) -> tuple[Status, str]:
