@@ -35,11 +35,11 @@ DENSE_TRAIN, DENSE_SCORE = 2.5, 2.0
 #: Work that does not depend on tokens: loading a model and building requests, in forward tokens.
 START_UNITS = 5000.0
 
-Part = Literal["train", "score", "analysis"]
+Activity = Literal["train", "score", "analysis"]
 #: What a part of the work is done with: low-rank factors; these and vectors beside them; full matrices; low-rank
 #: factors of students that sample.
 Kind = Literal["low-rank", "scaled", "dense", "sampling"]
-Work = tuple[Part, Kind]
+Effort = tuple[Activity, Kind]
 #: Kinds that are scored, the most costly first.
 SCORED: tuple[Kind, ...] = ("dense", "scaled", "low-rank")
 
@@ -127,7 +127,7 @@ def student_scores(study: Study, row: Row, stage: int) -> int:
     return len(study.curve(row.trials[0].examples)) - (stage == 0) if averaged and study.scoring.curve else 0
 
 
-def pack_work(study: Study, base: BaseRecord, pack: Pack) -> dict[Work, float]:
+def pack_work(study: Study, base: BaseRecord, pack: Pack) -> dict[Effort, float]:
     """The work of a pack by part and kind, without its start.
 
     Trials of a pack may be scored with different kinds; then all of that part is of the most costly.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.store.records import Costs
-from harness.study.forecast import START_UNITS, Part, Work
+from harness.study.forecast import START_UNITS, Activity, Effort
 from harness.study.plan import Pack
 
 
@@ -20,17 +20,17 @@ class Pace:
     """Seconds of a unit: those that records tell, and ``otherwise`` those of all other work."""
 
     otherwise: float
-    known: Mapping[Work, float] = field(default_factory=dict)
+    known: Mapping[Effort, float] = field(default_factory=dict)
     records: int = 0  #: that it was learnt from
 
-    def of(self, work: Work) -> float:
+    def of(self, work: Effort) -> float:
         """Of a kind that no record has, what others have for the same part: constants say how kinds compare."""
         if work in self.known:
             return self.known[work]
         alike = [seconds for (part, _), seconds in self.known.items() if part == work[0]]
         return statistics.median(alike) if alike else self.otherwise
 
-    def seconds(self, work: Mapping[Work, float]) -> float:
+    def seconds(self, work: Mapping[Effort, float]) -> float:
         """Of a pack with this work, its start included."""
         return self.otherwise * START_UNITS + sum(self.of(each) * units for each, units in work.items())
 
@@ -39,13 +39,13 @@ class Pace:
 class Sample:
     """What a trial cost, and its share of the work that a forecast expects of its pack."""
 
-    work: Mapping[Work, float]
+    work: Mapping[Effort, float]
     costs: Costs
 
 
 def learn(samples: Iterable[Sample], otherwise: float) -> Pace:
     """The median over samples, for each part and kind of work that they have."""
-    ratios: dict[Work, list[float]] = {}
+    ratios: dict[Effort, list[float]] = {}
     count = 0
     for sample in samples:
         count += 1
@@ -56,7 +56,7 @@ def learn(samples: Iterable[Sample], otherwise: float) -> Pace:
     return Pace(otherwise, {work: statistics.median(each) for work, each in ratios.items()}, count if ratios else 0)
 
 
-def _seconds(costs: Costs, part: Part) -> float | None:
+def _seconds(costs: Costs, part: Activity) -> float | None:
     return {"train": costs.train_seconds, "score": costs.score_seconds, "analysis": costs.analysis_seconds}[part]
 
 

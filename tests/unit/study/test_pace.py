@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from harness.store.records import Costs
-from harness.study.forecast import START_UNITS, Work
+from harness.study.forecast import START_UNITS, Effort
 from harness.study.pace import Pace, Sample, learn, longest_first
 from harness.study.stack import agrees
 
-LOW: dict[Work, float] = {("train", "low-rank"): 100.0, ("score", "low-rank"): 50.0, ("analysis", "low-rank"): 10.0}
-DENSE: dict[Work, float] = {("train", "dense"): 100.0, ("score", "dense"): 50.0, ("analysis", "dense"): 10.0}
+LOW: dict[Effort, float] = {("train", "low-rank"): 100.0, ("score", "low-rank"): 50.0, ("analysis", "low-rank"): 10.0}
+DENSE: dict[Effort, float] = {("train", "dense"): 100.0, ("score", "dense"): 50.0, ("analysis", "dense"): 10.0}
 
 
-def sample(work: dict[Work, float], train: float | None, score: float = 5.0, analysis: float = 1.0) -> Sample:
+def sample(work: dict[Effort, float], train: float | None, score: float = 5.0, analysis: float = 1.0) -> Sample:
     return Sample(work, Costs(train_seconds=train, score_seconds=score, analysis_seconds=analysis))
 
 
