@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,7 @@ def test_each_death_is_told_apart_and_takes_no_other_with_it(tmp_path, tmp_path_
 @pytest.mark.timeout(600)
 def test_rays_memory_monitor_is_told_apart(tmp_path, tmp_path_factory):
     """It ends every worker on a machine that is said to be full; the first is that of the base model."""
+    shutil.rmtree(tmp_path_factory.getbasetemp() / "lorabench-cache" / "bases", ignore_errors=True)  # of other tests
     with rays.short_folder() as folder:
         full = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
         run = command(tmp_path, tmp_path_factory.getbasetemp(), folder, "lora", **full)
