@@ -6,7 +6,7 @@ job a try, so that is what a process says of itself here: that it has done as ma
 * after a job that has failed, which may have left anything behind: full memory, a lost GPU, threads, patched modules;
 * where it is given another GPU than before: CUDA stays with the first, whatever CUDA_VISIBLE_DEVICES says then.
 
-This is not of Ray's interface (2.55 to 2.60 have it alike); where Ray has changed, a process on a GPU does one job.
+This is not of Ray's interface (tried with 2.60); where Ray has changed, a process on a GPU does one job.
 """
 
 from __future__ import annotations
