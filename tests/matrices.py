@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from harness.analysis.intruders import TOP_K
+
+threadpool_limits(1, user_api="blas")  # these are so small that a second thread only waits
 
 
 def random(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:

@@ -83,9 +83,10 @@ def _joined(found: Sequence[_Found], trials: int) -> Measured:
     places, solved, finite, top = (
         torch.cat([getattr(part, name) for part in found]) for name in ("places", "solved", "finite", "top")
     )
-    norm, spectral = (torch.cat([getattr(part.sized, name) for part in found]) for name in ("norm", "spectral"))
-    diagonal, beside = (np.concatenate([getattr(p.sized, name) for p in found]) for name in ("diagonal", "beside"))
-    rank = torch.from_numpy(effective_ranks(diagonal, beside, spectral.cpu().numpy() ** 2)).to(norm)
+    norm, spectral, diagonal, beside = (
+        torch.cat([getattr(part.sized, name) for part in found]) for name in ("norm", "spectral", "diagonal", "beside")
+    )
+    rank = effective_ranks(diagonal, beside, spectral**2)
     order = places.argsort().to(top.device)
     sizes = Sizes(norm[order], spectral[order], rank[order])
     shaped = (part[order].view(-1, trials) for part in (solved, finite))

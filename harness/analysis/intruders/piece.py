@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,14 +44,14 @@ class Sized:
 
     norm: Tensor  #: [N], ||dW||_F
     spectral: Tensor  #: [N], ||dW||_2
-    diagonal: np.ndarray  #: [N, p], of tridiagonal matrices with the eigenvalues of the Gram matrices of dW
-    beside: np.ndarray  #: [N, p - 1], next to it
+    diagonal: Tensor  #: [N, p], of tridiagonal matrices with the eigenvalues of the Gram matrices of dW
+    beside: Tensor  #: [N, p - 1], next to it
 
     @classmethod
     def of(cls, norm: Tensor, grams: Tensor, least: Tensor) -> Sized:
         """From Gram matrices [N, p, p], which may change; spectral norms of at most ``least`` [N] are taken as zero."""
         reduced = tridiagonal(grams)
-        spectral = torch.from_numpy(largest(*reduced)).sqrt().to(norm.device)
+        spectral = largest(*reduced).sqrt()
         there = spectral > least
         return cls(torch.where(there, norm, 0.0), torch.where(there, spectral, 0.0), *reduced)
 

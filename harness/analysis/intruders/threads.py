@@ -29,10 +29,11 @@ def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part], device: 
     """Each part by one thread, with the numbers that one thread alone would give."""
     threads = threads_of(device)
     if threads == 1 or len(parts) == 1:
-        return [work(part) for part in parts]
+        with _libraries().limit(limits=threads, user_api="blas"):  # numpy's, which torch's setting does not reach
+            return [work(part) for part in parts]
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        with _libraries().limit(limits=1, user_api="blas"), pool:  # numpy's, which torch's setting does not reach
+        with _libraries().limit(limits=1, user_api="blas"), pool:
             return list(pool.map(work, parts))
     finally:
         torch.set_num_threads(threads)  # a worker's setting reaches the BLAS of the whole process

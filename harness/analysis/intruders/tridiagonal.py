@@ -28,17 +28,16 @@ PANEL = 32
 LOW, HIGH, BEYOND = -30, 17, 45
 
 
-def tridiagonal(matrices: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def tridiagonal(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """(diagonal [N, p], next to it [N, p - 1]) of tridiagonal matrices with the eigenvalues of symmetric [N, p, p].
 
-    On a CPU ``matrices`` are overwritten.
+    ``matrices`` are overwritten.
     """
     if matrices.device.type != "cpu":
-        diagonal, beside = householder(matrices)
-        return diagonal.cpu().numpy(), beside.cpu().numpy()
+        return householder(matrices)
     parts = [_reduced(matrix)[1:3] for matrix in matrices.numpy()]
-    diagonals, besides = zip(*parts, strict=True)
-    return np.stack(diagonals), np.stack(besides)
+    diagonal, beside = (torch.from_numpy(np.stack(part)) for part in zip(*parts, strict=True))
+    return diagonal, beside
 
 
 def top_pairs(matrices: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -69,69 +68,74 @@ def _reduced(matrix: np.ndarray) -> tuple[np.ndarray, ...]:
 def householder(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """The same on any device: reflections 1 - v v^T, |v|^2 = 2, as LAPACK's ``latrd`` takes them.
 
-    With y = A v and w = y - (y v) v / 2 each takes v w^T + w v^T off the matrix.
+    With y = A v and w = y - (y v) v / 2 each takes v w^T + w v^T off the matrix.  Launches are what it costs on a GPU:
+    16 a reflection, however many matrices.
     """
     rest, diagonal, beside = matrices, [], []
     while n := rest.shape[-1]:
         steps = min(PANEL, n)
-        rows = rest.new_zeros(len(rest), 2 * PANEL, n)  # the v so far, then their w
-        others = torch.zeros_like(rows)  # the w, then the v
+        kept = rest.new_zeros(len(rest), 3 * PANEL, n)  # the v of this panel, their w, and the v again
+        rows, others = kept[:, : 2 * PANEL], kept[:, PANEL:]
         for i in range(steps):
-            column = torch.baddbmm(rest[:, i : i + 1, i:], others[:, :, i : i + 1].mT, rows[:, :, i:], alpha=-1)
-            diagonal.append(column[:, 0, 0])
+            column = rest[:, i : i + 1, i:].baddbmm_(others[:, :, i : i + 1].mT, rows[:, :, i:], alpha=-1)
             if i + 1 == n:
                 break
-            below = column[..., 1:]
+            below, after = column[..., 1:], slice(i + 1, None)
             length = below.norm(dim=-1).copysign(below[..., 0])
             beside.append(length[:, 0])  # or its negative: the eigenvalues are the same
-            below[..., 0] += length
-            v, after = 2**0.5 * F.normalize(below, dim=-1, eps=torch.finfo(below.dtype).tiny), slice(i + 1, None)
-            y = torch.baddbmm(v @ rest[:, after, after], v @ rows[:, :, after].mT, others[:, :, after], alpha=-1)
-            w = torch.baddbmm(y, y @ v.mT, v, alpha=-0.5)
-            rows[:, i, after] = others[:, PANEL + i, after] = v[:, 0]
-            rows[:, PANEL + i, after] = others[:, i, after] = w[:, 0]
+            below[..., 0].add_(length)
+            v = 2**0.5 * F.normalize(below, dim=-1, eps=torch.finfo(below.dtype).tiny)
+            w = torch.bmm(v, rest[:, after, after])
+            w.baddbmm_(torch.bmm(v, rows[:, :, after].mT), others[:, :, after], alpha=-1)
+            w.baddbmm_(torch.bmm(w, v.mT), v, alpha=-0.5)
+            kept[:, i, after] = kept[:, 2 * PANEL + i, after] = v[:, 0]
+            kept[:, PANEL + i, after] = w[:, 0]
+        diagonal.append(rest.diagonal(dim1=1, dim2=2)[:, :steps].clone())
         rest = torch.baddbmm(rest[:, steps:, steps:], rows[:, :, steps:].mT, others[:, :, steps:], alpha=-1)
-    return torch.stack(diagonal, dim=1), torch.stack(beside, dim=1) if beside else matrices.new_zeros(len(matrices), 0)
+    return torch.cat(diagonal, dim=1), torch.stack(beside, dim=1) if beside else matrices.new_zeros(len(matrices), 0)
 
 
-def largest(diagonal: np.ndarray, beside: np.ndarray) -> np.ndarray:
+def largest(diagonal: Tensor, beside: Tensor) -> Tensor:
     """[N]: the largest eigenvalue of each tridiagonal matrix, to rounding; 0 where it is not above 0."""
     last = diagonal.shape[1] - 1
     if not last:
-        return diagonal[:, 0].clip(min=0)
+        return diagonal[:, 0].clamp(min=0)
+    pairs = list(zip(diagonal.cpu().numpy(), beside.cpu().numpy(), strict=True))
 
-    def one(row: int) -> float:
-        values = eigvalsh_tridiagonal(diagonal[row], beside[row], select="i", select_range=(last, last))
-        return max(float(values[0]), 0.0)
+    def one(pair: tuple[np.ndarray, np.ndarray]) -> float:
+        return float(eigvalsh_tridiagonal(*pair, select="i", select_range=(last, last))[0])
 
-    return np.array(side_by_side(one, range(len(diagonal)), torch.device("cpu")))
+    values = torch.tensor(side_by_side(one, pairs, torch.device("cpu")), dtype=diagonal.dtype, device=diagonal.device)
+    return values.clamp(min=0)
 
 
-def effective_ranks(diagonal: np.ndarray, beside: np.ndarray, top: np.ndarray) -> np.ndarray:
-    """[N]: exp of the entropy of s / sum s, s the roots of T's eigenvalues, with the largest of these; 0 where T is 0.
+def effective_ranks(diagonal: Tensor, beside: Tensor, top: Tensor) -> Tensor:
+    """[N]: exp of the entropy of s / sum s, s the roots of T's eigenvalues, the largest being ``top``; 0 where T is 0.
 
-    To 1e-8 where all s are above 1e-5 of the largest, to 3e-5 where they pass through the 1e-6 that rounding hides.
+    To 2e-8 where all s are above 1e-5 of the largest, to 3e-5 where they pass through the 1e-6 that rounding hides.
     """
-    scale = np.where(top > 0, top, 1.0)[:, None]
+    scale = torch.where(top > 0, top, 1.0)[:, None]
     logs = _log_determinants(diagonal / scale, beside / scale)
-    steps = np.arange(1, BEYOND + 1)[:, None]
+    steps = torch.arange(1, BEYOND + 1, dtype=top.dtype, device=top.device)[:, None]
     below = logs[0] + steps * (logs[0] - logs[1])  # there every log(1 + lambda / t) is straight in u, or nothing
-    above = (diagonal / scale).sum(axis=1) * np.exp(1.0 - HIGH - steps)
-    u = np.arange(LOW - BEYOND, HIGH + BEYOND)
-    terms = np.exp(u / 2)[:, None] * np.concatenate([below[::-1], logs, above]) / (2 * np.pi)
-    total, weighted = terms.sum(axis=0), ((u[:, None] + 2) * terms).sum(axis=0) / 2  # sum s, sum s log s
-    total = np.where(top > 0, total, 1.0)
-    return np.where(top > 0, total * np.exp(-weighted / total), 0.0)
+    above = (diagonal / scale).sum(dim=1) * (1 - HIGH - steps).exp()
+    u = torch.arange(LOW - BEYOND, HIGH + BEYOND, dtype=top.dtype, device=top.device)[:, None]
+    terms = (u / 2).exp() * torch.cat([below.flip(0), logs, above]) / (2 * torch.pi)
+    total, weighted = terms.sum(dim=0), ((u + 2) * terms).sum(dim=0) / 2  # sum s, sum s log s
+    total = torch.where(top > 0, total, 1.0)
+    return torch.where(top > 0, total * (-weighted / total).exp(), 0.0)
 
 
-def _log_determinants(diagonal: np.ndarray, beside: np.ndarray) -> np.ndarray:
+def _log_determinants(diagonal: Tensor, beside: Tensor) -> Tensor:
     """[U, N]: log det(1 + T / t) for t = e^u, u from ``LOW`` to ``HIGH``, by the pivots of T + t."""
-    t = np.exp(np.arange(LOW, HIGH, dtype=np.float64))[:, None]
-    squares = np.pad(beside**2, ((0, 0), (1, 0)))
-    logs, product, pivot = np.zeros((len(t), len(diagonal))), np.ones_like(t), np.ones_like(t)
-    for i, (entry, square) in enumerate(zip(diagonal.T, squares.T, strict=True)):
-        pivot = np.maximum(entry - square / pivot, 0.0) + t  # below 0 it is rounding
-        product = product * (pivot / t)
+    t = torch.arange(LOW, HIGH, dtype=diagonal.dtype, device=diagonal.device).exp()[:, None]
+    squares = F.pad(beside**2, (1, 0)).T.contiguous()
+    logs, product = t.new_zeros(len(t), len(diagonal)), t.new_ones(len(t), len(diagonal))
+    pivot = torch.ones_like(product)
+    for i, (entry, square) in enumerate(zip(diagonal.T.contiguous(), squares, strict=True)):
+        pivot = torch.addcdiv(entry, square, pivot, value=-1).clamp_(min=0).add_(t)  # below 0 it was rounding
+        product.mul_(pivot).div_(t)
         if i % 16 == 15:  # 16 factors of at most 1e13 each
-            logs, product = logs + np.log(product), np.ones_like(t)
-    return logs + np.log(product)
+            logs += product.log()
+            product.fill_(1)
+    return logs + product.log()
