@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from harness.engine.model.products import linear, widened
+from harness.engine.model.products import add_bmm, bmm, linear, matmul
 from harness.engine.model.try_kernels import kernels_for
 
 #: Rows of a pass that have float32 copies at a time: on a CPU they stay in its cache, which makes them three times as
@@ -113,25 +113,21 @@ class _PackedLoRA(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.reshape(a.shape[0], -1, a.shape[2])
-        y = linear(widened(x), weight, bias)
-        down = torch.bmm(widened(rows), widened(a).mT)
-        y.view(a.shape[0], -1, b.shape[1]).baddbmm_(down, widened(b).mT)
+        y = linear(x, weight, bias)
+        down = bmm(rows, a.mT)
         ctx.save_for_backward(rows, down, a, b, weight)
-        return y.to(x.dtype)
+        return add_bmm(y.view(a.shape[0], -1, b.shape[1]), down, b.mT).view_as(y)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
-        dtype = dy.dtype
-        rows, down, a, b, weight = (widened(saved) for saved in ctx.saved_tensors)
-        dy = widened(dy)
+        rows, down, a, b, weight = ctx.saved_tensors
         grouped = dy.reshape(b.shape[0], -1, b.shape[1])
-        d_down = torch.bmm(grouped, b)
+        d_down = bmm(grouped, b)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = torch.matmul(dy, weight)
-            dx.view(a.shape[0], -1, a.shape[2]).baddbmm_(d_down, a)
-            dx = dx.to(dtype)
-        return dx, torch.bmm(d_down.mT, rows).to(dtype), torch.bmm(grouped.mT, down).to(dtype), None, None
+            dx = matmul(dy, weight)
+            dx = add_bmm(dx.view(a.shape[0], -1, a.shape[2]), d_down, a).view_as(dx)
+        return dx, bmm(d_down.mT, rows), bmm(grouped.mT, down), None, None
 
 
 def _precise_update(x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

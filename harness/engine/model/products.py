@@ -31,3 +31,18 @@ def widened(x: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x W^T + bias`` in the dtype of ``x``, rounded once."""
     return _linear(widened(x), widened(weight), None if bias is None else widened(bias)).to(x.dtype)
+
+
+def matmul(x: Tensor, y: Tensor) -> Tensor:
+    """``x y`` in the dtype of ``x``, rounded once."""
+    return torch.matmul(widened(x), widened(y)).to(x.dtype)
+
+
+def bmm(x: Tensor, y: Tensor) -> Tensor:
+    """The same of batches of matrices."""
+    return torch.bmm(widened(x), widened(y)).to(x.dtype)
+
+
+def add_bmm(into: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """``into + x y``, rounded once; ``into`` [K, n, m] is overwritten where it need not be widened."""
+    return widened(into).baddbmm_(widened(x), widened(y)).to(into.dtype)
