@@ -1,6 +1,6 @@
 """Intruders of dense changes: the counts of full SVDs in fp64, bounds that hold, and the sizes of the change.
 
-By the block iteration from p = 40 on, or by all eigenvectors; on a GPU as well where there is one.
+By block iteration from p = 40 on, by LAPACK, and on a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -19,17 +19,22 @@ from harness.analysis.intruders.problem import WholeProblems
 from harness.analysis.intruders.results import DENSE, FALLBACK, SOLVER
 from harness.analysis.intruders.solver import Ritz
 
-DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-#: The first two are always decomposed whole.
+#: (device, p from which on blocks are iterated)
+WAYS = [("cpu", 40), ("cpu", 640), *([("cuda", 40)] if torch.cuda.is_available() else [])]
 SHAPES = [(24, 24), (16, 40), (110, 110), (100, 150), (150, 100)]
 shaped = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
-@pytest.fixture(params=DEVICES)
+@pytest.fixture(params=WAYS, ids=str)
 def device(request, monkeypatch) -> str:
-    """The block iteration takes the larger ones of ``SHAPES``."""
-    monkeypatch.setitem(piece.BLOCKS_FROM, request.param, 40)
-    return request.param
+    name, blocks_from = request.param
+    monkeypatch.setitem(piece.BLOCKS_FROM, name, blocks_from)
+    return name
+
+
+def way(shape: tuple[int, int], device: str) -> int:
+    """How a matrix of this shape is solved where nothing stays open."""
+    return SOLVER if min(shape) >= piece.BLOCKS_FROM[device] else DENSE
 
 
 def change(weight: torch.Tensor, deltas: torch.Tensor, device: str = "cpu") -> DenseChange:
@@ -83,7 +88,7 @@ def test_the_same_as_full_svds(shape, kind, device):
     for norm in (0.0, 1e-6, 0.01, 0.1, 0.5, 1.2):
         found, delta = one(weight, full_rank(weight, norm), device), full_rank(weight, norm)
         check(found, weight, delta)
-        assert found.solved == (SOLVER if min(shape) >= 40 else DENSE)
+        assert found.solved == way(shape, device)
 
 
 @shaped
@@ -97,7 +102,7 @@ def test_a_direction_that_stands_out_of_a_dense_change(shape, size, device):
     found = one(weight, delta, device)
     check(found, weight, delta, degenerate=size == 1000)
     assert found.count() > 0
-    assert found.solved == (SOLVER if min(shape) >= 40 else DENSE) or size == 1000
+    assert found.solved == way(shape, device) or size == 1000
 
 
 @shaped
@@ -204,7 +209,8 @@ def test_many_are_each_by_itself(device, monkeypatch, numbers):
     assert (found.best[:, 0] == 1).all()
     assert (found.effective_rank[:, 0] == 0).all()
     labels = [(str(shape), "0") for shape in shapes]
-    assert [summary["full_svds"] for summary in summaries(found, labels)] == [2, 2, 2], "the small ones"
+    whole = sum(way(shape, device) == DENSE for shape in shapes)
+    assert [summary["full_svds"] for summary in summaries(found, labels)] == [whole] * 3
 
 
 def test_smaller_matrices_have_fewer_directions():

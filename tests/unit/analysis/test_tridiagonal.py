@@ -8,7 +8,7 @@ import torch
 from matrices import random
 
 from harness.analysis.intruders.problem import gram
-from harness.analysis.intruders.tridiagonal import effective_ranks, householder, largest, tridiagonal
+from harness.analysis.intruders.tridiagonal import effective_ranks, householder, largest, top_pairs, tridiagonal
 
 SPECTRA = {
     "equal": lambda n: np.ones_like(n),
@@ -43,6 +43,19 @@ def test_reflections_side_by_side_keep_the_eigenvalues(p):
         whole = torch.diag_embed(diagonal) + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1)
         assert np.linalg.eigvalsh(whole.numpy()) == pytest.approx(wanted, abs=1e-14 * wanted.max())
         assert largest(diagonal, beside).numpy() == pytest.approx(wanted[:, -1], rel=1e-14)
+
+
+@pytest.mark.parametrize("kind", SPECTRA)
+@pytest.mark.parametrize("p", [12, 100])
+def test_top_pairs_are_those_of_all(kind, p):
+    """Vectors of equal values may be any of their span, so it is the residual that counts."""
+    matrices = gram(torch.stack([with_singular_values(SPECTRA[kind](np.arange(p)), p, seed) for seed in range(2)]))
+    kept = matrices.clone()
+    values, vectors = top_pairs(matrices, 11)
+    assert torch.equal(matrices, kept)
+    assert values.numpy() == pytest.approx(np.linalg.eigvalsh(matrices.numpy())[:, :-12:-1], abs=1e-14)
+    assert (vectors @ matrices).numpy() == pytest.approx((values[..., None] * vectors).numpy(), abs=1e-13)
+    assert (vectors @ vectors.mT).numpy() == pytest.approx(np.stack([np.eye(11)] * 2), abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", SPECTRA)
