@@ -27,8 +27,8 @@ SAMPLING_UNITS = 4.0
 #: Cost of the intruders of one trial after one task (135M: half a second for 210 matrices on 2 CPU cores), all of the
 #: default targets adapted.
 INTRUDER_UNITS = 500.0
-#: The same of a change that has no low rank: every matrix is taken whole, 14 s of them in place of half a second.
-DENSE_INTRUDERS = 28.0
+#: The same of a change that has no low rank: every matrix is taken whole, 4 s of them in place of half a second.
+DENSE_INTRUDERS = 8.0
 #: Cost of a token under a full change over that under factors of rank 8, by products as large as the base's, which are
 #: not measured: in training 5 for 2 (the change forward, back, and its own gradient), in scoring 2 for 1.
 DENSE_TRAIN, DENSE_SCORE = 2.5, 2.0

@@ -72,7 +72,7 @@ def test_a_dense_change_is_neither_kept_nor_exported(tmp_path):
     )
     with pytest.raises(InputError, match="no adapter of trial t was kept") as error:
         find_adapter(tmp_path, "t")
-    assert "full_finetune" in error.value.remedy
+    assert "a dense matrix is never kept" in error.value.remedy
 
 
 # -- EMA of the product -----------------------------------------------------------------------------------------------

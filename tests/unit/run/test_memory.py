@@ -53,7 +53,7 @@ def test_nothing_but_the_model_stays_on_a_gpu(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_pack_on_a_gpu_has_its_own_memory_whatever_came_before(tmp_path, monkeypatch):
+def test_a_pack_on_a_gpu_has_its_own_memory_whatever_came(tmp_path, monkeypatch):
     """Packs of one process, and the same packs each with a model of its own in a process whose caches are empty."""
     monkeypatch.setenv("LORABENCH_CACHE", str(tmp_path / "cache"))
     file = campaigns.write_study(tmp_path, STUDY)
