@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness.store.records import Failure, Status
 
-#: Called by a job with (units of work done so far, what is being done).
-Report = Callable[[float, str], None]
-#: Called by an executor with (job's name, units of work done so far, what is being done).
-Watch = Callable[[str, float, str], None]
+#: Numbers that a job shows to people, by names of its own; an executor carries them.
+Figures = Mapping[str, float]
+NO_FIGURES: Figures = {}
 
 #: What a job is doing before it says so itself.
 STARTING = "starting"
+#: What an executor says of a job, in place of what it is doing, once its outcome is there.
+ENDED, FAILED = "ended", "failed"
+
+
+class Report(Protocol):
+    """Called by a job with the units of work done so far, what is being done, and its figures."""
+
+    def __call__(self, units: float, what: str, figures: Figures = NO_FIGURES, /) -> None: ...
+
+
+class Watch(Protocol):
+    """Called by an executor with a job's name and what the job has reported; and once with how it came out."""
+
+    def __call__(self, job: str, units: float, what: str, figures: Figures = NO_FIGURES, /) -> None: ...
 
 
 class Job(Protocol):
@@ -52,6 +65,11 @@ class Outcome:
     job: str
     failed: Status | None = None
     message: str = ""
+
+
+def tell_end(watch: Watch, outcome: Outcome) -> None:
+    """Say that a job's outcome is there, as every executor does once for every job."""
+    watch(outcome.job, 0.0, FAILED if outcome.failed else ENDED)
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,7 @@ class Watcher:
     """What long work tells whoever watches it."""
 
     total: Callable[[float], None]  #: units of all the work, once known
-    progress: Watch
+    progress: Callable[[str, float, str], None]  #: a job's name, its units so far, what it is doing
 
 
 class StalledError(BaseException):

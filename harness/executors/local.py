@@ -11,7 +11,18 @@ from contextlib import contextmanager
 
 from harness.errors import InputError, LorabenchError
 from harness.executors.hardware import has_gpu
-from harness.executors.interface import STARTING, Job, Outcome, StalledError, Watch, Work, stalled
+from harness.executors.interface import (
+    NO_FIGURES,
+    STARTING,
+    Figures,
+    Job,
+    Outcome,
+    StalledError,
+    Watch,
+    Work,
+    stalled,
+    tell_end,
+)
 
 #: Seconds until a job that has swallowed the first alarm gets the next one.
 AGAIN = 5.0
@@ -46,16 +57,17 @@ def _run(job: Job, work: Work, watch: Watch) -> Outcome:
     try:
         with _watched(60 * job.stall_minutes) as alive:
 
-            def report(units: float, what: str) -> None:
+            def report(units: float, what: str, figures: Figures = NO_FIGURES) -> None:
                 nonlocal phase
                 phase = what
                 alive()
-                watch(job.name, units, what)
+                watch(job.name, units, what, figures)
 
             outcome = work.do(job, report)
     except StalledError:
         _disarm()  # or the next alarm comes while this is being written down
         outcome = work.give_up(job, "timeout", stalled(job, phase, traceback.format_exc()))
+    tell_end(watch, outcome)
     if outcome.failed:
         _recover(job)
     return outcome

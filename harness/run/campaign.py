@@ -11,6 +11,7 @@ from harness.data import files, paths, tasks
 from harness.data import models as model_files
 from harness.errors import InputError
 from harness.executors.hardware import gpu_gigabytes, likely_device
+from harness.executors.interface import ENDED, FAILED, NO_FIGURES, Figures
 from harness.run.requirements import check_directions, check_sizes, check_streams
 from harness.store.checkpoints import sweep
 from harness.store.claims import claim
@@ -260,9 +261,10 @@ def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, e
     study, folder = campaign.study, campaign.folder
     with claim(folder) as held:
 
-        def progress(name: str, units: float, what: str) -> None:
+        def progress(name: str, units: float, what: str, figures: Figures = NO_FIGURES) -> None:
             held.check()  # another run may have taken the folder from one that had stood still
-            watcher.progress(name, units, what)
+            if what not in (ENDED, FAILED):
+                watcher.progress(name, units, what)
 
         open_results(folder, study.name, campaign.plan.expected, campaign.published, campaign.reference)
         planned = campaign.plan.fingerprints

@@ -8,7 +8,7 @@ import torch
 
 from harness.engine.environment import host, versions
 from harness.errors import FolderError, LorabenchError
-from harness.executors.interface import Outcome, Report, StalledError, Work
+from harness.executors.interface import NO_FIGURES, Figures, Outcome, Report, StalledError, Work
 from harness.run.base import run_base
 from harness.run.job import Job, forget, rest
 from harness.run.pack import run_pack
@@ -31,10 +31,10 @@ def execute(job: Job, report: Report) -> Outcome:
     """
     phase, done = LOADING[0], False
 
-    def watched(units: float, what: str) -> None:
+    def watched(units: float, what: str, figures: Figures = NO_FIGURES) -> None:
         nonlocal phase
         phase = what
-        report(units, what)
+        report(units, what, figures)
 
     try:
         if job.pack is None:

@@ -24,7 +24,7 @@ from ray.exceptions import (
 )
 
 from harness.errors import InputError, LorabenchError, clipped
-from harness.executors.interface import STARTING, Job, Outcome, Watch, Work, stalled
+from harness.executors.interface import STARTING, Job, Outcome, Watch, Work, stalled, tell_end
 from harness.executors.ray.cluster import Cluster
 from harness.executors.ray.staying import NEVER, can_leave
 from harness.executors.ray.task import Signs, carry_out, read_progress
@@ -113,10 +113,12 @@ class RayExecutor:
                     waiting.insert(0, given.job)
                 else:
                     outcomes[given.job.name] = outcome
+                    tell_end(watch, outcome)
             for reference, given in list(running.items()):
                 if given.look(watch):
                     del running[reference]
-                    outcomes[given.job.name] = self._stop(reference, given, work)
+                    outcomes[given.job.name] = outcome = self._stop(reference, given, work)
+                    tell_end(watch, outcome)
         return [outcomes[job.name] for job in jobs]
 
     def _needs(self, job: Job) -> dict[str, float]:

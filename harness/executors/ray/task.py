@@ -1,6 +1,6 @@
 """A worker's side of a job: its signs of life, and what tells how it died, in files beside the checkpoints.
 
-``NAME.progress`` is [units, what it is doing, process]; it is replaced at every report and gone when the job is done.
+``NAME.progress`` is [units, what it is doing, process, figures]; it is replaced at every report and gone when the job is done.
 ``NAME.crash`` is empty until a signal that Python can see (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT) ends the process.
 """
 
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.executors.interface import STARTING, Job, Outcome, Work
+from harness.executors.interface import NO_FIGURES, STARTING, Figures, Job, Outcome, Work
 from harness.executors.ray import staying
 from harness.store.records import Failure
 
@@ -51,8 +51,8 @@ class Signs:
     def _new(self) -> Path:
         return self.progress.with_name(f"{self.progress.name}.new")
 
-    def write(self, units: float, what: str) -> None:
-        self._new.write_text(json.dumps([units, what, os.getpid()]))
+    def write(self, units: float, what: str, figures: Figures = NO_FIGURES) -> None:
+        self._new.write_text(json.dumps([units, what, os.getpid(), dict(figures)]))
         self._new.replace(self.progress)
 
 
@@ -78,10 +78,10 @@ def _signed(job: Job, work: Work) -> Outcome:
     signs.progress.parent.mkdir(parents=True, exist_ok=True)
     signs.remove()  # a worker that died on this job before, and is tried again, left its own
 
-    def report(units: float, what: str) -> None:
+    def report(units: float, what: str, figures: Figures = NO_FIGURES) -> None:
         nonlocal phase
         phase = what
-        signs.write(units, what)
+        signs.write(units, what, figures)
 
     try:
         with _crashes_into(signs.crash):
@@ -118,10 +118,10 @@ def die_with_parent() -> None:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def read_progress(content: bytes) -> tuple[float, str] | None:
-    """(units, what it is doing) of a progress file; None where it is not one."""
+def read_progress(content: bytes) -> tuple[float, str, Figures] | None:
+    """(units, what it is doing, figures) of a progress file; None where it is not one."""
     try:
-        units, what, _ = json.loads(content)
-        return float(units), str(what)
-    except (ValueError, TypeError, RecursionError):
+        units, what, _, figures = json.loads(content)
+        return float(units), str(what), {str(name): float(value) for name, value in figures.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None

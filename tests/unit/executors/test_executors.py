@@ -72,12 +72,14 @@ def test_jobs_run_in_their_order():
 
     def do(job: Job, report: Report) -> Outcome:
         seen.append(job.name)
-        report(3, "training")
-        return Outcome(job.name)
+        report(3, "training", {"step": 1})
+        return Outcome(job.name, "oom" if job.name == "a" else None)
 
     done = LocalExecutor().run([Job("a"), Job("b")], Work(do, never), lambda *what: said.append(what))
     assert [outcome.job for outcome in done] == seen == ["a", "b"]
-    assert said == [("a", 3, "training"), ("b", 3, "training")]
+    assert said == [
+        ("a", 3, "training", {"step": 1}), ("a", 0, "failed"), ("b", 3, "training", {"step": 1}), ("b", 0, "ended"),
+    ]  # fmt: skip
 
 
 def test_a_job_that_stands_still_is_given_up_where_it_stood():

@@ -176,16 +176,29 @@ def test_a_job_is_stalled_once_it_runs_and_says_nothing_new(tmp_path, monkeypatc
     assert not look()
     clock[0] += 120
     assert not look()
-    found.write(0, "training")
+    found.write(0, "training", {"step": 3})
     clock[0] += 1
     assert not look()
     clock[0] += 121
     assert look()
     assert work.phase == "training"
-    assert seen == [("pack", 0.0, "loading"), ("pack", 0.0, "training")]
+    assert seen == [("pack", 0.0, "loading", {}), ("pack", 0.0, "training", {"step": 3.0})]
 
 
-@pytest.mark.parametrize("content", [b"", b"[1", b"{}", b"[1, 2]", b"\xff", b"[null, 1, 2]", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[1",
+        b"{}",
+        b"[1, 2]",
+        b"\xff",
+        b"[null, 1, 2, {}]",
+        b"[1, 2, 3, 4]",
+        b'[1, 2, 3, {"a": "b"}]',
+        b"[" * 100_000,
+    ],
+)
 def test_what_is_no_progress(content):
     assert read_progress(content) is None
 
@@ -203,7 +216,7 @@ signs = task.Signs.of(job)
 
 def execute(job, report):
     assert signs.read_crash() == "", "what the last one left"
-    assert task.read_progress(signs.progress.read_bytes()) == (0, "starting")
+    assert task.read_progress(signs.progress.read_bytes()) == (0, "starting", {})
     report(5, "training")
     if number:
         os.kill(os.getpid(), number)

@@ -194,7 +194,7 @@ def test_a_retry_leaves_the_record_that_a_dead_worker_wrote(load, tmp_path, monk
         jobs.extend(given)
         monkeypatch.setattr(pack, "write_trial", dies)
         with pytest.raises(KeyboardInterrupt):
-            worker.execute(given[0], lambda units, what: None)
+            worker.execute(given[0], lambda *what: None)
         first.update(state(found.folder))
         monkeypatch.setattr(pack, "write_trial", write)
         return run_jobs(given, work, watch)
