@@ -256,7 +256,7 @@ def _parts_work(method: Method, kept: Recipe) -> None:
 
 
 def _lags_alike(method: Method, kept: Recipe) -> None:
-    if kept.average is None:
+    if kept.average is None or not kept.average.follows:
         return
     found = lags(method.compose(method.settings().resolved(LAG_STEPS)).under("continue"))
     if max(found[1:]) > MOST_GROWTH * min(found[1:]):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -86,6 +86,7 @@ class Rows:
         #: [K, P]: where the stream began, which is the base, and in rows with a snapshot where the task did.
         kept = not self.only_base_teaches and {"base", "snapshot"} & set(self.teacher_kinds)
         self.starts = torch.empty_like(self.bank.values) if kept else None
+        self.averages: dict[str, BoundAverage] = {}
         self.task: CurrentTask | None = None  #: None before the first has begun: nothing has its start
         self._bind()
 
@@ -106,13 +107,13 @@ class Rows:
             self._put_below(joined(bank.layout.frozen, bank.layout, torch.stack(below)))
         if self.starts is not None:
             self.starts.copy_(bank.values)
-        self._bind()
+        self._bind(anew=bool(position))
 
-    def _bind(self) -> None:
-        """Parts at their start, of adapters that are at theirs."""
+    def _bind(self, *, anew: bool = False) -> None:
+        """Parts at their start, of adapters that are at theirs; ``anew``: those that span tasks go on."""
         self.optimizer = self._bind_optimizer()
         self.updates = self._bind_updates()
-        self._bind_averages()
+        self._bind_averages(self.averages if anew else {})
 
     def _bind_optimizer(self) -> BoundOptimizer:
         kind = type(self.specs[0].recipe.optimizer)  # in the pack_key: the same for every row
@@ -135,17 +136,22 @@ class Rows:
             for kind in kinds
         }
 
-    def _bind_averages(self) -> None:
-        """One bound average for each kind that any row keeps, and where in it to find which."""
+    def _bind_averages(self, kept: Mapping[str, BoundAverage]) -> None:
+        """One bound average for each kind that any row keeps, and where in it to find which.
+
+        Of ``kept``, those of the task before, the ones that span tasks go on.
+        """
         wanted: dict[type[Average], list[tuple[int, Average]]] = {}
         for index, row in enumerate(self.specs):
             for average in dict.fromkeys((row.recipe.average, *row.also_average)):
                 if average is not None:
                     wanted.setdefault(type(average), []).append((index, average))
-        self.averages: dict[str, BoundAverage] = {}
+        self.averages = {}
         self._place: dict[tuple[int, Average], tuple[str, int]] = {}
         for kind, entries in wanted.items():
-            bound = kind.bind([average for _, average in entries], [index for index, _ in entries], self.bank)
+            bound = kept.get(kind.__name__) if kind.spans_tasks else None
+            if bound is None:
+                bound = kind.bind([average for _, average in entries], [index for index, _ in entries], self.bank)
             self.averages[kind.__name__] = bound
             self._place |= {entry: (kind.__name__, place) for place, entry in enumerate(entries)}
 

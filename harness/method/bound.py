@@ -97,7 +97,7 @@ class BoundUpdate(BoundPart):
 
 
 class BoundAverage(BoundPart, ABC):
-    values: Tensor  #: [N, P] in fp32, one row an average
+    values: Tensor  #: [N, P] in fp32, one row an average; other widths where ``result`` makes something of them
 
     @abstractmethod
     def after_step(self, bank: AdapterBank[Any]) -> None:

@@ -134,6 +134,10 @@ class Average(ABC):
     """Which mean of the weights is kept."""
 
     dense_copies: ClassVar[int] = 0  #: fp32 tensors of the adapted matrices' size that one average holds
+    #: Whether it follows its student from step to step; else it is not late, and has no lag to be checked.
+    follows: ClassVar[bool] = True
+    #: Whether it is one of all tasks: it goes on where the adapters start afresh, and holds what each task left.
+    spans_tasks: ClassVar[bool] = False
 
     @property
     def is_dense(self) -> bool:

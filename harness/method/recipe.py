@@ -94,13 +94,18 @@ class Recipe:
         trains = self.adapter is not None
         return Facts(
             trains=trains,
-            sequential=self.examples.sequential and self.between != "fresh",
+            sequential=self.examples.sequential and (self.between != "fresh" or self._scores_all_tasks),
             control=control,
             has_rank=self.adapter is not None and self.adapter.has_rank,
             between=(self.between or study_between) if trains else None,
             chooses_between=self.between is not None,
             scored=self.scored if trains else "base",
         )
+
+    @property
+    def _scores_all_tasks(self) -> bool:
+        """Whether what counts is of all tasks so far, whatever becomes of the adapter that trains."""
+        return self.scored == "average" and self.average is not None and self.average.spans_tasks
 
     @property
     def training_key(self) -> tuple[Any, ...]:

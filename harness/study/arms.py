@@ -96,11 +96,12 @@ def _arm(study: Study, method: MethodLike, setting: str, point: Mapping[str, Any
 
 
 def check_streams(settings: Any, study: Study, place: str) -> None:
-    """Refuse settings that have no meaning on the shortest of the study's streams; ``place`` is ``file:key``."""
-    try:
-        settings.check_stream(min(map(len, study.streams.values())))
-    except SettingError as error:
-        raise InputError(str(error), where=f"{place}.{error.key}", remedy=error.remedy) from error
+    """Refuse settings that have no meaning on one of the study's streams; ``place`` is ``file:key``."""
+    for tasks in sorted(set(map(len, study.streams.values()))):
+        try:
+            settings.check_stream(tasks)
+        except SettingError as error:
+            raise InputError(str(error), where=f"{place}.{error.key}", remedy=error.remedy) from error
 
 
 def composed(method: MethodLike, settings: Any, steps: int, place: str) -> tuple[Any, RecipeLike]:

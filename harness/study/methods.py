@@ -49,6 +49,10 @@ class AverageLike(Hashable, Protocol):
 
     @property
     def dense_copies(self) -> int: ...
+    @property
+    def spans_tasks(self) -> bool:
+        """Whether it holds what each task so far has left."""
+        ...
 
 
 class LossLike(Protocol):

@@ -103,6 +103,11 @@ class Pack:
         """Whether every task leaves a separate adapter under the next."""
         return self.rows[0].trials[0].recipe.between == "reinit"
 
+    @property
+    def merges(self) -> bool:
+        """Whether what is scored is made of every task's adapter, by some trial."""
+        return any(average.spans_tasks for row in self.rows for average in row.averages)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -183,7 +188,8 @@ def _copies(row: Row, share: float, rank: int) -> float:
     ``share`` is that of its adapter, ``rank`` the one that it trains at, 0 for dense changes.
     """
     recipe, stream = row.trials[0].recipe, row.trials[0].spec.stream
-    below = len(stream) - 1 if recipe.between == "reinit" else 0
+    stacks = recipe.between == "reinit" or any(average.spans_tasks for average in row.averages)
+    below = len(stream) - 1 if stacks else 0
     if recipe.adapter.puts_below:
         below = 2 * below + 1  # what each task starts with lies below it as well
     dense = recipe.adapter.dense_copies + sum(average.dense_copies for average in row.averages)

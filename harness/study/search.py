@@ -84,7 +84,8 @@ def lay_out(study: Study, methods: Mapping[str, MethodLike], where: str) -> tupl
             default = {**arm.settings.model_dump(), "between_tasks": arm.training.between_tasks}
             tries = _tries(study, arm.name, grid, default)
             count = math.prod(map(len, grid.values()))
-            metric = "learning_accuracy" if getattr(arm.recipe, "between", None) == "fresh" else "average_accuracy"
+            alone = arm.facts.between == "fresh" and not arm.facts.sequential
+            metric = "learning_accuracy" if alone else "average_accuracy"
             searches.append(Search(arm.name, values, count, tries if count > 1 else (), metric, default))
     return tuple(searches)
 

@@ -455,7 +455,15 @@ def test_a_record_carries_what_kind_of_arm_it_is():
     assert facts["frozen"].scored == "base"
 
 
-@pytest.mark.parametrize("name", list(methods()))
+#: The methods there were when records had no facts.
+FIRST_WAVE = (
+    "combined", "combined_on_policy", "dora", "eva", "frozen", "full_finetune", "lora", "lora_ema", "lora_ema_product",
+    "lora_ewc", "lora_plus", "lora_replay", "lora_small_a", "multitask", "o_lora", "pissa", "rslora", "sdft",
+    "self_distill", "single_task", "stable_lora",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIRST_WAVE)
 def test_migrated_facts_of_every_method_are_those_of_its_recipe(name):
     """Records without facts knew arms by the names of the project's methods."""
     from harness.store.migrations import migrate
