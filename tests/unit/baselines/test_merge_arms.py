@@ -130,7 +130,7 @@ def test_the_nearest_matrix_of_a_rank(shape):
     assert relative((b @ a).double(), wanted) <= 1e-6
 
 
-def test_ties_of_tasks_is_scored_at_their_rank_with_what_it_lost():
+def test_ties_is_scored_at_the_rank_of_a_task():
     recipe = merge_ties.compose(merge_ties.Settings(density=0.5, weight=0.7))
     engine, left = through([recipe])
     scored, whole, lost = engine.scored(0, recipe), 0.0, 0.0
