@@ -12,12 +12,14 @@ from harness.executors.interface import Watcher
 from harness.executors.local import LocalExecutor
 from harness.run.campaign import Campaign, State, load_campaign
 from harness.run.campaign import run as run_campaign
+from harness.study.stack import Device, cpu_name
 
 #: What studies of tests have in common; each adds its methods and sizes.
 TOY: dict[str, Any] = {
     "model": "tiny-random-llama", "dtype": "float32", "threads": 1, "device": "cpu", "seeds": [0],
     "streams": {"order": ["toy_recall", "toy_digits"]},
 }  # fmt: skip
+CPU = Device("cpu", cpu_name())
 QUIET = Watcher(lambda units: None, lambda job, units, what: None)
 
 
@@ -28,9 +30,9 @@ def write_study(folder: Path, study: Mapping[str, Any], name: str = "mine", **ch
     return file
 
 
-def load(file: Path, out: Path, *, model: str | None = None, device: str = "cpu", **settings: Any) -> Campaign:
+def load(file: Path, out: Path, *, model: str | None = None, device: Device = CPU, **settings: Any) -> Campaign:
     return load_campaign(str(file), model=model, out=out, device=lambda wanted: device, **settings)
 
 
 def run(campaign: Campaign, executor: Any = None, watcher: Watcher = QUIET) -> State:
-    return run_campaign(campaign, executor or LocalExecutor(), "cpu", watcher, {})
+    return run_campaign(campaign, executor or LocalExecutor(), CPU, watcher, {})

@@ -93,7 +93,7 @@ def audit(
         loaded = audits.load_audit(adapters, _given(values), out)
     said: list[str] = []
     with progress(loaded.folder.name) as watcher:
-        device = make_executor("local").device("any")
+        device = make_executor("local").device("any").kind
         record = audits.run(loaded, device, watcher, of_sequence, said.append)
     for line in said:
         typer.echo(line, err=True)

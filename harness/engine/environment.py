@@ -21,7 +21,7 @@ from harness.engine.model.products import multiplies_bfloat16
 from harness.engine.model.try_kernels import kernels_for, tried
 from harness.store.fingerprint import digest
 from harness.study.config import CommonSettings, Study
-from harness.study.stack import cpu_name, plain_stack
+from harness.study.stack import Device, cpu_name, plain_stack
 
 
 def device_name(device: torch.device) -> str:
@@ -29,10 +29,14 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
-def versions(study: CommonSettings, device: torch.device) -> dict[str, Any]:
-    """A record's ``stack``: versions, device kind, dtype, threads and scoring batch, with a digest over them."""
-    ran = plain_stack(study, device_name(device)) | {"deterministic": device.type == "cpu"}
-    if device.type == "cuda":
+def versions(study: CommonSettings, kind: str) -> dict[str, Any]:
+    """A record's ``stack``: versions, device, dtype, threads and scoring batch, with a digest over them.
+
+    ``kind`` is ``cpu`` or ``cuda``: this machine's CPU, or its GPU.
+    """
+    device = torch.device(kind)
+    ran = plain_stack(study, Device(kind, device_name(device))) | {"deterministic": kind == "cpu"}
+    if kind == "cuda":
         ran["cuda"] = torch.version.cuda
         ran |= fused_kernels()
         if kernels_for(device):  # ours
@@ -48,15 +52,15 @@ def fused_kernels() -> dict[str, str]:
         return {}
 
 
-def host(device: torch.device | None = None) -> dict[str, Any]:
-    """The machine, for people, and what ``device`` can't do; nothing is decided by it."""
+def host(kind: str = "cpu") -> dict[str, Any]:
+    """The machine, for people, and what a device of this ``kind`` can't do here; nothing is decided by it."""
     told = {
         "python": platform.python_version(),
         "system": platform.system(),
         "processor": _processor(),
         "cores": os.cpu_count(),
     }
-    if device is not None and device.type == "cuda" and (why := tried()[1]):
+    if kind == "cuda" and (why := tried()[1]):
         told["without_kernels"] = why
     return told if multiplies_bfloat16() else told | {"bfloat16": "through float32"}
 
@@ -116,9 +120,8 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def base_key(study: Study, device: str, model_digest: str, task_digests: Mapping[str, str]) -> str:
-    """Digest of everything the base model's scores depend on."""
+def base_key(study: Study, stack: Mapping[str, Any], model_digest: str, task_digests: Mapping[str, str]) -> str:
+    """Digest of everything the base model's scores depend on; ``stack`` is what :func:`versions` says of where."""
     asked = {"split", "items", "probe_items", "max_length", "num_fewshot", "chat_template"}
     scoring = study.scoring.model_dump(mode="json", include=asked)
-    ran = versions(study, torch.device(device))
-    return digest([ran["digest"], model_digest, dict(task_digests), scoring, list(study.tasks), list(study.probes)])
+    return digest([stack["digest"], model_digest, dict(task_digests), scoring, list(study.tasks), list(study.probes)])

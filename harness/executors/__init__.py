@@ -5,14 +5,16 @@ A new executor is a module or package of its name here with a function ``make``,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from harness.errors import unknown_name
 
 if TYPE_CHECKING:
-    from harness.executors.interface import Executor, Job, Outcome, Watch, Work
+    from harness.executors.interface import Answer, Executor, Job, Outcome, Watch, Work
+    from harness.study.config import ResourceSettings
+    from harness.study.stack import Device
 
 #: Module -> what a person should know of it; the first is the default.
 EXECUTORS = {
@@ -51,8 +53,11 @@ class Deferred:
             self._executor = make_executor(self.name)
         return self._executor
 
-    def device(self, wanted: str) -> str:
-        return self._made().device(wanted)
+    def device(self, wanted: str, resources: ResourceSettings | None = None) -> Device:
+        return self._made().device(wanted, resources)
+
+    def ask(self, question: Callable[[], Answer], device: Device) -> Answer:
+        return self._made().ask(question, device)
 
     def run(self, jobs: Sequence[Job], work: Work, watch: Watch) -> list[Outcome]:
         return self._made().run(jobs, work, watch)

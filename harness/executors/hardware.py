@@ -8,6 +8,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from harness.study.stack import Device, cpu_name
+
 
 def has_gpu() -> bool:
     """Whether torch sees a GPU here."""
@@ -18,13 +20,23 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def likely_device(wanted: str) -> str:
+def likely_kind(wanted: str) -> str:
     """``cpu`` or ``cuda``: where a study that wants ``cpu``, ``cuda`` or ``any`` runs on this machine; no refusal."""
     return "cuda" if wanted == "cuda" or (wanted == "any" and has_gpu()) else "cpu"
 
 
+def likely_device(wanted: str) -> Device:
+    """What such a study runs on, on this machine."""
+    return device_here(likely_kind(wanted))
+
+
+def device_here(kind: str) -> Device:
+    """This machine's CPU (``cpu``), or its first GPU (``cuda``)."""
+    return Device("cuda", gpu_name(), gpu_gigabytes()) if kind == "cuda" else Device("cpu", cpu_name())
+
+
 def gpu_gigabytes() -> float:
-    """Memory of this machine's first GPU; 8 where there is none, as for a cluster's that can't be asked from here."""
+    """Memory of this machine's first GPU; 8 where there is none, for a plan of what runs elsewhere."""
     if not has_gpu():
         return 8.0
     import torch

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from harness.store.records import Failure, Status
+from harness.study.config import ResourceSettings
+from harness.study.stack import Device
+
+Answer = TypeVar("Answer")
 
 #: Numbers that a job shows to people, by names of its own; an executor carries them.
 Figures = Mapping[str, float]
@@ -87,10 +91,17 @@ class Work:
 class Executor(Protocol):
     """Runs jobs that do not depend on each other."""
 
-    def device(self, wanted: str) -> str:
-        """``cpu`` or ``cuda``, for a study that wants ``cpu``, ``cuda`` or ``any``.
+    def device(self, wanted: str, resources: ResourceSettings | None = None) -> Device:
+        """What the jobs of a study run on that wants ``cpu``, ``cuda`` or ``any``, and these resources.
 
         Raises InputError for a GPU that is not there.
+        """
+        ...
+
+    def ask(self, question: Callable[[], Answer], device: Device) -> Answer:
+        """What a function (of a module, with what it is given) answers on a machine that jobs for this device run on.
+
+        Raises what the function raises.
         """
         ...
 

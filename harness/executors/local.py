@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from harness.errors import InputError, LorabenchError
-from harness.executors.hardware import has_gpu
+from harness.executors.hardware import device_here, has_gpu
 from harness.executors.interface import (
     NO_FIGURES,
     STARTING,
+    Answer,
     Figures,
     Job,
     Outcome,
@@ -23,13 +24,15 @@ from harness.executors.interface import (
     stalled,
     tell_end,
 )
+from harness.study.config import ResourceSettings
+from harness.study.stack import Device
 
 #: Seconds until a job that has swallowed the first alarm gets the next one.
 AGAIN = 5.0
 
 
 class LocalExecutor:
-    def device(self, wanted: str) -> str:
+    def device(self, wanted: str, resources: ResourceSettings | None = None) -> Device:
         there = wanted != "cpu" and has_gpu()
         if wanted == "cuda" and not there:
             raise InputError(
@@ -37,13 +40,16 @@ class LocalExecutor:
                 where="study:device",
                 remedy="set device: any, or install a CUDA build of torch (make clean, then make TORCH_INDEX=...)",
             )
-        return "cuda" if there else "cpu"
+        return device_here("cuda" if there else "cpu")
+
+    def ask(self, question: Callable[[], Answer], device: Device) -> Answer:
+        return question()
 
     def run(self, jobs: Sequence[Job], work: Work, watch: Watch) -> list[Outcome]:
         return [_run(job, work, watch) for job in jobs]
 
     def describe(self) -> str:
-        return f"this process, on the {self.device('any')}"
+        return f"this process, on the {self.device('any').kind}"
 
     def close(self) -> None:
         pass

@@ -288,7 +288,7 @@ def _record(
         adapters=tuple(adapters),
         sequence=sequence,
         continual={},
-        stack=versions(settings, device),
+        stack=versions(settings, device.type),
         host=host(),
     )
     whole = all(adapter.status == "ok" for adapter in adapters) and all(task.higher_is_better for task in stream)

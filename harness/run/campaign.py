@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.data import files, paths, tasks
 from harness.data import models as model_files
 from harness.errors import InputError
-from harness.executors.hardware import gpu_gigabytes, likely_device
+from harness.executors.hardware import likely_device
 from harness.executors.interface import ENDED, FAILED, NO_FIGURES, Figures
 from harness.run.requirements import check_directions, check_sizes, check_streams
 from harness.store.checkpoints import sweep
@@ -40,6 +40,7 @@ from harness.study.load import find_study, load_study
 from harness.study.memory import adapter_share, dense_rows, device_class, pack_size
 from harness.study.plan import Inputs, Pack, Plan, build_plan
 from harness.study.reference import reference_of, warnings
+from harness.study.stack import Device
 
 if TYPE_CHECKING:
     from harness.executors.interface import Executor, Watcher
@@ -84,7 +85,7 @@ class State:
 
 
 def load_campaign(
-    name: str, *, model: str | None, out: Path | None, device: Callable[[str], str], tune: bool = False
+    name: str, *, model: str | None, out: Path | None, device: Callable[[str], Device], tune: bool = False
 ) -> Campaign:
     """Read a study's file and lay it out: see :func:`lay_out`; ``model`` replaces the study's."""
     file = find_study(name, paths.studies_dir())
@@ -92,11 +93,11 @@ def load_campaign(
     return lay_out(study, str(file), results_folder(study.name, model, out), device=device, tune=tune)
 
 
-def lay_out(study: Study, where: str, folder: Path, *, device: Callable[[str], str], tune: bool = False) -> Campaign:
+def lay_out(study: Study, where: str, folder: Path, *, device: Callable[[str], Device], tune: bool = False) -> Campaign:
     """Make the model and the tasks of a study ready, and lay out its packs; with ``tune`` those of its tuning study.
 
     ``where`` names the study in errors, ``folder`` is for its results, and ``device`` maps what it wants (cpu, cuda,
-    any) to what there is.
+    any) to what there is, where its packs are to run.
     """
     from harness.method.registry import methods
 
@@ -121,7 +122,7 @@ def lay_out(study: Study, where: str, folder: Path, *, device: Callable[[str], s
         reference = reference_of(study, arms, read_tuning(folder), where)
         said = warnings(study, arms, reference)
         study, inputs, tuned = _take_tuned(study, registry, inputs, where, folder)
-    kind = device_class(gpu_gigabytes() if device(study.device) == "cuda" else None)
+    kind = device_class(device(study.device).gigabytes)
     size, dense = pack_size(study, source.path, kind), dense_rows(study, source.path, kind)
     plan = build_plan(study, registry, inputs, size, where, dense, adapter_share(source.path))
     notes = (*remarks(study, registry), *tuned, *_model_remarks(study, source.path, plan))
@@ -146,7 +147,7 @@ def _inputs(
     )
 
 
-def open_campaign(load: Callable[..., Campaign], executor: Executor) -> tuple[Campaign, State, str]:
+def open_campaign(load: Callable[..., Campaign], executor: Executor) -> tuple[Campaign, State, Device]:
     """A campaign, how far it is, and the device of its packs; where nothing is to do, the executor is not asked.
 
     ``load`` is :func:`load_campaign` or :func:`lay_out` with all arguments but ``device``.
@@ -155,8 +156,8 @@ def open_campaign(load: Callable[..., Campaign], executor: Executor) -> tuple[Ca
     state, likely = read_state(campaign), likely_device(campaign.study.device)
     if state.complete:
         return campaign, state, likely
-    device = executor.device(campaign.study.device)
-    if device != likely:  # packs are as large as its memory allows
+    device = executor.device(campaign.study.device, campaign.study.resources)
+    if device_class(device.gigabytes) != device_class(likely.gigabytes):  # packs are as large as its memory allows
         campaign = load(device=lambda wanted: device)
         state = read_state(campaign)
     return campaign, state, device
@@ -253,10 +254,10 @@ def read_state(campaign: Campaign, *, quarantine: bool = False, surveyed: Survey
     return State(planned, surveyed.damaged, todo, untrained, since)
 
 
-def run(campaign: Campaign, executor: Executor, device: str, watcher: Watcher, extras: Mapping[str, Any]) -> State:
+def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher, extras: Mapping[str, Any]) -> State:
     """Run what is missing; finished trials are kept whatever happens to the others.
 
-    ``extras`` go into every record's ``host`` block.
+    ``device`` is what the executor says of its own; ``extras`` go into every record's ``host`` block.
     """
     study, folder = campaign.study, campaign.folder
     with claim(folder) as held:

@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.data import paths
 from harness.data.models import ModelSource
 from harness.errors import LorabenchError
-from harness.executors.hardware import likely_device
+from harness.executors.hardware import likely_kind
 from harness.method.registry import methods
 from harness.store.spectra import Wanted, find, write_note
 from harness.study.arms import expand_arms
@@ -35,7 +35,7 @@ def decompose(study: Study, file: Path, model: ModelSource, report: Report) -> N
     cache = paths.cache_dir() / "spectra"
     wanted = [Wanted(model.digest, study.dtype, targets) for targets in _adapted(study, file)]
     absent = [each for each in wanted if find(cache, each) is None]
-    if absent and likely_device(study.device) != "cpu":
+    if absent and likely_kind(study.device) != "cpu":
         return
     if all(_decompose(study, each, model, report) for each in absent) and wanted:
         report(f"model {model.name}: decomposed for intruder dimensions in {cache}")

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.data.tasks import prepare_task, read_split
-from harness.executors.hardware import gpu_name
 from harness.store.records import BaseRecord, BaseScore, TrialRecord
 from harness.store.results import base_path, read_some
 from harness.study import forecast
 from harness.study.pace import Pace, Sample, learn
 from harness.study.plan import Pack
-from harness.study.stack import agrees, cpu_name, plain_stack
+from harness.study.stack import Device, agrees, plain_stack
 
 if TYPE_CHECKING:
     from harness.run.campaign import Campaign, State
@@ -33,7 +32,7 @@ class Forecast:
     basis: str
 
 
-def forecast_left(campaign: Campaign, state: State, device: str) -> Forecast:
+def forecast_left(campaign: Campaign, state: State, device: Device) -> Forecast:
     """The time that is left, from costs in records of the same stack, the base model's speed, or constants."""
     base = _any_base(campaign.folder) or _guessed_base(campaign)
     if not {*campaign.study.tasks, *campaign.study.probes} <= set(base.scores):
@@ -47,19 +46,19 @@ def forecast_left(campaign: Campaign, state: State, device: str) -> Forecast:
     return Forecast(seconds, "from the base model's speed" if _measured(base, device) else "from constants")
 
 
-def pace_of(campaign: Campaign, statuses: Mapping[str, str], base: BaseRecord, device: str) -> Pace:
+def pace_of(campaign: Campaign, statuses: Mapping[str, str], base: BaseRecord, device: Device) -> Pace:
     """How long a unit of work takes; ``statuses`` of trials by fingerprint say which records may tell."""
     tokens = sum(score.tokens for score in base.scores.values())
-    otherwise = base.score_seconds / tokens if tokens and _measured(base, device) else 1 / FIRST_GUESS[device]
+    otherwise = base.score_seconds / tokens if tokens and _measured(base, device) else 1 / FIRST_GUESS[device.kind]
     return learn(_samples(campaign, statuses, base, device), otherwise)
 
 
-def _measured(base: BaseRecord, device: str) -> bool:
+def _measured(base: BaseRecord, device: Device) -> bool:
     """Whether the base's speed says something: a GPU scores the one model far below the speed of a pack."""
-    return bool(base.score_seconds) and device == "cpu"
+    return bool(base.score_seconds) and device.kind == "cpu"
 
 
-def _samples(campaign: Campaign, statuses: Mapping[str, str], base: BaseRecord, device: str) -> Iterator[Sample]:
+def _samples(campaign: Campaign, statuses: Mapping[str, str], base: BaseRecord, device: Device) -> Iterator[Sample]:
     """A trial of each pack that has a finished one of this stack; of at most ``MOST_PACKS`` packs, spread over all."""
     done: dict[str, Pack] = {}
     for pack in campaign.plan.packs:
@@ -68,7 +67,7 @@ def _samples(campaign: Campaign, statuses: Mapping[str, str], base: BaseRecord, 
             done[trial.fingerprint] = pack
     if not done:
         return
-    plain = plain_stack(campaign.study, cpu_name() if device == "cpu" else gpu_name())
+    plain = plain_stack(campaign.study, device)
     chosen = sorted(done)[:: -(-len(done) // MOST_PACKS)]
     for record in read_some(campaign.folder, chosen):
         if agrees(record.stack, plain):

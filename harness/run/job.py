@@ -28,7 +28,8 @@ class Job:
     cache: Path  #: for what outlives the study: base spectra
     device: str
     base_key: str
-    write: frozenset[str]  #: fingerprints of the records that are missing; others are left as they are
+    stack: Mapping[str, Any]  #: what its records' numbers depend on: every machine that works for a run has the same
+    write: frozenset[str]  #: fingerprints of its records that are missing; others are left as they are
     extras: Mapping[str, Any]  #: put into every record's ``host`` block
 
     @property

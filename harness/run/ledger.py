@@ -11,7 +11,7 @@ from dataclasses import fields
 
 from pydantic import BaseModel
 
-from harness.engine.environment import host, versions
+from harness.engine.environment import host
 from harness.engine.step import Spent
 from harness.run.job import Job
 from harness.scoring.scorer import Score
@@ -159,8 +159,6 @@ class Ledger(BaseModel):
         ``trained`` numbers are trained at a time, ``scored`` ones are what remains beside the base at the end;
         ``kept`` are the bytes of its state there (:mod:`harness.engine.state`).
         """
-        import torch
-
         notes, spec = self.notes[trial.fingerprint], trial.spec
         status: Status = "ok" if notes.failure is None else "diverged"
         return TrialRecord(
@@ -169,7 +167,7 @@ class Ledger(BaseModel):
             status=status,
             spec=spec,
             facts=trial.facts,
-            stack=versions(job.study, torch.device(job.device)),
+            stack=dict(job.stack),
             tasks={name: self._column(notes, name, base.scores[name]) for name in spec.stream},
             probes={name: self._column(notes, name, base.scores[name]) for name in spec.probes},
             curves=tuple(self._curves(notes, spec.stream)) if status == "ok" else (),
@@ -178,7 +176,7 @@ class Ledger(BaseModel):
             lost_energy=tuple(notes.lost_energy),
             costs=self._costs(notes, trained, scored, kept),
             host={
-                **host(torch.device(job.device)),
+                **host(job.device),
                 **job.extras,
                 "pack": job.name,
                 **({"eager": self.eager} if self.eager else {}),

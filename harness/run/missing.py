@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from harness.data import paths
-from harness.engine.environment import base_key
+from harness.engine.environment import base_key, versions
 from harness.errors import LorabenchError
 from harness.executors.interface import Executor, Outcome, Watch
 from harness.run.estimate import pace_of
@@ -22,6 +22,7 @@ from harness.study import forecast
 from harness.study.halving import halves
 from harness.study.pace import longest_first
 from harness.study.plan import Pack
+from harness.study.stack import Device
 
 if TYPE_CHECKING:
     from harness.run.campaign import Campaign, State
@@ -33,21 +34,28 @@ class Run:
 
     campaign: Campaign
     executor: Executor
-    device: str
+    device: Device
     extras: Mapping[str, Any]
     state: State  #: when it began
     progress: Watch
 
     @cached_property
+    def stack(self) -> dict[str, Any]:
+        """What the records' numbers depend on, as it is where the jobs run."""
+        return self.executor.ask(partial(versions, self.campaign.study, self.device.kind), self.device)
+
+    @cached_property
     def base_key(self) -> str:
         campaign = self.campaign
-        return base_key(campaign.study, self.device, campaign.model.digest, campaign.task_digests)
+        return base_key(campaign.study, self.stack, campaign.model.digest, campaign.task_digests)
 
     def job(self, pack: Pack | None) -> Job:
         """The job of a pack, or (None) of the base model."""
         study, model, folder = self.campaign.study, self.campaign.model.path, self.campaign.folder
-        write = frozenset(trial for trial, status in self.state.statuses.items() if status not in FINAL)
-        return Job(study, pack, model, folder, paths.cache_dir(), self.device, self.base_key, write, self.extras)
+        trials = pack.trials if pack else self.campaign.plan.untrained
+        write = frozenset(each.fingerprint for each in trials if self.state.statuses[each.fingerprint] not in FINAL)
+        cache, kind = paths.cache_dir(), self.device.kind
+        return Job(study, pack, model, folder, cache, kind, self.base_key, self.stack, write, self.extras)
 
     def carry_out(self, *packs: Pack | None) -> list[Outcome]:
         return self.executor.run([self.job(pack) for pack in packs], WORK, self.progress)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from harness.engine.environment import host, versions
+from harness.engine.environment import host
 from harness.run.job import Job
 from harness.store.clone import clone
 from harness.store.intruders import Intruders
@@ -46,7 +44,7 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
         status="ok",
         spec=spec,
         facts=trial.facts,
-        stack=versions(study, torch.device(job.device)),
+        stack=dict(job.stack),
         tasks={name: _column(base.scores[name], [True] * (stages + 1)) for name in spec.stream},
         probes={name: _column(base.scores[name], probed) for name in spec.probes},
         curves=tuple(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import traceback
 
 import torch
 
 from harness.engine.environment import host, versions
-from harness.errors import FolderError, LorabenchError
+from harness.errors import FolderError, InputError, LorabenchError
 from harness.executors.interface import NO_FIGURES, Figures, Outcome, Report, StalledError, Work
 from harness.run.base import run_base
 from harness.run.job import Job, forget, rest
@@ -37,6 +38,7 @@ def execute(job: Job, report: Report) -> Outcome:
         report(units, what, figures)
 
     try:
+        check_stack(job)
         if job.pack is None:
             run_base(job, watched)
         else:
@@ -58,6 +60,21 @@ def execute(job: Job, report: Report) -> Outcome:
         if not done:
             forget()
         rest(job)
+
+
+def check_stack(job: Job) -> None:
+    """Raise InputError where this machine's numbers are not to be compared with those of the others of its run."""
+    here = versions(job.study, job.device)
+    if here == job.stack:
+        return
+    differ = [key for key in sorted({*here, *job.stack} - {"digest"}) if here.get(key) != job.stack.get(key)]
+    said = "; ".join(f"{key} {here.get(key, 'none')} here, {job.stack.get(key, 'none')} there" for key in differ)
+    raise InputError(
+        f"the machine {socket.gethostname()} differs from that which the base model's scores are of: {said}",
+        where=job.name,
+        remedy="have the same on every machine of the cluster; of several kinds of GPU, name one in the study "
+        "(resources: {accelerator_type: ...})",
+    )
 
 
 def _described(job: Job, error: BaseException) -> tuple[Status, str]:
@@ -102,7 +119,7 @@ def give_up(job: Job, status: Status, failure: Failure) -> Outcome:
                     status=status,
                     spec=trial.spec,
                     facts=trial.facts,
-                    stack=versions(job.study, torch.device(job.device)),
+                    stack=dict(job.stack),
                     host={**host(), **job.extras, "pack": job.name},
                     commit=clone().commit,
                     clean=clone().clean,

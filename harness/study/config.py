@@ -123,6 +123,14 @@ class TuningSettings(_Settings):
         return value
 
 
+class ResourceSettings(_Settings):
+    """What a pack takes of a Ray cluster.  It moves no number, and is in no trial's identity."""
+
+    accelerator_type: str | None = Field(
+        default=None, min_length=1, description="the kind of GPU, as Ray names it (H100); null: there is but one"
+    )
+
+
 class CommonSettings(_Settings):
     """What a study and an audit have in common: all that scores depend on beside the adapter."""
 
@@ -186,6 +194,7 @@ class Study(CommonSettings):
     stall_minutes: float = Field(
         default=30, ge=0.1, description="a pack that gives no sign of life for so long is stopped"
     )
+    resources: ResourceSettings = ResourceSettings()
     tuning: TuningSettings = TuningSettings()
     published: str | None = Field(default=None, description="a file of tasks/published: numbers for the report to show")
 

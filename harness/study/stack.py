@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -12,18 +13,31 @@ from harness.study.config import CommonSettings
 LIBRARIES = ("lorabench", "torch", "transformers", "peft", "lm_eval", "datasets", "numpy", "scipy")
 
 
-def cpu_name() -> str:
-    """The kind of device that this machine's CPU is."""
-    return f"cpu ({platform.machine()})"
+def cpu_name(processor: str = "") -> str:
+    """The kind of device that a CPU is; ``processor`` is as ``platform.machine`` says it, empty for this machine's."""
+    return f"cpu ({processor or platform.machine()})"
 
 
-def plain_stack(study: CommonSettings, device: str) -> dict[str, Any]:
-    """Of a record's ``stack``: versions, device kind, dtype, threads and scoring batch; without a GPU's kernels.
+def installed() -> dict[str, str]:
+    """The versions of the libraries that numbers depend on, as they are installed here."""
+    return {library: version(library) for library in LIBRARIES}
 
-    ``device`` is a GPU's name, or :func:`cpu_name`.
-    """
-    return {library: version(library) for library in LIBRARIES} | {
-        "device": device,
+
+@dataclass(frozen=True)
+class Device:
+    """What packs run on, as far as plans and forecasts depend on it: of this machine, or of the nodes of a cluster."""
+
+    kind: str  #: ``cpu``, or ``cuda``: a GPU
+    name: str  #: a GPU's, or :func:`cpu_name`
+    gigabytes: float | None = None  #: memory of a GPU, the smallest where there are several
+    libraries: Mapping[str, str] = field(default_factory=installed)  #: their versions where the packs run
+
+
+def plain_stack(study: CommonSettings, device: Device) -> dict[str, Any]:
+    """Of a record's ``stack``: versions, device kind, dtype, threads and scoring batch; without a GPU's kernels."""
+    return {
+        **device.libraries,
+        "device": device.name,
         "dtype": study.dtype,
         "threads": study.threads,
         "batch_tokens": study.scoring.batch_tokens,

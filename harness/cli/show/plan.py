@@ -14,9 +14,10 @@ from harness.study.reference import lines
 
 if TYPE_CHECKING:
     from harness.run.campaign import Campaign, State
+    from harness.study.stack import Device
 
 
-def show_plan(campaign: Campaign, state: State, device: str) -> None:
+def show_plan(campaign: Campaign, state: State, device: Device) -> None:
     """Trials by arm, packs, what is done, and how long the rest takes."""
     study, plan = campaign.study, campaign.plan
     done = Counter(trial.spec.arm for trial in plan.trials if state.statuses[trial.fingerprint] in FINAL)
@@ -28,7 +29,7 @@ def show_plan(campaign: Campaign, state: State, device: str) -> None:
         rows.append((arm, str(len(trials)), str(done[arm]), shown))
     table(f"{study.name}: {study.title}", ("method", "trials", "done", "settings"), rows)
     orders = "; ".join(f"{name}: {' → '.join(stream)}" for name, stream in study.streams.items())
-    screen.print(f"model {study.model} ({study.dtype}, {device}); {len(study.seeds)} seeds; {orders}")
+    screen.print(f"model {study.model} ({study.dtype}, {device.kind}); {len(study.seeds)} seeds; {orders}")
     trainings = sum(len(pack.rows) for pack in plan.packs)
     screen.print(
         f"{len(plan.trials)} trials, {trainings} trainings in {len(plan.packs)} packs, {len(state.todo)} packs to run; "
@@ -43,7 +44,7 @@ def show_plan(campaign: Campaign, state: State, device: str) -> None:
         screen.print(line, style="yellow")
     if state.todo:
         left = forecast_left(campaign, state, device)
-        screen.print(f"forecast: about {clock(left.seconds)} on this {device} ({left.basis})")
-        if device == "cpu" and study.dtype == "bfloat16" and emulates_bfloat16():
+        screen.print(f"forecast: about {clock(left.seconds)} on this {device.kind} ({left.basis})")
+        if device.kind == "cpu" and study.dtype == "bfloat16" and emulates_bfloat16():
             remark = "this CPU has no instructions for bfloat16, so a study takes two to three times its first forecast"
             screen.print(f"note: {remark}", style="yellow")

@@ -48,6 +48,7 @@ class Cluster:
         it is called from a thread where the driver hangs in Ray.
         """
         self._folder, self._last_words = folder, last_words
+        self.ours = folder is not None  #: started here, on this machine alone
         self._lost: LorabenchError | None = None
         self._lock = threading.Lock()
         self._said = threading.Event()

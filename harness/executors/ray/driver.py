@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from harness.executors.interface import Outcome
     from harness.executors.ray.executor import RayExecutor
     from harness.executors.ray.sealed import Needs
+    from harness.study.config import ResourceSettings
+    from harness.study.stack import Device
 
 CLOSE, CONTENT = "close", "content"
 
@@ -58,7 +60,7 @@ class Driver:
     def serve(self) -> int:
         """Start Ray and answer until all is over; the exit status."""
         threading.Thread(target=self._listen, name="supervisor", daemon=True).start()
-        calls = {"device": self._device, "run": self._run, "describe": self._describe}
+        calls = {"device": self._device, "ask": self._ask, "run": self._run, "describe": self._describe}
         with contextlib.suppress(KeyboardInterrupt):  # told to close while at work
             self._carry_out(self._start)
             while True:
@@ -116,8 +118,11 @@ class Driver:
         assert self._executor, "the supervisor asks for nothing of what has not started"
         return self._executor
 
-    def _device(self, wanted: str) -> str:
-        return self._started().device(wanted)
+    def _device(self, wanted: str, resources: ResourceSettings | None) -> Device:
+        return self._started().device(wanted, resources)
+
+    def _ask(self, question: bytes, kind: str) -> Any:
+        return self._started().ask(question, kind)
 
     def _describe(self) -> str:
         return self._started().describe()

@@ -24,11 +24,15 @@ from ray.exceptions import (
 )
 
 from harness.errors import InputError, LorabenchError, clipped
+from harness.executors.hardware import device_here
 from harness.executors.interface import STARTING, Job, Outcome, Watch, Work, stalled, tell_end
+from harness.executors.ray import nodes
 from harness.executors.ray.cluster import Cluster
 from harness.executors.ray.staying import NEVER, can_leave
-from harness.executors.ray.task import Signs, carry_out, read_progress
+from harness.executors.ray.task import Signs, answer, carry_out, read_progress
 from harness.store.records import Failure, Status
+from harness.study.config import ResourceSettings
+from harness.study.stack import Device
 
 POLL_SECONDS = 0.3
 STOP_SECONDS = 30.0  #: for a stalled worker to be gone
@@ -78,25 +82,42 @@ class Running:
 class RayExecutor:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
+        self._places: dict[str, nodes.Place] = {}  #: by kind of device, once a study has asked for it
 
-    def device(self, wanted: str) -> str:
+    def device(self, wanted: str, resources: ResourceSettings | None = None) -> Device:
+        """What the nodes have that will run the jobs; this process may have no GPU, or another."""
         self.cluster.check()
-        gpus = ray.cluster_resources().get("GPU", 0)
-        if wanted == "cuda" and not gpus:
-            raise InputError(
-                "the study asks for a GPU, and the Ray cluster has none",
-                where="study:device",
-                remedy="set device: any, or join a machine with a GPU (ray start --address=...)",
-            )
-        return "cuda" if gpus and wanted != "cpu" else "cpu"
+        resources, there = resources or ResourceSettings(), nodes.living()
+        cards = nodes.with_gpus(there, resources) if wanted != "cpu" else []
+        if not cards and (wanted == "cuda" or (wanted == "any" and resources.accelerator_type)):
+            raise _no_gpu(there, resources)
+        kind = "cuda" if cards else "cpu"
+        if self.cluster.ours:
+            return device_here(kind)
+        self._places[kind] = nodes.look_around(cards or [node for node in there if node.has.get("CPU", 0)], kind)
+        return self._places[kind].device
+
+    def ask(self, question: bytes, kind: str) -> Any:
+        """The answer to a pickled question, of a node that jobs for this kind of device run on."""
+        self.cluster.check()
+        if kind not in self._places:
+            self.device(kind)
+        try:
+            return nodes.ask(self._places[kind], answer, question)
+        except RayTaskError as error:
+            if isinstance(error.cause, LorabenchError):
+                raise error.cause from None
+            raise
 
     def run(self, jobs: Sequence[Job], work: Work, watch: Watch) -> list[Outcome]:
         if not jobs:
             return []
         self.cluster.check()
         needs = self._needs(jobs[0])
+        place = self._places.get(jobs[0].device)
         slots = min(int(ray.cluster_resources().get(name, 0) // amount) for name, amount in needs.items())
-        remote = _REMOTE[jobs[0].device].options(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0))
+        remote = _REMOTE[jobs[0].device].options(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0),
+            accelerator_type=place.accelerator or None if place else None)  # fmt: skip
         waiting, running, outcomes = list(jobs), {}, {}
         while waiting or running:
             self.cluster.check()
@@ -184,6 +205,21 @@ class RayExecutor:
 
     def close(self) -> None:
         self.cluster.close()
+
+
+def _no_gpu(there: Sequence[nodes.Node], resources: ResourceSettings) -> InputError:
+    wanted, kinds = resources.accelerator_type, sorted({node.accelerator for node in there if node.accelerator})
+    if wanted is None or not kinds:
+        return InputError(
+            f"the study asks for a GPU{f' ({wanted})' if wanted else ''}, and the Ray cluster has none",
+            where="study:device",
+            remedy="set device: any, or join a machine with a GPU (ray start --address=...)",
+        )
+    return InputError(
+        f"the study asks for a GPU of the kind {wanted}, and the Ray cluster has {', '.join(kinds)}",
+        where="study:resources.accelerator_type",
+        remedy="name one that is there, or join a machine that has it (ray start --address=...)",
+    )
 
 
 def _how_it_died(error: RayError, signs: Signs) -> tuple[Status, str, str]:

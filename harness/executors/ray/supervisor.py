@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -22,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import LorabenchError
-from harness.executors.interface import Job, Outcome, Watch, Work
+from harness.executors.interface import Answer, Job, Outcome, Watch, Work
 from harness.executors.ray import messages, settings
 from harness.executors.ray.sealed import Needs, seal
+from harness.study.config import ResourceSettings
+from harness.study.stack import Device
 
 CLOSE_SECONDS = 30.0  #: for a driver to end Ray; it is killed then
 MORE_SECONDS = 30.0  #: beyond what a driver takes to say that Ray has not started
@@ -45,7 +48,7 @@ class Supervisor:
 
     def __init__(self) -> None:
         """Start Ray, or join it where ``RAY_ADDRESS`` says.  Raises InputError or LorabenchError in bounded time."""
-        joins = settings.address() is not None
+        self._joins = joins = settings.address() is not None
         self._folder = None if joins else settings.make_folder()
         self._over = False
         self._error: LorabenchError | None = None  #: that ended the driver
@@ -57,8 +60,12 @@ class Supervisor:
             self.close()
             raise
 
-    def device(self, wanted: str) -> str:
-        return self._ask("device", wanted)
+    def device(self, wanted: str, resources: ResourceSettings | None = None) -> Device:
+        return self._ask("device", wanted, resources)
+
+    def ask(self, question: Callable[[], Answer], device: Device) -> Answer:
+        """The answer of this process where it is the machine, which spares one that loads torch for that."""
+        return self._ask("ask", pickle.dumps(question), device.kind) if self._joins else question()
 
     def run(self, jobs: Sequence[Job], work: Work, watch: Watch) -> list[Outcome]:
         if not jobs:

@@ -11,6 +11,7 @@ import ctypes
 import faulthandler
 import json
 import os
+import pickle
 import signal
 import sys
 import traceback
@@ -18,9 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.executors.interface import NO_FIGURES, STARTING, Figures, Job, Outcome, Work
 from harness.executors.ray import staying
+from harness.executors.ray.look import unhide
 from harness.store.records import Failure
 
 
@@ -70,6 +73,12 @@ def carry_out(job: Job, work: Work) -> Outcome | None:
     finally:
         if outcome is None or outcome.failed:
             staying.leave()
+
+
+def answer(question: bytes) -> Any:
+    """What a pickled function of no arguments gives here, in a process that has not asked CUDA for anything yet."""
+    unhide()
+    return pickle.loads(question)()
 
 
 def _signed(job: Job, work: Work) -> Outcome:

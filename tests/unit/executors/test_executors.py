@@ -60,7 +60,7 @@ def test_a_deferred_executor_is_made_when_it_is_needed(monkeypatch):
     monkeypatch.setattr(executors, "make_executor", lambda name: made.append(name) or LocalExecutor())
     with Deferred("ray") as executor:
         assert made == []
-        assert executor.device("cpu") == executor.device("cpu") == "cpu"
+        assert executor.device("cpu").kind == executor.ask(lambda: "cpu", executor.device("cpu")) == "cpu"
         assert made == ["ray"]
 
 
@@ -156,7 +156,7 @@ def test_the_build_is_that_of_the_installed_torch():
 
 def test_a_likely_device_refuses_nothing(monkeypatch):
     monkeypatch.setattr(hardware, "has_gpu", lambda: False)
-    assert [hardware.likely_device(wanted) for wanted in ("cpu", "any", "cuda")] == ["cpu", "cpu", "cuda"]
+    assert [hardware.likely_device(wanted).kind for wanted in ("cpu", "any", "cuda")] == ["cpu", "cpu", "cuda"]
 
 
 @pytest.mark.parametrize(

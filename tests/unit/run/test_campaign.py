@@ -21,6 +21,7 @@ from harness.executors.interface import Work
 from harness.executors.local import LocalExecutor
 from harness.run import campaign
 from harness.store.results import read_trials
+from harness.study.stack import Device
 
 STUDY = TOY | {
     "probes": ["toy_text"], "methods": {"frozen": {}, "lora": {}}, "training": {"examples": 64, "batch": 8},
@@ -38,21 +39,20 @@ def cache(in_shared_cache) -> Path:
 def load(tmp_path):
     """``load(seeds=[1])``: the campaign of the study with these keys changed; results in tmp_path/out."""
 
-    def make(name: str = "mine", model: str | None = None, device: str = "cpu", **changes: Any) -> campaign.Campaign:
+    def make(
+        name: str = "mine", model: str | None = None, device: Device = campaigns.CPU, **changes: Any
+    ) -> campaign.Campaign:
         file = campaigns.write_study(tmp_path, STUDY, name, **changes)
         return campaigns.load(file, tmp_path / "out", model=model, device=device)
 
     return make
 
 
-class Recorder:
+class Recorder(LocalExecutor):
     """An executor that runs nothing."""
 
     def __init__(self) -> None:
         self.jobs: list[str] = []
-
-    def device(self, wanted: str) -> str:
-        return "cpu"
 
     def run(self, jobs, work, watch) -> list:
         self.jobs += [job.name for job in jobs]
@@ -170,7 +170,7 @@ def test_local_refuses_a_gpu_that_is_not_there():
     error = refused(LocalExecutor().device, "cuda")
     assert "asks for a GPU" in error.what
     assert "device: any" in str(error.remedy)
-    assert [LocalExecutor().device(wanted) for wanted in ("any", "cpu")] == ["cpu", "cpu"]
+    assert [LocalExecutor().device(wanted).kind for wanted in ("any", "cpu")] == ["cpu", "cpu"]
 
 
 @no_gpu
@@ -191,11 +191,9 @@ def ray_executor(monkeypatch):
     from harness.executors.ray import executor
 
     def make(nodes: list[dict[str, float]]):
-        names = {name for resources in nodes for name in resources}
-        totals = {name: sum(node.get(name, 0) for node in nodes) for name in names}
-        monkeypatch.setattr(executor.ray, "nodes", lambda: [{"Alive": True, "Resources": each} for each in nodes])
-        monkeypatch.setattr(executor.ray, "cluster_resources", lambda: totals)
-        return executor.RayExecutor(types.SimpleNamespace(check=lambda: None))
+        about = {"Alive": True, "NodeID": "n", "NodeManagerAddress": "127.0.0.1"}
+        monkeypatch.setattr(executor.ray, "nodes", lambda: [about | {"Resources": each} for each in nodes])
+        return executor.RayExecutor(types.SimpleNamespace(check=lambda: None, ours=True))
 
     return make
 
@@ -205,12 +203,12 @@ def job(threads: int = 1, device: str = "cpu") -> Any:
 
 
 def test_ray_knows_its_devices(ray_executor):
-    assert [ray_executor([{"CPU": 4, "GPU": 1}]).device(wanted) for wanted in ("cuda", "any", "cpu")] == [
+    assert [ray_executor([{"CPU": 4, "GPU": 1}]).device(wanted).kind for wanted in ("cuda", "any", "cpu")] == [
         "cuda",
         "cuda",
         "cpu",
     ]
-    assert ray_executor([{"CPU": 4}]).device("any") == "cpu"
+    assert ray_executor([{"CPU": 4}]).device("any").kind == "cpu"
     error = refused(ray_executor([{"CPU": 4}]).device, "cuda")
     assert "Ray cluster has none" in error.what
 
@@ -226,6 +224,21 @@ def test_ray_refuses_what_no_node_has(ray_executor):
     work = Work(lambda job, report: pytest.fail("it ran"), lambda *_: pytest.fail("it ran"))
     assert executor.run([], work, lambda *_: None) == []
     refused(executor.run, [job(threads=4)], work, lambda *_: None)
+
+
+class Elsewhere(LocalExecutor):
+    """Its jobs run on machines with another torch than the one that was asked what there is."""
+
+    def ask(self, question, device):
+        return question() | {"torch": "0.1", "digest": "other"}
+
+
+def test_numbers_of_two_stacks_stand_in_no_folder_together(load, tmp_path):
+    """A machine that joins a cluster later may have something else."""
+    error = refused(campaigns.run, load(), Elsewhere())
+    assert f"differs from that which the base model's scores are of: torch {torch.__version__} here" in error.what
+    assert "0.1 there" in error.what
+    assert not (tmp_path / "out" / "base.json").exists()
 
 
 # -- sizes and roles --------------------------------------------------------------------------------------------------

@@ -28,15 +28,12 @@ def load(folder: Path, **changes) -> campaigns_run.Campaign:
     return campaigns.load(campaigns.write_study(folder, STUDY, **changes), folder / "out")
 
 
-class Told:
+class Told(LocalExecutor):
     """An executor that scores the base, and of packs says what becomes of them."""
 
     def __init__(self, *failing: str) -> None:
         self.failing = failing
         self.rounds: list[list[str]] = []
-
-    def device(self, wanted: str) -> str:
-        return "cpu"
 
     def run(self, jobs, work, watch) -> list[Outcome]:
         if jobs[0].pack is None:
@@ -80,8 +77,8 @@ def test_a_forecast_rests_on_the_costs_of_finished_trials(tmp_path, done):
     more = load(tmp_path, seeds=[0, 1])
     state = campaigns_run.read_state(more)
     records = len(more.plan.packs)
-    assert forecast_left(more, state, "cpu").basis == f"from {records} records of this stack"
-    pace = pace_of(more, state.statuses, base, "cpu")
+    assert forecast_left(more, state, campaigns.CPU).basis == f"from {records} records of this stack"
+    pace = pace_of(more, state.statuses, base, campaigns.CPU)
     kinds = {kind for part, kind in pace.known if part == "train"}
     assert kinds == {"low-rank", "scaled", "dense", "sampling"}
     assert all(seconds > 0 for seconds in pace.known.values())
@@ -90,11 +87,11 @@ def test_a_forecast_rests_on_the_costs_of_finished_trials(tmp_path, done):
         record = json.loads(path.read_text())
         record["stack"]["torch"] = "0.1"
         path.write_text(json.dumps(record))
-    assert forecast_left(more, campaigns_run.read_state(more), "cpu").basis == "from the base model's speed"
+    assert forecast_left(more, campaigns_run.read_state(more), campaigns.CPU).basis == "from the base model's speed"
 
 
 def test_a_forecast_says_that_it_rests_on_constants(tmp_path):
     found = load(tmp_path)
-    left = forecast_left(found, campaigns_run.read_state(found), "cpu")
+    left = forecast_left(found, campaigns_run.read_state(found), campaigns.CPU)
     assert left.basis == "from constants"
     assert left.seconds > 0

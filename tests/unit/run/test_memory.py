@@ -13,6 +13,7 @@ import torch
 from campaigns import TOY
 
 from harness.engine.environment import peak_memory_gib, reset_peak_memory
+from harness.executors.hardware import device_here
 from harness.executors.local import LocalExecutor
 from harness.run import campaign, job
 from harness.store.results import read_trials
@@ -67,8 +68,8 @@ def test_a_pack_on_a_gpu_has_its_own_memory_whatever_came(tmp_path, monkeypatch)
     monkeypatch.setattr("harness.run.worker.rest", measured)
 
     def peaks(name: str) -> dict[str, float]:
-        found = campaigns.load(file, tmp_path / name, device="cuda")
-        assert campaign.run(found, LocalExecutor(), "cuda", campaigns.QUIET, {}).complete
+        found = campaigns.load(file, tmp_path / name, device=device_here("cuda"))
+        assert campaign.run(found, LocalExecutor(), device_here("cuda"), campaigns.QUIET, {}).complete
         records = read_trials(tmp_path / name).records
         return {record.fingerprint: record.costs.peak_memory_gib or 0.0 for record in records}
 

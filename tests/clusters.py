@@ -1,0 +1,115 @@
+"""Ray clusters of several nodes on this machine, as somebody has set them up; each node may have a fake GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import rays
+from places import ROOT
+
+from harness.executors import make_executor
+from harness.executors.interface import Executor
+
+#: Python reads this in every process of a node; torch then says that it sees a GPU.
+FAKE = """
+import importlib.abc, importlib.machinery, sys
+from types import SimpleNamespace
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name != "torch":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+
+        def exec_module(module):
+            load(module)
+            module.cuda.is_available = lambda: True
+            module.cuda.device_count = lambda: 1
+            module.cuda.get_device_properties = lambda index=0: SimpleNamespace(name=NAME, total_memory=MEMORY)
+            module.cuda.get_device_name = lambda device=None: NAME
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+class Nodes:
+    """A cluster whose head runs nothing; nodes come and go."""
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.folder = folder
+        head = {"num_cpus": 0, "include_dashboard": False}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+
+    @property
+    def address(self) -> str:
+        return self._cluster.address
+
+    def join(self, cpus: int = 1, gpu: tuple[str, int] | None = None, **words: Any) -> Any:
+        """A node; ``gpu`` is the name and gigabytes of a card that torch claims to see there."""
+        paths = [str(ROOT), str(ROOT / "tests")]
+        if gpu:
+            fake = self.folder / gpu[0].replace(" ", "")
+            fake.mkdir(exist_ok=True)
+            (fake / "sitecustomize.py").write_text(f"NAME, MEMORY = {gpu[0]!r}, {gpu[1]} * 10**9\n{FAKE}")
+            paths.insert(0, str(fake))
+            words.setdefault("num_gpus", 1)
+        given = {"PYTHONPATH": os.pathsep.join(paths)} | words.pop("env", {})
+        with pytest.MonkeyPatch.context() as patch:  # what the node starts has this, too
+            for key, value in given.items():
+                patch.setenv(key, value)
+            return self._cluster.add_node(num_cpus=cpus, **words)
+
+    def kill(self, node: Any) -> None:
+        """End a node as a machine ends that loses its power."""
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+@contextmanager
+def nodes() -> Iterator[Nodes]:
+    """A cluster without a node that could run something."""
+    before = set(rays.children(os.getpid()))
+    with pytest.MonkeyPatch.context() as patch, rays.short_folder() as folder:
+        for key in [key for key in os.environ if key.startswith("RAY_")]:
+            patch.delenv(key)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_TMPDIR", str(folder))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        (folder / "ray").mkdir()
+        patch.setenv("RAY_health_check_period_ms", "500")  # a dead node is known to be dead after two seconds
+        patch.setenv("RAY_health_check_failure_threshold", "3")
+        made = Nodes(folder)
+        try:
+            yield made
+        finally:
+            made.close()
+            rays.kill_all([each for each in psutil.Process().children(recursive=True) if each not in before])
+
+
+@contextmanager
+def joined(address: str) -> Iterator[Executor]:
+    """The executor of a run on this cluster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", address)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        made = make_executor("ray")
+        try:
+            yield made
+        finally:
+            made.close()
