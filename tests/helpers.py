@@ -153,11 +153,13 @@ class PeftRun:
         a_decay: float = 0.0,
         b_ratio: float | None = None,
         prepare: Callable[[nn.Module], Any] = lambda model: None,
+        optimize: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
         **config: Any,
     ) -> None:
         """``base`` is changed in place; ``start`` holds A and B by module, or their names, where PEFT's start is kept.
 
-        ``b_ratio`` is that of PEFT's LoRA+; ``prepare`` does what PEFT wants done to its model before training.
+        ``b_ratio`` is that of PEFT's LoRA+; ``prepare`` does what PEFT wants done to its model before training;
+        ``optimize`` makes another optimizer than AdamW, and says what trains.
         """
         from peft import LoraConfig, get_peft_model
         from peft.optimizers import create_loraplus_optimizer
@@ -176,9 +178,12 @@ class PeftRun:
             for module, values in start.items() if isinstance(start, dict) else ():
                 for parameter, value in zip(self.factors[module], values, strict=True):
                     parameter.copy_(value)
+        other = optimize and optimize(self.model)
         self.trained = [p for p in parameters.values() if p.requires_grad]
-        if b_ratio is None:
-            a = [pair[0] for pair in self.factors.values()]
+        if other is not None:
+            self.optimizer = other
+        elif b_ratio is None:
+            a = [pair[0] for pair in self.factors.values() if pair[0].requires_grad]
             others = [p for p in self.trained if all(p is not q for q in a)]
             groups = [{"params": a, "weight_decay": a_decay}, {"params": others}]
             self.optimizer = torch.optim.AdamW(groups, rate, weight_decay=0.0)

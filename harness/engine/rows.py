@@ -87,20 +87,49 @@ class Rows:
         kept = not self.only_base_teaches and {"base", "snapshot"} & set(self.teacher_kinds)
         self.starts = torch.empty_like(self.bank.values) if kept else None
         self.averages: dict[str, BoundAverage] = {}
+        #: [K, S]: which ``sections`` of its columns a row trains; None: all rows train all.
+        self.trains = _trained_sections(specs, layout)
+        if self.trains is not None:
+            self.trains = self.trains.to(model.device)
         self.task: CurrentTask | None = None  #: None before the first has begun: nothing has its start
         self._bind()
+
+    # -- what stays -----------------------------------------------------------------------------------------------
+
+    def release(self, gradient: Tensor) -> Tensor | None:
+        """Take the ``gradient`` [K, P] off what stays, in place; the values as they are, where anything does."""
+        if self.trains is None:
+            return None
+        for part, trains in zip(gradient.split(self.bank.layout.sections, 1), self.trains.split(1, 1), strict=True):
+            part.mul_(trains)
+        return self.bank.values.clone()
+
+    def hold(self, values: Tensor | None) -> None:
+        """Put what stays back to where it is in these ``values``; whatever a step's rules and decay do, it stays."""
+        if values is None or self.trains is None:
+            return
+        sections = self.bank.layout.sections
+        both = zip(self.bank.values.split(sections, 1), values.split(sections, 1), self.trains.split(1, 1), strict=True)
+        for now, then, trains in both:
+            now.copy_(torch.where(trains > 0, now, then))
+
+    def trained_numbers(self, row: int) -> int:
+        """How many numbers of a row train at a time."""
+        return self.bank.layout.live(self.bank.values[row], self.specs[row].adapter.fixes)
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
     def _start(self, position: int, examples: Sequence[Sequence[Example]]) -> None:
         """Fresh adapters on what is frozen, and everything that goes with them: moments, rules, averages."""
         bank = self.bank
+        before = bank.values.clone() if position else None
         bank.draw([derive(row.init_seed, "task", position) if position else row.init_seed for row in self.specs])
         below = []
         for index, row in enumerate(self.specs):
             frozen = bank.layout.frozen.row(index) if bank.layout.frozen else None
             layout, scaling = replace(bank.layout, frozen=frozen), float(bank.scaling[index])
-            at = Start(layout, scaling, self.model, self.spectra, examples[index])
+            left = None if before is None else before[index]
+            at = Start(layout, scaling, self.model, self.spectra, examples[index], left)
             bank.values[index], under = _started(row.adapter, bank.values[index].clone(), at)
             below += [] if under is None else [under]
         if below:
@@ -288,6 +317,13 @@ def _started(adapter: Adapter, drawn: Tensor, at: Start) -> tuple[Tensor, Tensor
             "values alone where it is not"
         )
     return start if isinstance(start, tuple) else (start, None)
+
+
+def _trained_sections(specs: Sequence[RowSpec], layout: Layout | DenseLayout) -> Tensor | None:
+    """[K, 2], 1 where a row trains the columns of A, and the others; None where all rows train all."""
+    if not any(row.adapter.fixes for row in specs) or isinstance(layout, DenseLayout):
+        return None
+    return torch.tensor([[float(row.adapter.fixes != name) for name in "AB"] for row in specs])
 
 
 def _given_answers(student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:

@@ -38,11 +38,13 @@ def take_step(rows: Rows, batch: Batch, factor: float, progress: float) -> tuple
         rows.alive &= losses.isfinite() & rows.rates.isfinite()
         for rule in rows.updates.values():
             rule.penalise(rows.bank, gradient)
+        held = rows.release(gradient)
         for rule in rows.updates.values():
             rule.before_step(rows.bank, rows.alive)
         rates = rows.rates[:, None] * rows.optimizer.ratios * rows.factor
         gradient, rates, norm = clipped(gradient, rates, rows.alive, rows.settings.clip)
         rows.optimizer.step(rows.bank, gradient, rates)
+        rows.hold(held)
         rows.alive &= norm.isfinite()
         for average in rows.averages.values():
             average.after_step(rows.bank)

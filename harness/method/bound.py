@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from harness.errors import InputError
 from harness.method.lazy import torch
 from harness.method.losses import cross_entropy
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.analysis.intruders import Spectrum
-    from harness.engine.adapters import AdapterBank, DenseLayout, Layout
+    from harness.engine.adapters import AdapterBank, DenseLayout, Layout, Slot
     from harness.engine.batches import Example
     from harness.engine.model.packed import PackedModel
 
@@ -34,6 +35,22 @@ class Start(Generic[AnyLayout]):
     model: PackedModel
     spectra: Callable[[], Sequence[Spectrum]]  #: the SVD of every W0, in slot order
     examples: Sequence[Example]  #: of the task that begins, in the order in which the trial trains on them
+    before: Tensor | None = None  #: [P]: where the task before has left the adapter; None with the first
+
+    def check_room(self, slot: Slot, room: int, what: str) -> None:
+        """Raise InputError where a matrix has less ``room`` than the adapter's rank, in directions of this kind."""
+        if self.layout_rank > room:
+            raise InputError(
+                f"rank {self.layout_rank} is larger than the {room} {what} of {slot.module} "
+                f"[{slot.out_features}, {slot.in_features}]",
+                where="adapter.rank",
+                remedy=f"set a rank of at most {room}, or leave {slot.projection} out of adapter.targets",
+            )
+
+    @property
+    def layout_rank(self) -> int:
+        """The rank of the factors; 0: there are none."""
+        return getattr(self.layout, "rank", 0)
 
     def negative_of(self, values: Tensor) -> Tensor:
         """[P]: what has to lie below ``values`` [P] so that both add up to nothing: -s B A, or minus a dense change."""

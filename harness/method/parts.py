@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 #: to have (DoRA), ``scale`` what every row is multiplied by.
 Vector = Literal["magnitude", "scale"]
 
+#: A factor that may stay where it starts: A with LoRA-FA, B with MiCA.
+Fixed = Literal["A", "B"]
+
 
 @dataclass(frozen=True)
 class Adapter(ABC):
@@ -38,6 +41,11 @@ class Adapter(ABC):
     vectors: ClassVar[tuple[Vector, ...]] = ()  #: trained beside low-rank factors; they start where ``start`` says
     puts_below: ClassVar[bool] = False  #: whether ``start`` returns what lies below the adapter as well
     dense_copies: ClassVar[int] = 0  #: fp32 tensors of the adapted matrices' size that a row holds (pack sizes)
+
+    @property
+    def fixes(self) -> Fixed | None:
+        """The factor that stays where it starts; None: all of them train."""
+        return None
 
     @property
     @abstractmethod
@@ -123,6 +131,11 @@ class AdamW(Optimizer):
 
 class UpdateRule(ABC):
     """What happens beside the optimizer: penalties on the gradient, changes of the weights before a step."""
+
+    @property
+    def dense_copies(self) -> float:
+        """fp32 tensors of the adapted matrices' size that a row's rule holds (pack sizes)."""
+        return 0.0
 
     @classmethod
     @abstractmethod

@@ -303,8 +303,7 @@ class PackRun:
             )
 
     def _record(self, row: int, trial: PlannedTrial) -> TrialRecord:
-        bank, scored = self.rows.bank, self.rows.scored(row, trial.recipe)
-        trained = bank.layout.live(bank.values[row])
+        scored, trained = self.rows.scored(row, trial.recipe), self.rows.trained_numbers(row)
         kept = sum(state_bytes(self.rows, row, trial.recipe).values())
         return self.ledger.record(trial, self.job, self.base, trained, scored.layout.live(scored.values), kept)
 

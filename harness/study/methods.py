@@ -55,6 +55,11 @@ class AverageLike(Hashable, Protocol):
         ...
 
 
+class UpdateLike(Protocol):
+    @property
+    def dense_copies(self) -> float: ...
+
+
 class LossLike(Protocol):
     """What a step takes: on which answers the loss is, and who else reads them."""
 
@@ -76,6 +81,8 @@ class RecipeLike(Protocol):
         """None: nothing is trained."""
         ...
 
+    @property
+    def updates(self) -> Sequence[UpdateLike]: ...
     @property
     def average(self) -> AverageLike | None: ...
     @property

@@ -192,7 +192,8 @@ def _copies(row: Row, share: float, rank: int) -> float:
     below = len(stream) - 1 if stacks else 0
     if recipe.adapter.puts_below:
         below = 2 * below + 1  # what each task starts with lies below it as well
-    dense = recipe.adapter.dense_copies + sum(average.dense_copies for average in row.averages)
+    parts = (recipe.adapter, *recipe.updates, *row.averages)
+    dense = sum(part.dense_copies for part in parts)
     of_factors = sum(not average.dense_copies for average in row.averages)
     return dense + factor_copies(share, rank, below, of_factors)
 

@@ -51,7 +51,8 @@ def random_data(method: Recipe, rows: int):
 OURS = {
     "frozen", "lora", "stable_lora", "lora_small_a", "lora_ema", "lora_ema_product", "self_distill", "combined",
     "full_finetune", "multitask", "single_task", "lora_replay", "lora_ewc", "o_lora", "lora_plus", "rslora", "dora",
-    "pissa", "eva", "sdft", "combined_on_policy", "wise_ft", "merge_mean", "merge_ties",
+    "pissa", "eva", "sdft", "combined_on_policy", "wise_ft", "merge_mean", "merge_ties", "lora_fa",
+    "olora", "milora", "mica", "clora", "slao",
 }  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def test_a_setting_of_the_wrong_type_names_file_and_key(name):
     ("lora_ewc", "fisher_examples", 0), ("lora_replay", "replay_every", 1), ("o_lora", "orthogonality", -0.5),
     ("o_lora", "size_penalty", -1), ("eva", "rho", 0.5), ("eva", "eva_tokens", 0),
     ("wise_ft", "share", 1.5), ("merge_mean", "weights", "0.5 0.6"), ("merge_ties", "density", 0),
-    ("merge_ties", "weight", 0),
+    ("merge_ties", "weight", 0), ("clora", "strength", -1), ("clora", "subspace", 1), ("lora_fa", "projected", "maybe"),
     ("full_finetune", "learning_rate", 0), ("lora", "learning_rate", 0), ("combined", "shrink", -1),
     ("combined", "ema_decay", 1), ("combined_on_policy", "shrink", 1), ("self_distill", "distill_weight", -1),
     ("self_distill", "distill_warmup", 1.5), ("self_distill", "teacher", "emma"), ("sdft", "divergence", "kl"),
@@ -151,7 +152,7 @@ def changes_of(layout, values, scaling):
 
 #: All others score the student that trains; of what is no mean of a path there are tests by hand (test_merge_arms.py).
 SCORED_BY_AVERAGE = {"lora_ema", "lora_ema_product", "combined", "combined_on_policy"}
-SCORED_OTHERWISE = {"wise_ft", "merge_mean", "merge_ties"}
+SCORED_OTHERWISE = {"wise_ft", "merge_mean", "merge_ties", "slao"}
 
 
 def test_what_is_scored_is_known_of_all():

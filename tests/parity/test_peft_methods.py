@@ -23,7 +23,7 @@ from helpers import (
     warmup,
 )
 
-from baselines import dora, eva, lora, lora_plus, pissa, rslora
+from baselines import dora, eva, lora, lora_fa, lora_plus, mica, olora, pissa, rslora
 from harness.engine.model.packed import ALL_LINEAR
 from harness.method.recipe import MethodSettings, Recipe
 
@@ -64,14 +64,46 @@ def test_lora_plus(ratio):
     against_peft(lora_plus.compose(lora_plus.Settings(ratio=ratio)), b_ratio=ratio)
 
 
-def test_pissa():
-    """From PEFT's own start and on PEFT's own residual base: signs of singular vectors may differ, products may not."""
-    recipe, examples = pissa.compose(MethodSettings()), data()
+@pytest.mark.parametrize("projected", [True, False])
+def test_lora_fa(projected, monkeypatch):
+    """PEFT's optimizer, in fp32 as well where it would take bf16; or AdamW on a B whose A stays."""
+    from peft.optimizers import create_lorafa_optimizer, lorafa
+
+    monkeypatch.setattr(lorafa, "is_bf16_available", lambda: False)
+
+    def of_peft(rate: float, model: torch.nn.Module) -> torch.optim.Optimizer:
+        made = create_lorafa_optimizer(model, r=RANK, lora_alpha=int(ALPHA), lr=rate)
+        return made if projected else torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), rate,
+                                                        weight_decay=0.0)  # fmt: skip
+
+    recipe, examples = lora_fa.compose(lora_fa.Settings(projected=projected)), data()
+    packed = trainer(packed_model(), [recipe] * 2, RATES)
+    start = packed.bank.values.clone()
+    found = train(packed, batches(examples, SIZE, STEPS))
+    for row, rate in enumerate(RATES):
+        alone = PeftRun(tiny_model(), factors(packed, start, row), rate, optimize=partial(of_peft, rate))
+        for step in range(STEPS):
+            loss = alone.backward(examples[row][step * SIZE : (step + 1) * SIZE])
+            alone.update(warmup(step))
+            assert abs(loss - found[step, row].item()) <= 2e-5 * (1 + abs(loss)), (row, step)
+        for module, (a, b) in factors(packed, packed.bank.values, row).items():
+            assert torch.equal(a, factors(packed, start, row)[module][0])
+            assert relative(b, alone.factors[module][1].detach()) <= 1e-3, (row, module)
+
+
+OWN_STARTS = {"pissa": pissa.compose(pissa.Settings()), "olora": olora.compose(olora.Settings()),
+              "mica": mica.compose(MethodSettings())}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(OWN_STARTS))
+def test_from_pefts_own_start(name):
+    """And on PEFT's own residual base: signs of singular vectors may differ, products may not."""
+    recipe, examples = OWN_STARTS[name], data()
     packed = trainer(packed_model(), [recipe] * 2, RATES)
     base = {slot.module: weight.clone() for slot, weight in packed.model.weights()}
     found = train(packed, batches(examples, SIZE, STEPS))
     for row, rate in enumerate(RATES):
-        alone = PeftRun(tiny_model(), list(base), rate, init_lora_weights="pissa")
+        alone = PeftRun(tiny_model(), list(base), rate, init_lora_weights=name)
         for step in range(STEPS):
             loss = alone.backward(examples[row][step * SIZE : (step + 1) * SIZE])
             alone.update(warmup(step))

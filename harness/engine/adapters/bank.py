@@ -27,6 +27,7 @@ class AdapterBank(Generic[AnyLayout]):
 
     def __init__(self, layout: AnyLayout, seeds: Sequence[int], scaling: Sequence[float], device: torch.device) -> None:
         self.layout = layout
+        self.seeds = tuple(seeds)  #: of each trial, for parts that draw something of their own
         self.values = torch.empty(len(seeds), layout.size, device=device)
         self.scaling = torch.tensor(scaling, dtype=torch.float32, device=device)
         self.draw(seeds)

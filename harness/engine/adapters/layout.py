@@ -210,13 +210,17 @@ class Layout:
         ]
         return stacked(self.frozen, changes, dtype)
 
-    def live(self, values: Tensor) -> int:
-        """How many of the numbers ``values`` [P] train: ranks whose row of A and column of B are zero do not."""
-        dead = 0
+    def live(self, values: Tensor, fixed: str | None = None) -> int:
+        """How many of the numbers ``values`` [P] train: ranks whose row of A and column of B are zero do not.
+
+        Nor does the factor that is ``fixed``, ``A`` or ``B``; None: both train.
+        """
+        idle = 0
         for slot, (a, b) in zip(self.slots, self.split(values[None]), strict=True):
-            ranks = (a[0] == 0).all(1) & (b[0] == 0).all(0)
-            dead += int(ranks.sum()) * (slot.in_features + slot.out_features)
-        return self.size - dead
+            dead = int(((a[0] == 0).all(1) & (b[0] == 0).all(0)).sum())
+            stays = {"A": slot.in_features, "B": slot.out_features}[fixed] if fixed else 0
+            idle += dead * (slot.in_features + slot.out_features) + (self.rank - dead) * stays
+        return self.size - idle
 
     def initial(self, seed: int) -> Tensor:
         """One row [P] at its start: A ~ U(-1/sqrt(n), 1/sqrt(n)), B = 0, vectors 0.
@@ -262,7 +266,7 @@ class DenseLayout:
     def scaled(self, values: Tensor, scaling: Tensor) -> Tensor:
         return values * scaling[:, None]
 
-    def live(self, values: Tensor) -> int:
+    def live(self, values: Tensor, fixed: str | None = None) -> int:
         return self.size
 
     def changes(self, values: Tensor, scaling: Tensor, dtype: torch.dtype) -> list[Change]:
