@@ -104,17 +104,18 @@ def _carry_out(
 
 
 def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None, as_json: AsJson = False) -> None:
-    """Say which trials of a study are done, diverged, failed or missing, and whether it has changed since."""
+    """Say which trials are done, diverged, failed or missing, what has changed since, and how far a run is."""
     from harness.cli.show.outcome import show_status
     from harness.data.paths import cache_dir
+    from harness.store.standing import read_standing
     from harness.store.survey import survey
-    from harness.study.folders import results_folder
+    from harness.study.folders import TUNING, results_folder
 
     name = resolve(study)
     folder = results_folder(name, model, out)
     surveyed = survey(folder, cache_dir())
     changes = _changes(name, model, out, surveyed) if any(folder.glob("*/*.json")) else ()
-    show_status(folder, surveyed, as_json, changes)
+    show_status(folder, surveyed, as_json, changes, read_standing(folder) or read_standing(folder / TUNING))
 
 
 def _changes(name: str, model: str | None, out: Path | None, surveyed: Survey) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from harness.store.records import Failure, Status
+from harness.store.standing import Standing
 from harness.study.config import ResourceSettings
 from harness.study.stack import Device
 
@@ -122,6 +123,7 @@ class Watcher:
 
     total: Callable[[float], None]  #: units of all the work, once known
     progress: Callable[[str, float, str], None]  #: a job's name, its units so far, what it is doing
+    standing: Callable[[Standing], None] = lambda standing: None  #: how far a run is, put together from all that
 
 
 class StalledError(BaseException):

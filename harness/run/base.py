@@ -10,6 +10,7 @@ import numpy as np
 from harness.engine.environment import peak_memory_gib, reset_peak_memory, synchronize
 from harness.errors import LorabenchError
 from harness.executors.interface import Report
+from harness.run.gauge import Gauge
 from harness.run.job import Job, set_up
 from harness.scoring.bench import Bench
 from harness.store.records import BaseRecord, BaseScore, pack_bits
@@ -23,12 +24,12 @@ def run_base(job: Job, report: Report) -> None:
     device = bench.model.device
     reset_peak_memory(device)
     names = (*job.study.tasks, *job.study.probes)
-    done, start = 0.0, time.monotonic()
+    done, start, gauge = 0.0, time.monotonic(), Gauge(device)
 
     def progress(tokens: int) -> None:
         nonlocal done
         done += tokens
-        report(done, "scoring the base model")
+        report(done, "scoring the base model", gauge.count(tokens))
 
     (scores,) = bench.scorer.score(names, None, None, progress)
     synchronize(device)

@@ -12,8 +12,9 @@ from harness.data import models as model_files
 from harness.errors import InputError
 from harness.executors.hardware import likely_device
 from harness.executors.interface import ENDED, FAILED, NO_FIGURES, Figures
+from harness.run.progress import Tracker
 from harness.run.requirements import check_directions, check_sizes, check_streams
-from harness.store.checkpoints import sweep
+from harness.store.checkpoints import sweep, sweep_signs
 from harness.store.claims import claim
 from harness.store.files import sweep_temporary
 from harness.store.published import PublishedRow, read_published
@@ -34,7 +35,7 @@ from harness.study import search, tuning
 from harness.study.arms import expand_arms, remarks
 from harness.study.changes import Changes, changes
 from harness.study.config import Study
-from harness.study.folders import results_folder
+from harness.study.folders import TUNING, results_folder
 from harness.study.halving import unfinished
 from harness.study.load import find_study, load_study
 from harness.study.memory import adapter_share, dense_rows, device_class, pack_size
@@ -44,9 +45,6 @@ from harness.study.stack import Device
 
 if TYPE_CHECKING:
     from harness.executors.interface import Executor, Watcher
-
-#: The folder of the tuning study, inside that of the study it tunes.
-TUNING = "tuning"
 
 
 @dataclass(frozen=True)
@@ -264,6 +262,7 @@ def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher
 
         def progress(name: str, units: float, what: str, figures: Figures = NO_FIGURES) -> None:
             held.check()  # another run may have taken the folder from one that had stood still
+            tracker.report(name, units, what, figures)
             if what not in (ENDED, FAILED):
                 watcher.progress(name, units, what)
 
@@ -279,7 +278,12 @@ def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher
             return state
         from harness.run.missing import Run, run_missing  # with torch, which planning does without
 
-        run_missing(Run(campaign, executor, device, extras, state, progress), watcher.total)
+        tracker = Tracker(campaign.plan, state.todo, device, folder, watcher.standing)
+        try:
+            run_missing(Run(campaign, executor, device, extras, state, progress, tracker), watcher.total)
+        finally:
+            tracker.close()
+            sweep_signs(folder)
         after = read_state(campaign)
         sweep(folder, {pack.name for pack in after.todo})  # of workers that were killed, and their packs done by others
         sweep_temporary(folder)

@@ -26,6 +26,7 @@ from harness.study.stack import Device
 
 if TYPE_CHECKING:
     from harness.run.campaign import Campaign, State
+    from harness.run.progress import Tracker
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Run:
     extras: Mapping[str, Any]
     state: State  #: when it began
     progress: Watch
+    tracker: Tracker
 
     @cached_property
     def stack(self) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def run_missing(run: Run, total: Callable[[float], None]) -> None:
     try:
         campaign, todo = run.campaign, run.state.todo
         base = read_base(campaign.folder, run.base_key) or _scored_base(run)
-        total(sum(forecast.pack_units(campaign.study, base, pack) for pack in todo))
+        total(run.tracker.begin(lambda pack: forecast.pack_units(campaign.study, base, pack)))
         write_untrained(run.job(None), base, campaign.plan.untrained)
         pace = pace_of(campaign, run.state.statuses, base, run.device)
         while todo:

@@ -35,6 +35,7 @@ from harness.engine.state import state_bytes
 from harness.engine.step import take_step
 from harness.errors import FolderError, LorabenchError
 from harness.executors.interface import Report
+from harness.run.gauge import Gauge
 from harness.run.groups import grouped
 from harness.run.job import Job, set_up
 from harness.run.ledger import Ledger
@@ -85,7 +86,7 @@ class PackRun:
         self.digest_before = self.bench.model.digest()
         self.stages = len(pack.rows[0].stream)
         self.schedule = make_schedule(self.study.training)
-        self._report, self.units = report, forecast.START_UNITS
+        self._report, self.units, self._gauge = report, forecast.START_UNITS, Gauge(self.device)
         self._advance(0, "making the adapters")
         self.rows = self._fresh_rows()
         self.ledger = Ledger.fresh(pack, self.study, base)
@@ -129,7 +130,7 @@ class PackRun:
 
     def _train(self, stage: int) -> None:
         """One pass over the examples of each row's task, in steps of all rows, with the curve's inner scores."""
-        self._advance(0, self._training(stage))  # what fails in the first step has this as its place
+        self._advance(0, self._training(stage), stage)  # what fails in the first step has this as its place
         examples = [self._chosen(row, stage) for row in self.pack.rows]
         losses: list[torch.Tensor] = []
         with self._clock("train"):
@@ -158,15 +159,17 @@ class PackRun:
         training = self.study.training
         rows = [each[seen : seen + training.batch] for each in examples]
         # A row's seed depends on its trial, the task and the step alone: it draws the same whatever it is packed with.
-        seeds = [derive(row.data_seeds[stage], "own answers", seen // training.batch) for row in self.pack.rows]
+        step, steps = seen // training.batch, self.pack.examples // training.batch
+        seeds = [derive(row.data_seeds[stage], "own answers", step) for row in self.pack.rows]
         batch = make_batch(rows, self.bench.lm.eot_token_id, self.device, training.pass_tokens, seeds=seeds)
-        factor = self.schedule.factor(seen // training.batch, self.pack.examples // training.batch)
+        factor = self.schedule.factor(step, steps)
         losses, spent = take_step(self.rows, batch, factor, seen / self.pack.examples)
         self.ledger.count_tokens(stage, seen + training.batch, spent)
         taught = any(spent.teacher)
         work = [forecast.token_units(row.trials[0].recipe.loss, taught) for row in self.pack.rows]
         units = sum(tokens * each for tokens, each in zip(batch.tokens, work, strict=True))
-        self._advance(forecast.train_weight(self.pack, stage) * units, self._training(stage))
+        units *= forecast.train_weight(self.pack, stage)
+        self._advance(units, self._training(stage), stage, sum(batch.tokens), step=step + 1, steps=steps)
         return losses
 
     def _chosen(self, row: Row, stage: int) -> list[Example]:
@@ -223,7 +226,7 @@ class PackRun:
                     group.key,
                     group.values,
                     group.scaling,
-                    lambda tokens, weight=weight: self._advance(weight * tokens, label),
+                    lambda tokens, weight=weight: self._advance(weight * tokens, label, stage, tokens),
                     group.layout,
                 )
             yield from zip(group.trials, scores, strict=True)
@@ -258,7 +261,7 @@ class PackRun:
                     self.ledger.take_intruders(trial.fingerprint, stage, summary)
             adapter = self.pack.adapter
             units = (forecast.intruder_units(adapter, forecast.scored_kind(trial)) for _, trial in self.trials)
-            self._advance(sum(units), label)
+            self._advance(sum(units), label, stage)
 
     # -- boundaries -----------------------------------------------------------------------------------------------
 
@@ -329,9 +332,14 @@ class PackRun:
 
     # -- bookkeeping ----------------------------------------------------------------------------------------------
 
-    def _advance(self, units: float, what: str) -> None:
+    def _advance(self, units: float, what: str, stage: int | None = None, tokens: int = 0, **step: int) -> None:
+        """Report work that is done: of this stage of the stream, once that has begun, on so many tokens."""
         self.units += units
-        self._report(self.units, what)
+        if stage is None:
+            self._report(self.units, what)
+        else:
+            place = {"position": stage + 1, "positions": self.stages, **step}
+            self._report(self.units, what, {**place, **self._gauge.count(tokens)})
 
     @contextmanager
     def _clock(self, what: str) -> Iterator[None]:

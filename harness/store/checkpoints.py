@@ -5,6 +5,7 @@ One file, so that a kill can't leave tensors of one task with the scores of anot
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -27,9 +28,18 @@ def sweep(folder: Path, packs: Collection[str]) -> None:
     leaves one that nothing will ever read.
     """
     keep = {checkpoint_path(folder, pack) for pack in packs}
-    for pattern in ("*.safetensors", "*.progress", "*.new", "*.crash", "*.lock", ".*.tmp", ".tmp*"):
+    sweep_signs(folder)
+    for pattern in ("*.safetensors", "standing.json", "*.lock", ".*.tmp", ".tmp*"):
         for path in (folder / "running").glob(pattern):
             if path not in keep:
+                path.unlink(missing_ok=True)
+
+
+def sweep_signs(folder: Path) -> None:
+    """Remove the signs of life of jobs that are at work no more, as those of a worker that was killed are left."""
+    for pattern in ("*.progress", "*.new", "*.crash"):
+        for path in (folder / "running").glob(pattern):
+            with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
 

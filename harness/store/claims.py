@@ -67,6 +67,30 @@ def claim(folder: Path, tell: Callable[[str], None] = _say) -> Generator[Claim]:
     held.check()
 
 
+def at_work(folder: Path) -> Owner | None:
+    """Who holds the folder now; None where nobody does.
+
+    An owner that can't be seen from here (of another machine) shows itself by its next beat, which is waited for.
+    """
+    with contextlib.suppress(OSError):
+        for path in (folder / "running" / ".claim").iterdir():
+            owner = owners.read_owner(path)
+            alive = owners.lives(owner, path)
+            if owner and (_beats(path) if alive is None else alive):
+                return owner
+    return None
+
+
+def _beats(path: Path) -> bool:
+    """Whether there is a beat within about the time between two."""
+    seen, step = owners.beat(path), BEAT / 20
+    for _ in range(round(1.2 * BEAT / step)):
+        time.sleep(step)
+        if owners.beat(path) not in (seen, None):
+            return True
+    return False
+
+
 class Claim:
     """A folder that is held until :meth:`give_back`."""
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from harness.errors import InputError
 from harness.study.config import RESERVED, check_name
 
+#: The folder of the tuning study, inside that of the study it tunes.
+TUNING = "tuning"
+
 
 def results_folder(study: str, model: str | None, out: Path | None) -> Path:
     """``results/<study>``, ``results/<study>@<model>`` where the model was overridden, or ``out``.

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.show.screen import MOST_MESSAGES, damaged_lines, screen, table
+from harness.cli.show.screen import MOST_MESSAGES, MOST_ROWS, damaged_lines, screen, table
+from harness.cli.show.standing import view
 from harness.store.records import FINAL, STATUSES
 from harness.store.results import read_manifest, read_some
+from harness.store.standing import Standing
 from harness.store.survey import Survey
 from harness.store.tuning import FILE, Tuning
 from harness.study.reference import lines
@@ -66,8 +68,10 @@ def show_choices(campaign: Campaign, tuning: Tuning) -> None:
     screen.print(f"{campaign.folder.parent / FILE}: `lorabench run` takes these settings from now on")
 
 
-def show_status(folder: Path, surveyed: Survey, as_json: bool, changes: Sequence[str]) -> None:
-    """Statuses by arm, from the result files, and what of them the study no longer asks for."""
+def show_status(
+    folder: Path, surveyed: Survey, as_json: bool, changes: Sequence[str], standing: Standing | None = None
+) -> None:
+    """Statuses by arm, from the result files, and what of them the study no longer asks for; how far a run is."""
     said = read_manifest(folder)
     expected = said.expected or {}
     counts: dict[str, Counter[str]] = {}
@@ -81,7 +85,8 @@ def show_status(folder: Path, surveyed: Survey, as_json: bool, changes: Sequence
     if as_json:
         reference = said.reference.model_dump(mode="json") if said.reference else None
         found = {"damaged": dict(surveyed.damaged), "changes": list(changes)}
-        data = {"folder": str(folder), "methods": rows, "reference": reference, **found}
+        at_work = standing.model_dump(mode="json") if standing else None
+        data = {"folder": str(folder), "methods": rows, "reference": reference, "running": at_work, **found}
         print(json.dumps(data, indent=1))
         return
     if rows:
@@ -92,3 +97,5 @@ def show_status(folder: Path, surveyed: Survey, as_json: bool, changes: Sequence
         screen.print(f"{folder}: no results yet")
     for line in (*damaged_lines(surveyed.damaged), *changes):
         screen.print(line, style="yellow")
+    if standing:
+        screen.print(view(standing, MOST_ROWS))

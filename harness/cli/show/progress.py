@@ -1,93 +1,104 @@
-"""How far a run is: a bar on a terminal, a line now and then in a log."""
+"""How far a run is, while it runs: a live table on a terminal, lines now and then in a log."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
-from rich.text import Text
+from rich.console import RenderableType
+from rich.live import Live
 
-from harness.cli.show.screen import clock, screen
-from harness.cli.terminal import say, visible
+from harness.cli.show.screen import screen
+from harness.cli.show.standing import lines, view
+from harness.cli.terminal import visible
 from harness.executors.interface import Watcher
+from harness.store.standing import Standing
 
-
-class _Remaining(ProgressColumn):
-    """Time left, from the mean speed since the packs began: the work is counted in even units."""
-
-    def render(self, task: Task) -> Text:
-        started = task.fields.get("started")
-        if not task.total or started is None or task.completed <= 0:
-            return Text("ETA -:--")
-        spent = time.monotonic() - started
-        return Text(f"ETA {clock(spent * (task.total - task.completed) / task.completed)}")
-
-
-class _Doing(ProgressColumn):
-    """What is being done."""
-
-    def render(self, task: Task) -> Text:
-        return Text(visible(task.description))
+#: Lines of a terminal that are not for jobs: title, rules, head, bar.
+AROUND = 8
 
 
 @contextmanager
 def progress(name: str, complete: bool = False) -> Iterator[Watcher]:
-    """A bar on a terminal; a line now and then in a log file; neither where all is ``complete``."""
-    bar = Progress(
-        SpinnerColumn(),
-        _Doing(),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        _Remaining(),
-        TimeElapsedColumn(),
-        console=screen,
-        transient=True,
-    )
-    task = bar.add_task("starting", total=None, started=None)
-    done: dict[str, float] = {}
-    log = _LogLines(name)
+    """A live table on a terminal; lines now and then in a log file; neither where all is ``complete``."""
+    shown = _Table(name) if screen.is_terminal and not complete else None
+    log = _LogLines(name) if not screen.is_terminal and not complete else None
+
+    def show(standing: Standing) -> None:
+        if shown:
+            shown.standing = standing
+        elif log:
+            log.step(standing)
+
+    sums = _Sums(name)
 
     def total(units: float) -> None:
-        done.clear()
-        bar.update(task, total=max(units, 1.0), completed=0, started=time.monotonic())
-        log.begin(units)
+        sums.begin(units)
 
     def report(job: str, units: float, what: str) -> None:
-        done[job] = units
-        bar.update(task, description=what)
-        if job != "base":
-            bar.update(task, completed=sum(done.values()))
-        log.step(sum(done.values()), what)
+        if not sums.silent:
+            show(sums.step(job, units, what))
 
-    if complete:
-        yield Watcher(total, report)
-    elif screen.is_terminal:
-        with bar:
-            yield Watcher(total, report)
+    def standing(now: Standing) -> None:
+        sums.silent = True  # who sends these has put everything together
+        show(now)
+
+    watcher = Watcher(total, report, standing)
+    if shown:
+        with Live(get_renderable=shown.view, console=screen, transient=True):
+            yield watcher
     else:
-        yield Watcher(total, report)
+        yield watcher
+
+
+class _Table:
+    """What the terminal shows of the latest standing."""
+
+    def __init__(self, name: str) -> None:
+        self.standing = Standing(study=name, what="starting")
+
+    def view(self) -> RenderableType:
+        return view(self.standing, max(3, screen.height - AROUND))
+
+
+class _Sums:
+    """How far work of one job is that has no packs: an audit, a mitigation."""
+
+    def __init__(self, name: str) -> None:
+        self.silent = False
+        self._name, self._units, self._began = name, 0.0, time.monotonic()
+        self._start = self._began
+        self._done: dict[str, float] = {}
+
+    def begin(self, units: float) -> None:
+        self._done.clear()
+        self._units, self._began = max(units, 1.0), time.monotonic()
+
+    def step(self, job: str, units: float, what: str) -> Standing:
+        if job != "base":
+            self._done[job] = units
+        now, done = time.monotonic(), sum(self._done.values())
+        share = min(1.0, done / self._units) if self._units and done else None
+        left = (now - self._began) * (1 - share) / share if share else None
+        return Standing(study=self._name, what=what, share=share, seconds_spent=now - self._start, seconds_left=left)
 
 
 class _LogLines:
-    """One line every half minute where there is no terminal."""
+    """Some lines every half minute where there is no terminal, and when all is done."""
 
     every = 30.0
 
     def __init__(self, name: str) -> None:
-        self.name, self.units, self.started, self.last = name, 0.0, time.monotonic(), 0.0
+        self.name, self.last, self.over = name, -self.every, False
+        self._file: TextIO = sys.stderr  # of the beginning: a job's output may be kept apart meanwhile
 
-    def begin(self, units: float) -> None:
-        self.units, self.started, self.last = units, time.monotonic(), 0.0
-
-    def step(self, done: float, what: str) -> None:
-        now = time.monotonic()
-        if screen.is_terminal or now - self.last < self.every:
+    def step(self, standing: Standing) -> None:
+        now, over = time.monotonic(), standing.share == 1 and not standing.jobs
+        if now - self.last < self.every and not (over and not self.over):
             return
-        self.last = now
-        if not self.units or not done:
-            say(f"[{self.name}] {what}", err=True)
-            return
-        left = (now - self.started) * (self.units - done) / done
-        say(f"[{self.name}] {100 * done / self.units:3.0f}%  ETA {clock(left)}  {what}", err=True)
+        self.last, self.over = now, over
+        for line in lines(standing):
+            print(visible(f"[{self.name}] {line}"), file=self._file, flush=True)

@@ -1,6 +1,7 @@
 """A worker's side of a job: its signs of life, and what tells how it died, in files beside the checkpoints.
 
-``NAME.progress`` is [units, what it is doing, process, figures]; it is replaced at every report and gone when the job is done.
+``NAME.progress`` is [units, what it is doing, process, figures]; it is replaced at every report and gone when the job
+is done.
 ``NAME.crash`` is empty until a signal that Python can see (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT) ends the process.
 """
 

@@ -194,7 +194,7 @@ def test_status_as_json(lorabench, tmp_path):
     status, out, _ = lorabench("status", "smoke", "--json")
     assert status == 0
     wanted = {"folder": str(tmp_path / "results" / "smoke"), "methods": [], "damaged": {}, "changes": [],
-              "reference": None}  # fmt: skip
+              "reference": None, "running": None}  # fmt: skip
     assert json.loads(out) == wanted
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,8 @@ from harness.cli.show import screen as screens
 from harness.run.campaign import State
 from harness.store import write_trial
 from harness.store.records import Failure
+from harness.store.standing import JobStanding, Standing
+from harness.store.survey import Survey
 from harness.store.tuning import Tuning
 
 #: Texts, and how they are shown.
@@ -28,6 +31,23 @@ ODD = [
     ("a\ud83db", r"a\ud83db"),
     ("é 日本 😀", "é 日本 😀"),
 ]
+
+STANDING = Standing(
+    study="mine", device="cuda", packs=12, done=4, failed=1, share=0.43, seconds_spent=65, seconds_left=3723,
+    jobs=(
+        JobStanding(
+            name="a", number=3, trials=4, what="task 2/6: training", share=0.37, position=2, positions=6, step=12,
+            steps=64, tokens_per_second=3456.7, memory_gib=1.26, seconds_left=61,
+        ),
+        JobStanding(name="b", number=7, trials=1, what="loading the model and the tasks"),
+    ),
+)  # fmt: skip
+#: What a table shows of it.
+TABLE = (
+    "mine", "GPU memory", "│ 3/12 │      4 │      2/6 │ training ", "12/64 │    3,457 │    1.3 GiB │  37% │ 1:01",
+    "│ 7/12 │      1 │        - │ loading the model and the tasks │", "4 of 12 packs done, 1 trial failed", "43%",
+    "ETA 1:02:03", "1:05",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -117,3 +137,55 @@ def test_an_encoding_that_lacks_a_letter_is_no_traceback(monkeypatch):
     terminal.take_any_encoding()
     terminal.say("a → b")
     assert raw.getvalue() == b"a \\u2192 b\n"
+
+
+def test_a_live_table_has_a_row_for_every_pack_at_work(screen):
+    with progress.progress("mine") as watcher:
+        watcher.total(10)
+        watcher.standing(STANDING)
+        watcher.progress("a", 5, "not shown beside what was put together")
+    said = screen.getvalue()
+    for words in TABLE:
+        assert words in said
+    assert "not shown" not in said
+
+
+def test_a_table_is_not_higher_than_the_terminal(screen, monkeypatch):
+    monkeypatch.setattr(screens.screen, "_height", 20)
+    many = STANDING.model_copy(update={"jobs": STANDING.jobs * 50})
+    with progress.progress("mine") as watcher:
+        watcher.standing(many)
+    last = screen.getvalue().rpartition("mine\n")[2]
+    assert "and 88 more at work" in last
+    assert last.count("\n") < 20
+
+
+def test_status_shows_the_same_as_the_run(screen, tmp_path, capsys):
+    outcome.show_status(tmp_path, Survey({}, {}), False, (), STANDING)
+    for words in TABLE:
+        assert words in screen.getvalue()
+    outcome.show_status(tmp_path, Survey({}, {}), True, (), STANDING)
+    outcome.show_status(tmp_path, Survey({}, {}), True, ())
+    first, second = capsys.readouterr().out.split("}\n{")
+    assert json.loads(first + "}")["running"] == STANDING.model_dump(mode="json")
+    assert json.loads("{" + second)["running"] is None
+
+
+def test_a_log_has_a_line_for_every_pack_at_work(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.progress("mine") as watcher:
+        for _ in range(100):
+            watcher.standing(STANDING)
+            now[0] += 0.5
+        watcher.standing(STANDING.model_copy(update={"jobs": (), "done": 12, "share": 1.0, "seconds_left": 0.0}))
+    first = [
+        "[mine]  43%  ETA 1:02:03  4 of 12 packs done, 1 trial failed",
+        "[mine] pack 3/12  4 trials  position 2/6  training  step 12/64  3,457 tokens/s  1.3 GiB  37%  ETA 1:01",
+        "[mine] pack 7/12  1 trial  loading the model and the tasks",
+    ]
+    assert capsys.readouterr().err.splitlines() == [
+        *first,
+        *first,
+        "[mine] 100%  ETA 0:00  12 of 12 packs done, 1 trial failed",
+    ]
