@@ -141,7 +141,7 @@ def mitigate(
         say(f"left out: {reason}", err=True)
     with progress(campaign.study.name) as watcher:
         rows = mitigation.mitigate(
-            campaign.study, campaign.model.path, adapters, chosen, keeps, device(campaign.study.device), watcher
+            campaign.study, campaign.model.path, adapters, chosen, keeps, device(campaign.study.device).kind, watcher
         )
     if not rows:
         say(f"no intruder dimensions in {len(adapters)} trial(s): nothing to mitigate")

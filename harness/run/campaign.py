@@ -278,7 +278,7 @@ def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher
             return state
         from harness.run.missing import Run, run_missing  # with torch, which planning does without
 
-        tracker = Tracker(campaign.plan, state.todo, device, folder, watcher.standing)
+        tracker = Tracker(campaign.plan, state.todo, device.kind, folder, watcher.standing)
         try:
             run_missing(Run(campaign, executor, device, extras, state, progress, tracker), watcher.total)
         finally:
