@@ -31,10 +31,21 @@ class Job:
     stack: Mapping[str, Any]  #: what its records' numbers depend on: every machine that works for a run has the same
     write: frozenset[str]  #: fingerprints of its records that are missing; others are left as they are
     extras: Mapping[str, Any]  #: put into every record's ``host`` block
+    number: int | None = None  #: of the plan's packs, from 1, that this one is or is a part of
 
     @property
     def name(self) -> str:
         return self.pack.name if self.pack else "base"
+
+    @property
+    def about(self) -> str:
+        """What it is, for people."""
+        if self.pack is None:
+            return f"the base model {self.study.model}"
+        trials = self.pack.trials
+        arms = ", ".join(dict.fromkeys(trial.spec.arm for trial in trials))
+        number = f"pack {self.number} of " if self.number else "a pack of "
+        return f"{number}{self.study.name} ({len(trials)} trial{'s'[: len(trials) != 1]}: {arms}), {self.device}"
 
     @property
     def threads(self) -> int:

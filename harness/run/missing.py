@@ -57,7 +57,8 @@ class Run:
         trials = pack.trials if pack else self.campaign.plan.untrained
         write = frozenset(each.fingerprint for each in trials if self.state.statuses[each.fingerprint] not in FINAL)
         cache, kind = paths.cache_dir(), self.device.kind
-        return Job(study, pack, model, folder, cache, kind, self.base_key, self.stack, write, self.extras)
+        number = self.tracker.number(pack) if pack else None
+        return Job(study, pack, model, folder, cache, kind, self.base_key, self.stack, write, self.extras, number)
 
     def carry_out(self, *packs: Pack | None) -> list[Outcome]:
         return self.executor.run([self.job(pack) for pack in packs], WORK, self.progress)

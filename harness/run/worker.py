@@ -13,6 +13,7 @@ from harness.executors.interface import NO_FIGURES, Figures, Outcome, Report, St
 from harness.run.base import run_base
 from harness.run.job import Job, forget, rest
 from harness.run.pack import run_pack
+from harness.run.pack_log import logged, note
 from harness.store.checkpoints import checkpoint_path
 from harness.store.clone import clone
 from harness.store.records import Failure, Status, TrialRecord
@@ -28,8 +29,20 @@ def execute(job: Job, report: Report) -> Outcome:
 
     Raises :class:`LorabenchError` for what no pack could do: the model or the tasks can't be loaded, the base model
     can't be scored, the folder can't be written.  What stops the job from outside (Ctrl-C, the executor's
-    :class:`StalledError`) goes through.
+    :class:`StalledError`) goes through.  All of it is in the job's log.
     """
+    with logged(job) as log:
+
+        def told(units: float, what: str, figures: Figures = NO_FIGURES) -> None:
+            log.report(what, figures)
+            report(units, what, figures)
+
+        outcome = _carry_out(job, told)
+        log.say(f"ended: {outcome.failed or 'done'}")
+        return outcome
+
+
+def _carry_out(job: Job, report: Report) -> Outcome:
     phase, done = LOADING[0], False
 
     def watched(units: float, what: str, figures: Figures = NO_FIGURES) -> None:
@@ -109,6 +122,7 @@ def give_up(job: Job, status: Status, failure: Failure) -> Outcome:
         remedy = "free memory or another device, then run again: finished trials are kept"
         what = f"the base model could not be scored: {failure.message}"
         raise LorabenchError(what, where=failure.phase, remedy=remedy)
+    note(job, f"failed, {status}: {failure.phase}: {failure.message}\n{failure.traceback}")
     checkpoint_path(job.folder, job.pack.name).unlink(missing_ok=True)
     if not halves(job.pack):
         for trial in job.pack.trials:

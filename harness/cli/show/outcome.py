@@ -37,6 +37,7 @@ def show_outcome(campaign: Campaign, before: State, state: State) -> None:
             screen.print(f"  {message}")
         if len(messages) > MOST_MESSAGES:
             screen.print(f"  and {len(messages) - MOST_MESSAGES:,} more: lorabench report shows them")
+        screen.print(f"  what each pack did: {campaign.folder / 'logs'}")
 
 
 def show_choices(campaign: Campaign, tuning: Tuning) -> None:

@@ -87,18 +87,27 @@ class _Sums:
 
 
 class _LogLines:
-    """Some lines every half minute where there is no terminal, and when all is done."""
+    """Some lines every half minute where there is no terminal, when the first pack begins and when all is done."""
 
     every = 30.0
 
     def __init__(self, name: str) -> None:
-        self.name, self.last, self.over = name, -self.every, False
+        self.name, self.last, self.phase = name, -self.every, 0
         self._file: TextIO = sys.stderr  # of the beginning: a job's output may be kept apart meanwhile
 
     def step(self, standing: Standing) -> None:
-        now, over = time.monotonic(), standing.share == 1 and not standing.jobs
-        if now - self.last < self.every and not (over and not self.over):
+        now, phase = time.monotonic(), _phase(standing)
+        if not phase or (now - self.last < self.every and phase <= self.phase):
             return
-        self.last, self.over = now, over
+        self.last, self.phase = now, max(phase, self.phase)
         for line in lines(standing):
             print(visible(f"[{self.name}] {line}"), file=self._file, flush=True)
+
+
+def _phase(standing: Standing) -> int:
+    """What is said at once when it is first reached: 1 some work, 2 a pack's stream, 3 the end; of 0 nothing is."""
+    if standing.share == 1 and not standing.jobs:
+        return 3
+    if any(job.position for job in standing.jobs):
+        return 2
+    return 1 if standing.jobs or not standing.packs else 0

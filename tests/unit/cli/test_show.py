@@ -174,17 +174,25 @@ def test_status_shows_the_same_as_the_run(screen, tmp_path, capsys):
 def test_a_log_has_a_line_for_every_pack_at_work(capsys, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    before = STANDING.model_copy(
+        update={"jobs": STANDING.jobs[1:], "done": 0, "failed": 0, "share": 0.0, "seconds_left": None}
+    )
     with progress.progress("mine") as watcher:
+        watcher.standing(Standing(study="mine", packs=12, what="starting"))
+        watcher.standing(before)
         for _ in range(100):
             watcher.standing(STANDING)
+            watcher.standing(before)
             now[0] += 0.5
         watcher.standing(STANDING.model_copy(update={"jobs": (), "done": 12, "share": 1.0, "seconds_left": 0.0}))
+    ahead = ["[mine]   0%  ETA -:--  0 of 12 packs done", "[mine] pack 7/12  1 trial  loading the model and the tasks"]
     first = [
         "[mine]  43%  ETA 1:02:03  4 of 12 packs done, 1 trial failed",
         "[mine] pack 3/12  4 trials  position 2/6  training  step 12/64  3,457 tokens/s  1.3 GiB  37%  ETA 1:01",
         "[mine] pack 7/12  1 trial  loading the model and the tasks",
     ]
     assert capsys.readouterr().err.splitlines() == [
+        *ahead,
         *first,
         *first,
         "[mine] 100%  ETA 0:00  12 of 12 packs done, 1 trial failed",
