@@ -16,11 +16,9 @@ the same directions.  Under ``reinit`` every task starts from its own inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -29,9 +27,6 @@ from harness.method.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-#: Examples, and at most padded tokens, that go through the model at once to see what its matrices read.
-EXAMPLES, PASS_TOKENS = 64, 8192
 
 
 @dataclass(frozen=True)
@@ -60,48 +55,14 @@ def inputs(at: Start, tokens: int) -> list[Tensor]:
 
     Slots that read the very same input share one tensor.
     """
-    from harness.engine.batches import make_batch  # of the engine, which comes with torch
-
-    watch, device = _Watch(at), at.model.device
-    nothing = torch.zeros(1, at.layout.size, device=device)
-    for start in range(0, len(at.examples), EXAMPLES):
-        for each in make_batch([at.examples[start : start + EXAMPLES]], 0, device, PASS_TOKENS).passes:
-            places = each.source + 1  # of the answer tokens themselves
-            with torch.no_grad(), watch.at(places), at.model.adapted(at.layout, nothing, nothing[:, 0]):
-                at.model.hidden(each.ids)
-        if watch.seen >= tokens:
+    assert at.inputs is not None, "the engine gives it"
+    kept: list[list[Tensor]] = []
+    for each in at.inputs(at.examples):
+        kept.append(each)
+        if sum(len(of_example[0]) for of_example in kept) >= tokens:
             break
     whole: dict[tuple[int, ...], Tensor] = {}
-    for parts in watch.kept.values():
-        whole.setdefault(tuple(map(id, parts)), torch.cat(parts)[:tokens])
-    return [whole[tuple(map(id, parts))] for parts in watch.kept.values()]
-
-
-class _Watch:
-    """Keeps what every slot's layer is given at some places of a pass."""
-
-    def __init__(self, at: Start) -> None:
-        self.layers = {slot.module: at.model.module.get_submodule(slot.module) for slot in at.layout.slots}
-        self.kept: dict[str, list[Tensor]] = {module: [] for module in self.layers}
-        self.seen = 0
-
-    @contextmanager
-    def at(self, places: Tensor) -> Iterator[None]:
-        last: list[Tensor] = []  # an input and what was picked from it: q, k and v are given the same
-
-        def look(module: str, _: Any, given: tuple[Tensor, ...]) -> None:
-            x = given[0]
-            if not last or last[0] is not x:
-                last[:] = [x, x.flatten(0, -2)[places].float()]
-            self.kept[module].append(last[1])
-
-        handles = [layer.register_forward_pre_hook(partial(look, module)) for module, layer in self.layers.items()]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-        self.seen += len(places)
+    return [whole.setdefault(tuple(map(id, parts)), torch.cat(parts)[:tokens]) for parts in zip(*kept, strict=True)]
 
 
 def principal(x: Tensor, count: int) -> tuple[Tensor, Tensor]:

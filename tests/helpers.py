@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from harness.checks.toys import toy_text
 from harness.engine.batches import Batch, Example, make_batch
 from harness.engine.model.packed import ALL_LINEAR, PackedModel
 from harness.engine.optimizer import OptimizerSettings
@@ -101,12 +102,13 @@ def batches(
 
 def trainer(
     model: PackedModel, recipes: Sequence[Recipe], rates: Sequence[float], seeds: Sequence[int] | None = None,
-    *, also: Sequence[tuple] | None = None, examples: Sequence[Sequence[Example]] | None = None, **settings: Any,
+    *, also: Sequence[tuple] | None = None, examples: Sequence[Sequence[Example]] | None = None,
+    texts: Callable[[str, int], Sequence[Example]] | None = None, **settings: Any,
 ) -> Rows:  # fmt: skip
     seeds = seeds if seeds is not None else range(len(recipes))
     also = also if also is not None else [()] * len(recipes)
     rows = [RowSpec(*row) for row in zip(recipes, rates, seeds, also, strict=True)]
-    engine = Rows(model, rows, RANK, ALPHA, OptimizerSettings(**settings))
+    engine = Rows(model, rows, RANK, ALPHA, OptimizerSettings(**settings), texts=texts or toy_text)
     engine.begin_task(0, examples if examples is not None else [random_examples(40, seed) for seed in seeds])
     return engine
 

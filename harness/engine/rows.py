@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from harness.analysis.intruders import Spectrum, spectrum
+from harness.engine.activations import Activations
 from harness.engine.adapters.bank import AdapterBank, layout_of
 from harness.engine.adapters.layout import Below, DenseLayout, Layout, joined
 from harness.engine.batches import Example, make_batch
@@ -24,6 +26,9 @@ from harness.method.losses import cross_entropy
 from harness.method.parts import Adapter, Average
 from harness.method.recipe import Recipe
 from harness.study.seeds import derive
+
+#: (task, seed) -> its unscored text, in the order of the seed.
+Texts = Callable[[str, int], Sequence[Example]]
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,19 @@ class Rows:
         alpha: float,
         settings: OptimizerSettings,
         spectra: Callable[[], Sequence[Spectrum]] | None = None,
+        texts: Texts | None = None,
     ) -> None:
-        """``spectra`` gives the SVD of every W0, which some adapters start from; None: it is computed when one does."""
+        """``spectra`` gives the SVD of every W0, which some adapters start from; None: it is computed when one does.
+
+        ``texts`` gives the unscored text of a task in the order of a seed, where an adapter's start looks at it.
+        """
         adapter = specs[0].adapter
         self.model, self.specs, self.settings = model, specs, settings
         self.trunk = Trunk(model)
         self.between = specs[0].recipe.between
         self.spectra = spectra or (lambda: [spectrum(weight[None]) for _, weight in model.weights()])
+        self.texts = texts
+        self.read_tokens = [0] * len(specs)  #: by each row's parts at the ends of tasks, since these were last taken
         scaling = [row.adapter.scaling(rank, alpha) for row in specs]
         layout = layout_of(adapter, model.slots, rank)
         self.bank: AdapterBank = make_bank(model, layout, [row.init_seed for row in specs], scaling)
@@ -86,11 +97,13 @@ class Rows:
         #: [K, P]: where the stream began, which is the base, and in rows with a snapshot where the task did.
         kept = not self.only_base_teaches and {"base", "snapshot"} & set(self.teacher_kinds)
         self.starts = torch.empty_like(self.bank.values) if kept else None
+        self.updates: dict[str, BoundUpdate] = {}
         self.averages: dict[str, BoundAverage] = {}
         #: [K, S]: which ``sections`` of its columns a row trains; None: all rows train all.
         self.trains = _trained_sections(specs, layout)
         if self.trains is not None:
             self.trains = self.trains.to(model.device)
+        self._reading: list[tuple[int, Activations]] = []
         self.task: CurrentTask | None = None  #: None before the first has begun: nothing has its start
         self._bind()
 
@@ -129,8 +142,12 @@ class Rows:
             frozen = bank.layout.frozen.row(index) if bank.layout.frozen else None
             layout, scaling = replace(bank.layout, frozen=frozen), float(bank.scaling[index])
             left = None if before is None else before[index]
-            at = Start(layout, scaling, self.model, self.spectra, examples[index], left)
+            nothing = torch.zeros(1, layout.size, device=bank.values.device)
+            inputs = Activations(self.model, layout, nothing, nothing[:, 0])
+            text = partial(self._text, row)
+            at = Start(layout, scaling, self.model, self.spectra, examples[index], left, inputs, text)
             bank.values[index], under = _started(row.adapter, bank.values[index].clone(), at)
+            self.read_tokens[index] += inputs.tokens
             below += [] if under is None else [under]
         if below:
             self._put_below(joined(bank.layout.frozen, bank.layout, torch.stack(below)))
@@ -138,10 +155,22 @@ class Rows:
             self.starts.copy_(bank.values)
         self._bind(anew=bool(position))
 
+    def _text(self, row: RowSpec) -> Sequence[Example]:
+        """The text that a row's start looks at, in the order of its seed."""
+        task = row.adapter.reads_text
+        assert task is not None, "who starts from text says of which task"
+        assert self.texts is not None, "and is given it"
+        return self.texts(task, derive(row.init_seed, "text"))
+
+    def take_read_tokens(self) -> list[int]:
+        """Tokens that the parts of each row have read at the ends of tasks, since this was last asked."""
+        found, self.read_tokens = self.read_tokens, [0] * len(self.specs)
+        return found
+
     def _bind(self, *, anew: bool = False) -> None:
         """Parts at their start, of adapters that are at theirs; ``anew``: those that span tasks go on."""
         self.optimizer = self._bind_optimizer()
-        self.updates = self._bind_updates()
+        self._bind_updates(self.updates if anew else {})
         self._bind_averages(self.averages if anew else {})
 
     def _bind_optimizer(self) -> BoundOptimizer:
@@ -155,15 +184,14 @@ class Rows:
             frozen = replace(frozen, scales=tuple(scale for scale in scales if scale is not None))
         self.bank.layout = replace(self.bank.layout, frozen=frozen)
 
-    def _bind_updates(self) -> dict[str, BoundUpdate]:
-        """One bound rule for each kind of update rule that any row has."""
+    def _bind_updates(self, kept: Mapping[str, BoundUpdate]) -> None:
+        """One bound rule for each kind of update rule that any row has; of ``kept`` those that span tasks go on."""
         kinds = {type(rule): None for row in self.specs for rule in row.recipe.updates}
-        return {
-            kind.__name__: kind.bind(
-                [next((r for r in row.recipe.updates if type(r) is kind), None) for row in self.specs], self.bank
-            )
-            for kind in kinds
-        }
+        self.updates = {}
+        for kind in kinds:
+            rules = [next((r for r in row.recipe.updates if type(r) is kind), None) for row in self.specs]
+            goes_on = kept.get(kind.__name__) if kind.spans_tasks else None
+            self.updates[kind.__name__] = goes_on or kind.bind(rules, self.bank)
 
     def _bind_averages(self, kept: Mapping[str, BoundAverage]) -> None:
         """One bound average for each kind that any row keeps, and where in it to find which.
@@ -242,16 +270,31 @@ class Rows:
         if "snapshot" in self.teacher_kinds and self.starts is not None:
             rows = [index for index, teacher in enumerate(self.teacher_kinds) if teacher == "snapshot"]
             self.starts[rows] = self.bank.values[rows]
-        self.task = CurrentTask(position, examples, self._likelihood_gradient)
+        self.task = CurrentTask(position, examples, self._likelihood_gradient, self._inputs_of, self.spectra)
         for part in self._parts().values():
             part.begin_task(self.bank, self.task)
+        self._count_read()
 
     def end_task(self) -> None:
         """After its last step, before it is scored."""
         assert self.task is not None, "a task that ends has begun"
         for part in self._parts().values():
             part.end_task(self.bank, self.task)
+        self._count_read()
         self.trunk.end_task()
+
+    def _inputs_of(self, row: int) -> Activations:
+        """What the matrices of a row read, at its present values."""
+        bank, one = self.bank, slice(row, row + 1)
+        layout = replace(bank.layout, frozen=bank.layout.frozen.row(row) if bank.layout.frozen else None)
+        inputs = Activations(self.model, layout, bank.values[one], bank.scaling[one])
+        self._reading.append((row, inputs))
+        return inputs
+
+    def _count_read(self) -> None:
+        for row, inputs in self._reading:
+            self.read_tokens[row] += inputs.tokens
+        self._reading = []
 
     def _all_scored(self) -> Below:
         """What is scored of every row, as what the next adapters stand on."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.analysis.intruders import Spectrum
+    from harness.engine.activations import Activations
     from harness.engine.adapters import AdapterBank, DenseLayout, Layout, Slot
     from harness.engine.batches import Example
     from harness.engine.model.packed import PackedModel
@@ -36,6 +37,29 @@ class Start(Generic[AnyLayout]):
     spectra: Callable[[], Sequence[Spectrum]]  #: the SVD of every W0, in slot order
     examples: Sequence[Example]  #: of the task that begins, in the order in which the trial trains on them
     before: Tensor | None = None  #: [P]: where the task before has left the adapter; None with the first
+    #: What every matrix reads, on the model as it is; what is read counts as tokens of the trial.
+    inputs: Activations | None = None
+    #: The unscored text of the task that ``Adapter.reads_text`` names, in an order from the trial's seed.
+    text: Callable[[], Sequence[Example]] | None = None
+
+    def moments(self, tokens: int, *, levelled: bool = False) -> list[Tensor]:
+        """Second moments [n, n] of what each slot reads on so many tokens of the text (``Activations.moments``).
+
+        Raises InputError where the text has fewer tokens than a matrix has inputs: they could not be a covariance.
+        """
+        assert self.inputs is not None, "the engine gives it"
+        assert self.text is not None, "where reads_text names a task"
+        moments, seen = self.inputs.moments(self.text(), tokens, levelled=levelled)
+        widest = max(self.layout.slots, key=lambda slot: slot.in_features)
+        if seen < widest.in_features:
+            raise InputError(
+                f"{seen} tokens of text are too short for the covariance of the {widest.in_features} inputs of "
+                f"{widest.module}",
+                where="text_tokens",
+                remedy=f"set text_tokens to at least {widest.in_features}, better ten times that, and a text that has "
+                "as many",
+            )
+        return moments
 
     def check_room(self, slot: Slot, room: int, what: str) -> None:
         """Raise InputError where a matrix has less ``room`` than the adapter's rank, in directions of this kind."""
@@ -65,6 +89,9 @@ class CurrentTask:
     examples: Sequence[Sequence[Example]]  #: of each row, in the order in which it trains on them
     #: (examples of each row) -> gradient [K, P] of their -log p(answer), summed over tokens, at the present values.
     gradient: Callable[[Sequence[Sequence[Example]]], Tensor]
+    #: row -> what its matrices read, at the present values; what is read counts as tokens of the trial.
+    inputs: Callable[[int], Activations] | None = None
+    spectra: Callable[[], Sequence[Spectrum]] | None = None  #: the SVD of every W0, in slot order
 
 
 class BoundPart:

@@ -48,6 +48,11 @@ class Adapter(ABC):
         return None
 
     @property
+    def reads_text(self) -> str | None:
+        """The task whose unscored text ``start`` looks at (``Start.text``); None: it needs none."""
+        return None
+
+    @property
     @abstractmethod
     def rank_factor(self) -> float | None:
         """The rank of its factors over that of the arm; None: a full matrix is trained, and no factors."""
@@ -131,6 +136,8 @@ class AdamW(Optimizer):
 
 class UpdateRule(ABC):
     """What happens beside the optimizer: penalties on the gradient, changes of the weights before a step."""
+
+    spans_tasks: ClassVar[bool] = False  #: whether what it holds goes on where the adapters start afresh
 
     @property
     def dense_copies(self) -> float:

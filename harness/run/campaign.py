@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.data import files, paths, tasks
 from harness.data import models as model_files
+from harness.data.tasks.text import check_text
 from harness.errors import InputError
 from harness.executors.hardware import likely_device
 from harness.executors.interface import ENDED, FAILED, NO_FIGURES, Figures
@@ -32,7 +33,7 @@ from harness.store.survey import Survey, survey
 from harness.store.trial_files import read_identities
 from harness.store.tuning import FILE, REMEDY, Tuning, read_tuning, write_tuning
 from harness.study import search, tuning
-from harness.study.arms import expand_arms, remarks
+from harness.study.arms import expand_arms, remarks, texts
 from harness.study.changes import Changes, changes
 from harness.study.config import Study
 from harness.study.folders import TUNING, results_folder
@@ -137,10 +138,14 @@ def _inputs(
     check_sizes(study, prepared, where)
     if tune:
         check_directions(prepared, where)
+    text = {
+        name: tasks.prepare_task(check_text(name, place).name) for name, place in texts(study, registry, where).items()
+    }
     used = {key.partition("@")[0] for key in study.methods} & set(registry)
     return Inputs(
         model_digest=source.digest,
         task_digests={task: ready.digest for task, ready in prepared.items()},
+        text_digests={task: ready.digest for task, ready in text.items()},
         method_digests={method: method_digest(registry[method]) for method in used},
     )
 

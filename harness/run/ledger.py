@@ -143,6 +143,13 @@ class Ledger(BaseModel):
             for what, stages in self.notes[trial].tokens.items():
                 stages[stage][seen] = stages[stage].get(seen - self.batch, 0) + getattr(spent, what)[row]
 
+    def count_read(self, stage: int, seen: int, tokens: Sequence[int]) -> None:
+        """Tokens that each row's parts read at an end of a task, ``seen`` of whose examples it has trained on."""
+        for trial, row in self.row_of.items():
+            student = self.notes[trial].tokens["student"][stage]
+            if tokens[row]:
+                student[seen] = student.get(seen, 0) + tokens[row]
+
     def spend(self, what: str, seconds: float) -> None:
         self.seconds[what] += seconds
 

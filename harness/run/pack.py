@@ -105,7 +105,9 @@ class PackRun:
             for row in self.pack.rows
         ]
         settings = OptimizerSettings(weight_decay=training.weight_decay, clip=training.clip)
-        return Rows(self.bench.model, rows, adapter.rank, adapter.alpha, settings, self._spectra_to_start_from)
+        return Rows(
+            self.bench.model, rows, adapter.rank, adapter.alpha, settings, self._spectra_to_start_from, self.bench.text
+        )
 
     def _base_spectra(self) -> Spectra:
         return self.loaded.spectra(lambda text: self._advance(0, text))
@@ -135,6 +137,7 @@ class PackRun:
         losses: list[torch.Tensor] = []
         with self._clock("train"):
             self.rows.begin_task(stage, examples)
+        self.ledger.count_read(stage, 0, self.rows.take_read_tokens())
         if stage:
             self._score_students(stage, 0)
         for start, stop in itertools.pairwise(self.study.curve(self.pack.examples)):
@@ -146,6 +149,7 @@ class PackRun:
                 self._score_students(stage, stop)
         with self._clock("train"):
             self.rows.end_task()
+        self.ledger.count_read(stage, self.pack.examples, self.rows.take_read_tokens())
         self.ledger.eager = self.rows.trunk.failed
         self._score_students(stage, self.pack.examples)
         self.ledger.take_losses(torch.stack(losses, dim=1).tolist())

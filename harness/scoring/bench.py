@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.data.tasks import prepare_task, read_split
+from harness.data.tasks.text import unscored
+from harness.engine.batches import Example
 from harness.engine.model.load import load_tokenizer
 from harness.engine.model.packed import PackedModel
 from harness.errors import InputError
@@ -28,6 +32,7 @@ class Bench:
     lm: PackedLM
     scorer: Scorer
     _examples: dict[tuple[str, str | None], TrainingExamples] = field(default_factory=dict, repr=False)
+    _texts: dict[str, list[Example]] = field(default_factory=dict, repr=False)
 
     def training_examples(self, task: str, demonstration: str | None = None) -> TrainingExamples:
         """The training rows of a task, in their order, each rendered once.
@@ -38,6 +43,15 @@ class Bench:
         if key not in self._examples:
             self._examples[key] = self.suite.training_examples(task, self.lm.encoder, demonstration)
         return self._examples[key]
+
+    def text(self, task: str, seed: int) -> list[Example]:
+        """The documents of a task that are in none of its splits, as they would be scored, in the order of the seed."""
+        if task not in self._texts:
+            start = self.lm.prefix_token_id
+            tokens = ([start, *self.lm.tok_encode(text)][: self.model.max_length] for text in unscored(task))
+            self._texts[task] = [Example(np.asarray(ids, dtype=np.int64), 1) for ids in tokens]
+        documents = self._texts[task]
+        return [documents[i] for i in np.random.default_rng(seed).permutation(len(documents))]
 
 
 def make_bench(settings: CommonSettings, names: tuple[str, ...], model: PackedModel, path: Path, rank: int) -> Bench:

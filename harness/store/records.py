@@ -53,7 +53,7 @@ class TrialSpec(Frozen):
     order: str  #: name of the stream
     stream: tuple[str, ...]  #: the tasks, in training order
     probes: tuple[str, ...]  #: tasks that are scored and never trained on
-    task_digests: dict[str, str]  #: of prompt template and items of every task and probe
+    task_digests: dict[str, str]  #: of prompt template and items of every task and probe, and of what a start reads
     seed: int
     training: dict[str, Any]  #: adapter, batch, steps, dtype, ... as the study says
     scoring: dict[str, Any]  #: splits, item counts, curve grid, ... as the study says

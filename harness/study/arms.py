@@ -119,6 +119,16 @@ def composed(method: MethodLike, settings: Any, steps: int, place: str) -> tuple
         ) from error
 
 
+def texts(study: Study, methods: Mapping[str, MethodLike], where: str) -> dict[str, str]:
+    """Every task whose unscored text the start of an arm looks at, with a place in the study that says so."""
+    found: dict[str, str] = {}
+    for arm in expand_arms(study, methods, where):
+        text = arm.recipe.adapter.reads_text if arm.recipe.adapter else None
+        if text is not None:
+            found.setdefault(text, f"{where}:methods.{arm.name}")
+    return found
+
+
 def remarks(study: Study, methods: Mapping[str, MethodLike]) -> tuple[str, ...]:
     """What a person should know of the arms before they run: which of them are something simpler on a short stream."""
     short = [name for name, stream in study.streams.items() if len(stream) == 1]

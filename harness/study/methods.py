@@ -27,6 +27,11 @@ class AdapterLike(Protocol):
         ...
 
     @property
+    def reads_text(self) -> str | None:
+        """The task whose unscored text its start looks at."""
+        ...
+
+    @property
     def vectors(self) -> Sequence[str]:
         """What is trained beside low-rank factors; with it the whole change has no low rank."""
         ...

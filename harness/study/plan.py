@@ -29,6 +29,7 @@ class Inputs:
     model_digest: str
     task_digests: Mapping[str, str]
     method_digests: Mapping[str, str]
+    text_digests: Mapping[str, str] = field(default_factory=dict)  #: of the tasks whose text a start looks at
     tuned: Mapping[str, int] = field(default_factory=dict)  #: arm -> settings that `tune` tried to choose the arm's
 
 
@@ -227,6 +228,9 @@ def _trial(
 ) -> PlannedTrial:
     stream = tuple(study.streams[order])
     digests = {task: inputs.task_digests[task] for task in (*stream, *study.probes)}
+    text = arm.recipe.adapter.reads_text if arm.recipe.adapter else None
+    if text is not None and text not in digests:
+        digests[text] = inputs.text_digests[text]
     spec = TrialSpec(**shared, order=order, stream=stream, task_digests=digests, seed=seed)
     return PlannedTrial(spec, spec.fingerprint, arm.recipe, arm.facts)
 

@@ -52,7 +52,7 @@ OURS = {
     "frozen", "lora", "stable_lora", "lora_small_a", "lora_ema", "lora_ema_product", "self_distill", "combined",
     "full_finetune", "multitask", "single_task", "lora_replay", "lora_ewc", "o_lora", "lora_plus", "rslora", "dora",
     "pissa", "eva", "sdft", "combined_on_policy", "wise_ft", "merge_mean", "merge_ties", "lora_fa",
-    "olora", "milora", "mica", "clora", "slao",
+    "olora", "milora", "mica", "clora", "slao", "corda", "lora_null",
 }  # fmt: skip
 
 
@@ -93,7 +93,8 @@ def test_a_setting_of_the_wrong_type_names_file_and_key(name):
     ("lora_ewc", "fisher_examples", 0), ("lora_replay", "replay_every", 1), ("o_lora", "orthogonality", -0.5),
     ("o_lora", "size_penalty", -1), ("eva", "rho", 0.5), ("eva", "eva_tokens", 0),
     ("wise_ft", "share", 1.5), ("merge_mean", "weights", "0.5 0.6"), ("merge_ties", "density", 0),
-    ("merge_ties", "weight", 0), ("clora", "strength", -1), ("clora", "subspace", 1), ("lora_fa", "projected", "maybe"),
+    ("corda", "text_tokens", 0), ("lora_null", "null_level", 0), ("merge_ties", "weight", 0),
+    ("clora", "strength", -1), ("clora", "subspace", 1), ("lora_fa", "projected", "maybe"),
     ("full_finetune", "learning_rate", 0), ("lora", "learning_rate", 0), ("combined", "shrink", -1),
     ("combined", "ema_decay", 1), ("combined_on_policy", "shrink", 1), ("self_distill", "distill_weight", -1),
     ("self_distill", "distill_warmup", 1.5), ("self_distill", "teacher", "emma"), ("sdft", "divergence", "kl"),

@@ -23,9 +23,11 @@ from helpers import (
     warmup,
 )
 
-from baselines import dora, eva, lora, lora_fa, lora_plus, mica, olora, pissa, rslora
+from baselines import corda, dora, eva, lora, lora_fa, lora_plus, mica, olora, pissa, rslora
+from harness.engine.batches import Example
 from harness.engine.model.packed import ALL_LINEAR
 from harness.method.recipe import MethodSettings, Recipe
+from harness.study.seeds import derive
 
 LORA = lora.compose(MethodSettings())
 RATES = (1e-3, 3e-4)
@@ -117,6 +119,42 @@ def test_from_pefts_own_start(name):
             residual = alone.model.get_submodule(f"base_model.model.{slot.module}").base_layer.weight
             delta = residual + 2.0 * b @ a - base[slot.module]
             assert relative((change.b @ change.a)[0], delta.detach()) <= 2e-3, slot.module
+    assert packed.model.digest() == packed_model().digest()
+
+
+def text(task: str, seed: int) -> list:
+    """Documents of 20 to 40 random tokens: enough for covariances that can be inverted in fp32."""
+    return [whole(example) for example in random_examples(60, 1000 + seed % 1000, shortest=20, longest=40)]
+
+
+def whole(example):
+    return Example(example.ids, 1)
+
+
+def test_corda():
+    """From PEFT's covariances, decompositions and start, on its own residual base."""
+    from peft import LoraConfig
+    from peft.tuners.lora.config import CordaConfig
+    from peft.tuners.lora.corda import preprocess_corda
+
+    recipe, examples = corda.compose(corda.Settings(text_tokens=10**6)), data()
+    packed = trainer(packed_model(), [recipe] * 2, RATES, texts=text)
+    found = train(packed, batches(examples, SIZE, STEPS))
+    for row, rate in enumerate(RATES):
+        how: dict[str, Any] = {"init_lora_weights": "corda", "corda_config": CordaConfig(corda_method="kpm")}
+        base, documents = tiny_model(), text("", derive(row, "text"))
+
+        def read(base=base, documents=documents) -> None:
+            for document in documents:
+                base(torch.from_numpy(document.ids)[None])
+
+        settings = LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules=list(ALL_LINEAR), **how)
+        preprocess_corda(base, settings, run_model=read)
+        alone = PeftRun(base, [], rate, **how)
+        for step in range(STEPS):
+            loss = alone.backward(examples[row][step * SIZE : (step + 1) * SIZE])
+            alone.update(warmup(step))
+            assert abs(loss - found[step, row].item()) <= 2e-5 * (1 + abs(loss)), (row, step)
     assert packed.model.digest() == packed_model().digest()
 
 

@@ -17,14 +17,16 @@ from harness.run.pack import PackRun
 
 ARMS = [
     "lora", "lora_ema", "lora_ewc", "lora_replay", "single_task", "multitask", "o_lora", "pissa", "eva", "dora",
-    "full_finetune", "lora_ema_product",
+    "full_finetune", "lora_ema_product", "wise_ft", "merge_mean", "merge_ties", "slao", "lora_fa", "olora", "milora",
+    "mica", "clora", "corda", "lora_null",
 ]  # fmt: skip
 #: An adapter of their own: packs of other shapes, and what these make of a rank or of targets.
 QV = {"adapter": {"targets": ["q_proj", "v_proj"]}}
 OWN = {"o_lora@qv": QV, "dora@qv": QV, "full_finetune@qv": QV, "eva@rank2": {"adapter": {"rank": 2}}}
 STUDY = TOY | {
     "methods": {arm: {} for arm in ARMS} | {
-        "lora_ewc": {"fisher_examples": 4}, "lora_ema_product@cut": {"keep_rank": 2}, **OWN,
+        "lora_ewc": {"fisher_examples": 4}, "lora_ema_product@cut": {"keep_rank": 2},
+        "corda": {"text": "toy_text", "text_tokens": 400}, "lora_null": {"text": "toy_text", "text_tokens": 400}, **OWN,
     },
     "training": {"examples": 24, "batch": 8, "between_tasks": "reinit"}, "scoring": {"items": 4, "curve": [8]},
 }  # fmt: skip

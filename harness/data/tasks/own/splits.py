@@ -24,6 +24,11 @@ def draw(task: Task, docs: list[dict]) -> dict[str, list[dict]]:
     A question with two different answers is dropped altogether.  Where the task names a ``group`` field, whole
     groups are dealt out, so that no test item shares, say, its story with a training item.
     """
+    return deal(task, docs)[0]
+
+
+def deal(task: Task, docs: list[dict]) -> tuple[dict[str, list[dict]], list[dict]]:
+    """(the splits, the documents that are in none of them and share no group with any)."""
     by_question: dict[str, list[dict]] = {}
     for doc in docs:
         by_question.setdefault(" ".join(question(task, doc).split()), []).append(doc)
@@ -41,7 +46,7 @@ def draw(task: Task, docs: list[dict]) -> dict[str, list[dict]]:
         if task.group:
             chance.shuffle(drawn)  # so that any first n items are a fair sample, not n questions on few stories
         splits[split] = drawn[: task.splits[split]]
-    return {split: splits[split] for split in SPLITS}
+    return {split: splits[split] for split in SPLITS}, [doc for group in queue for doc in group]
 
 
 def _group(task: Task, doc: dict) -> str:

@@ -1,0 +1,149 @@
+"""Arms that look at text before they start: CorDA and LoRA-Null, by hand; which text, and what is not taken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import ALPHA, RANK, batches, factors, packed_model, random_examples, relative, train, trainer
+from torch import Tensor
+
+from baselines import corda, eva, lora_null
+from harness.checks.toys import toy_text
+from harness.engine.activations import Activations
+from harness.engine.batches import Example
+from harness.engine.rows import Rows
+from harness.errors import InputError
+from harness.study.seeds import derive
+
+CORDA = corda.compose(corda.Settings(text_tokens=10**6))
+NULL = lora_null.compose(lora_null.Settings())
+
+
+def varied(task: str, seed: int) -> list[Example]:
+    """Random tokens: no direction is free of them."""
+    return [Example(e.ids, 1) for e in random_examples(60, seed % 1000, shortest=20, longest=40)]
+
+
+def read_by_hand(engine: Rows, documents: list[Example]) -> dict[str, list[Tensor]]:
+    """What every matrix is given, [tokens, n] a document, one document at a time."""
+    found: dict[str, list[Tensor]] = {slot.module: [] for slot in engine.model.slots}
+
+    def look(module: str):
+        return lambda _, given: found[module].append(given[0][0].double())
+
+    layers = {module: engine.model.module.get_submodule(module) for module in found}
+    handles = [layer.register_forward_pre_hook(look(module)) for module, layer in layers.items()]
+    with torch.no_grad():
+        for document in documents:
+            engine.model.hidden(torch.from_numpy(document.ids)[None])
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+# -- what is read -----------------------------------------------------------------------------------------------------
+
+
+def test_moments_are_those_of_one_document_after_the_other():
+    model = packed_model()
+    engine = trainer(model, [NULL], [1e-3])
+    nothing = torch.zeros(1, model.layout(RANK).size)
+    inputs = Activations(model, model.layout(RANK), nothing, nothing[:, 0])
+    documents = varied("", 3)
+    moments, seen = inputs.moments(documents, 100)
+    wanted = []
+    for document in documents:
+        wanted.append(document)
+        if sum(len(each.ids) for each in wanted) >= 100:
+            break
+    assert seen == inputs.tokens == sum(len(each.ids) for each in wanted)
+    assert seen < 140, "no more than it takes"
+    by_hand = read_by_hand(engine, wanted)
+    for slot, moment in zip(model.slots, moments, strict=True):
+        x = torch.cat(by_hand[slot.module])
+        assert relative(moment.double(), x.T @ x / len(x)) <= 1e-5
+    q, k, v = (next(m for s, m in zip(model.slots, moments, strict=True) if s.projection == p + "_proj") for p in "qkv")
+    assert q is k is v, "they read the same"
+
+
+def test_eva_reads_the_answers_of_the_first_examples():
+    """Principal directions of what is given at answer tokens, in the order of training."""
+    examples = [random_examples(40, 5)]
+    recipe = eva.compose(eva.Settings(rho=1, eva_tokens=20))
+    engine = trainer(packed_model(), [recipe], [1e-3], examples=examples)
+    by_hand, taken = read_by_hand(engine, examples[0]), {}
+    for module, each in by_hand.items():
+        answers = [x[e.answer_start :] for x, e in zip(each, examples[0], strict=True)]
+        taken[module] = torch.cat(answers)[:20]
+    for module, (a, _) in factors(engine, engine.bank.values, 0).items():
+        x = taken[module] - taken[module].mean(0)
+        cosines = torch.linalg.svdvals(a.double() @ torch.linalg.svd(x)[2][:RANK].T)
+        assert (cosines[: RANK - 1] > 0.99).all(), module
+    [counted] = engine.take_read_tokens()
+    assert 0 < counted < sum(len(example.ids) for example in examples[0])
+    assert engine.take_read_tokens() == [0], "each token counts once"
+
+
+def test_text_comes_in_the_order_of_the_trials_seed():
+    asked: list[tuple[str, int]] = []
+
+    def text(task: str, seed: int) -> list[Example]:
+        asked.append((task, seed))
+        return toy_text(task, seed)
+
+    engine = trainer(packed_model(), [NULL] * 2, [1e-3] * 2, [5, 6], texts=text)
+    assert asked == [("plain_text", derive(5, "text")), ("plain_text", derive(6, "text"))]
+    lengths = [sum(len(document.ids) for document in toy_text("", derive(seed, "text"))) for seed in (5, 6)]
+    assert engine.take_read_tokens() == lengths
+    assert not torch.equal(*engine.bank.values)
+
+
+# -- where they start -------------------------------------------------------------------------------------------------
+
+
+def test_corda_starts_as_what_matters_least_for_text():
+    engine = trainer(packed_model(), [CORDA], [1e-3], [4], texts=varied)
+    by_hand = read_by_hand(engine, varied("", derive(4, "text")))
+    for slot, weight in engine.model.weights():
+        moment = torch.stack([(x / x.max().abs()).T @ (x / x.max().abs()) for x in by_hand[slot.module]]).mean(0)
+        moment += 0.01 * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.double)
+        u, d, v = torch.linalg.svd(weight.double() @ moment, full_matrices=False)
+        least = (u[:, -RANK:] * d[-RANK:]) @ v[-RANK:] @ torch.linalg.inv(moment)
+        a, b = (part.double() for part in factors(engine, engine.bank.values, 0)[slot.module])
+        assert relative(ALPHA / RANK * b @ a, least) <= 1e-3, slot.module
+        assert relative((b.T @ b).diagonal(), d[-RANK:].flip(0) / (ALPHA / RANK)) <= 1e-3, slot.module
+
+
+@pytest.mark.parametrize("fix_a", [False, True])
+def test_lora_null_starts_where_text_is_nothing(fix_a):
+    recipe = lora_null.compose(lora_null.Settings(fix_a=fix_a))
+    engine = trainer(packed_model(), [recipe], [1e-2], [4])
+    by_hand = read_by_hand(engine, toy_text("", derive(4, "text")))
+    start = factors(engine, engine.bank.values, 0)
+    for slot, weight in engine.model.weights():
+        x = torch.cat(by_hand[slot.module])
+        a, b = (part.double() for part in start[slot.module])
+        n = torch.linalg.eigh(x.T @ x)[1][:, :RANK]
+        for read in (x @ a.T / a.norm(), x @ n):
+            assert float(read.square().mean()) < 0.1 * float(x.square().mean()), "A0 X is near 0"
+        assert relative(weight.double() @ a.pinverse() @ a, ALPHA / RANK * b @ a) <= 1e-4, "it is W0 there"
+        assert relative(a.square().sum(1), b.square().sum(0)) <= 1e-4, "sizes are shared equally"
+    train(engine, batches([random_examples(16, 4)], 4, 4))
+    stayed = [torch.equal(a, start[module][0]) for module, (a, _) in factors(engine, engine.bank.values, 0).items()]
+    assert all(stayed) if fix_a else not any(stayed)
+
+
+def test_a_rank_larger_than_the_null_space_is_refused():
+    with pytest.raises(InputError, match=r"rank 8 is larger than the \d directions that hold at most 0.1 of") as error:
+        trainer(packed_model(), [NULL], [1e-3], texts=varied)
+    assert "set a rank of at most" in str(error.value.remedy)
+    assert error.value.where == "adapter.rank"
+
+
+@pytest.mark.parametrize("recipe", [CORDA, NULL], ids=["corda", "lora_null"])
+def test_text_too_short_for_a_covariance_is_refused(recipe):
+    """The widest matrix has 48 inputs."""
+    with pytest.raises(InputError, match=r"47 tokens of text are too short for the covariance of the 48 inputs") as e:
+        trainer(packed_model(), [recipe], [1e-3], texts=lambda task, seed: [random_examples(1, 0, shortest=47,
+                                                                                            longest=47)[0]])  # fmt: skip
+    assert e.value.where == "text_tokens"
