@@ -20,6 +20,9 @@ def report(
     out: OutFolder = None,
     allow_mixed: Mixed = False,
     latex: Annotated[bool, typer.Option("--latex", help="Also write the tables as report.tex.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Also while a run is at work: of the trials there are, marked as such.")
+    ] = False,
     every: Annotated[bool, typer.Option("--all", help="Write an index page over everything under results/.")] = False,
 ) -> None:
     """Write the tables, figures and page of a study's results."""
@@ -30,7 +33,19 @@ def report(
 
         say(f"index: {build_index((out or Path('results')).resolve())}")
         return
-    write_report(results_folder(resolve(study), model, out), allow_mixed=allow_mixed, latex=latex)
+    folder = results_folder(resolve(study), model, out)
+    if not partial:
+        _refuse_at_work(folder)
+    write_report(folder, allow_mixed=allow_mixed, latex=latex)
+
+
+def _refuse_at_work(folder: Path) -> None:
+    """A report that comes half-way is asked for by name, so that nobody takes it for the last."""
+    from harness.store.claims import at_work
+
+    if owner := at_work(folder):
+        what = f"a run ({owner}) is at work here, and writes the report when it ends"
+        raise InputError(what, where=str(folder), remedy="wait for it, or add --partial")
 
 
 def compare(

@@ -16,7 +16,7 @@ from harness.report.pages.audit import write_audit
 from harness.report.pages.index import PAGE, study_folders, write_index
 from harness.report.pages.study import write_pages
 from harness.report.study import Readout, gather
-from harness.report.text.answer import answer
+from harness.report.text.answer import answer, halfway
 from harness.report.text.latex import write_latex
 from harness.report.text.tuning import tuning_table
 from harness.report.trials_csv import write_trials
@@ -66,12 +66,12 @@ def write_report(
     unfinished = [record for arm in study.arms for record in arm.unfinished]
     written = [
         write_trials(folder / "trials.csv", study.trials, unfinished),
-        write_csv(folder / "leaderboard.csv", leaderboard_csv.columns_of(study), leaderboard_csv.table(board)),
+        write_csv(folder / "leaderboard.csv", leaderboard_csv.columns_of(study), leaderboard_csv.table(study, board)),
     ]
     written += draw_all(study, board, folder / "figures")
     written += write_pages(study, board, folder, tries)
     if tell is not None:
-        tell(answer(study, board)[0])
+        tell(": ".join(filter(None, (halfway(study), answer(study, board)[0]))))
     return [*written, write_latex(study, board, folder)] if latex else written
 
 

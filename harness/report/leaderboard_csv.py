@@ -52,6 +52,7 @@ STATE = {
     "diverged": "trials without scores: their numbers were not finite",
     "failed": "trials without scores: an error",
     "missing": "trials of the plan without a record",
+    "partial": "`yes` in every row of a table that was made while trials of the plan had no record",
     "seeds": "seeds of the finished trials",
     "orders": "orders of the finished trials",
     "items_per_task": "test items behind each score",
@@ -101,9 +102,9 @@ def columns_of(study: StudyResults) -> list[str]:
     return list(columns({name for trial in study.trials for name in trial.record.probes}))
 
 
-def table(board: Sequence[BoardRow]) -> list[dict[str, Any]]:
+def table(study: StudyResults, board: Sequence[BoardRow]) -> list[dict[str, Any]]:
     """The rows: every metric as its mean over the arm's finished trials."""
-    return [_line(row) for row in board]
+    return [_line(row) | {"partial": study.partial} for row in board]
 
 
 def _line(row: BoardRow) -> dict[str, Any]:

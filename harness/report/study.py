@@ -58,6 +58,16 @@ class StudyResults:
     def trials(self) -> list[Trial]:
         return [trial for arm in self.arms for trial in arm.trials]
 
+    @property
+    def planned(self) -> int:
+        """Trials of the plan."""
+        return sum(arm.expected for arm in self.arms)
+
+    @property
+    def partial(self) -> bool:
+        """Whether trials of the plan have no record (yet)."""
+        return any(arm.missing for arm in self.arms)
+
     @cached_property
     def reference(self) -> Arm | None:
         """The arm that others are compared with where they have no other partner."""

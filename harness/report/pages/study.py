@@ -19,7 +19,7 @@ from harness.report.metrics import PRIMARY
 from harness.report.numbers import listed
 from harness.report.pages.render import write_pair
 from harness.report.study import StudyResults, called
-from harness.report.text.answer import answer, scope
+from harness.report.text.answer import WILL_CHANGE, answer, halfway, scope
 from harness.report.text.board import CONTROLS, board_cells, columns, leaderboard_tables, partners_of
 from harness.report.text.mitigation import cause_tables
 from harness.report.text.notes import notes
@@ -57,6 +57,8 @@ def _context(study: StudyResults, board: Board) -> dict[str, Any]:
         "summary": answer(study, board),
         "notes": notes(study, board),
         "mixtures": study.mixtures,
+        "halfway": halfway(study),
+        "will_change": WILL_CHANGE,
         "leaderboard": leaderboard_tables(board),
         "columns": columns(board),
         "controls": CONTROLS,

@@ -23,6 +23,11 @@ from harness.report.study import StudyResults
 TESTS = {"range": "Tukey's range", "max-T": "the largest t of all pairs, labels permuted"}
 #: What training sends through the model.
 TOKENS = ("train_tokens", "teacher_tokens", "prompt_tokens", "sampled_tokens")
+#: What to know of a report that comes half-way.
+WILL_CHANGE = (
+    "The others have no record yet. Every number, the order of the arms and every test will change; a study that is "
+    "stopped when a test says what one hopes finds what is not there."
+)
 #: Names in a sentence before the rest is counted.
 NAMES = 4
 
@@ -38,6 +43,11 @@ def scope(study: StudyResults) -> str:
         f"{plural(len(study.arms), 'arm')}, {tasks} in {plural(len(streams), 'order')}, {plural(len(seeds), 'seed')}: "
         f"{plural(len(study.trials), 'finished trial')}{', ' + ', '.join(lost) if lost else ''}."
     )
+
+
+def halfway(study: StudyResults) -> str:
+    """What a report is called that comes before all trials have a record; empty for one that is whole."""
+    return f"Partial: {len(study.records)} of {study.planned} trials" if study.partial else ""
 
 
 def answer(study: StudyResults, board: Board) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from harness.report.files import readable, write_text
 from harness.report.leaderboard import Board
 from harness.report.study import StudyResults
+from harness.report.text.answer import WILL_CHANGE, halfway
 from harness.report.text.board import leaderboard_tables
 from harness.report.text.mitigation import cause_tables
 from harness.report.text.table import Table
@@ -44,7 +45,8 @@ def write_latex(study: StudyResults, board: Board, folder: Path) -> Path:
     all_tables = [*leaderboard_tables(board), *more]
     label = "".join(letter if letter.isalnum() else "-" for letter in study.name.lower())
     parts = [_float(table, f"tab:{label}-{i}") for i, table in enumerate(all_tables, start=1)]
-    return write_text(folder / "report.tex", HEAD + "\n".join(parts))
+    mark = f"% {escaped(halfway(study))}. {escaped(WILL_CHANGE)}\n" if study.partial else ""
+    return write_text(folder / "report.tex", HEAD + mark + "\n".join(parts))
 
 
 def escaped(text: str) -> str:
