@@ -66,7 +66,11 @@ def write_report(
     unfinished = [record for arm in study.arms for record in arm.unfinished]
     written = [
         write_trials(folder / "trials.csv", study.trials, unfinished),
-        write_csv(folder / "leaderboard.csv", leaderboard_csv.columns_of(study), leaderboard_csv.table(study, board)),
+        write_csv(
+            folder / "leaderboard.csv",
+            leaderboard_csv.columns_of(study),
+            leaderboard_csv.table(board, partial=study.partial),
+        ),
     ]
     written += draw_all(study, board, folder / "figures")
     written += write_pages(study, board, folder, tries)

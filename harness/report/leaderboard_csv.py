@@ -102,9 +102,9 @@ def columns_of(study: StudyResults) -> list[str]:
     return list(columns({name for trial in study.trials for name in trial.record.probes}))
 
 
-def table(study: StudyResults, board: Sequence[BoardRow]) -> list[dict[str, Any]]:
-    """The rows: every metric as its mean over the arm's finished trials."""
-    return [_line(row) | {"partial": study.partial} for row in board]
+def table(board: Sequence[BoardRow], *, partial: bool = False) -> list[dict[str, Any]]:
+    """The rows: every metric as its mean over the arm's finished trials; ``partial`` marks them all."""
+    return [_line(row) | {"partial": partial} for row in board]
 
 
 def _line(row: BoardRow) -> dict[str, Any]:

@@ -231,7 +231,7 @@ def test_a_methods_settings_are_the_boards_and_those_tune_tried():
     found = Folder(made, expected={"lora_ema@ema_decay=0.999": 3})
     study = gather(found, tuning=tuning(lora_ema={"learning_rate": 5e-4}))
     board = leaderboard.rows(study)
-    found = {line["method"]: line["settings_tried"] for line in leaderboard_csv.table(study, board)}
+    found = {line["method"]: line["settings_tried"] for line in leaderboard_csv.table(board)}
     assert found == {arm.name: 1 if arm.name == "lora" else 8 for arm in study.arms}
     assert len(found) == 5
     said = [note for note in notes.notes(study, board) if note.startswith("More settings")]
@@ -248,7 +248,7 @@ def test_tuned_is_what_tuning_json_says_now():
     def said(outcome: Tuning | None) -> tuple[dict[str, tuple[bool, str | None]], str]:
         study = gather(Folder(made), tuning=outcome)
         board = leaderboard.rows(study)
-        lines = {line["method"]: (line["tuned"], line["place_in_grid"]) for line in leaderboard_csv.table(study, board)}
+        lines = {line["method"]: (line["tuned"], line["place_in_grid"]) for line in leaderboard_csv.table(board)}
         return lines, " ".join(notes.notes(study, board))
 
     lines, text = said(chosen)

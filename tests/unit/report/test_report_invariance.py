@@ -84,7 +84,7 @@ def own_numbers(study: StudyResults, figures: bool = False) -> dict[tuple[Any, .
     """(arm, place, ...) -> what the report says there of the arm, wherever its number stands."""
     board = leaderboard.rows(study)
     found: dict[tuple[Any, ...], Any] = {}
-    for line in leaderboard_csv.table(study, board):
+    for line in leaderboard_csv.table(board):
         found |= {(line["method"], "leaderboard", column): value for column, value in line.items()}
     for one_trial in study.trials:
         for metric, value in one_trial.metrics.items():

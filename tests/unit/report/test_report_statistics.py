@@ -50,7 +50,7 @@ def several(arms: Iterable[str], seeds: int = 3, orders: str = "a") -> list[Tria
 
 
 def lines(board: leaderboard.Board) -> dict[str, dict]:
-    return {line["method"]: line for line in leaderboard_csv.table(study, board)}
+    return {line["method"]: line for line in leaderboard_csv.table(board)}
 
 
 # -- contestants and controls -----------------------------------------------------------------------------------------
