@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.engine.model.products import add_bmm, bmm, linear, matmul
+from harness.engine.model.readers import Readers, has_kernels
 from harness.engine.model.try_kernels import kernels_for
 
 #: Rows of a pass that have float32 copies at a time: on a CPU they stay in its cache, which makes them three times as
@@ -138,9 +139,6 @@ def _precise_update(x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tenso
     """
     y = linear(x, weight, bias)
     rows, out = x.reshape(a.shape[0], -1, a.shape[2]), y.view(a.shape[0], -1, b.shape[1])
-    if kernels := kernels_for(x.device):
-        kernels.add_update(out, rows, a, b)
-        return y
     chunk = max(1, PRECISE_ROWS.get(x.device.type, PRECISE_ROWS["cpu"]) // a.shape[0])
     for part, into in zip(rows.split(chunk, dim=1), out.split(chunk, dim=1), strict=True):
         down = torch.bmm(part.float(), a.mT)
@@ -158,6 +156,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.weight, self.bias = base.weight, base.bias
         self.change: Change | None = None  # None: the base
+        self.readers = Readers((self,))
         self._squares: Tensor | None = None
 
     def take(self, change: Change | None) -> None:
@@ -175,6 +174,8 @@ class PackedLinear(nn.Module):
         if change.low_rank is None:
             return self._general(x, change)
         a, b = change.low_rank
+        if (kernels := kernels_for(x.device)) and has_kernels(x.dtype, a.dtype):
+            return self.readers.output(self, x, kernels)
         update = _PackedLoRA.apply if a.dtype == x.dtype else _precise_update
         return update(x, a, b, self.weight, self.bias)
 

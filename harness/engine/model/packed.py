@@ -27,6 +27,8 @@ from harness.engine.model.checksum import checksum
 from harness.engine.model.fused import Swap, fuse
 from harness.engine.model.head import Head, find_head
 from harness.engine.model.linear import PackedLinear
+from harness.engine.model.readers import find_readers
+from harness.engine.model.try_kernels import kernels_for
 from harness.errors import InputError
 
 #: Projections that LoRA adapts by default: all linear layers of a Llama-like block, never the head.
@@ -70,6 +72,8 @@ class PackedModel:
         #: What the family bears (``harness.engine.model.family``): a mask that is not causal, prompts continued from
         #: one reading of what they begin with, a last feed-forward layer that computes only what is read.
         self.branches, self.shares, self.skips = True, True, self._last is not None
+        if kernels_for(self.device):
+            self._find_readers()
 
     @property
     def device(self) -> torch.device:
@@ -106,6 +110,12 @@ class PackedModel:
 
     def layout(self, rank: int) -> Layout:
         return Layout(self.slots, rank)
+
+    def _find_readers(self) -> None:
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        for readers in find_readers(self._linears, lambda: self.hidden(tokens)):
+            for member in readers.members:
+                member.readers = readers
 
     @contextmanager
     def adapted(

@@ -1,22 +1,21 @@
-"""Triton kernels for scoring on a GPU: updates in float32 on states of 16 bits, and likelihoods of logits.
+"""Updates in float32 on states of 16 bits, as PEFT infers and lm-eval scores, on a GPU.
 
 Written out in torch, an update of a matrix [m, n] moves 14 (n + m) bytes a token: float copies of what goes in and of
-the update, both read again.  Here it is 2 n + 4 m, and the products run on tensor cores: three of bfloat16 stand for
-one with a state of bfloat16, which leaves 2^-24 of a term, and three of TF32 for one of float32, which leaves 2^-22.
-Of logits everything is read in one pass, where a log-softmax in float32 and an argmax take five.
+the update, both read again.  Here it is 2 n + 4 m, and matrices that read the same states read them once.  The products
+run on tensor cores: three of bfloat16 stand for one with a state of bfloat16, which leaves 2^-24 of a term, and three
+of TF32 for one of float32, which leaves 2^-22.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import triton  # pyright: ignore[reportMissingImports]  # it comes with torch for CUDA alone
 import triton.language as tl  # pyright: ignore[reportMissingImports]  # the same
 from torch import Tensor
 
-#: Ranks that a program keeps; larger ones are taken in parts.
-RANKS = 64
-#: Logits of a place that are looked at together.
-LOGITS = 4096
+from harness.engine.model.kernels.tiles import ranks_of
 
 
 @triton.jit
@@ -56,14 +55,14 @@ def _down(
 
 @triton.jit
 def _up(
-    down, b, y, count, height, rank, precision: tl.constexpr,
+    down, b, y, count, height, rank, down_row, precision: tl.constexpr,
     rows: tl.constexpr, columns: tl.constexpr, tiles: tl.constexpr, ranks: tl.constexpr, parts: tl.constexpr,
 ):  # fmt: skip
     """y[k, i, c] += sum over j of down[k, i, j] b[k, j, c], in float32, rounded once; ``parts`` of ``ranks`` each."""
     trial = tl.program_id(2).to(tl.int64)
     i = tl.program_id(0) * rows + tl.arange(0, rows)
     j = tl.arange(0, ranks)
-    down += trial * count * rank + i[:, None].to(tl.int64) * rank
+    down += trial * count * down_row + i[:, None].to(tl.int64) * down_row
     b += trial * rank * height
     first = tl.load(down + j[None, :], mask=(i[:, None] < count) & (j[None, :] < rank), other=0.0)
     for tile in range(tiles):
@@ -85,61 +84,34 @@ def _up(
         tl.store(place, total.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def _likelihood(logits, peak, log_sum, likeliest, width, block: tl.constexpr):
-    """Of a row: its largest value and where that stands first, and log(sum(exp(value - largest)))."""
-    row = tl.program_id(0).to(tl.int64)
-    logits += row * width
-    best = float("-inf")
-    where = 0
-    total = 0.0
-    for start in range(0, width, block):
-        c = start + tl.arange(0, block)
-        values = tl.load(logits + c, mask=c < width, other=float("-inf")).to(tl.float32)
-        high, at = tl.max(values, axis=0, return_indices=True, return_indices_tie_break_left=True)
-        where = tl.where(high > best, start + at, where)
-        higher = tl.maximum(best, high)
-        total = total * tl.exp(best - higher) + tl.sum(tl.exp(values - higher), axis=0)
-        best = higher
-    tl.store(peak + row, best)
-    tl.store(log_sum + row, tl.log(total))
-    tl.store(likeliest + row, where)
+def add_updates(ys: Sequence[Tensor], x: Tensor, a: Tensor, bs: Sequence[Tensor]) -> None:
+    """``y_i += (x a_i^T) b_i^T`` for matrices that read the same states: in float32, rounded once into ``y_i``.
 
-
-def add_update(y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
-    """``y += (x a^T) b^T`` in float32, rounded once into ``y``.
-
-    ``x`` [K, T, n] and ``y`` [K, T, m] are contiguous, of any dtype; ``a`` [K, r, n] and ``b`` [K, m, r] are float32,
-    ``a`` contiguous within a trial.
+    ``x`` [K, T, n] and every ``y_i`` [K, T, m_i] are contiguous, of any dtype; ``a`` [K, r_1 + r_2 + ..., n] has the
+    ``a_i`` below each other and ``bs`` are [K, m_i, r_i], both float32, ``a`` contiguous within a trial.
     """
     trials, count, width = x.shape
-    height, rank = b.shape[1:]
-    assert a.dtype is b.dtype is torch.float32
+    total = a.shape[1]
+    assert a.dtype is torch.float32
+    assert all(b.dtype is torch.float32 for b in bs)
     if a.stride()[1:] != (width, 1):
         a = a.contiguous()
-    b = b.mT.contiguous()  # read along its rows: a third of the time
-    down = torch.empty(trials, count, rank, dtype=torch.float32, device=x.device)
-    ranks = min(RANKS, max(16, triton.next_power_of_2(rank)))
-    parts = triton.cdiv(rank, ranks)
+    down = torch.empty(trials, count, total, dtype=torch.float32, device=x.device)
+    ranks = ranks_of(total)
     # Tiles that were fastest on an H200, of 36 and 64, at rank 8 and the shapes of a 135M model
-    grid = (triton.cdiv(count, 128), parts, trials)
+    grid = (triton.cdiv(count, 128), triton.cdiv(total, ranks), trials)
     _down[grid](  # pyright: ignore[reportIndexIssue]  # a kernel's grid
-        x, a, down, count, width, rank, a.stride(0), x.dtype is torch.bfloat16 and x.is_cuda, 128, 64, ranks,
+        x, a, down, count, width, total, a.stride(0), x.dtype is torch.bfloat16 and x.is_cuda, 128, 64, ranks,
         num_warps=8, num_stages=4,
     )  # fmt: skip
-    grid = (triton.cdiv(count, 32), triton.cdiv(height, 3 * 64), trials)
-    _up[grid](  # pyright: ignore[reportIndexIssue]  # the same
-        down, b, y, count, height, rank, "tf32x3" if x.is_cuda else "ieee", 32, 64, 3, ranks, parts
-    )
-
-
-def likelihoods(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of logits [N, V]: (largest [N], log(sum(exp(logit - largest))) [N], first place of the largest [N])."""
-    count, width = logits.shape
-    peak, log_sum = torch.empty(2, count, dtype=torch.float32, device=logits.device)
-    likeliest = torch.empty(count, dtype=torch.int64, device=logits.device)
-    if count:
-        _likelihood[(count,)](  # pyright: ignore[reportIndexIssue]  # the same
-            logits.contiguous(), peak, log_sum, likeliest, width, LOGITS
-        )
-    return peak, log_sum, likeliest
+    start = 0
+    for y, b in zip(ys, bs, strict=True):
+        height, rank = b.shape[1:]
+        ranks = ranks_of(rank)
+        grid = (triton.cdiv(count, 32), triton.cdiv(height, 3 * 64), trials)
+        _up[grid](  # pyright: ignore[reportIndexIssue]  # the same
+            down[:, :, start:], b.mT.contiguous(),  # read along its rows: a third of the time
+            y, count, height, rank, total, "tf32x3" if x.is_cuda else "ieee", 32, 64, 3,
+            ranks, triton.cdiv(rank, ranks),
+        )  # fmt: skip
+        start += rank

@@ -1,0 +1,13 @@
+"""This project's own Triton kernels, for a GPU: what LoRA of many trials needs, and libraries are slow at.
+
+Whether they run on a device is tried first (:mod:`harness.engine.model.try_kernels`).
+"""
+
+from __future__ import annotations
+
+from harness.engine.model.kernels.factors import expand, outer, reduce
+from harness.engine.model.kernels.likelihood import likelihoods
+from harness.engine.model.kernels.norm import rms_norm
+from harness.engine.model.kernels.update import add_updates
+
+__all__ = ["add_updates", "expand", "likelihoods", "outer", "reduce", "rms_norm"]
