@@ -72,4 +72,4 @@ def _off_in_training(kernels: ModuleType, x: Tensor, a: Tensor, b: Tensor, y: Te
 
 def _off(found: Tensor, wanted: Tensor) -> float:
     """The largest error, as a share of the largest number."""
-    return float((found - wanted).abs().max() / wanted.abs().max())
+    return float((found - wanted).detach().abs().max() / wanted.detach().abs().max())
