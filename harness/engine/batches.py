@@ -64,22 +64,37 @@ def draw(examples: int, available: int, seed: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Pass:
-    """Examples of K rows that go through the model together: R of row 0 first, then R of row 1, and so on.
+class Joined:
+    """Examples behind each other, R of a row in one sequence [M], for attention that keeps them apart."""
 
-    ``ids`` is [K * R, T]; the other tensors have one entry an answer token: where its logits come from, what they
-    should say, whose it is, its place in the answer, and its weight in the mean of its row's step.  A teacher reads
-    ``teacher_ids`` [K * R, T'] and has its logits at ``teacher_source``: the same tensors where no prompt differs.
-    """
+    starts: Tensor  # [K, R + 1]: where each example begins, and the last one ends; what follows is padding
+    positions: Tensor  # [K, M], from 0 in every example
+    longest: int  # tokens that an example has at most: a power of two
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What goes through the model: [K * R, T], R examples of row 0 first, then R of row 1; or ``joined``, [K, M]."""
 
     ids: Tensor
-    source: Tensor  # index into the flattened [K * R * T] hidden states, of the position before the token
+    source: Tensor  # [N], index into the flattened hidden states: where the tokens of the answers are predicted
+    joined: Joined | None = None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Examples of K rows that go through the model together, equally many of each.
+
+    The tensors have one entry an answer token: what its logits should say, whose it is, its place in the answer, and
+    its weight in the mean of its row's step.  A teacher reads the same as the student where no prompt differs.
+    """
+
+    student: Sequences
+    teacher: Sequences
     target: Tensor
     row: Tensor
     position: Tensor
     weight: Tensor
-    teacher_ids: Tensor
-    teacher_source: Tensor
 
 
 @dataclass(frozen=True)
@@ -109,12 +124,13 @@ class Batch:
 
 def make_batch(
     rows: Sequence[Sequence[Example]], pad: int, device: torch.device, budget: int = 2**31,
-    *, seeds: Sequence[int] = (), by_answer: bool = False,
+    *, seeds: Sequence[int] = (), by_answer: bool = False, join: int = 0,
 ) -> Batch:  # fmt: skip
     """The batch of ``rows[k]``, the examples of row k of the pack; every row has the same number of them.
 
     Examples are padded on the right, and cut into passes of similar lengths where that is cheaper than padding them all
     to the longest, or where they do not fit the ``budget`` of tokens; the passes' gradients add up to the same.
+    Those of a pass with at most ``join`` tokens each stand behind each other instead (:class:`Joined`).
     An answer token weighs 1 / (answer tokens of its row), or 1 / (tokens of its answer * examples) if ``by_answer``.
     """
     weights = [_weights(examples, by_answer) for examples in rows]
@@ -125,7 +141,8 @@ def make_batch(
     longest = [max(_width(pairs[i][0]) for pairs in ordered) * len(rows) for i in range(len(ordered[0]))]
     cuts = cheapest_cuts(longest, budget, PASS_OVERHEAD.get(device.type, PASS_OVERHEAD["cpu"]))
     passes = tuple(
-        _collate([pairs[start:stop] for pairs in ordered], pad, device) for start, stop in itertools.pairwise(cuts)
+        _collate([pairs[start:stop] for pairs in ordered], pad, device, join)
+        for start, stop in itertools.pairwise(cuts)
     )
     return Batch(rows, passes, pad, budget, seeds)
 
@@ -158,29 +175,40 @@ def cheapest_cuts(widths: Sequence[int], budget: int, overhead: int) -> list[int
     return best[-1][1]
 
 
-def _collate(rows: Sequence[Sequence[tuple[Example, float]]], pad: int, device: torch.device) -> Pass:
+def _collate(rows: Sequence[Sequence[tuple[Example, float]]], pad: int, device: torch.device, join: int) -> Pass:
     """One pass of examples, each with what a token of its answer weighs."""
     flat = [pair for pairs in rows for pair in pairs]
-    examples = [example for example, _ in flat]
+    examples, size = [example for example, _ in flat], len(rows[0])
     bucketed = device.type == "cuda"  # whose shapes are captured (harness.engine.trunk)
-    ids, source = _padded([example.ids for example in examples], examples, pad, bucketed=bucketed)
+
+    def laid_out(sequences: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
+        longest = max(map(len, sequences))
+        if longest <= join:
+            return _joined(sequences, examples, size, pad, bucketed=bucketed), 1 << (longest - 1).bit_length()
+        return _padded(sequences, examples, pad, bucketed=bucketed), 0
+
+    student, longest = laid_out([example.ids for example in examples])
+    teacher, longest_of_teacher = [], 0
+    if any(example.shown is not None for example in examples):
+        teacher, longest_of_teacher = laid_out([example.teacher_ids for example in examples])
     columns = [
-        np.stack([example.answer, np.full(len(example.answer), i // len(rows[0])), np.arange(len(example.answer))])
+        np.stack([example.answer, np.full(len(example.answer), i // size), np.arange(len(example.answer))])
         for i, example in enumerate(examples)
     ]
-    parts = [ids, source, *np.concatenate(columns, axis=1)]
-    if any(example.shown is not None for example in examples):
-        parts += _padded([example.teacher_ids for example in examples], examples, pad, bucketed=bucketed)
+    parts = [*np.concatenate(columns, axis=1), *student, *teacher]
     # One transfer for all of it: a step of a small model is bound by launches, not by bytes.
     moved = torch.from_numpy(np.concatenate([part.ravel() for part in parts])).to(device, non_blocking=True)
     views = [view.view(part.shape) for view, part in zip(moved.split([p.size for p in parts]), parts, strict=True)]
     weight = np.repeat([share for _, share in flat], [len(example.answer) for example in examples])
-    return Pass(
-        *views[:5],
-        weight=torch.from_numpy(weight).float().to(device, non_blocking=True),
-        teacher_ids=views[5] if len(views) > 5 else views[0],
-        teacher_source=views[6] if len(views) > 5 else views[1],
-    )
+    target, row, position, *read = views
+    ours = _sequences(read[: len(student)], longest)
+    theirs = _sequences(read[len(student) :], longest_of_teacher) if teacher else ours
+    return Pass(ours, theirs, target, row, position, torch.from_numpy(weight).float().to(device, non_blocking=True))
+
+
+def _sequences(parts: Sequence[Tensor], longest: int) -> Sequences:
+    ids, source, *placed = parts
+    return Sequences(ids, source, Joined(*placed, longest) if placed else None)
 
 
 def bucket(length: int) -> int:
@@ -191,13 +219,37 @@ def bucket(length: int) -> int:
 
 def _padded(
     sequences: Sequence[np.ndarray], examples: Sequence[Example], pad: int, *, bucketed: bool
-) -> tuple[np.ndarray, np.ndarray]:
+) -> list[np.ndarray]:
     """Sequences that end in the examples' answers, [N, T], and where in [N * T] the answers are predicted from."""
     length = bucket(max(map(len, sequences))) if bucketed else max(map(len, sequences))
     ids = np.full((len(sequences), length), pad, dtype=np.int64)
-    source = []
-    for i, (sequence, example) in enumerate(zip(sequences, examples, strict=True)):
-        n = len(sequence)
-        ids[i, :n] = sequence
-        source.append(i * length + np.arange(n - len(example.answer), n) - 1)
-    return ids, np.concatenate(source)
+    for i, sequence in enumerate(sequences):
+        ids[i, : len(sequence)] = sequence
+    ends = np.arange(len(sequences)) * length + list(map(len, sequences))
+    return [ids, _before_answers(examples, ends)]
+
+
+def _joined(
+    sequences: Sequence[np.ndarray], examples: Sequence[Example], size: int, pad: int, *, bucketed: bool
+) -> list[np.ndarray]:
+    """The same, ``size`` behind each other: [K, M], where in [K * M] answers are predicted from, the starts
+    [K, size + 1] and the positions [K, M].
+    """
+    lengths = np.array(list(map(len, sequences))).reshape(-1, size)
+    starts = np.pad(lengths.cumsum(1), ((0, 0), (1, 0)))
+    length = bucket(starts[:, -1].max()) if bucketed else starts[:, -1].max()
+    ids = np.full((len(lengths), length), pad, dtype=np.int64)
+    positions = np.zeros_like(ids)
+    for i, sequence in enumerate(sequences):
+        trial, row = divmod(i, size)
+        at = slice(starts[trial, row], starts[trial, row + 1])
+        ids[trial, at], positions[trial, at] = sequence, np.arange(len(sequence))
+    ends = starts[:, 1:] + np.arange(len(lengths))[:, None] * length
+    return [ids, _before_answers(examples, ends.ravel()), starts, positions]
+
+
+def _before_answers(examples: Sequence[Example], ends: np.ndarray) -> np.ndarray:
+    """The places before the tokens of the answers, where the sequences with them end at ``ends``."""
+    return np.concatenate(
+        [np.arange(end - len(example.answer), end) - 1 for example, end in zip(examples, ends, strict=True)]
+    )

@@ -30,7 +30,7 @@ def forward_backward(
     ``teacher`` has the teachers' hidden states [N, d] at the same answer tokens, or is None where nobody teaches.
     """
     head = trunk.model.logits
-    student, pull_back = trunk.forward(layout, batch.ids, batch.source, values, scaling)
+    student, pull_back = trunk.forward(layout, batch.student, values, scaling)
 
     def token_loss(logits: Tensor, part: slice) -> Tensor:
         with torch.no_grad():

@@ -71,7 +71,7 @@ def _losses_and_gradient(rows: Rows, batch: Batch, progress: float) -> tuple[Ten
         for each in group.passes:
             states = None
             if group.taught:  # behind the teachers' own prompts
-                states = trunk.states(layout, each.teacher_ids, each.teacher_source, teachers, scaling)
+                states = trunk.states(layout, each.teacher, teachers, scaling)
             of_losses, of_gradient = forward_backward(trunk, layout, group.loss, each, values, scaling, states)
             losses += of_losses
             gradient = of_gradient if gradient is None else gradient.add_(of_gradient)
@@ -101,7 +101,8 @@ def _rollout(rows: Rows, batch: Batch) -> tuple[Batch, tuple[int, ...], tuple[in
     assert sampling is not None
     with rows.model.adapted(bank.layout, bank.values, bank.scaling):
         rollout = own_answers(rows.model, batch, sampling)
-    answered = make_batch(rollout.rows, batch.end, rows.model.device, batch.budget, by_answer=True)
+    model = rows.model
+    answered = make_batch(rollout.rows, batch.end, model.device, batch.budget, by_answer=True, join=model.joins)
     return answered, rollout.prompt_tokens, rollout.sampled_tokens
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.engine.adapters.layout import DenseLayout, Layout
+from harness.engine.batches import Joined, Sequences
 from harness.engine.model.packed import PackedModel
 
 #: Passes of one shape that run eagerly before it is captured, which costs about as much as three more.
@@ -36,12 +37,20 @@ class _Graph:
     """One shape: its inputs and outputs stay where they are."""
 
     ids: Tensor
+    joined: Joined | None
     values: Tensor | None  # None: of the base alone
     hidden: Tensor
     downstream: Tensor | None  # gradient of ``hidden``; None without a backward graph
     gradient: Tensor | None
     forward: torch.cuda.CUDAGraph
     backward: torch.cuda.CUDAGraph | None
+
+    def read(self, sequences: Sequences) -> None:
+        """From now on the graphs run on these."""
+        self.ids.copy_(sequences.ids)
+        if self.joined is not None and sequences.joined is not None:
+            self.joined.starts.copy_(sequences.joined.starts)
+            self.joined.positions.copy_(sequences.joined.positions)
 
 
 class Trunk:
@@ -61,33 +70,33 @@ class Trunk:
         self._gradient: Tensor | None = None  # where all graphs leave it: one at a time is read
 
     def states(
-        self, layout: Layout | DenseLayout, ids: Tensor, source: Tensor, values: Tensor | None, scaling: Tensor
+        self, layout: Layout | DenseLayout, sequences: Sequences, values: Tensor | None, scaling: Tensor
     ) -> Tensor:
-        """Hidden states [N, d] at the places ``source`` [N], from which answer tokens are predicted; no gradient.
+        """Hidden states [N, d] at the places from which answer tokens are predicted; no gradient.
 
-        ``ids`` is [K * R, T], ``scaling`` [K]; ``values`` are those of the adapters, [K, P]; None: the base.
+        ``scaling`` is [K]; ``values`` are those of the adapters, [K, P]; None: the base.
         """
+        source = sequences.source
         with torch.no_grad():
-            graph = self._captured(layout, ids, values, scaling, gradient=False)
+            graph = self._captured(layout, sequences, values, scaling, gradient=False)
             if graph is None:
-                return _at(self._hidden(layout, ids, values, scaling), source)
-            graph.ids.copy_(ids)
+                return _at(self._hidden(layout, sequences, values, scaling), source)
+            graph.read(sequences)
             if graph.values is not None and values is not None:
                 graph.values.copy_(values)
             graph.forward.replay()
             return _at(graph.hidden, source)
 
-    def forward(
-        self, layout: Layout | DenseLayout, ids: Tensor, source: Tensor, values: Tensor, scaling: Tensor
-    ) -> Forward:
+    def forward(self, layout: Layout | DenseLayout, sequences: Sequences, values: Tensor, scaling: Tensor) -> Forward:
         """The same with a way back; ``values`` must be the same tensor every time, written to in place."""
-        graph = self._captured(layout, ids, values, scaling, gradient=True)
+        source = sequences.source
+        graph = self._captured(layout, sequences, values, scaling, gradient=True)
         if graph is not None:
-            graph.ids.copy_(ids)
+            graph.read(sequences)
             graph.forward.replay()
             return _at(graph.hidden, source), lambda downstream: _replay_backward(graph, source, downstream)
         leaf = values.detach().requires_grad_()
-        student = _at(self._hidden(layout, ids, leaf, scaling), source)
+        student = _at(self._hidden(layout, sequences, leaf, scaling), source)
         return student, lambda downstream: torch.autograd.grad(student, leaf, downstream)[0]
 
     def end_task(self) -> None:
@@ -103,14 +112,14 @@ class Trunk:
         self._graphs.clear()
         self._pool, self._gradient, self._layout = None, None, None
 
-    def _hidden(self, layout: Layout | DenseLayout, ids: Tensor, values: Tensor | None, scaling: Tensor) -> Tensor:
+    def _hidden(self, layout: Layout | DenseLayout, read: Sequences, values: Tensor | None, scaling: Tensor) -> Tensor:
         with self.model.adapted(layout, values, scaling):
-            return self.model.hidden(ids)
+            return self.model.hidden(read.ids, joined=read.joined)
 
     # -- capture --------------------------------------------------------------------------------------------------
 
     def _captured(
-        self, layout: Layout | DenseLayout, ids: Tensor, values: Tensor | None, scaling: Tensor, *, gradient: bool
+        self, layout: Layout | DenseLayout, read: Sequences, values: Tensor | None, scaling: Tensor, *, gradient: bool
     ) -> _Graph | None:
         """The graph of this shape; None where it runs eagerly, still or for good."""
         if not self._captures:
@@ -120,13 +129,14 @@ class Trunk:
             self._layout = layout
         # The students' values and the scaling are read where they are; teachers' are copied into the graph's own.
         place = values.data_ptr() if gradient and values is not None else 0
-        key = (tuple(ids.shape), values is None, gradient, place, scaling.data_ptr())
+        rows = None if read.joined is None else (read.joined.starts.shape[1], read.joined.longest)
+        key = (tuple(read.ids.shape), rows, values is None, gradient, place, scaling.data_ptr())
         if key not in self._graphs:
             self._seen[key] += 1
             if self._seen[key] <= EAGER_PASSES:
                 return None
             try:
-                self._graphs[key] = self._capture(layout, ids, values, scaling, gradient=gradient)
+                self._graphs[key] = self._capture(layout, read, values, scaling, gradient=gradient)
             except RuntimeError as error:  # of which running out of memory is one
                 self.forget()
                 self.failed, self._captures = f"{type(error).__name__}: {str(error).splitlines()[0]}", False
@@ -134,9 +144,10 @@ class Trunk:
         return self._graphs[key]
 
     def _capture(
-        self, layout: Layout | DenseLayout, ids: Tensor, values: Tensor | None, scaling: Tensor, *, gradient: bool
+        self, layout: Layout | DenseLayout, read: Sequences, values: Tensor | None, scaling: Tensor, *, gradient: bool
     ) -> _Graph:
-        ids = ids.clone()
+        joined = read.joined and Joined(read.joined.starts.clone(), read.joined.positions.clone(), read.joined.longest)
+        read = Sequences(read.ids.clone(), read.source, joined)
         leaf = None if values is None else values.detach().requires_grad_() if gradient else values.clone()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
@@ -145,20 +156,20 @@ class Trunk:
         with torch.set_grad_enabled(gradient):
             with _side_stream():
                 for _ in range(WARM_UP):
-                    hidden = self._hidden(layout, ids, leaf, scaling)
+                    hidden = self._hidden(layout, read, leaf, scaling)
                     if gradient and leaf is not None:
                         torch.autograd.grad(hidden, leaf, torch.zeros_like(hidden))
                     del hidden
             forward = torch.cuda.CUDAGraph()
             with torch.cuda.graph(forward, pool=self._pool):
-                hidden = self._hidden(layout, ids, leaf, scaling)
+                hidden = self._hidden(layout, read, leaf, scaling)
             if not gradient or leaf is None or self._gradient is None:
-                return _Graph(ids, leaf, hidden, None, None, forward, None)
+                return _Graph(read.ids, joined, leaf, hidden, None, None, forward, None)
             downstream = torch.zeros_like(hidden)
             backward = torch.cuda.CUDAGraph()
             with torch.cuda.graph(backward, pool=self._pool):
                 self._gradient.copy_(torch.autograd.grad(hidden, leaf, downstream)[0])
-        return _Graph(ids, leaf.detach(), hidden.detach(), downstream, self._gradient, forward, backward)
+        return _Graph(read.ids, joined, leaf.detach(), hidden.detach(), downstream, self._gradient, forward, backward)
 
 
 def _at(hidden: Tensor, source: Tensor) -> Tensor:

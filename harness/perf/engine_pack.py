@@ -100,7 +100,8 @@ class EnginePack:
     def steps(self, count: int) -> None:
         for _ in range(count):
             examples = [steps[self._seen % TURN] for steps in self.examples]
-            batch = make_batch(examples, 0, self.model.device, seeds=[self._seen] * self.trials)
+            seeds = [self._seen] * self.trials
+            batch = make_batch(examples, 0, self.model.device, seeds=seeds, join=self.model.joins)
             take_step(self.rows, batch, 1.0, 0.5)
             self._seen += 1
 

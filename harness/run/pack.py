@@ -165,7 +165,8 @@ class PackRun:
         # A row's seed depends on its trial, the task and the step alone: it draws the same whatever it is packed with.
         step, steps = seen // training.batch, self.pack.examples // training.batch
         seeds = [derive(row.data_seeds[stage], "own answers", step) for row in self.pack.rows]
-        batch = make_batch(rows, self.bench.lm.eot_token_id, self.device, training.pass_tokens, seeds=seeds)
+        end, budget = self.bench.lm.eot_token_id, training.pass_tokens
+        batch = make_batch(rows, end, self.device, budget, seeds=seeds, join=self.rows.model.joins)
         factor = self.schedule.factor(step, steps)
         losses, spent = take_step(self.rows, batch, factor, seen / self.pack.examples)
         self.ledger.count_tokens(stage, seen + training.batch, spent)

@@ -37,7 +37,7 @@ def results(monkeypatch):
         trunk = Trunk(model, capture=False)
         _, gradient = forward_backward(trunk, bank.layout, given, batch, bank.values, bank.scaling)
         with torch.no_grad():
-            return gradient, model.logits(model.hidden(batch.ids).flatten(0, 1)).float()
+            return gradient, model.logits(model.hidden(batch.student.ids).flatten(0, 1)).float()
 
     return compute
 

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.engine.model.products import add_bmm, bmm, linear, matmul
-from harness.engine.model.readers import Readers, has_kernels
-from harness.engine.model.try_kernels import kernels_for
+from harness.engine.model.readers import Readers
 
 #: Rows of a pass that have float32 copies at a time: on a CPU they stay in its cache, which makes them three times as
-#: fast as all rows at once; on a GPU they take at most 1.2 GB at the widths of a 1.5B model.
-PRECISE_ROWS = {"cpu": 1024, "cuda": 32768}
+#: fast as all rows at once.
+PRECISE_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -139,13 +138,9 @@ def _precise_update(x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tenso
     """
     y = linear(x, weight, bias)
     rows, out = x.reshape(a.shape[0], -1, a.shape[2]), y.view(a.shape[0], -1, b.shape[1])
-    chunk = max(1, PRECISE_ROWS.get(x.device.type, PRECISE_ROWS["cpu"]) // a.shape[0])
+    chunk = max(1, PRECISE_ROWS // a.shape[0])
     for part, into in zip(rows.split(chunk, dim=1), out.split(chunk, dim=1), strict=True):
-        down = torch.bmm(part.float(), a.mT)
-        if x.is_cuda:  # one kernel adds float32 to bfloat16: 1.4 times as fast; on a CPU half as fast as copies
-            into += torch.bmm(down, b.mT)
-        else:
-            into.copy_(into.float().baddbmm_(down, b.mT))
+        into.copy_(into.float().baddbmm_(torch.bmm(part.float(), a.mT), b.mT))
     return y
 
 
@@ -174,8 +169,8 @@ class PackedLinear(nn.Module):
         if change.low_rank is None:
             return self._general(x, change)
         a, b = change.low_rank
-        if (kernels := kernels_for(x.device)) and has_kernels(x.dtype, a.dtype):
-            return self.readers.output(self, x, kernels)
+        if x.is_cuda:
+            return self.readers.output(self, x)
         update = _PackedLoRA.apply if a.dtype == x.dtype else _precise_update
         return update(x, a, b, self.weight, self.bias)
 

@@ -22,13 +22,14 @@ from transformers.integrations import sdpa_attention
 
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import DenseLayout, Layout, Slot
+from harness.engine.batches import Joined
 from harness.engine.model import attention, products
 from harness.engine.model.checksum import checksum
 from harness.engine.model.fused import Swap, fuse
 from harness.engine.model.head import Head, find_head
+from harness.engine.model.joining import LONGEST, joins_rows
 from harness.engine.model.linear import PackedLinear
 from harness.engine.model.readers import find_readers
-from harness.engine.model.try_kernels import kernels_for
 from harness.errors import InputError
 
 #: Projections that LoRA adapts by default: all linear layers of a Llama-like block, never the head.
@@ -61,7 +62,9 @@ class PackedModel:
         implementation = getattr(model.config, "_attn_implementation", "")
         # SDPA takes boolean masks; eager attention adds whatever it is given (as ours does, on a CPU)
         self._adds_masks = implementation == "eager"
-        if implementation == "sdpa" and targets:
+        #: whether attention is ours (:mod:`harness.engine.model.attention`)
+        self.attends_itself = implementation == "sdpa" and bool(targets)
+        if self.attends_itself:
             model.set_attn_implementation(attention.NAME)
         self.slots = tuple(_wrap(model, targets))
         fused, self.why_plain = fuse(model)  #: why kernels are not fused; empty where they are
@@ -72,8 +75,9 @@ class PackedModel:
         #: What the family bears (``harness.engine.model.family``): a mask that is not causal, prompts continued from
         #: one reading of what they begin with, a last feed-forward layer that computes only what is read.
         self.branches, self.shares, self.skips = True, True, self._last is not None
-        if kernels_for(self.device):
+        if self.device.type == "cuda":
             self._find_readers()
+        self.joins = LONGEST if joins_rows(self) else 0  #: longest rows that may stand behind each other; 0: none
 
     @property
     def device(self) -> torch.device:
@@ -137,12 +141,20 @@ class PackedModel:
             for linear in self._linears:
                 linear.take(None)
 
-    def hidden(self, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, *, joined: Joined | None = None
+    ) -> Tensor:
         """Last hidden states [B, T, d] of token ids [B, T].
 
         Without a mask attention is causal; rows are padded on the right, where nothing that counts looks.  A mask is
-        boolean, [B, 1, T, T], true where query i may look at key j.
+        boolean, [B, 1, T, T], true where query i may look at key j.  ``joined`` rows, of at most ``joins`` tokens,
+        don't look at each other.
         """
+        if joined is not None:
+            with _swapped(self._swaps):
+                return self.decoder(
+                    input_ids=ids, position_ids=joined.positions, use_cache=False, joined=joined
+                ).last_hidden_state
         if mask is not None and (self._adds_masks or attention.takes_numbers(mask)):
             mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
         with _swapped(self._swaps):

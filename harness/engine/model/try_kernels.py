@@ -5,15 +5,20 @@ They need Triton, a compiler and a GPU of a generation that both know; without t
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 #: Largest error, as a share of the largest number: of an update in float32 and of a likelihood, and in bfloat16.
-ROUNDING, HALF_ROUNDING = 1e-5, 2.0**-7
+ROUNDING, HALF_ROUNDING = 1e-5, 2.0**-6
+
+Kernel = Callable[..., Tensor]
 
 
 def kernels_for(device: torch.device) -> ModuleType | None:
@@ -42,34 +47,55 @@ def _compare(kernels: ModuleType, device: torch.device) -> None:
         for shape in ((2, 70, 96), (2, 5, 96), (2, 40, 5), (2, 70, 40))
     )
     x = x.bfloat16()
-    halves = [tensor.bfloat16() for tensor in (a, b, y)]
     wanted = y.double() + x.double() @ a.double().mT @ b.double().mT
     kernels.add_updates([y], x, a, [b])
     logits = y.flatten(1)
     peak, log_sum, likeliest = kernels.likelihoods(logits)
-    off = _off(y, wanted) / ROUNDING
-    off = max(off, float((peak + log_sum - logits.logsumexp(-1)).abs().max()) / ROUNDING)
-    off = max(off, _off_in_training(kernels, x, *halves))
-    if not (off < 1 and bool((likeliest == logits.argmax(-1)).all())):
-        raise ArithmeticError(f"a kernel is wrong on this device: {off:.1g} times what rounding allows")
+    off = [_off(y, wanted) / ROUNDING, float((peak + log_sum - logits.logsumexp(-1)).abs().max()) / ROUNDING]
+    for kernel, written, given, constants in _in_training(kernels, x):
+        off += [error / HALF_ROUNDING for error in _off_there_and_back(kernel, written, given, constants)]
+    if not (all(error < 1 for error in off) and bool((likeliest == logits.argmax(-1)).all())):
+        raise ArithmeticError(f"a kernel is wrong on this device: {max(off):.1g} times what rounding allows")
 
 
-def _off_in_training(kernels: ModuleType, x: Tensor, a: Tensor, b: Tensor, y: Tensor) -> float:
-    """Of products in bfloat16, and of a norm there and back, in what rounding allows."""
-    down, d_a = x.new_empty(*x.shape[:2], a.shape[1]), torch.empty_like(a)
-    kernels.reduce(x, a, down)
-    wanted = [(down, x.double() @ a.double().mT), (y, y.double() + down.double() @ b.double().mT)]
-    kernels.expand(y, down, b.mT)
-    kernels.outer(down, x, d_a)
-    wanted.append((d_a, down.double().mT @ x.double()))
-    weight = torch.linspace(-1, 1, x.shape[-1], dtype=x.dtype, device=x.device)
-    leaf, exact = x.clone().requires_grad_(), x.double().requires_grad_()
-    normed, wanted_normed = kernels.rms_norm(leaf, weight, 1e-6), F.rms_norm(exact, weight.shape, weight.double(), 1e-6)
-    (back,), (wanted_back,) = torch.autograd.grad(normed.sum(), leaf), torch.autograd.grad(wanted_normed.sum(), exact)
-    wanted += [(normed, wanted_normed), (back, wanted_back)]
-    return max(_off(*pair) for pair in wanted) / HALF_ROUNDING
+def _in_training(kernels: ModuleType, x: Tensor) -> list[tuple[Kernel, Kernel, list[Tensor], tuple[Any, ...]]]:
+    """(kernel, the same in torch, tensors that have a gradient, what else both take) of a norm and of attention."""
+    weight = torch.linspace(-1, 1, x.shape[-1], device=x.device)
+    query, key = x.unflatten(-1, (6, 16)).transpose(1, 2), x[..., :32].unflatten(-1, (2, 16)).transpose(1, 2)
+    starts = torch.tensor([[0, 23, x.shape[1]]] * len(x), device=x.device)
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float) -> Tensor:
+        rows = [slice(start, stop) for start, stop in itertools.pairwise(starts[0].tolist())]
+        mixed = [
+            F.scaled_dot_product_attention(
+                query[:, :, row], key[:, :, row], value[:, :, row], is_causal=True, scale=scale, enable_gqa=True
+            )
+            for row in rows
+        ]
+        return torch.cat(mixed, 2)
+
+    return [
+        (lambda x: kernels.rms_norm(x, weight.to(x.dtype), 1e-6),
+         lambda x: F.rms_norm(x, weight.shape, weight.to(x.dtype), 1e-6), [x], ()),
+        (kernels.row_attention, attention, [query, key, key.flip(2)], (starts, 47, 0.25)),
+    ]  # fmt: skip
+
+
+def _off_there_and_back(
+    kernel: Kernel, written: Kernel, given: list[Tensor], constants: tuple[Any, ...]
+) -> Iterator[float]:
+    """Of what a kernel computes, and of its gradients, from the same in float64."""
+    leaves, exact = (
+        [tensor.detach().to(dtype).requires_grad_() for tensor in given] for dtype in (given[0].dtype, torch.double)
+    )
+    found, wanted = kernel(*leaves, *constants), written(*exact, *constants)
+    down = torch.linspace(-1, 1, found.numel(), dtype=torch.double, device=found.device).view_as(found)
+    backs = torch.autograd.grad(found, leaves, down.to(found.dtype)), torch.autograd.grad(wanted, exact, down)
+    yield _off(found, wanted)
+    yield from map(_off, *backs)
 
 
 def _off(found: Tensor, wanted: Tensor) -> float:
     """The largest error, as a share of the largest number."""
-    return float((found - wanted).detach().abs().max() / wanted.detach().abs().max())
+    found, wanted = found.detach(), wanted.detach()
+    return float((found - wanted).abs().max() / wanted.abs().max())

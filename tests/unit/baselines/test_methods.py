@@ -411,7 +411,7 @@ def test_the_teacher_is_the_average_and_gets_no_gradient():
 
     def logits(values):
         with model.adapted(engine.bank.layout, values, engine.bank.scaling):
-            return model.logits(model.hidden(batch.ids).flatten(0, 1)[batch.source])
+            return model.logits(model.hidden(batch.student.ids).flatten(0, 1)[batch.student.source])
 
     values = engine.bank.values.clone().requires_grad_()
     teacher = logits(engine.averages["FactorEma"].values.clone()).detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.engine import batches
-from harness.engine.batches import Example, draw, make_batch
+from harness.engine.batches import Example, Sequences, draw, make_batch
 
 PAD = 99
 
@@ -23,8 +24,8 @@ def example(ids: list[int], answer_start: int) -> Example:
 def test_known_answer():
     batch = make_batch([[example([5, 6, 7, 8], 2)], [example([1, 2], 1)]], PAD, CPU)
     (each,) = batch.passes
-    assert each.ids.tolist() == [[5, 6, 7, 8], [1, 2, PAD, PAD]]
-    assert each.source.tolist() == [1, 2, 4]  # the position before each answer token, in [2 * 4] states
+    assert each.student.ids.tolist() == [[5, 6, 7, 8], [1, 2, PAD, PAD]]
+    assert each.student.source.tolist() == [1, 2, 4]  # the position before each answer token, in [2 * 4] states
     assert each.target.tolist() == [7, 8, 2]
     assert each.row.tolist() == [0, 0, 1]
     assert each.position.tolist() == [0, 1, 0]
@@ -49,10 +50,10 @@ def test_every_answer_token_counts_once(shape, budget):
     found = [[] for _ in rows]
     weights = torch.zeros(len(rows), dtype=torch.float64)
     for each in batch.passes:
-        assert each.ids.numel() <= budget or each.ids.shape[0] == len(rows), "over budget only with a row a trial"
-        flat, length = each.ids.flatten(), each.ids.shape[1]
-        assert torch.equal(flat[each.source + 1], each.target), "the state before a token predicts it"
-        assert torch.equal(each.source // length // (each.ids.shape[0] // len(rows)), each.row)
+        ids, source = each.student.ids, each.student.source
+        assert ids.numel() <= budget or ids.shape[0] == len(rows), "over budget only with a row a trial"
+        assert torch.equal(ids.flatten()[source + 1], each.target), "the state before a token predicts it"
+        assert torch.equal(source // ids.shape[1] // (ids.shape[0] // len(rows)), each.row)
         assert (each.target != PAD).all()
         for row, position, target in zip(each.row, each.position, each.target, strict=True):
             found[row].append((int(position), int(target)))
@@ -62,12 +63,46 @@ def test_every_answer_token_counts_once(shape, budget):
     assert torch.allclose(weights, torch.ones_like(weights), atol=1e-6), "a mean over each trial's own answer tokens"
 
 
+def joined_rows(sequences: Sequences) -> list[list[tuple[list[int], list[int]]]]:
+    """(ids, positions) of every example of every row."""
+    joined = sequences.joined
+    assert joined is not None
+    return [
+        [(ids[a:b].tolist(), positions[a:b].tolist()) for a, b in itertools.pairwise(starts.tolist())]
+        for ids, positions, starts in zip(sequences.ids, joined.positions, joined.starts, strict=True)
+    ]
+
+
+@given(shapes, st.integers(1, 9), st.booleans())
+def test_joined_rows_hold_the_same_without_padding(shape, join, shown):
+    rng = np.random.default_rng(0)
+    rows = [[Example(rng.integers(0, 90, size=n), min(start, n - 1)) for n, start in trial] for trial in shape]
+    if shown:
+        rows = [[replace(e, shown=np.arange(e.answer_start)) for e in trial] for trial in rows]
+    (padded,), (found,) = (make_batch(rows, PAD, CPU, join=limit).passes for limit in (0, join))
+    for name in ("target", "row", "position", "weight"):
+        assert torch.equal(getattr(padded, name), getattr(found, name))
+    for sequences, of in ((found.student, lambda e: e.ids), (found.teacher, lambda e: e.teacher_ids)):
+        lengths = [[len(of(e)) for e in trial] for trial in rows]
+        if sequences.joined is None:
+            assert max(map(max, lengths)) > join
+            continue
+        assert max(map(max, lengths)) <= sequences.joined.longest < 2 * max(map(max, lengths))
+        assert sequences.ids.shape == (len(rows), max(map(sum, lengths)))
+        for got, trial in zip(joined_rows(sequences), rows, strict=True):
+            examples = sorted(trial, key=lambda e: -max(len(e.ids), e.teacher_length))
+            assert got == [(of(e).tolist(), list(range(len(of(e))))) for e in examples]
+        assert torch.equal(sequences.ids.flatten()[sequences.source + 1], found.target)
+        assert torch.equal(sequences.source // sequences.ids.shape[1], found.row)
+    assert (found.teacher is found.student) == (not shown)
+
+
 def test_a_budget_keeps_long_rows_from_stretching_short_ones(monkeypatch):
     monkeypatch.setitem(batches.PASS_OVERHEAD, "cpu", 10**6)
     rows = [[*random_examples(8, seed, shortest=4, longest=6), example(list(range(40)), 39)] for seed in (0, 1)]
     whole, cut = (make_batch(rows, PAD, CPU, budget) for budget in (2**31, 100))
     assert len(whole.passes) == 1
-    assert sum(each.ids.numel() for each in cut.passes) < 0.5 * whole.passes[0].ids.numel()
+    assert sum(each.student.ids.numel() for each in cut.passes) < 0.5 * whole.passes[0].student.ids.numel()
 
 
 def test_neighbours_do_not_change_an_example_s_weight_or_target():

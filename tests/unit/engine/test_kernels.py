@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
+import numpy as np
 import pytest
 import torch
 from helpers import relative
-from torch import nn
 from torch.nn import functional as F
 
 from harness.engine import model
-from harness.engine.model import linear, try_kernels
-from harness.engine.model.linear import Change, PackedLinear
-from harness.engine.model.readers import find_readers
+from harness.engine.model import try_kernels
 
 GPU = torch.device("cuda")
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="kernels run on a GPU")
@@ -65,37 +64,34 @@ def test_likelihoods_are_those_of_float64(width, dtype):
     assert not (peak + log_sum)[5].isfinite()
 
 
-def near(found: torch.Tensor, exact: torch.Tensor, size: torch.Tensor) -> bool:
-    """Rounded once from a sum in float32: ``size`` is that of the terms."""
-    return bool(((found.double() - exact).abs() <= 2.0**-8 * exact.abs() + 2.0**-18 * size).all())
-
-
 @on_a_gpu
-@pytest.mark.parametrize("shape", SHAPES)
-def test_products_with_factors_are_those_of_float64(shape):
+@pytest.mark.parametrize("longest", [1, 16, 58, 64, 100, 128])
+@pytest.mark.parametrize(("heads", "groups", "width"), [(9, 3, 64), (4, 4, 16), (2, 1, 128)])
+def test_attention_within_rows_is_that_of_float64(longest, heads, groups, width):
     from harness.engine.model import kernels
 
-    trials, count, width, _, rank = shape
-    x, b, y = (
-        drawn(*sizes, seed=seed).bfloat16()
-        for seed, sizes in enumerate([(trials, count, width), (trials, width, rank), (trials, count, width)])
+    generator = np.random.default_rng(longest)
+    lengths = generator.integers(0, longest + 1, (3, 5))
+    lengths[:, 0] = longest
+    starts = torch.from_numpy(np.pad(lengths.cumsum(1), ((0, 0), (1, 0)))).to(GPU)
+    count = int(lengths.sum(1).max()) + 3  # the last tokens are in no row
+    query, key, value = (
+        drawn(3, count, n, width, seed=seed).bfloat16().transpose(1, 2).requires_grad_()
+        for seed, n in enumerate((heads, groups, groups))
     )
-    # columns of something wider, and poison where nothing may be left
-    wide = torch.full((trials, count, rank + 5), torch.nan, dtype=torch.bfloat16, device=GPU)
-    down = wide[:, :, 3 : 3 + rank]
-    kernels.reduce(x, b.mT, down)
-    exact, size = x.double() @ b.double(), x.double().abs() @ b.double().abs()
-    assert near(down, exact, size)
-    assert bool(wide[:, :, :3].isnan().all() and wide[:, :, 3 + rank :].isnan().all())
-
-    into = torch.full_like(b, torch.nan)
-    kernels.outer(down, x, into.mT)
-    assert near(into, x.double().mT @ down.double(), x.double().abs().mT @ down.double().abs())
-
-    exact = y.double() + down.double() @ b.double().mT
-    size = y.double().abs() + down.double().abs() @ b.double().abs().mT
-    kernels.expand(y, down, b.mT)
-    assert near(y, exact, size)
+    exact = [tensor.detach().double().requires_grad_() for tensor in (query, key, value)]
+    found = kernels.row_attention(query, key, value, starts, longest, width**-0.5)
+    wanted = torch.zeros_like(found, dtype=torch.double)
+    for trial, row in itertools.product(range(3), range(5)):
+        at = slice(int(starts[trial, row]), int(starts[trial, row + 1]))
+        parts = [tensor[trial : trial + 1, :, at] for tensor in exact]
+        if lengths[trial, row]:
+            wanted[trial : trial + 1, :, at] = F.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True)
+    down = drawn(*found.shape, seed=7).bfloat16()
+    backs = torch.autograd.grad(found, (query, key, value), down)
+    for one, other in zip((found, *backs), (wanted, *torch.autograd.grad(wanted, exact, down.double())), strict=True):
+        assert relative(one.double(), other) < 2.0**-7
+        assert bool((one[other == 0] == 0).all()), "nothing comes from or goes to tokens that are in no row"
 
 
 @on_a_gpu
@@ -119,49 +115,10 @@ def test_kernels_pass_their_trial():
     assert try_kernels.tried()[1] == ""
 
 
-HEIGHTS = (130, 40, 40)
-
-
-def readers_of(x: torch.Tensor, values: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Outputs of three layers that read ``x``, with factors of rank 8 that lie in ``values`` [2, P]."""
-    layers = [PackedLinear(nn.Linear(96, m, bias=m > 40, dtype=x.dtype, device=GPU)) for m in HEIGHTS]
-    sizes = [8 * 96] * 3 + [8 * m for m in HEIGHTS]
-    parts = values.to(dtype).split(sizes, 1)
-    for i, (layer, height) in enumerate(zip(layers, HEIGHTS, strict=True)):
-        generator = torch.Generator(GPU).manual_seed(i)
-        for parameter in layer.weight, layer.bias:
-            if parameter is not None:
-                parameter.requires_grad_(False).normal_(generator=generator)
-        layer.take(Change(a=parts[i].unflatten(1, (8, 96)), b=parts[3 + i].unflatten(1, (height, 8))))
-    for readers in find_readers(layers, lambda: [layer(x) for layer in layers]):
-        for layer in readers.members:
-            layer.readers = readers
-    assert layers[0].readers.members == tuple(layers)
-    return [layer(x) for layer in layers]
-
-
-@on_a_gpu
-@pytest.mark.parametrize("factors", [torch.float32, torch.bfloat16])
-def test_layers_that_read_the_same_are_each_what_they_are_alone(factors, monkeypatch):
-    x = drawn(6, 7, 96, seed=2).bfloat16().requires_grad_()
-    values = drawn(2, 8 * (3 * 96 + sum(HEIGHTS)), seed=3).requires_grad_()
-
-    def computed() -> list[torch.Tensor]:
-        with torch.set_grad_enabled(factors is torch.bfloat16):
-            ys = readers_of(x, values, factors)
-        if not ys[0].requires_grad:
-            return ys
-        return [*ys, *torch.autograd.grad([y.square().sum() for y in ys], [x, values])]
-
-    found = computed()
-    monkeypatch.setattr(linear, "kernels_for", lambda device: None)
-    for one, other in zip(found, computed(), strict=True):
-        assert relative(one, other) < 2.0**-7
-
-
 def test_where_they_do_not_load_torch_computes(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "harness.engine.model.kernels", raising=False)
+    for name in [name for name in sys.modules if name.startswith("harness.engine.model.kernels")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(model, "kernels", raising=False)
     try_kernels.tried.cache_clear()
     kernels, why = try_kernels.tried()
@@ -185,23 +142,19 @@ class Written:
         return peak, logits.logsumexp(-1) - peak, logits.argmax(-1)
 
     @staticmethod
-    def reduce(x, a, into):
-        into.copy_(x @ a.mT)
-
-    @staticmethod
-    def expand(y, h, b):
-        y.baddbmm_(h, b)
-
-    @staticmethod
-    def outer(h, x, into):
-        into.copy_(h.mT @ x)
-
-    @staticmethod
     def rms_norm(x, weight, eps):
         return F.rms_norm(x, weight.shape, weight, eps)
 
+    @staticmethod
+    def row_attention(query, key, value, starts, longest, scale):
+        assert (starts[:, 1:] - starts[:, :-1]).max() == longest
+        rows = [slice(int(start), int(stop)) for start, stop in itertools.pairwise(starts[0])]
+        parts = [[tensor[:, :, row] for tensor in (query, key, value)] for row in rows]
+        mixed = [F.scaled_dot_product_attention(*part, is_causal=True, scale=scale, enable_gqa=True) for part in parts]
+        return torch.cat(mixed, 2)
 
-@pytest.mark.parametrize("name", ["add_updates", "reduce", "expand", "outer", "rms_norm"])
+
+@pytest.mark.parametrize("name", ["add_updates", "rms_norm", "row_attention"])
 def test_a_kernel_that_is_wrong_is_not_used(name, monkeypatch):
     try_kernels._compare(Written, torch.device("cpu"))  # pyright: ignore[reportArgumentType]  # in place of a module
     written = getattr(Written, name)
@@ -210,8 +163,7 @@ def test_a_kernel_that_is_wrong_is_not_used(name, monkeypatch):
         made = written(*given)
         if made is not None:
             return made * 1.1
-        out = {"add_updates": given[0][0], "expand": given[0]}.get(name, given[-1])
-        out[-1, -1, -1] += 100
+        given[0][0][-1, -1, -1] += 100
         return None
 
     monkeypatch.setattr(Written, name, staticmethod(wrong))

@@ -33,7 +33,7 @@ def world():
     bank.values += 0.05 * torch.randn(bank.values.shape, generator=torch.Generator().manual_seed(0))
     (batch,) = make_batch([random_examples(4, 0), random_examples(4, 1)], 0, CPU).passes
     with torch.no_grad():
-        teacher = Trunk(model).states(bank.layout, batch.ids, batch.source, None, SCALING)
+        teacher = Trunk(model).states(bank.layout, batch.student, None, SCALING)
     return model, bank, batch, teacher
 
 
@@ -44,7 +44,7 @@ def test_a_pass_has_the_gradient_of_its_loss(world, loss):
 
     values = bank.values.clone().requires_grad_()
     with model.adapted(bank.layout, values, SCALING):
-        student = model.logits(model.hidden(batch.ids).flatten(0, 1)[batch.source])
+        student = model.logits(model.hidden(batch.student.ids).flatten(0, 1)[batch.student.source])
     each = loss(student, model.logits(teacher), batch.target, batch.row, batch.position) * batch.weight
     wanted = torch.stack([each[batch.row == row].sum() for row in range(2)])
     wanted.sum().backward()
@@ -52,11 +52,16 @@ def test_a_pass_has_the_gradient_of_its_loss(world, loss):
     assert relative(gradient, values.grad) < 1e-5
 
 
+def tensors(batch: Pass) -> list[torch.Tensor]:
+    sequences = (part for each in (batch.student, batch.teacher) for part in (each.ids, each.source))
+    return [*sequences, batch.target, batch.row, batch.position, batch.weight]
+
+
 def test_a_pass_leaves_nothing_behind(world):
     model, bank, batch, _ = world
-    before = [bank.values.clone(), *(getattr(batch, name).clone() for name in Pass.__dataclass_fields__)]
+    before = [bank.values.clone(), *(tensor.clone() for tensor in tensors(batch))]
     first, second = (forward_backward(Trunk(model), bank.layout, given, batch, bank.values, SCALING) for _ in range(2))
-    after = [bank.values, *(getattr(batch, name) for name in Pass.__dataclass_fields__)]
+    after = [bank.values, *tensors(batch)]
     assert all(map(torch.equal, first, second))
     assert all(map(torch.equal, before, after))
     assert bank.values.grad is None

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baselines import combined, dora, full_finetune, lora, lora_ema, lora_ewc, self_distill, stable_lora
-from harness.engine.batches import bucket, make_batch
+from harness.engine.batches import Sequences, bucket, make_batch
 from harness.engine.model.packed import make_bank
 from harness.engine.optimizer import OptimizerSettings
 from harness.engine.rows import Rows, RowSpec
@@ -35,11 +35,11 @@ def test_there_are_few_buckets():
 
 def test_on_a_cpu_nothing_is_padded_further_or_captured():
     (batch,) = make_batch([random_examples(4, 0)], 0, CPU).passes
-    assert batch.ids.shape[1] == max(len(example.ids) for example in random_examples(4, 0))
+    assert batch.student.ids.shape[1] == max(len(example.ids) for example in random_examples(4, 0))
     trunk = Trunk(packed_model())
     bank = make_bank(trunk.model, trunk.model.layout(2), [0], [1.0])
     for _ in range(EAGER_PASSES + 1):
-        trunk.forward(bank.layout, batch.ids, batch.source, bank.values, bank.scaling)
+        trunk.forward(bank.layout, batch.student, bank.values, bank.scaling)
     assert not trunk._graphs
     assert not trunk.failed
 
@@ -126,5 +126,5 @@ def test_graphs_go_with_their_layout():
     assert rows.trunk._graphs
     rows.bank.layout = replace(rows.bank.layout)
     ids = torch.ones(4 * len(rows.specs), 16, dtype=torch.int64, device="cuda")
-    rows.trunk.forward(rows.bank.layout, ids, ids[:, 0], rows.bank.values, rows.bank.scaling)
+    rows.trunk.forward(rows.bank.layout, Sequences(ids, ids[:, 0]), rows.bank.values, rows.bank.scaling)
     assert not rows.trunk._graphs

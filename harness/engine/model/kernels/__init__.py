@@ -5,9 +5,9 @@ Whether they run on a device is tried first (:mod:`harness.engine.model.try_kern
 
 from __future__ import annotations
 
-from harness.engine.model.kernels.factors import expand, outer, reduce
 from harness.engine.model.kernels.likelihood import likelihoods
 from harness.engine.model.kernels.norm import rms_norm
+from harness.engine.model.kernels.row_attention import row_attention
 from harness.engine.model.kernels.update import add_updates
 
-__all__ = ["add_updates", "expand", "likelihoods", "outer", "reduce", "rms_norm"]
+__all__ = ["add_updates", "likelihoods", "rms_norm", "row_attention"]
