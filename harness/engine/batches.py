@@ -208,7 +208,10 @@ def _collate(rows: Sequence[Sequence[tuple[Example, float]]], pad: int, device: 
 
 def _sequences(parts: Sequence[Tensor], longest: int) -> Sequences:
     ids, source, *placed = parts
-    return Sequences(ids, source, Joined(*placed, longest) if placed else None)
+    if not placed:
+        return Sequences(ids, source)
+    starts, positions = placed
+    return Sequences(ids, source, Joined(starts, positions, longest))
 
 
 def bucket(length: int) -> int:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from harness.engine.model.gated import use_gates
 from harness.engine.model.try_kernels import kernels_for
 
 #: Families in which it was compared with the plain operations (tests/parity/test_fused.py).
@@ -49,6 +50,7 @@ def fuse(model: nn.Module) -> tuple[Sequence[Swap], str]:
         apply(rope=False, cross_entropy=False, fused_linear_cross_entropy=False, rms_norm=not kernels, model=model)
         if kernels:
             _use_norms(model, kernels)
+            use_gates(model, kernels)
     except (ImportError, AttributeError) as error:  # not installed, without Triton, or another version
         return (), f"liger-kernel: {error}"
     finally:  # it changes the classes for models to come as well, on whatever device

@@ -12,6 +12,7 @@ import torch
 
 from harness.engine.batches import Joined
 from harness.engine.model.fused import FAMILIES
+from harness.engine.model.precision import LOW
 from harness.engine.model.try_kernels import kernels_for
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def joins_rows(model: PackedModel) -> bool:
     config = model.module.config.get_text_config()
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    fits = model.dtype in (torch.bfloat16, torch.float16) and width in WIDTHS and model.window is None
+    fits = model.dtype in LOW and width in WIDTHS and model.window is None
     if not (fits and config.model_type in FAMILIES and model.attends_itself and kernels_for(model.device)):
         return False
     lengths = torch.tensor([9, 5])

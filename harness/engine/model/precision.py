@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+#: Dtypes of 16 bits, in which tensor cores multiply, and our own kernels with them.
 LOW = (torch.bfloat16, torch.float16)
 
 

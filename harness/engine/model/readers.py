@@ -72,7 +72,7 @@ def _outputs(members: Sequence[PackedLinear], x: Tensor) -> Sequence[Tensor]:
     if factors_a[0].dtype is x.dtype:
         return _SharedLoRA.apply(x, len(members), *factors_a, *factors_b, *weights, *biases)
     ys = [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
-    _add_in_float32(ys, x, _stacked(factors_a), factors_b)
+    _add_in_float32(ys, x, stacked_factors(factors_a), factors_b)
     return ys
 
 
@@ -90,7 +90,7 @@ def _add_in_float32(ys: Sequence[Tensor], x: Tensor, a: Tensor, factors_b: Seque
             y[:, part] += torch.bmm(of, b.mT)  # one kernel adds float32 to bfloat16: 1.4 times as fast as copies
 
 
-def _stacked(factors: Sequence[Tensor]) -> Tensor:
+def stacked_factors(factors: Sequence[Tensor]) -> Tensor:
     """Factors [K, r_i, n] below each other [K, R, n]; a view where they lie so, as in the values of trials."""
     first = factors[0]
     trials, _, width = first.shape
@@ -114,33 +114,42 @@ class _SharedLoRA(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, count: int, *given: Tensor) -> tuple[Tensor, ...]:
         factors_a, factors_b, weights, biases = (given[i * count : (i + 1) * count] for i in range(4))
         trials, _, width = factors_a[0].shape
-        rows, a = x.reshape(trials, -1, width), _stacked(factors_a)
+        rows, a = x.reshape(trials, -1, width), stacked_factors(factors_a)
         down = torch.bmm(rows, a.mT)
         ys = [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
         for y, b, part in zip(ys, factors_b, _parts(down, factors_b), strict=True):
             y.view(trials, -1, y.shape[-1]).baddbmm_(part, b.mT)
-        ctx.ranks = [factor.shape[1] for factor in factors_a]
         ctx.save_for_backward(x, down, a, *factors_b, *weights)
         return tuple(ys)
 
     @staticmethod
     def backward(ctx: Any, *dys: Tensor) -> tuple[Any, ...]:
-        count = len(dys)
         x, down, a, *others = ctx.saved_tensors
-        rows, factors_b, weights = x.reshape(len(a), -1, a.shape[2]), others[:count], others[count:]
-        flat = [dy.reshape(len(a), -1, dy.shape[-1]) for dy in dys]
-        d_down = [torch.bmm(dy, b) for dy, b in zip(flat, factors_b, strict=True)]
-        d_down = d_down[0] if count == 1 else torch.cat(d_down, 2)
-        d_bs = [torch.bmm(dy.mT, part) for dy, part in zip(flat, _parts(down, factors_b), strict=True)]
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = flat[0].flatten(0, 1) @ weights[0]
-            for dy, weight in zip(flat[1:], weights[1:], strict=True):
-                dx.addmm_(dy.flatten(0, 1), weight)
-            dx.view_as(rows).baddbmm_(d_down, a)
-            dx = dx.view_as(x)
-        d_as = torch.bmm(d_down.mT, rows).split(ctx.ranks, 1)
-        return dx, None, *d_as, *d_bs, *[None] * (2 * count)
+        factors_b, weights = others[: len(dys)], others[len(dys) :]
+        dx, d_a, d_b = gradients(x, down, a, factors_b, weights, dys, needs_x=ctx.needs_input_grad[0])
+        return dx, None, *d_a, *d_b, *[None] * (2 * len(dys))
+
+
+def gradients(
+    x: Tensor, down: Tensor, a: Tensor, factors_b: Sequence[Tensor], weights: Sequence[Tensor], dys: Sequence[Tensor],
+    *, needs_x: bool,
+) -> tuple[Tensor | None, Sequence[Tensor], Sequence[Tensor]]:  # fmt: skip
+    """Those of X, of every A [K, r_i, n] and of every B [K, m_i, r_i], from those of what the layers give, ``dys``.
+
+    ``down`` [K, T, R] are the states behind ``a`` [K, R, n], all A below each other.
+    """
+    rows = x.reshape(len(a), -1, a.shape[2])
+    flat = [dy.reshape(len(a), -1, dy.shape[-1]) for dy in dys]
+    d_down = torch.cat([torch.bmm(dy, b) for dy, b in zip(flat, factors_b, strict=True)], 2)
+    d_bs = [torch.bmm(dy.mT, part) for dy, part in zip(flat, _parts(down, factors_b), strict=True)]
+    dx = None
+    if needs_x:
+        dx = flat[0].flatten(0, 1) @ weights[0]
+        for dy, weight in zip(flat[1:], weights[1:], strict=True):
+            dx.addmm_(dy.flatten(0, 1), weight)
+        dx.view_as(rows).baddbmm_(d_down, a)
+        dx = dx.view_as(x)
+    return dx, torch.bmm(d_down.mT, rows).split([b.shape[2] for b in factors_b], 1), d_bs
 
 
 def _parts(states: Tensor, factors_b: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -51,7 +51,13 @@ def _compare(kernels: ModuleType, device: torch.device) -> None:
     kernels.add_updates([y], x, a, [b])
     logits = y.flatten(1)
     peak, log_sum, likeliest = kernels.likelihoods(logits)
-    off = [_off(y, wanted) / ROUNDING, float((peak + log_sum - logits.logsumexp(-1)).abs().max()) / ROUNDING]
+    opened = kernels.gated(y.bfloat16(), y.bfloat16(), kernels.down_states(x, torch.cat([a, a], 1)), b, b)
+    twice = wanted + x.double() @ a.double().mT @ b.double().mT
+    off = [
+        _off(y, wanted) / ROUNDING,
+        _off(opened, F.silu(twice) * twice) / HALF_ROUNDING,
+        float((peak + log_sum - logits.logsumexp(-1)).abs().max()) / ROUNDING,
+    ]
     for kernel, written, given, constants in _in_training(kernels, x):
         off += [error / HALF_ROUNDING for error in _off_there_and_back(kernel, written, given, constants)]
     if not (all(error < 1 for error in off) and bool((likeliest == logits.argmax(-1)).all())):

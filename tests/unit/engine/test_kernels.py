@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import relative
+from torch import nn
 from torch.nn import functional as F
 
 from harness.engine import model
 from harness.engine.model import try_kernels
+from harness.engine.model.gated import use_gates
+from harness.engine.model.linear import Change, PackedLinear
 
 GPU = torch.device("cuda")
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="kernels run on a GPU")
@@ -62,6 +65,49 @@ def test_likelihoods_are_those_of_float64(width, dtype):
     assert bool((likeliest[kept] == exact.argmax(-1)).all())
     assert likeliest[3] == 0
     assert not (peak + log_sum)[5].isfinite()
+
+
+class FeedForward(nn.Module):
+    """What a Llama's feed-forward layer is before its last product."""
+
+    def __init__(self, width: int, height: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = (
+            PackedLinear(nn.Linear(width, height, bias=False, dtype=dtype, device=GPU).requires_grad_(False))
+            for _ in range(2)
+        )
+        self.down_proj = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.silu(self.gate_proj(x)) * self.up_proj(x)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("factors", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[1]])
+def test_a_gate_behind_updates_is_that_of_float64(shape, factors):
+    from harness.engine.model import kernels
+
+    trials, count, width, height, rank = shape
+    torch.manual_seed(0)
+    layer = FeedForward(width, height, torch.bfloat16)
+    exact = FeedForward(width, height, torch.double)
+    exact.load_state_dict(layer.state_dict())
+    use_gates(layer, kernels)
+    given = [drawn(trials, count, width, seed=0).bfloat16() / width**0.5]
+    for seed, sizes in enumerate([(rank, width), (rank, width), (height, rank), (height, rank)]):
+        given.append(drawn(trials, *sizes, seed=seed + 1).to(factors) / rank**0.5)
+    found = []
+    for each, dtype in ((layer, None), (exact, torch.double)):
+        leaves = [tensor.to(dtype or tensor.dtype).requires_grad_(factors is torch.bfloat16) for tensor in given]
+        x, a_gate, a_up, b_gate, b_up = leaves
+        each.gate_proj.take(Change(a_gate, b_gate))
+        each.up_proj.take(Change(a_up, b_up))
+        out = each(x)
+        down = drawn(*out.shape, seed=9).to(out.dtype)
+        found.append([out, *(torch.autograd.grad(out, leaves, down) if out.requires_grad else ())])
+    for one, wanted in zip(*found, strict=True):
+        assert relative(one.double(), wanted) < 2.0**-6
 
 
 @on_a_gpu
@@ -142,6 +188,15 @@ class Written:
         return peak, logits.logsumexp(-1) - peak, logits.argmax(-1)
 
     @staticmethod
+    def down_states(x, a):
+        return x.float() @ a.mT
+
+    @staticmethod
+    def gated(gate, up, down, b_gate, b_up):
+        of_gate, of_up = down.chunk(2, 2)
+        return (F.silu(gate + of_gate @ b_gate.mT) * (up + of_up @ b_up.mT)).bfloat16()
+
+    @staticmethod
     def rms_norm(x, weight, eps):
         return F.rms_norm(x, weight.shape, weight, eps)
 
@@ -154,7 +209,7 @@ class Written:
         return torch.cat(mixed, 2)
 
 
-@pytest.mark.parametrize("name", ["add_updates", "rms_norm", "row_attention"])
+@pytest.mark.parametrize("name", ["add_updates", "down_states", "gated", "rms_norm", "row_attention"])
 def test_a_kernel_that_is_wrong_is_not_used(name, monkeypatch):
     try_kernels._compare(Written, torch.device("cpu"))  # pyright: ignore[reportArgumentType]  # in place of a module
     written = getattr(Written, name)

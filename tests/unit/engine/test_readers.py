@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.engine.model import linear
 from harness.engine.model.linear import Change, PackedLinear
-from harness.engine.model.readers import Readers, _stacked, find_readers
+from harness.engine.model.readers import Readers, find_readers, stacked_factors
 
 RANK, WIDTH, HEIGHTS = 8, 96, (130, 40, 40)
 DEVICES = [
@@ -95,10 +95,10 @@ def test_an_output_that_nobody_asks_for_has_no_gradient():
 def test_factors_that_lie_beside_each_other_are_not_copied():
     values = drawn(2, RANK * (3 * WIDTH + sum(HEIGHTS)), device=torch.device("cpu"))
     factors = [a for a, _ in pairs(values)]
-    assert _stacked(factors).data_ptr() == values.data_ptr()
-    assert torch.equal(_stacked(factors), torch.cat(factors, 1))
+    assert stacked_factors(factors).data_ptr() == values.data_ptr()
+    assert torch.equal(stacked_factors(factors), torch.cat(factors, 1))
     for others in (factors[::-1], [factors[0], factors[2]], [factors[0].clone(), factors[1]]):
-        assert torch.equal(_stacked(others), torch.cat(others, 1))
+        assert torch.equal(stacked_factors(others), torch.cat(others, 1))
 
 
 def test_the_layers_of_a_block_are_found():

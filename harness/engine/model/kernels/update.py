@@ -84,34 +84,40 @@ def _up(
         tl.store(place, total.to(y.dtype.element_ty), mask=inside)
 
 
+def down_states(x: Tensor, a: Tensor) -> Tensor:
+    """``x a^T`` [K, T, r] in float32: states [K, T, n] are contiguous, of any dtype, and ``a`` [K, r, n] is float32."""
+    trials, count, width = x.shape
+    rank = a.shape[1]
+    assert a.dtype is torch.float32
+    if a.stride()[1:] != (width, 1):
+        a = a.contiguous()
+    down = torch.empty(trials, count, rank, dtype=torch.float32, device=x.device)
+    ranks = ranks_of(rank)
+    # Tiles that were fastest on an H200, of 36 and 64, at rank 8 and the shapes of a 135M model
+    grid = (triton.cdiv(count, 128), triton.cdiv(rank, ranks), trials)
+    _down[grid](  # pyright: ignore[reportIndexIssue]  # a kernel's grid
+        x, a, down, count, width, rank, a.stride(0), x.dtype is torch.bfloat16 and x.is_cuda, 128, 64, ranks,
+        num_warps=8, num_stages=4,
+    )  # fmt: skip
+    return down
+
+
 def add_updates(ys: Sequence[Tensor], x: Tensor, a: Tensor, bs: Sequence[Tensor]) -> None:
     """``y_i += (x a_i^T) b_i^T`` for matrices that read the same states: in float32, rounded once into ``y_i``.
 
     ``x`` [K, T, n] and every ``y_i`` [K, T, m_i] are contiguous, of any dtype; ``a`` [K, r_1 + r_2 + ..., n] has the
-    ``a_i`` below each other and ``bs`` are [K, m_i, r_i], both float32, ``a`` contiguous within a trial.
+    ``a_i`` below each other and ``bs`` are [K, m_i, r_i], both float32.
     """
-    trials, count, width = x.shape
-    total = a.shape[1]
-    assert a.dtype is torch.float32
-    assert all(b.dtype is torch.float32 for b in bs)
-    if a.stride()[1:] != (width, 1):
-        a = a.contiguous()
-    down = torch.empty(trials, count, total, dtype=torch.float32, device=x.device)
-    ranks = ranks_of(total)
-    # Tiles that were fastest on an H200, of 36 and 64, at rank 8 and the shapes of a 135M model
-    grid = (triton.cdiv(count, 128), triton.cdiv(total, ranks), trials)
-    _down[grid](  # pyright: ignore[reportIndexIssue]  # a kernel's grid
-        x, a, down, count, width, total, a.stride(0), x.dtype is torch.bfloat16 and x.is_cuda, 128, 64, ranks,
-        num_warps=8, num_stages=4,
-    )  # fmt: skip
-    start = 0
+    down, start = down_states(x, a), 0
     for y, b in zip(ys, bs, strict=True):
-        height, rank = b.shape[1:]
+        assert b.dtype is torch.float32
+        trials, count, height = y.shape
+        rank = b.shape[2]
         ranks = ranks_of(rank)
         grid = (triton.cdiv(count, 32), triton.cdiv(height, 3 * 64), trials)
         _up[grid](  # pyright: ignore[reportIndexIssue]  # the same
             down[:, :, start:], b.mT.contiguous(),  # read along its rows: a third of the time
-            y, count, height, rank, total, "tf32x3" if x.is_cuda else "ieee", 32, 64, 3,
+            y, count, height, rank, down.shape[2], "tf32x3" if x.is_cuda else "ieee", 32, 64, 3,
             ranks, triton.cdiv(rank, ranks),
         )  # fmt: skip
         start += rank

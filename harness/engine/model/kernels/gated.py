@@ -1,0 +1,121 @@
+"""silu(gate) * up behind the updates of both, forward and back, on a GPU: what they add is never written.
+
+Apart, the two updates of a feed-forward layer read and write its widest states, and their product reads them again: 14
+bytes a number, where reading what the base gives and writing the product takes 6.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton  # pyright: ignore[reportMissingImports]  # it comes with torch for CUDA alone
+import triton.language as tl  # pyright: ignore[reportMissingImports]  # the same
+from torch import Tensor
+
+from harness.engine.model.kernels.tiles import ranks_of
+
+#: Tokens and columns of a program.
+ROWS, COLUMNS = 32, 64
+
+
+@triton.jit
+def _updated(
+    y, place, inside, down, rows_inside, b, columns_inside, rank, b_rank, b_column, precision: tl.constexpr,
+    ranks: tl.constexpr, parts: tl.constexpr,
+):  # fmt: skip
+    """What a matrix gives with its update, rounded as where it is written."""
+    total = tl.load(y + place, mask=inside, other=0.0).to(tl.float32)
+    for number in tl.static_range(parts):
+        j = number * ranks + tl.arange(0, ranks)
+        part = tl.load(down + j[None, :], mask=rows_inside & (j[None, :] < rank), other=0.0)
+        factor = tl.load(b + j[:, None] * b_rank, mask=columns_inside & (j[:, None] < rank), other=0.0)
+        total = tl.dot(part, factor, total, input_precision=precision)
+    return total.to(y.dtype.element_ty).to(tl.float32)
+
+
+@triton.jit
+def _forward(
+    gate, up, down, b_gate, b_up, out, count, height, rank, b_trial, b_rank, b_column, precision: tl.constexpr,
+    rows: tl.constexpr, columns: tl.constexpr, ranks: tl.constexpr, parts: tl.constexpr,
+):  # fmt: skip
+    trial = tl.program_id(2).to(tl.int64)
+    i = tl.program_id(0) * rows + tl.arange(0, rows)
+    c = tl.program_id(1) * columns + tl.arange(0, columns)
+    rows_inside, columns_inside = i[:, None] < count, c[None, :] < height
+    place, inside = (trial * count + i[:, None]) * height + c[None, :], rows_inside & columns_inside
+    down += (trial * count + i[:, None]) * 2 * rank
+    at = trial * b_trial + c[None, :] * b_column
+    opening = _updated(gate, place, inside, down, rows_inside, b_gate + at, columns_inside, rank, b_rank, b_column,
+                       precision, ranks, parts)  # fmt: skip
+    passed = _updated(up, place, inside, down + rank, rows_inside, b_up + at, columns_inside, rank, b_rank, b_column,
+                      precision, ranks, parts)  # fmt: skip
+    opened = (opening * tl.sigmoid(opening)).to(out.dtype.element_ty).to(tl.float32)
+    tl.store(out + place, (opened * passed).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _backward(
+    d_out, gate, up, down, b_gate, b_up, d_gate, d_up, count, height, rank, b_trial, b_rank, b_column,
+    precision: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, ranks: tl.constexpr, parts: tl.constexpr,
+):  # fmt: skip
+    trial = tl.program_id(2).to(tl.int64)
+    i = tl.program_id(0) * rows + tl.arange(0, rows)
+    c = tl.program_id(1) * columns + tl.arange(0, columns)
+    rows_inside, columns_inside = i[:, None] < count, c[None, :] < height
+    place, inside = (trial * count + i[:, None]) * height + c[None, :], rows_inside & columns_inside
+    down += (trial * count + i[:, None]) * 2 * rank
+    at = trial * b_trial + c[None, :] * b_column
+    opening = _updated(gate, place, inside, down, rows_inside, b_gate + at, columns_inside, rank, b_rank, b_column,
+                       precision, ranks, parts)  # fmt: skip
+    passed = _updated(up, place, inside, down + rank, rows_inside, b_up + at, columns_inside, rank, b_rank, b_column,
+                      precision, ranks, parts)  # fmt: skip
+    change = tl.load(d_out + place, mask=inside, other=0.0).to(tl.float32)
+    open_by = tl.sigmoid(opening)
+    opened = opening * open_by
+    tl.store(d_up + place, (change * opened).to(d_up.dtype.element_ty), mask=inside)
+    change = change * passed * (open_by + opened * (1 - open_by))
+    tl.store(d_gate + place, change.to(d_gate.dtype.element_ty), mask=inside)
+
+
+def gated(gate: Tensor, up: Tensor, down: Tensor, b_gate: Tensor, b_up: Tensor) -> Tensor:
+    """silu(``gate`` + down_gate b_gate^T) * (``up`` + down_up b_up^T), [K, T, m], of what the base gives, [K, T, m].
+
+    ``down`` [K, T, 2 r] has the states behind both A beside each other; ``b_gate`` and ``b_up`` are [K, m, r], in its
+    dtype.  Everything else is contiguous; sums are kept in float32 and rounded where each matrix would be.
+    """
+    out = torch.empty_like(gate)
+    b_gate, b_up = _alike(b_gate, b_up)
+    _forward[_grid(gate)](  # pyright: ignore[reportIndexIssue]  # a kernel's grid
+        gate, up, down, b_gate, b_up, out, *gate.shape[1:], *_about(down, b_gate)
+    )
+    return out
+
+
+def gated_back(
+    d_out: Tensor, gate: Tensor, up: Tensor, down: Tensor, b_gate: Tensor, b_up: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of what gate and up give with their updates, [K, T, m] each, from that of :func:`gated`."""
+    d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
+    b_gate, b_up = _alike(b_gate, b_up)
+    _backward[_grid(gate)](  # pyright: ignore[reportIndexIssue]  # the same
+        d_out, gate, up, down, b_gate, b_up, d_gate, d_up, *gate.shape[1:], *_about(down, b_gate)
+    )
+    return d_gate, d_up
+
+
+def _alike(b_gate: Tensor, b_up: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the same strides; in float32 along its rows, which is read in a third of the time."""
+    if b_gate.dtype is torch.float32:
+        return b_gate.mT.contiguous().mT, b_up.mT.contiguous().mT
+    return (b_gate, b_up) if b_gate.stride() == b_up.stride() else (b_gate.contiguous(), b_up.contiguous())
+
+
+def _grid(gate: Tensor) -> tuple[int, int, int]:
+    trials, count, height = gate.shape
+    return triton.cdiv(count, ROWS), triton.cdiv(height, COLUMNS), trials
+
+
+def _about(down: Tensor, b: Tensor) -> tuple[object, ...]:
+    rank = b.shape[2]
+    ranks = ranks_of(rank)
+    precision = "tf32x3" if down.is_cuda else "ieee"
+    return rank, b.stride(0), b.stride(2), b.stride(1), precision, ROWS, COLUMNS, ranks, triton.cdiv(rank, ranks)
