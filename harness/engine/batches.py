@@ -240,7 +240,7 @@ def _joined(
     """
     lengths = np.array(list(map(len, sequences))).reshape(-1, size)
     starts = np.pad(lengths.cumsum(1), ((0, 0), (1, 0)))
-    length = bucket(starts[:, -1].max()) if bucketed else starts[:, -1].max()
+    length = bucket(int(starts[:, -1].max())) if bucketed else int(starts[:, -1].max())
     ids = np.full((len(lengths), length), pad, dtype=np.int64)
     positions = np.zeros_like(ids)
     for i, sequence in enumerate(sequences):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class ScoringBatch:
     source: Tensor
     target: Tensor
     request: Tensor
+    asked: Tensor  # the requests, each once
     ends: tuple[int, ...]
     tokens: int  # without padding
 
@@ -63,28 +65,56 @@ def collate(rows: Sequence[TreeRow], device: torch.device) -> ScoringBatch:
         source=move(source),
         target=move(target),
         request=move(request),
+        asked=move(np.unique(request)),
         ends=tuple(np.cumsum(counts).tolist()),
         tokens=sum(len(row.ids) for row in rows),
     )
 
 
+#: (token requests [n], summed log-probability [K, n] in fp64, whether every token was the most likely one [K, n])
+Answered = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
 @torch.no_grad()
 def score_batches(
     model: PackedModel, batches: Sequence[ScoringBatch], requests: int, trials: int, progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
-    """Summed log-probability [K, requests] (fp64) and whether every token was the most likely one [K, requests].
+) -> Iterator[Answered]:
+    """The answers of every batch, on a GPU while the next one is computed.
 
     The adapters of the ``trials`` must be in place (``PackedModel.adapted``).  Non-finite values are returned as they
     are: the caller decides.
     """
     logprob = torch.zeros(trials, requests, dtype=torch.float64, device=model.device)
     misses = torch.zeros(trials, requests, dtype=torch.int32, device=model.device)
+    before: Callable[[], Answered] | None = None
     for batch in batches:
         values, greedy = _score_batch(model, batch, trials)
         logprob.index_add_(1, batch.request, values.double())
         misses.index_add_(1, batch.request, (~greedy).int())
         progress(trials * batch.tokens)
-    return logprob.cpu().numpy(), (misses == 0).cpu().numpy()
+        answered = _fetched(batch.asked, logprob[:, batch.asked], misses[:, batch.asked] == 0)
+        if before is not None:
+            yield before()
+        before = answered
+    if before is not None:
+        yield before()
+
+
+def _fetched(*tensors: Tensor) -> Callable[[], Answered]:
+    """Copies of these for the host, which are waited for when they are asked for."""
+    if not tensors[0].is_cuda:
+        return lambda: cast(Answered, tuple(tensor.numpy() for tensor in tensors))
+    copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+    for copy, tensor in zip(copies, tensors, strict=True):
+        copy.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def wait() -> Answered:
+        copied.synchronize()
+        return cast(Answered, tuple(copy.numpy() for copy in copies))
+
+    return wait
 
 
 def _score_batch(model: PackedModel, batch: ScoringBatch, trials: int) -> tuple[Tensor, Tensor]:

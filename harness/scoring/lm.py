@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.models.utils import postprocess_generated_text
 
-from harness.engine.generate import Penalised, generate, greedy
+from harness.engine.generate import Penalised, Progress, generate, greedy
 from harness.engine.model.packed import PackedModel
 from harness.scoring.decoding import Decoding, decoding
 from harness.scoring.encoding import EncodingLM
@@ -25,7 +25,18 @@ class _Layout:
 
     rows: list[TreeRow]
     owner: np.ndarray
+    documents: tuple[np.ndarray, ...]  # the token requests of each whose instances have one each, in their order
     batches: dict[int, list[ScoringBatch]]  # for the number of trials that run side by side
+
+    def answered_by(self, asked: np.ndarray) -> Iterator[np.ndarray]:
+        """The documents whose last answer is among these: rows hold a document's requests, and batches hold rows."""
+        known = np.zeros(len(self.owner), dtype=bool)
+        known[asked] = True
+        return (document for document in self.documents if known[document].all())
+
+
+#: (an instance of the document, its log-probabilities [K, n], which of them are greedy [K, n])
+Ahead = Callable[[Instance, np.ndarray, np.ndarray], None]
 
 
 def request_key(instance: Instance) -> tuple:
@@ -55,12 +66,17 @@ class PackedLM(EncodingLM):
         self._layouts: dict[tuple, _Layout] = {}
         self._answers: dict[tuple, list[Any]] = {}
 
-    def answer(self, instances: Sequence[Instance], trials: int, progress: Callable[[int], None]) -> None:
-        """Compute the answers of all ``trials`` to these requests; earlier answers are forgotten."""
+    def answer(
+        self, instances: Sequence[Instance], trials: int, progress: Progress, ahead: Ahead | None = None
+    ) -> None:
+        """Compute the answers of all ``trials`` to these requests; earlier answers are forgotten.
+
+        ``ahead`` is told a document's answers as soon as they are known, while a GPU computes others.
+        """
         self._answers, self.broken = {}, set()
         scored, generated = _by_kind(instances)
         if scored:
-            self._answer_scored(scored, trials, progress)
+            self._answer_scored(scored, trials, progress, ahead)
         if generated:
             self._answer_generated(generated, trials, progress)
 
@@ -129,15 +145,30 @@ class PackedLM(EncodingLM):
                 requests.append(request)
         owners = {request_key(instance): i for i, instance in enumerate(instances)}
         rows = build_rows(list(groups.values()), self.max_length, self.model.window, self.model.branches)
-        return _Layout(rows, np.asarray([owners[request.key] for request in requests]), {})
+        owner = np.asarray([owners[request.key] for request in requests])
+        documents = defaultdict(list)
+        for number in range(len(requests)):
+            documents[instances[owner[number]].task_name, instances[owner[number]].doc_id].append(number)
+        single = np.bincount(owner, minlength=len(instances)) == 1
+        return _Layout(rows, owner, tuple(np.asarray(d) for d in documents.values() if single[owner[d]].all()), {})
 
-    def _answer_scored(self, instances: Sequence[Instance], trials: int, progress: Callable[[int], None]) -> None:
+    def _answer_scored(
+        self, instances: Sequence[Instance], trials: int, progress: Progress, ahead: Ahead | None
+    ) -> None:
         layout = self._layout(instances)
         if trials not in layout.batches:
             layout.batches.clear()  # trials that diverge don't come back
             cut = batch_rows(layout.rows, self.batch_tokens, trials)
             layout.batches[trials] = [collate(rows, self.model.device) for rows in cut]
-        logprob, greedy = score_batches(self.model, layout.batches[trials], len(layout.owner), trials, progress)
+        logprob = np.full((trials, len(layout.owner)), np.nan)
+        greedy = np.zeros(logprob.shape, dtype=bool)
+        for asked, values, likeliest in score_batches(
+            self.model, layout.batches[trials], len(layout.owner), trials, progress
+        ):
+            logprob[:, asked], greedy[:, asked] = values, likeliest
+            if ahead is not None:
+                for document in layout.answered_by(asked):
+                    ahead(instances[int(layout.owner[document[0]])], logprob[:, document], greedy[:, document])
         total = np.zeros((trials, len(instances)))
         every = np.ones((trials, len(instances)), dtype=bool)
         for trial in range(trials):  # the windows of one text add up

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.evaluator import evaluate
 from torch import Tensor
@@ -42,6 +43,8 @@ class Scorer:
 
     def __init__(self, model: PackedModel, suite: Suite, lm: PackedLM, layout: Layout) -> None:
         self.model, self.suite, self.lm, self.layout = model, suite, lm, layout
+        #: Judge documents while a GPU answers others: on a CPU nothing is gained.
+        self.judges_ahead = model.device.type == "cuda"
 
     def tokens(self, tasks: Sequence[str]) -> int:
         """Tokens of one trial's pass over these tasks."""
@@ -64,15 +67,26 @@ class Scorer:
         chosen = {name: self.suite.tasks[name].task for name in tasks}
         instances = [instance for task in chosen.values() for instance in task.instances]
         with _undisturbed(self.model), self.model.adapted(layout or self.layout, values, scaling, precise=True):
-            self.lm.answer(instances, trials, progress)
-        return [self._judge(trial, chosen) for trial in range(trials)]
+            for name in tasks:
+                self.suite.tasks[name].ahead.clear()
+            self.lm.answer(instances, trials, progress, self._judge_ahead if self.judges_ahead else None)
+        with _undisturbed(self.model):
+            return [self._judge(trial, chosen) for trial in range(trials)]
+
+    def _judge_ahead(self, instance: Instance, logprob: np.ndarray, greedy: np.ndarray) -> None:
+        task = self.suite.tasks[str(instance.task_name)]
+        for values, likeliest in zip(logprob, greedy, strict=True):
+            if np.isfinite(values).all():
+                task.judge_ahead(
+                    cast(int, instance.doc_id), list(zip(values.tolist(), likeliest.tolist(), strict=True))
+                )
 
     def _judge(self, trial: int, chosen: dict) -> dict[str, Score] | None:
         """lm-eval's evaluation of one trial's answers."""
         if trial in self.lm.broken:
             return None
         self.lm.trial = trial
-        with _undisturbed(self.model), trusted(f"scoring of {', '.join(chosen)}"):
+        with trusted(f"scoring of {', '.join(chosen)}"):
             results = evaluate(lm=self.lm, task_dict={"tasks": chosen}, bootstrap_iters=0, log_samples=False)
         assert results is not None, "lm-eval returns results on rank 0, and there is no other"
         each = cast(dict[str, Any], results)["results"]

@@ -400,6 +400,25 @@ def reference_results(lm, data, *, shots: int = 0, chat: bool = False) -> tuple[
     return results["results"], results["samples"]
 
 
+def test_documents_that_are_judged_ahead_score_the_same_and_are_judged_once(world, tokenizer, data):
+    plain, ahead = (make_scorer(world, tokenizer, data, budget=300) for _ in range(2))
+    ahead.judges_ahead = True
+    wanted = plain.score(NAMES, world.values, world.scaling)
+    assert not any(plain.suite.tasks[name].ahead for name in NAMES)
+    judged = []
+    for name in NAMES:
+        task = ahead.suite.tasks[name]
+        own = task.judge_ahead
+        task.judge_ahead = lambda *given, own=own: (judged.append(given), own(*given))
+    for _ in range(2):  # what is kept of the first is gone
+        judged.clear()
+        assert ahead.score(NAMES, world.values, world.scaling) == wanted
+    assert len(judged) >= TRIALS * 24 * 2, "both tasks with choices"
+    four = ahead.suite.tasks["four"]
+    four.judge_ahead = lambda doc_id, results: four.ahead.update({(doc_id, tuple(results)): {"acc": 1.0}})
+    assert [scores["four"].value for scores in ahead.score(["four"], world.values, world.scaling)] == [1.0] * TRIALS
+
+
 def test_scores_are_lm_evals(world, hflm, tokenizer, data, scorer):
     for trial, found in enumerate(scorer.score(NAMES, world.values, world.scaling)):
         results, samples = reference_results(hflm(tokenizer, trial, max_length=LONG), data)
