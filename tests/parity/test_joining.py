@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import helpers
 import pytest
 import torch
 from helpers import random_examples, relative, tiny_model
@@ -20,6 +21,11 @@ from harness.method.losses import cross_entropy
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="rows are joined on a GPU")
 HEADS = {"hidden_size": 64, "head_dim": 16}
+
+
+@pytest.fixture(autouse=True)
+def _qwen3(monkeypatch):
+    monkeypatch.setitem(helpers.FAMILIES, "qwen3", {})
 
 
 def loss(student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
