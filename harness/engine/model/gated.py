@@ -28,7 +28,8 @@ def _forward(
 ) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         of_gate, of_up = (member.change and member.change.low_rank for member in (gate, up))
-        if x.dtype not in LOW or of_gate is None or of_up is None or of_gate[0].shape != of_up[0].shape:
+        watched = gate._forward_pre_hooks or up._forward_pre_hooks  # which a call of the layers alone would run
+        if x.dtype not in LOW or of_gate is None or of_up is None or of_gate[0].shape != of_up[0].shape or watched:
             return own(x)
         (a_gate, b_gate), (a_up, b_up) = of_gate, of_up
         weights = (gate.weight, up.weight, gate.bias, up.bias)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ SHAPES = [
 
 
 def drawn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(GPU)
+    device = GPU if torch.cuda.is_available() else "cpu"
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
 @on_a_gpu
@@ -70,10 +72,10 @@ def test_likelihoods_are_those_of_float64(width, dtype):
 class FeedForward(nn.Module):
     """What a Llama's feed-forward layer is before its last product."""
 
-    def __init__(self, width: int, height: int, dtype: torch.dtype) -> None:
+    def __init__(self, width: int, height: int, dtype: torch.dtype, device: str = "cuda") -> None:
         super().__init__()
         self.gate_proj, self.up_proj = (
-            PackedLinear(nn.Linear(width, height, bias=False, dtype=dtype, device=GPU).requires_grad_(False))
+            PackedLinear(nn.Linear(width, height, bias=False, dtype=dtype, device=device).requires_grad_(False))
             for _ in range(2)
         )
         self.down_proj = nn.Identity()
@@ -108,6 +110,21 @@ def test_a_gate_behind_updates_is_that_of_float64(shape, factors):
         found.append([out, *(torch.autograd.grad(out, leaves, down) if out.requires_grad else ())])
     for one, plain, wanted in zip(*found, strict=True):
         assert relative(one.detach().double(), wanted) < 1.2 * relative(plain.detach().double(), wanted) + 2.0**-8
+
+
+def test_a_layer_that_is_watched_runs_by_itself():
+    layer = FeedForward(16, 24, torch.bfloat16, str(drawn(1, seed=0).device))
+    kernels = SimpleNamespace(gated=None)  # asking it for anything raises
+    use_gates(layer, kernels)  # pyright: ignore[reportArgumentType]  # in place of a module
+    for member, seed in ((layer.gate_proj, 0), (layer.up_proj, 1)):
+        member.take(Change(drawn(2, 3, 16, seed=seed).bfloat16(), drawn(2, 24, 3, seed=seed).bfloat16()))
+    x, seen = drawn(4, 5, 16, seed=2).bfloat16(), []
+    with pytest.raises(TypeError):
+        layer(x)
+    for member in (layer.gate_proj, layer.up_proj):
+        member.register_forward_pre_hook(lambda module, given: seen.append(module))
+    layer(x)
+    assert seen == [layer.gate_proj, layer.up_proj]
 
 
 @on_a_gpu
