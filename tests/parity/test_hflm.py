@@ -400,7 +400,7 @@ def reference_results(lm, data, *, shots: int = 0, chat: bool = False) -> tuple[
     return results["results"], results["samples"]
 
 
-def test_documents_that_are_judged_ahead_score_the_same_and_are_judged_once(world, tokenizer, data):
+def test_documents_judged_ahead_score_the_same(world, tokenizer, data):
     plain, ahead = (make_scorer(world, tokenizer, data, budget=300) for _ in range(2))
     ahead.judges_ahead = True
     wanted = plain.score(NAMES, world.values, world.scaling)
