@@ -72,6 +72,11 @@ def processes(pid: int) -> list[psutil.Process]:
         return []
 
 
+def of_session(folder: str) -> list[psutil.Process]:
+    """All processes whose command line names this folder of Ray's."""
+    return [process for process in psutil.process_iter() if folder in words(process)]
+
+
 def living(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     found = []
     for process in processes:

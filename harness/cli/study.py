@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, resolve
 from harness.cli.preflight import check_methods, checked_study
 from harness.cli.results import renew_report
 from harness.cli.terminal import say
-from harness.errors import LorabenchError
+from harness.errors import InputError, LorabenchError
 
 if TYPE_CHECKING:
     from harness.run.campaign import Campaign, State
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 ExecutorName = Annotated[
     str, typer.Option("--executor", help="Where packs run: ray, or local: in this process, without importing ray.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address", metavar="HOST:PORT", help="A Ray cluster to join (RAY_ADDRESS), in place of one of this run's own."
+    ),
 ]
 
 
@@ -51,9 +58,11 @@ def run(
     executor: ExecutorName = "ray",
     model: ModelName = None,
     out: OutFolder = None,
+    address: Address = None,
     report: Annotated[bool, typer.Option(help="Write tables, figures and the page at the end.")] = True,
 ) -> None:
     """Run what is missing of a study, then write its report.  Finished trials are kept."""
+    join(address, executor)
     campaign, state = _carry_out(resolve(study), executor, model, out)
     if report and "ok" in state.statuses.values():
         renew_report(campaign.folder)
@@ -62,12 +71,17 @@ def run(
 
 
 def tune(
-    study: StudyName = "auto", executor: ExecutorName = "ray", model: ModelName = None, out: OutFolder = None
+    study: StudyName = "auto",
+    executor: ExecutorName = "ray",
+    model: ModelName = None,
+    out: OutFolder = None,
+    address: Address = None,
 ) -> None:
     """Try equally many settings for every method of a study, on seeds and items of their own; `run` takes the best."""
     from harness.cli.show.outcome import show_choices
     from harness.run.campaign import at_ends, choose
 
+    join(address, executor)
     name = resolve(study)
     for _ in ("the grids", "one step beyond"):
         campaign, state = _carry_out(name, executor, model, out, tune=True)
@@ -78,6 +92,18 @@ def tune(
         for arm, values in ends.items():
             say(f"{arm}: the best lies at an end of its grid ({', '.join(values)}), so one step beyond is tried, too")
     show_choices(campaign, choose(campaign))
+
+
+def join(address: str | None, executor: str) -> None:
+    """Have the executor join the cluster at this address, which it reads from the environment, as its processes do."""
+    if address is None:
+        return
+    if executor != "ray":
+        what = f"--executor {executor} joins no cluster"
+        raise InputError(what, where="--address", remedy="leave out one of the two")
+    if not address.strip():
+        raise InputError("this is empty", where="--address", remedy="give host:port of a Ray cluster, or auto")
+    os.environ["RAY_ADDRESS"] = address
 
 
 def _carry_out(

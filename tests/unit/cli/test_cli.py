@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -399,3 +400,23 @@ def test_a_wrong_name_is_refused_before_anything_starts(lorabench, monkeypatch, 
     assert lorabench(verb, "smok")[0] == 2
     for changes in ({"methods": {"lorra": {}}}, {"streams": {"order": ["toy_recal"]}}, {"probes": ["toy_txt"]}):
         assert lorabench(verb, str(study(tmp_path, **changes)))[0] == 2
+
+
+@pytest.mark.parametrize("verb", ["run", "tune"])
+def test_an_address_is_that_of_rays_cluster(lorabench, monkeypatch, verb):
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:1")
+    status, _, err = lorabench(verb, "smoke", "--executor", "local", "--address", "here:6379")
+    assert (status, os.environ["RAY_ADDRESS"]) == (2, "elsewhere:1")
+    assert "--executor local joins no cluster" in err
+    assert lorabench(verb, "smoke", "--address", " ")[0] == 2
+    monkeypatch.setattr("harness.cli.study._carry_out", raising(ZeroDivisionError("far enough")))
+    with pytest.raises(ZeroDivisionError):
+        lorabench(verb, "smoke", "--address", "here:6379")
+    assert os.environ["RAY_ADDRESS"] == "here:6379"
+
+
+def test_an_address_where_nobody_answers_is_refused(lorabench, monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    status, _, err = lorabench("run", "smoke", "--address", "127.0.0.1:9", "--out", tmp_path / "out")
+    assert status == 2
+    assert "no Ray cluster answers at '127.0.0.1:9'" in err
