@@ -144,6 +144,5 @@ def test_a_rank_larger_than_the_null_space_is_refused():
 def test_text_too_short_for_a_covariance_is_refused(recipe):
     """The widest matrix has 48 inputs."""
     with pytest.raises(InputError, match=r"47 tokens of text are too short for the covariance of the 48 inputs") as e:
-        trainer(packed_model(), [recipe], [1e-3], texts=lambda task, seed: [random_examples(1, 0, shortest=47,
-                                                                                            longest=47)[0]])  # fmt: skip
+        trainer(packed_model(), [recipe], [1e-3], texts=lambda *_: random_examples(1, 0, shortest=47, longest=47)[:1])
     assert e.value.where == "text_tokens"
