@@ -1,0 +1,117 @@
+"""A run that one looks at from another shell: what it says of itself, and that a killed one says nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import campaigns
+import pytest
+import rays
+from places import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+STUDY = campaigns.TOY | {
+    "methods": {"lora": {}, "stable_lora": {}, "self_distill": {}}, "seeds": [0, 1], "pack": 2,
+    "training": {"examples": 512, "batch": 8}, "scoring": {"items": 32, "curve": [16, 64]},
+}  # fmt: skip
+
+
+class Shell:
+    """Commands on one study, each in a process of its own, without a terminal."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.file, self.out = campaigns.write_study(folder, STUDY), folder / "out"
+        self._environment = os.environ | {"LORABENCH_CACHE": str(cache), "PYTHONPATH": str(ROOT), "COLUMNS": "150"}
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "harness", words[0], str(self.file), "--out", str(self.out), *words[1:]]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=self._environment, cwd=self.out.parent, **pipes)
+
+    def ask(self, *words: str) -> str:
+        asked = self.start(*words)
+        out, err = asked.communicate()
+        assert asked.returncode == 0, err
+        return out
+
+    @property
+    def running(self) -> dict[str, Any] | None:
+        return json.loads(self.ask("status", "--json"))["running"]
+
+    def standing(self) -> dict[str, Any]:
+        """What the run has written last; empty where there is nothing."""
+        try:
+            return json.loads((self.out / "running" / "standing.json").read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def wait_for(self, run: subprocess.Popen[str], done: int) -> None:
+        """Until so many packs are done, and another is in its stream."""
+
+        def there() -> bool:
+            assert run.poll() is None, run.communicate()
+            now = self.standing()
+            return now.get("done", 0) >= done and any(job["position"] for job in now["jobs"])
+
+        rays.wait_until(there, 240)
+
+
+@pytest.fixture
+def shell(tmp_path, shared_cache) -> Shell:
+    return Shell(tmp_path, shared_cache)
+
+
+@pytest.mark.parametrize("executor", ["ray", "local"])
+def test_another_shell_sees_the_packs_at_work(shell, executor):
+    run = shell.start("run", "--executor", executor, "--no-report")
+    try:
+        shell.wait_for(run, done=1)
+        now = shell.running
+        assert now is not None
+        assert (now["study"], now["packs"]) == ("mine", 3)
+        assert 1 <= now["done"] <= 2
+        assert {job["number"] for job in now["jobs"]} <= {1, 2, 3}
+        shown = shell.ask("status")
+        assert "of 3 packs done" in shown
+        assert re.search(r"│ [123]/3 +│ +2 │", shown), shown
+        shell.ask("report", "--partial")
+        assert "Partial: " in (shell.out / "report.md").read_text()
+    finally:
+        out, err = run.communicate()
+    assert run.returncode == 0, err
+    assert "all 6 trials are done (6 ok)" in out
+    lines = err.splitlines()
+    assert all(line.startswith("[mine] ") for line in lines), "nothing of Ray's, nor of a library's"
+    assert any("pack " in line and "/3  2 trials  position " in line for line in lines)
+    assert lines[-1] == "[mine] 100%  ETA 0:00  3 of 3 packs done"
+    assert shell.running is None
+    assert not list((shell.out / "running").iterdir())
+    logs = sorted((shell.out / "logs").glob("pack-*.log"))
+    assert [path.name.rpartition("-")[0] for path in logs] == ["pack-0001", "pack-0002", "pack-0003"]
+    assert all(path.read_text().endswith("ended: done\n") for path in logs)
+
+
+def test_a_killed_run_is_seen_no_more_and_goes_on(shell):
+    run = shell.start("run", "--executor", "ray", "--no-report")
+    shell.wait_for(run, done=1)
+    below = rays.children(run.pid)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    rays.wait_until(lambda: not rays.living(below))
+    assert shell.standing(), "left by the dead"
+    assert shell.running is None
+    assert "packs done" not in shell.ask("status")
+    again = shell.start("run", "--executor", "local")
+    out, err = again.communicate()
+    assert again.returncode == 0, err
+    assert "all 6 trials are done (6 ok)" in out
+    assert not list((shell.out / "running").iterdir())
+    assert "Partial" not in (shell.out / "report.md").read_text()
