@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.engine.batches import Batch, Example, make_batch
+from harness.engine.batches import Batch, Example, few_words, make_batch
 from harness.engine.model.packed import PackedModel
 from harness.engine.optimizer import OptimizerSettings
 from harness.engine.rows import Rows, RowSpec, ScoredWeights
@@ -18,7 +18,6 @@ from harness.method.recipe import Recipe
 from harness.study.seeds import derive
 
 SIZE = 4  # examples of a step
-SELDOM = 0.04  # share of a toy text's tokens that may be any
 CPU = torch.device("cpu")
 
 
@@ -63,11 +62,8 @@ def make_engine(model: PackedModel, kept: Recipe, rates: Sequence[float], seeds:
 
 
 def toy_text(task: str, seed: int) -> list[Example]:
-    """Running text of three words and, seldom, others, whatever the task: a model reads little that is new in it."""
-    rng = np.random.default_rng(seed)
-    common, others = rng.integers(3, 97, size=3), rng.integers(3, 97, size=(40, 24))
-    ids = np.where(rng.random(others.shape) < SELDOM, others, rng.choice(common, size=others.shape))
-    return [Example(np.array([1, *row]), 1) for row in ids]
+    """Made-up text, whatever the task."""
+    return few_words(40, seed)
 
 
 def random_data(rows: int, task: int = 0) -> list[list[Example]]:

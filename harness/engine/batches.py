@@ -58,6 +58,17 @@ class Example:
         return Example(short.ids, short.answer_start, self.shown[-room:])
 
 
+def few_words(documents: int, seed: int) -> list[Example]:
+    """Made-up running text, 25 tokens a document: three words and, one token in 25, any other of the first hundred.
+
+    So a model reads mostly the same, and directions are left that it hardly reads in (checks, benchmarks).
+    """
+    rng = np.random.default_rng(seed)
+    common, others = rng.integers(3, 97, size=3), rng.integers(3, 97, size=(documents, 24))
+    ids = np.where(rng.random(others.shape) < 0.04, others, rng.choice(common, size=others.shape))
+    return [Example(np.array([1, *row]), 1) for row in ids]
+
+
 def draw(examples: int, available: int, seed: int) -> np.ndarray:
     """The indices [examples] that a row sees of a task with ``available`` examples, in order; one pass."""
     return np.random.default_rng(seed).permutation(available)[:examples]

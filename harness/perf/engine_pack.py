@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from harness.analysis.intruders import spectrum
-from harness.engine.batches import Example, make_batch
+from harness.engine.batches import Example, few_words, make_batch
 from harness.engine.environment import peak_memory_gib, reset_peak_memory
 from harness.engine.model.packed import PackedModel
 from harness.engine.optimizer import OptimizerSettings
@@ -30,6 +30,8 @@ from harness.perf.common import timed
 ROWS, RANK, ALPHA, RATE = 8, 8, 16, 5e-4
 #: Batches that are trained on in turn, so that no cache flatters; one turn is the least that is timed.
 TURN = 4
+#: Of the text that some starts look at: 10,000 tokens.
+DOCUMENTS = 400
 #: On a GPU enough to see every shape as often as it takes to capture it (:mod:`harness.engine.trunk`).
 WARM_UP_STEPS = {"cuda": 12, "cpu": 2}
 
@@ -87,7 +89,9 @@ class EnginePack:
         self.examples = [made_examples(KINDS[kind], model.vocabulary, trial, shown=shown) for trial in range(trials)]
         rows = [RowSpec(self.recipe, rate, seed) for seed in range(trials)]
         spectra = cache(lambda: [spectrum(weight[None]) for _, weight in model.weights()])  # once, as in a run
-        self.rows = Rows(model, rows, RANK, ALPHA, OptimizerSettings(), spectra)
+        self.rows = Rows(
+            model, rows, RANK, ALPHA, OptimizerSettings(), spectra, lambda task, seed: few_words(DOCUMENTS, seed)
+        )
         self._seen = 0
         examples = [[example for step in steps for example in step] for steps in self.examples]
         for task in range(tasks):
