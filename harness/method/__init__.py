@@ -17,6 +17,7 @@ from harness.method.bound import (
     BoundUpdate,
     CurrentTask,
     Start,
+    check_room,
 )
 from harness.method.parts import (
     AdamW,
@@ -58,4 +59,5 @@ __all__ = [
     "Teacher",
     "UpdateRule",
     "Vector",
+    "check_room",
 ]  # fmt: skip

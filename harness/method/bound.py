@@ -27,6 +27,17 @@ if TYPE_CHECKING:
 AnyLayout = TypeVar("AnyLayout", bound="Layout | DenseLayout")
 
 
+def check_room(rank: int, slot: Slot, room: int, what: str) -> None:
+    """Raise InputError for a rank that is larger than the ``room`` of a matrix, in directions that ``what`` names."""
+    if rank > room:
+        fits = f"set a rank of at most {room}, or leave" if room > 0 else "leave"
+        raise InputError(
+            f"rank {rank} is larger than the {room} {what} of {slot.module} [{slot.out_features}, {slot.in_features}]",
+            where="adapter.rank",
+            remedy=f"{fits} {slot.projection} out of adapter.targets",
+        )
+
+
 @dataclass(frozen=True)
 class Start(Generic[AnyLayout]):
     """What an adapter may look at to decide where one trial starts, with each task that starts afresh."""
@@ -63,18 +74,7 @@ class Start(Generic[AnyLayout]):
 
     def check_room(self, slot: Slot, room: int, what: str) -> None:
         """Raise InputError where a matrix has less ``room`` than the adapter's rank, in directions of this kind."""
-        if self.layout_rank > room:
-            raise InputError(
-                f"rank {self.layout_rank} is larger than the {room} {what} of {slot.module} "
-                f"[{slot.out_features}, {slot.in_features}]",
-                where="adapter.rank",
-                remedy=f"set a rank of at most {room}, or leave {slot.projection} out of adapter.targets",
-            )
-
-    @property
-    def layout_rank(self) -> int:
-        """The rank of the factors; 0: there are none."""
-        return getattr(self.layout, "rank", 0)
+        check_room(getattr(self.layout, "rank", 0), slot, room, what)
 
     def negative_of(self, values: Tensor) -> Tensor:
         """[P]: what has to lie below ``values`` [P] so that both add up to nothing: -s B A, or minus a dense change."""

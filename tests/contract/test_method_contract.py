@@ -53,6 +53,7 @@ OURS = {
     "full_finetune", "multitask", "single_task", "lora_replay", "lora_ewc", "o_lora", "lora_plus", "rslora", "dora",
     "pissa", "eva", "sdft", "combined_on_policy", "wise_ft", "merge_mean", "merge_ties", "lora_fa",
     "olora", "milora", "mica", "clora", "slao", "corda", "lora_null",
+    "inflora", "mitigate_between",
 }  # fmt: skip
 
 
@@ -93,6 +94,7 @@ def test_a_setting_of_the_wrong_type_names_file_and_key(name):
     ("lora_ewc", "fisher_examples", 0), ("lora_replay", "replay_every", 1), ("o_lora", "orthogonality", -0.5),
     ("o_lora", "size_penalty", -1), ("eva", "rho", 0.5), ("eva", "eva_tokens", 0),
     ("wise_ft", "share", 1.5), ("merge_mean", "weights", "0.5 0.6"), ("merge_ties", "density", 0),
+    ("inflora", "threshold", 1.5), ("mitigate_between", "keep", -0.1), ("mitigate_between", "which", "last"),
     ("corda", "text_tokens", 0), ("lora_null", "null_level", 0), ("merge_ties", "weight", 0),
     ("clora", "strength", -1), ("clora", "subspace", 1), ("lora_fa", "projected", "maybe"),
     ("full_finetune", "learning_rate", 0), ("lora", "learning_rate", 0), ("combined", "shrink", -1),

@@ -134,15 +134,20 @@ def test_lora_null_starts_where_text_is_nothing(fix_a):
 
 
 def test_a_rank_larger_than_the_null_space_is_refused():
-    with pytest.raises(InputError, match=r"rank 8 is larger than the \d directions that hold at most 0.1 of") as error:
-        trainer(packed_model(), [NULL], [1e-3], texts=varied)
+    strict = lora_null.compose(lora_null.Settings(null_level=0.01))
+    with pytest.raises(InputError, match=r"rank 8 is larger than the [1-7] directions that hold at most 0.01") as error:
+        trainer(packed_model(), [strict], [1e-3])
     assert "set a rank of at most" in str(error.value.remedy)
     assert error.value.where == "adapter.rank"
+    with pytest.raises(InputError, match="larger than the 0 directions") as error:
+        trainer(packed_model(), [NULL], [1e-3], texts=varied)
+    assert error.value.remedy == "leave q_proj out of adapter.targets"
 
 
 @pytest.mark.parametrize("recipe", [CORDA, NULL], ids=["corda", "lora_null"])
 def test_text_too_short_for_a_covariance_is_refused(recipe):
     """The widest matrix has 48 inputs."""
+    short = random_examples(1, 0, shortest=47, longest=47)
     with pytest.raises(InputError, match=r"47 tokens of text are too short for the covariance of the 48 inputs") as e:
-        trainer(packed_model(), [recipe], [1e-3], texts=lambda *_: random_examples(1, 0, shortest=47, longest=47)[:1])
+        trainer(packed_model(), [recipe], [1e-3], texts=lambda task, seed: short)
     assert e.value.where == "text_tokens"

@@ -60,20 +60,21 @@ def test_the_chosen_intruders_are_scaled_and_nothing_else(model, tmp_path, which
     assert most > 1 or which == "first"
 
 
-def test_all_is_what_peft_scales_before_it_cuts_the_rank(model, tmp_path):
-    """``reduce_intruder_dimension`` on a layer whose rank can hold the result."""
+@pytest.mark.parametrize("place", range(14))
+def test_all_is_what_peft_scales_before_it_cuts_the_rank(model, tmp_path, place):
+    """``reduce_intruder_dimension``, in fp64, on a layer whose rank can hold the result."""
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import intruders
 
     made, adapter = Variants(model, Spectra(model, tmp_path), "all"), stored(model)
     values = made.make(adapter, made.chosen(adapter), "mitigated", 0.25).values
-    slot = model.slots[1]
+    slot = model.slots[place]
     weight = {s.module: w for s, w in model.weights()}[slot.module]
     linear = torch.nn.Linear(slot.in_features, slot.out_features, bias=False)
-    linear.weight.data = weight.detach().clone()
+    linear.weight.data = weight.detach().double()
     rank = 2 + TOP_K
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["layer"], lora_dropout=0.0)
-    peft = get_peft_model(torch.nn.Sequential(OrderedDict(layer=linear)), config)
+    peft = get_peft_model(torch.nn.Sequential(OrderedDict(layer=linear)), config, autocast_adapter_dtype=False)
     layer = peft.base_model.model.layer
     with torch.no_grad():
         for name, part in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
@@ -82,7 +83,7 @@ def test_all_is_what_peft_scales_before_it_cuts_the_rank(model, tmp_path):
             part["default"].weight[: kept.shape[0], : kept.shape[1]] = kept
         intruders.reduce_intruder_dimension(peft, mitigation_lambda=0.25, logging_sink=None)
         wanted = layer.get_delta_weight("intruder_reduced")
-    assert torch.allclose(updates(made, values)[1].float(), wanted, atol=1e-3)
+    assert (updates(made, values)[place] - wanted).abs().max() <= 1e-6 * max(1.0, float(wanted.abs().max()))
 
 
 def test_kept_whole_is_the_adapter_itself(model, tmp_path):

@@ -18,7 +18,7 @@ from harness.run.pack import PackRun
 ARMS = [
     "lora", "lora_ema", "lora_ewc", "lora_replay", "single_task", "multitask", "o_lora", "pissa", "eva", "dora",
     "full_finetune", "lora_ema_product", "wise_ft", "merge_mean", "merge_ties", "slao", "lora_fa", "olora", "milora",
-    "mica", "clora", "corda", "lora_null",
+    "mica", "clora", "corda", "lora_null", "inflora", "mitigate_between",
 ]  # fmt: skip
 #: An adapter of their own: packs of other shapes, and what these make of a rank or of targets.
 QV = {"adapter": {"targets": ["q_proj", "v_proj"]}}

@@ -1,0 +1,154 @@
+"""InfLoRA (Liang & Li, arXiv 2404.00228): a new LoRA for each task, reading what earlier tasks' inputs leave free.
+
+    W = W0 + s (B_1 A_1 + ... + B_t A_t),  only B_t trains
+
+For every matrix, with C_t the second moments of what it reads on the task's training examples and M [n, d] an
+orthonormal basis of what it has read on earlier ones:
+
+    before a task   A_t = the r largest left singular vectors of (I - M M^T) C_t, over sqrt(3), and fixed
+    after it        C_t again, on the trained model; M takes on the largest left singular vectors of (I - M M^T) C_t,
+                    as many as it takes until M holds ``threshold`` of the sum of C_t's squared singular values
+
+so B_t A_t gives nothing for inputs in the span of M.  The published code is what is meant: C (not X) is decomposed, and
+the values that count are C's, squared.  A rank larger than what M leaves free is refused.
+
+What deviates: M is held as one basis (the code holds its complement instead where that is smaller, with the same
+projection), the threshold stays at 0.95 (the code lets it grow to 1 with the tasks, from 0.95 or 0.98), C is taken from
+the first ``input_tokens`` tokens of a task's examples, and all projections are adapted, not keys and values alone.
+What is read counts as tokens of the trial.  On a stream of one task it is LoRA with a fixed A that its inputs chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import Field
+
+from baselines.lora_fa import FixedA
+from harness.method import BoundUpdate, CurrentTask, Method, MethodSettings, Recipe, UpdateRule, check_room
+from harness.method.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.engine.adapters import AdapterBank, Layout
+
+
+@dataclass(frozen=True)
+class FreeInputs(UpdateRule):
+    """Points every new A to inputs that earlier tasks leave free, and remembers those of each task."""
+
+    threshold: float
+    tokens: int
+
+    spans_tasks: ClassVar[bool] = True
+
+    @property
+    def dense_copies(self) -> float:
+        return 2.0  # a basis [n, at most n] of every group of matrices with one input, and what is made of it
+
+    @classmethod
+    def bind(cls, rules: Sequence[Self | None], bank: AdapterBank[Layout]) -> BoundUpdate:
+        return _BoundFreeInputs(rules, bank)
+
+
+class _BoundFreeInputs(BoundUpdate):
+    def __init__(self, rules: Sequence[FreeInputs | None], bank: AdapterBank[Layout]) -> None:
+        self.rules, self.device = list(rules), bank.values.device
+        self.widths = [slot.in_features for slot in bank.layout.slots]
+        #: Of each row, of each slot: the basis M [n, d].  Matrices that read the same share one.
+        self.bases = [[torch.zeros(width, 0, device=self.device) for width in self.widths] for _ in rules]
+
+    def begin_task(self, bank: AdapterBank[Layout], task: CurrentTask) -> None:
+        pairs = bank.layout.split(bank.values)
+        for row, moments in self._moments(task):
+            found: dict[int, Tensor] = {}
+            for i, (slot, moment) in enumerate(zip(bank.layout.slots, moments, strict=True)):
+                basis, rank = self.bases[row][i], bank.layout.rank
+                free = "directions that earlier tasks' inputs leave free" if task.position else "inputs"
+                check_room(rank, slot, len(basis) - basis.shape[1], free)
+                if id(moment) not in found:
+                    found[id(moment)] = directions(without(basis, moment))[0][:, :rank].mT / 3**0.5
+                pairs[i][0][row] = found[id(moment)]
+
+    def end_task(self, bank: AdapterBank[Layout], task: CurrentTask) -> None:
+        for row, moments in self._moments(task):
+            rule, found = self.rules[row], {}
+            assert rule is not None, "rows without one are not asked"
+            for i, moment in enumerate(moments):
+                if id(moment) not in found:
+                    found[id(moment)] = grown(self.bases[row][i], moment, rule.threshold)
+                self.bases[row][i] = found[id(moment)]
+
+    def _moments(self, task: CurrentTask) -> list[tuple[int, list[Tensor]]]:
+        """(row, second moments of what each slot reads on the task's examples), of the rows that have the rule."""
+        assert task.inputs is not None, "the engine gives it"
+        rows = [(row, rule) for row, rule in enumerate(self.rules) if rule is not None]
+        return [(row, task.inputs(row).moments(task.examples[row], rule.tokens)[0]) for row, rule in rows]
+
+    def state(self) -> dict[str, Tensor]:
+        """Every basis once, one after the other, and how wide they are; a width of -1: that of the slot before."""
+        flat, counts = [torch.zeros(0, device=self.device)], []
+        for bases in self.bases:
+            for i, basis in enumerate(bases):
+                again = i > 0 and basis is bases[i - 1]
+                counts.append(-1 if again else basis.shape[1])
+                flat += [] if again else [basis.flatten()]
+        return {"bases": torch.cat(flat), "counts": torch.tensor(counts).view(len(self.bases), -1)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        flat, done = state["bases"].to(self.device), 0
+        for bases, counts in zip(self.bases, state["counts"].tolist(), strict=True):
+            for i, (width, count) in enumerate(zip(self.widths, counts, strict=True)):
+                if count < 0:
+                    bases[i] = bases[i - 1]
+                else:
+                    bases[i], done = flat[done : done + width * count].view(width, count).clone(), done + width * count
+
+
+def without(basis: Tensor, moment: Tensor) -> Tensor:
+    """(I - M M^T) C, in fp64."""
+    m, c = basis.double(), moment.double()
+    return c - m @ (m.mT @ c)
+
+
+def directions(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """(left singular vectors [n, n], singular values squared [n]) of a square matrix in fp64, the largest first."""
+    squares, vectors = torch.linalg.eigh(matrix @ matrix.mT)
+    return vectors.flip(1).float(), squares.flip(0).clamp(min=0)
+
+
+def grown(basis: Tensor, moment: Tensor, threshold: float) -> Tensor:
+    """The basis with the largest directions beside it, until it holds the threshold's share of the moment.
+
+    As published, a first basis leaves out the direction with which it would pass the threshold, and has one at least.
+    """
+    vectors, squares = directions(without(basis, moment))
+    held = 1 - (squares.sum() - squares.cumsum(0)) / moment.double().square().sum()  # with so many more, and one
+    below = int((held < threshold).sum())
+    if not basis.shape[1]:
+        return vectors[:, : max(below, 1)]
+    more = 0 if held[0] - squares[0] / moment.double().square().sum() >= threshold else below + 1
+    return torch.cat([basis, vectors[:, : min(more, len(basis) - basis.shape[1])]], 1)
+
+
+class Settings(MethodSettings):
+    threshold: float = Field(0.95, gt=0, le=1, description="share of a task's inputs that the next ones keep away from")
+    input_tokens: int = Field(4096, ge=1, description="tokens of a task's examples from which inputs are taken")
+
+
+def compose(settings: Settings) -> Recipe:
+    rule = FreeInputs(settings.threshold, settings.input_tokens)
+    return Recipe(adapter=FixedA(), updates=(rule,), between="reinit")
+
+
+METHOD = Method(
+    name="inflora",
+    summary="InfLoRA: a new adapter for each task, reading what earlier tasks' inputs leave free",
+    source="arXiv 2404.00228",
+    settings=Settings,
+    compose=compose,
+    on_one_task="LoRA with a fixed A",
+)
