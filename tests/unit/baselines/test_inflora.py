@@ -100,7 +100,7 @@ def on_the_base(engine: Rows, examples: list[Example]):
     return Activations(engine.model, engine.model.layout(RANK), nothing, nothing[:, 0]).moments(examples, 10**6)
 
 
-def test_matrices_that_read_the_same_share_a_memory_also_when_resumed():
+def test_matrices_that_read_the_same_share_one_memory():
     engine = trainer(packed_model(), [RECIPE], [1e-2])
     train(engine, batches([random_examples(16, 1)], 4, 4))
     engine.end_task()
