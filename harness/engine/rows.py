@@ -232,6 +232,8 @@ class Rows:
         """All that a trial with this recipe, trained in this row, has put on the base."""
         layout, values = self._result(row, recipe)
         if self.bank.layout.frozen is None:
+            if isinstance(layout, Layout):
+                layout, (values,) = layout.plain(values[None])
             return ScoredWeights(layout, values, float(self.bank.scaling[row]))
         below = self.bank.layout.frozen.row(row)
         upper = replace(layout, frozen=below).scaled(values[None], self.bank.scaling[row : row + 1])
@@ -343,7 +345,7 @@ class Rows:
         self.alive.copy_(state["alive"])
         if "frozen.values" in state:
             rank, slots = int(state["frozen.rank"]), self.model.slots
-            below = replace(self.bank.layout, rank=rank) if rank else DenseLayout(slots)
+            below = replace(self.bank.layout.plain_layout, rank=rank) if rank else DenseLayout(slots)
             self._put_below(joined(None, below, state["frozen.values"].to(self.model.device)))
         if self.starts is not None:
             self.starts.copy_(state["starts"])

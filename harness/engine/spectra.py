@@ -95,7 +95,8 @@ class Spectra:
         dense: dict[int, Delta] = {}
         for group, base in zip(self._groups.values(), self._spectra, strict=True):
             factors = [pair for i in group if (pair := changes[i].low_rank) is not None]
-            if len(factors) == len(group):
+            # Where the ranks are as many as a matrix has, nothing is smaller than it.
+            if len(factors) == len(group) and factors[0][0].shape[1] < base.d.shape[1]:
                 a, b = (torch.stack(part) for part in zip(*factors, strict=True))
                 parts.append(analyse(base, a, b))
                 order += group

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 # -- adapters ---------------------------------------------------------------------------------------------------------
 
-#: A vector [m] beside the factors of a matrix with m rows: ``magnitude`` is the length that every row of the whole is
-#: to have (DoRA), ``scale`` what every row is multiplied by.
-Vector = Literal["magnitude", "scale"]
+#: A vector beside the factors of a matrix with m rows: ``magnitude`` [m] is the length that every row of the whole is
+#: to have (DoRA), ``scale`` [m] what every row is multiplied by, ``spectrum`` [rank] stands between B and A as singular
+#: values do, in B diag(spectrum) A (OSF).
+Vector = Literal["magnitude", "scale", "spectrum"]
 
 #: A factor that may stay where it starts: A with LoRA-FA, B with MiCA.
 Fixed = Literal["A", "B"]
@@ -80,8 +81,12 @@ class Adapter(ABC):
         return (self.rank_factor, self.vectors, self.puts_below)
 
     def trained_rank(self, rank: int) -> int | None:
-        """The rank of its factors in an arm of this ``rank``; None: it has no factors."""
+        """The rank of its factors in an arm of this ``rank``; None: it has no factors, or not of the arm's rank."""
         return None if self.rank_factor is None else round(self.rank_factor * rank)
+
+    def factor_rank(self, rank: int, shapes: Sequence[tuple[int, int]]) -> int | None:
+        """The rank of its factors on matrices of these shapes [m, n]; None: it trains full matrices."""
+        return self.trained_rank(rank)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ from collections import Counter
 import pytest
 import torch
 from helpers import (
+    ALPHA,
+    RANK,
     Operations,
     batches,
     packed_model,
     random_examples,
     relative,
+    tiny_model,
     train,
     trainer,
     with_demonstrations,
@@ -20,13 +23,14 @@ from helpers import (
 from places import ROOT
 
 from harness.checks import RULES, HostReads, recipe
+from harness.engine.adapters.files import export_peft, find_adapter, save_adapters
 from harness.engine.step import take_step
 from harness.errors import InputError
 from harness.method.recipe import Recipe
 from harness.method.registry import methods
 from harness.store.checkpoints import load_checkpoint, save_checkpoint
 from harness.study.arms import expand_arms
-from harness.study.config import Study
+from harness.study.config import AdapterSettings, Study
 
 SIZE = 4
 TRAINED = [name for name, method in methods().items() if recipe(method).adapter is not None]
@@ -53,7 +57,7 @@ OURS = {
     "full_finetune", "multitask", "single_task", "lora_replay", "lora_ewc", "o_lora", "lora_plus", "rslora", "dora",
     "pissa", "eva", "sdft", "combined_on_policy", "wise_ft", "merge_mean", "merge_ties", "lora_fa",
     "olora", "milora", "mica", "clora", "slao", "corda", "lora_null",
-    "inflora", "mitigate_between",
+    "inflora", "mitigate_between", "osf",
 }  # fmt: skip
 
 
@@ -94,7 +98,8 @@ def test_a_setting_of_the_wrong_type_names_file_and_key(name):
     ("lora_ewc", "fisher_examples", 0), ("lora_replay", "replay_every", 1), ("o_lora", "orthogonality", -0.5),
     ("o_lora", "size_penalty", -1), ("eva", "rho", 0.5), ("eva", "eva_tokens", 0),
     ("wise_ft", "share", 1.5), ("merge_mean", "weights", "0.5 0.6"), ("merge_ties", "density", 0),
-    ("inflora", "threshold", 1.5), ("mitigate_between", "keep", -0.1), ("mitigate_between", "which", "last"),
+    ("osf", "preserved", 1), ("inflora", "threshold", 1.5), ("mitigate_between", "keep", -0.1),
+    ("mitigate_between", "which", "last"),
     ("corda", "text_tokens", 0), ("lora_null", "null_level", 0), ("merge_ties", "weight", 0),
     ("clora", "strength", -1), ("clora", "subspace", 1), ("lora_fa", "projected", "maybe"),
     ("full_finetune", "learning_rate", 0), ("lora", "learning_rate", 0), ("combined", "shrink", -1),
@@ -191,6 +196,39 @@ def test_what_it_says_it_scores_is_what_is_scored(name):
     found = changes_of(scored.layout, scored.values, scored.scaling)
     for ours, theirs in zip(found, wanted, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+#: What they score has no low rank, and PEFT's format no place for it.
+DENSE = {"full_finetune", "lora_ema_product"}
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name in OURS])
+@pytest.mark.parametrize("between", ["continue", "reinit"])
+def test_an_export_loads_in_peft_and_computes_what_was_scored(name, between, tmp_path):
+    """After two tasks; ranks add up where something lies below, or where tasks are merged."""
+    from peft import PeftModel
+
+    method, settings = recipe(methods()[name]).under(between), AdapterSettings(rank=RANK, alpha=ALPHA)
+    engine = trainer(packed_model(), [method], [1e-2])
+    for task in range(2):
+        if task:
+            engine.begin_task(task, [random_examples(80, 7)])
+        data = demonstrated(method, [random_examples(80, 7 * task)])
+        train(engine, batches(data, SIZE, 3))
+        engine.end_task()
+    scored = engine.scored(0, method)
+    path = tmp_path / "adapters" / "trial.safetensors"
+    save_adapters(path, scored.layout, [("trial", scored.values)], "m", settings, [float(scored.scaling)])
+    assert path.exists() == (name not in DENSE)
+    if name in DENSE:
+        return
+    export_peft(*find_adapter(tmp_path, "trial"), tmp_path / "peft")
+    model, ids = PeftModel.from_pretrained(tiny_model(), tmp_path / "peft").eval(), torch.arange(3, 23).view(2, 10)
+    one = torch.tensor([float(scored.scaling)])
+    with torch.no_grad(), engine.model.adapted(scored.layout, scored.values[None], one):
+        ours = engine.model.logits(engine.model.hidden(ids).flatten(0, 1)).view(2, 10, -1)
+        assert torch.allclose(model(input_ids=ids).logits, ours, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(tiny_model()(input_ids=ids).logits, ours, atol=1e-3), "it has learnt something"
 
 
 def test_the_detector_detects():

@@ -15,7 +15,7 @@ AnyLayout = TypeVar("AnyLayout", bound=Layout | DenseLayout)
 
 def layout_of(adapter: Adapter, slots: tuple[Slot, ...], rank: int) -> Layout | DenseLayout:
     """How the trained numbers of one trial with this adapter lie in a row, in an arm of this ``rank``."""
-    trained = adapter.trained_rank(rank)
+    trained = adapter.factor_rank(rank, [(slot.out_features, slot.in_features) for slot in slots])
     return DenseLayout(slots) if trained is None else Layout(slots, trained, adapter.vectors)
 
 

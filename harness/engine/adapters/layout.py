@@ -21,6 +21,9 @@ from torch import Tensor
 
 from harness.engine.model.linear import Change
 
+#: The vector between B and A.
+SPECTRUM = "spectrum"
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -43,7 +46,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Factor:
-    """Where one factor lies in a row: A is [rank, in_features], B [out_features, rank], a vector [out_features, 1]."""
+    """Where one factor lies in a row: A is [rank, in_features], B [out_features, rank], a vector [its size, 1]."""
 
     slot: Slot
     name: str  # "A", "B", or that of a vector
@@ -81,7 +84,8 @@ class Layout:
     """How a row of ``P`` numbers divides into the factors of all slots at one rank, and into vectors beside them.
 
     A vector [m] is named after the field of :class:`~harness.engine.model.linear.Change` that it becomes
-    (``magnitude``, ``scale``).  It is one of the whole matrix: what lies below counts as scaled by it, too.
+    (``magnitude``, ``scale``).  It is one of the whole matrix: what lies below counts as scaled by it, too.  The vector
+    ``spectrum`` [rank] stands between B and A, and is a part of B wherever they are no longer trained (:meth:`plain`).
     """
 
     slots: tuple[Slot, ...]
@@ -94,8 +98,10 @@ class Layout:
         shapes = {
             "A": [(self.rank * s.in_features, s, (self.rank, s.in_features)) for s in self.slots],
             "B": [(self.rank * s.out_features, s, (s.out_features, self.rank)) for s in self.slots],
-            **{name: [(s.out_features, s, (s.out_features, 1)) for s in self.slots] for name in self.vectors},
         }
+        for name in self.vectors:
+            sizes = [self.rank if name == SPECTRUM else slot.out_features for slot in self.slots]
+            shapes[name] = [(size, slot, (size, 1)) for size, slot in zip(sizes, self.slots, strict=True)]
         factors, start = [], 0
         for name, entries in shapes.items():
             for size, slot, shape in sorted(entries, key=lambda entry: entry[0]):  # stable: slot order is kept
@@ -119,8 +125,28 @@ class Layout:
         index = {(factor.slot.module, factor.name): i for i, factor in enumerate(self.factors)}
         return tuple((index[slot.module, "A"], index[slot.module, "B"]) for slot in self.slots)
 
+    @property
+    def plain_layout(self) -> Layout:
+        """The same with a spectrum multiplied into B."""
+        return replace(self, vectors=tuple(name for name in self.vectors if name != SPECTRUM))
+
+    def plain(self, values: Tensor) -> tuple[Layout, Tensor]:
+        """(:attr:`plain_layout`, ``values`` [K, P] in it)."""
+        if SPECTRUM not in self.vectors:
+            return self, values
+        layout = self.plain_layout
+        whole = values.new_empty(len(values), layout.size)
+        pairs = zip(layout.split(whole), self.split(values), self.vector(SPECTRUM, values), strict=True)
+        for (a, b), (own_a, own_b), spectrum in pairs:
+            a.copy_(own_a)
+            b.copy_(own_b * spectrum[:, None, :])
+        for name in layout.vectors:
+            for vector, own in zip(layout.vector(name, whole), self.vector(name, values), strict=True):
+                vector.copy_(own)
+        return layout, whole
+
     def vector(self, name: str, flat: Tensor) -> list[Tensor]:
-        """Views [K, m] of the vectors of this name in ``flat`` [K, P], one a slot, in slot order."""
+        """Views [K, its size] of the vectors of this name in ``flat`` [K, P], one a slot, in slot order."""
         views = {
             factor.slot.module: flat[:, factor.start : factor.start + factor.size]
             for factor in self.factors
@@ -203,8 +229,12 @@ class Layout:
 
         All factors are cast to this dtype at once.
         """
-        pairs = self.split(self.scaled(values, scaling).to(dtype))
-        vectors = {name: self.vector(name, values) for name in self.vectors}
+        flat = self.scaled(values, scaling).to(dtype)
+        pairs = self.split(flat)
+        if SPECTRUM in self.vectors:
+            between = self.vector(SPECTRUM, flat)
+            pairs = [(a, b * each[:, None, :]) for (a, b), each in zip(pairs, between, strict=True)]
+        vectors = {name: self.vector(name, values) for name in self.plain_layout.vectors}
         changes = [
             Change(a, b, **{name: views[i] for name, views in vectors.items()}) for i, (a, b) in enumerate(pairs)
         ]
@@ -219,7 +249,8 @@ class Layout:
         for slot, (a, b) in zip(self.slots, self.split(values[None]), strict=True):
             dead = int(((a[0] == 0).all(1) & (b[0] == 0).all(0)).sum())
             stays = {"A": slot.in_features, "B": slot.out_features}[fixed] if fixed else 0
-            idle += dead * (slot.in_features + slot.out_features) + (self.rank - dead) * stays
+            each = slot.in_features + slot.out_features + (SPECTRUM in self.vectors)
+            idle += dead * each + (self.rank - dead) * stays
         return self.size - idle
 
     def initial(self, seed: int) -> Tensor:
@@ -292,6 +323,8 @@ def joined(below: Below | None, layout: Layout | DenseLayout, values: Tensor) ->
     Factors on a dense change, as of a student on what its average has left, are multiplied out.
     """
     layout = replace(layout, frozen=None)
+    if isinstance(layout, Layout):
+        layout, values = layout.plain(values)
     if below is None:
         return Below(layout, values)
     if isinstance(layout, Layout) and isinstance(below.layout, DenseLayout):

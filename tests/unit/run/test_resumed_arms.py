@@ -18,7 +18,7 @@ from harness.run.pack import PackRun
 ARMS = [
     "lora", "lora_ema", "lora_ewc", "lora_replay", "single_task", "multitask", "o_lora", "pissa", "eva", "dora",
     "full_finetune", "lora_ema_product", "wise_ft", "merge_mean", "merge_ties", "slao", "lora_fa", "olora", "milora",
-    "mica", "clora", "corda", "lora_null", "inflora", "mitigate_between",
+    "mica", "clora", "corda", "lora_null", "inflora", "mitigate_between", "osf",
 ]  # fmt: skip
 #: An adapter of their own: packs of other shapes, and what these make of a rank or of targets.
 QV = {"adapter": {"targets": ["q_proj", "v_proj"]}}
@@ -105,7 +105,8 @@ def check_exports(folder: Path, target: Path) -> None:
     """Rank r for each task where adapters are frozen; PiSSA's negative ones are in it, too."""
     from peft import PeftConfig
 
-    ranks = {"lora": 16, "o_lora": 16, "single_task": 8, "lora_ewc": 8, "pissa": 32, "dora": 16}
+    ranks = {"lora": 16, "o_lora": 16, "single_task": 8, "lora_ewc": 8, "pissa": 32, "dora": 16, "merge_mean": 16,
+             "merge_ties": 8, "slao": 8, "inflora": 16, "mica": 16, "corda": 32, "lora_null": 32}  # fmt: skip
     for path in (folder / "trials").glob("*.json"):
         record = json.loads(path.read_text())
         name = record["spec"]["method"]
