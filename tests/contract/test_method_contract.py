@@ -204,7 +204,7 @@ DENSE = {"full_finetune", "lora_ema_product"}
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name in OURS])
 @pytest.mark.parametrize("between", ["continue", "reinit"])
-def test_an_export_loads_in_peft_and_computes_what_was_scored(name, between, tmp_path):
+def test_an_export_computes_in_peft_what_was_scored(name, between, tmp_path):
     """After two tasks; ranks add up where something lies below, or where tasks are merged."""
     from peft import PeftModel
 

@@ -23,7 +23,7 @@ def parts(engine, row: int):
     return [(a[row], b[row], sizes[row]) for (a, b), sizes in pairs]
 
 
-def test_it_starts_as_the_minor_part_which_is_taken_off_the_base():
+def test_it_starts_as_the_minor_part_taken_off_the_base():
     engine = trainer(packed_model(), [RECIPE], [1e-3])
     layout, below = engine.bank.layout, engine.bank.layout.frozen
     assert layout.rank == 16 == below.layout.rank, "half of 32, whatever the study's rank"
