@@ -8,10 +8,13 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import campaigns
+import psutil
 import pytest
 import rays
 from places import ROOT
@@ -69,21 +72,38 @@ def shell(tmp_path, shared_cache) -> Shell:
     return Shell(tmp_path, shared_cache)
 
 
+@contextmanager
+def standing_still(run: subprocess.Popen[str], executor: str) -> Iterator[None]:
+    """The packs at work don't go on meanwhile."""
+    workers = [psutil.Process(run.pid)]
+    if executor == "ray":
+        workers = [process for process in rays.children(run.pid) if "ray::" in rays.words(process)]
+    assert workers
+    for process in workers:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in rays.living(workers):
+            process.resume()
+
+
 @pytest.mark.parametrize("executor", ["ray", "local"])
 def test_another_shell_sees_the_packs_at_work(shell, executor):
     run = shell.start("run", "--executor", executor, "--no-report")
     try:
         shell.wait_for(run, done=1)
-        now = shell.running
-        assert now is not None
-        assert (now["study"], now["packs"]) == ("mine", 3)
-        assert 1 <= now["done"] <= 2
-        assert {job["number"] for job in now["jobs"]} <= {1, 2, 3}
-        shown = shell.ask("status")
-        assert "of 3 packs done" in shown
-        assert re.search(r"│ [123]/3 +│ +2 │", shown), shown
-        shell.ask("report", "--partial")
-        assert "Partial: " in (shell.out / "report.md").read_text()
+        with standing_still(run, executor):
+            now = shell.running
+            assert now is not None
+            assert (now["study"], now["packs"]) == ("mine", 3)
+            assert 1 <= now["done"] <= 2
+            assert {job["number"] for job in now["jobs"]} <= {1, 2, 3}
+            shown = shell.ask("status")
+            assert "of 3 packs done" in shown
+            assert re.search(r"│ [123]/3 +│ +2 │", shown), shown
+            shell.ask("report", "--partial")
+            assert "Partial: " in (shell.out / "report.md").read_text()
     finally:
         out, err = run.communicate()
     assert run.returncode == 0, err
