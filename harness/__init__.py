@@ -85,7 +85,7 @@ def run_study(
     """Run what is missing of a study, and write its report; returns the folder of its results.
 
     ``executor`` is ``local`` (this process) or ``ray``.  Finished trials are kept, whatever happens to others: the
-    ``status`` of :func:`plan_study` and :func:`read_results` says which failed.  ``quiet`` leaves out the progress bar.
+    ``status`` of :func:`plan_study` and :func:`read_results` says which failed.  ``quiet`` leaves out how far it is.
     """
     from contextlib import nullcontext
 

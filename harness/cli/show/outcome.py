@@ -99,4 +99,4 @@ def show_status(
     for line in (*damaged_lines(surveyed.damaged), *changes):
         screen.print(line, style="yellow")
     if standing:
-        screen.print(view(standing, MOST_ROWS))
+        screen.print(view(standing, MOST_ROWS, screen.width))

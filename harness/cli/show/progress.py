@@ -17,8 +17,8 @@ from harness.cli.terminal import visible
 from harness.executors.interface import Watcher
 from harness.store.standing import Standing
 
-#: Lines of a terminal that are not for jobs: title, rules, head, bar.
-AROUND = 8
+#: Lines of a terminal that are not for jobs: title, head, what is more, bar, and the cursor's.
+AROUND = 5
 
 
 @contextmanager
@@ -61,7 +61,7 @@ class _Table:
         self.standing = Standing(study=name, what="starting")
 
     def view(self) -> RenderableType:
-        return view(self.standing, max(3, screen.height - AROUND))
+        return view(self.standing, max(3, screen.height - AROUND), screen.width)
 
 
 class _Sums:

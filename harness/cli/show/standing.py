@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -14,39 +14,55 @@ from harness.cli.show.screen import clock
 from harness.cli.terminal import visible
 from harness.store.standing import JobStanding, Standing
 
-COLUMNS = ("pack", "trials", "position", "doing", "step", "tokens/s", "memory", "done", "ETA")
+COLUMNS: tuple[str, ...] = ("pack", "trials", "position", "doing", "step", "tokens/s", "GiB", "done", "ETA")
+#: What a narrow terminal does without, in this order; and the least that is shown of what a job is doing.
+SPARED, LEAST = ("trials", "GiB", "tokens/s"), 10
 #: Plain lines at a time for jobs at work.
 MOST_LINES = 8
 NOTHING = "-"
 
 
-def view(standing: Standing, rows: int) -> RenderableType:
-    """The table, of ``rows`` jobs at most, above a bar for the whole run."""
+def view(standing: Standing, rows: int, width: int) -> RenderableType:
+    """The table, of ``rows`` jobs at most and no wider than ``width``, above a bar for the whole run."""
     if not standing.packs or not standing.jobs:
-        return _bar(standing)
-    title = Text(visible(standing.study), style="bold")
-    grid = Table(title=title, title_justify="left", header_style="bold")
-    for column in COLUMNS:
-        name = "GPU memory" if column == "memory" and standing.device == "cuda" else column
-        grid.add_column(name, justify="left" if column in ("pack", "doing") else "right", no_wrap=column != "doing")
-    for job in standing.jobs[:rows]:
-        grid.add_row(*(Text(visible(cell)) for cell in _cells(job, standing.packs)))
+        return _bar(standing, width)
+    texts: list[dict[str, str]] = [
+        dict(zip(COLUMNS, map(visible, _cells(job, standing.packs)), strict=True)) for job in standing.jobs[:rows]
+    ]
+    heads = {name: "GPU GiB" if name == "GiB" and standing.device == "cuda" else name for name in COLUMNS}
+    widths: dict[str, int] = {name: max(len(line[name]) for line in (heads, *texts)) for name in COLUMNS}
+    for name in SPARED:
+        if _total(widths | {"doing": LEAST}) > width:
+            del widths[name]
+    widths["doing"] = max(LEAST, min(widths["doing"], width - _total(widths | {"doing": 0})))
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name, size in widths.items():
+        justify = "left" if name in ("pack", "doing") else "right"
+        grid.add_column(heads[name], justify=justify, width=size, no_wrap=True, overflow="ellipsis")
+    for line in texts:
+        grid.add_row(*(Text(line[name]) for name in widths))
     left = len(standing.jobs) - rows
     more = [Text(f"and {left:,} more at work")] if left > 0 else []
-    return Group(grid, *more, _bar(standing))
+    title = Text(visible(standing.study), style="bold", no_wrap=True, overflow="ellipsis")
+    return Group(title, grid, *more, _bar(standing, width))
 
 
-def _bar(standing: Standing) -> RenderableType:
-    """The whole run in a line."""
+def _total(widths: Mapping[str, int]) -> int:
+    """Of a line, with the gaps."""
+    return sum(widths.values()) + 2 * len(widths) - 2
+
+
+def _bar(standing: Standing, width: int) -> RenderableType:
+    """The whole run in a line; without the bar where that leaves no room for it."""
+    texts = (visible(_summary(standing)), _percent(standing.share), _eta(standing.seconds_left))
+    texts = (*texts, clock(standing.seconds_spent))
+    room = width - len("  ".join(texts)) - 2
+    if room < 4:
+        return Text("  ".join(texts), no_wrap=True, overflow="ellipsis")
     total = 1.0 if standing.share is not None else None
-    line = Table.grid(padding=(0, 1))
-    line.add_row(
-        Text(visible(_summary(standing))),
-        ProgressBar(total=total, completed=standing.share or 0.0, width=30),
-        Text(_percent(standing.share)),
-        Text(_eta(standing.seconds_left)),
-        Text(clock(standing.seconds_spent)),
-    )
+    line = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    bar = ProgressBar(total=total, completed=standing.share or 0.0, width=min(room, 30))
+    line.add_row(Text(texts[0]), bar, *map(Text, texts[1:]))
     return line
 
 
@@ -68,7 +84,7 @@ def _line(job: JobStanding, packs: int) -> str:
         doing,
         f"step {step}" if job.step else "",
         f"{speed} tokens/s" if job.tokens_per_second else "",
-        memory if job.memory_gib else "",
+        f"{memory} GiB" if job.memory_gib else "",
         done if job.share is not None else "",
         f"ETA {left}" if job.seconds_left is not None else "",
     )
@@ -84,7 +100,7 @@ def _cells(job: JobStanding, packs: int) -> Sequence[str]:
         re.sub(r"^task \d+/\d+: ", "", job.what) if job.position else job.what,
         _of(job.step, job.steps),
         f"{job.tokens_per_second:,.0f}" if job.tokens_per_second else NOTHING,
-        f"{job.memory_gib:.1f} GiB" if job.memory_gib else NOTHING,
+        f"{job.memory_gib:.1f}" if job.memory_gib else NOTHING,
         _percent(job.share),
         clock(job.seconds_left) if job.seconds_left is not None else NOTHING,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from synthetic import QUICK, failed
 from harness.cli import terminal
 from harness.cli.show import outcome, progress
 from harness.cli.show import screen as screens
+from harness.cli.show.standing import COLUMNS, SPARED
 from harness.run.campaign import State
 from harness.store import write_trial
 from harness.store.records import Failure
@@ -44,8 +46,8 @@ STANDING = Standing(
 )  # fmt: skip
 #: What a table shows of it.
 TABLE = (
-    "mine", "GPU memory", "│ 3/12 │      4 │      2/6 │ training ", "12/64 │    3,457 │    1.3 GiB │  37% │ 1:01",
-    "│ 7/12 │      1 │        - │ loading the model and the tasks │", "4 of 12 packs done, 1 trial failed", "43%",
+    "mine", "GPU GiB", "3/12       4       2/6  training   ", "  12/64     3,457      1.3   37%  1:01",
+    "7/12       1         -  loading the model and the tasks  ", "4 of 12 packs done, 1 trial failed", "43%",
     "ETA 1:02:03", "1:05",
 )  # fmt: skip
 
@@ -156,7 +158,7 @@ def test_a_table_is_not_higher_than_the_terminal(screen, monkeypatch):
     with progress.progress("mine") as watcher:
         watcher.standing(many)
     last = screen.getvalue().rpartition("mine\n")[2]
-    assert "and 88 more at work" in last
+    assert "and 85 more at work" in last
     assert last.count("\n") < 20
 
 
@@ -196,4 +198,24 @@ def test_a_log_has_a_line_for_every_pack_at_work(capsys, monkeypatch):
         *first,
         *first,
         "[mine] 100%  ETA 0:00  12 of 12 packs done, 1 trial failed",
+    ]
+
+
+@pytest.mark.parametrize("width", [120, 80, 70, 60])
+def test_a_table_fits_the_terminal(screen, monkeypatch, width):
+    """Columns that tell less go first; what a job is doing is cut, and its number stays."""
+    changes = {"number": 103, "what": "task 2/6: intruder dimensions", "step": 112, "steps": 128}
+    changes |= {"tokens_per_second": 123456.0, "seconds_left": 4000}
+    large = STANDING.jobs[0].model_copy(update=changes)
+    monkeypatch.setattr(screens.screen, "_width", width)
+    outcome.show_status(
+        Path("x"), Survey({}, {}), False, (), STANDING.model_copy(update={"packs": 120, "jobs": (large,)})
+    )
+    lines = screen.getvalue().split("mine\n")[1].splitlines()
+    assert len(lines) == 3
+    assert all(len(line.rstrip()) <= width for line in lines)
+    assert lines[1].startswith("103/120")
+    columns = lines[0].replace("GPU ", "").split()
+    assert [name for name in COLUMNS if name not in columns] == [
+        name for name in COLUMNS if name in {120: (), 80: (), 70: ("trials", "GiB"), 60: SPARED}[width]
     ]
