@@ -49,7 +49,10 @@ def plug_in(
         typer.Option("--plugins", help="A folder of custom methods/ and tasks/; anywhere on the line."),
     ] = None,
 ) -> None:
-    """Makes the folders known to this process and, since it is the environment, to its workers."""
+    """Makes the folders known to this process and to its workers.
+
+    On this machine by the environment; those of a cluster are given the files (``harness.executors.ray.parcel``).
+    """
     for folder in plugins or ():
         if context.invoked_subcommand != "new" and (kind := kind_of(folder)) != "folder":
             what = "this is a file, not a folder" if kind == "file" else "there is no such folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 
 #: What of a clone a trial depends on; what else lies there, such as results, says nothing of it.
 CODE = ("harness", "baselines", "tasks")
+#: In the package of code that was sent to another machine: what its clone was.
+FILE = "_clone.json"
 SECONDS = 10.0
 #: With these, as in a hook, git looks at another clone than that of the folder it is asked about.
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
@@ -25,8 +28,12 @@ class Clone:
 
 @cache
 def clone() -> Clone:
-    """Of the code that runs in this process; of an installed package, nothing."""
-    return look(Path(__file__).resolve().parents[2])
+    """Of the code that runs in this process, or that it is a copy of; of an installed package, nothing."""
+    package = Path(__file__).resolve().parents[1]
+    try:
+        return Clone(**json.loads((package / FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return look(package.parent)
 
 
 def look(folder: Path) -> Clone:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import ray
 
 from harness.errors import LorabenchError
 from harness.executors.ray import messages, settings
+from harness.executors.ray.parcel import runtime_environment
 
 import psutil  # isort: skip  # Ray's own copy, where there is no other: only once ray is imported
 
@@ -101,7 +103,9 @@ class Cluster:
         point = settings.endpoint(address)
         if point and not _answers(point):
             raise messages.unreachable(address)
-        self._initialise(settings.JOIN_SECONDS, lambda: None, address=address)
+        with tempfile.TemporaryDirectory(prefix="lorabench-") as folder:
+            parcel = runtime_environment(Path(folder))
+            self._initialise(settings.JOIN_SECONDS, lambda: None, address=address, runtime_env=parcel)
         if address.startswith("ray://"):
             return {f"server at {address}": _patient(lambda: point is None or _answers(point))}
         here = ray.get_runtime_context()

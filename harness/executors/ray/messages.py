@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from harness.errors import InputError, LorabenchError, clipped
@@ -40,8 +41,18 @@ def late(folder: Path | None) -> LorabenchError:
 
 def refused(error: BaseException) -> LorabenchError:
     """What ``ray.init`` raised, in our words and the first line of its own."""
-    said = clipped((str(error).strip() or type(error).__name__).splitlines()[0], 400)
+    text = str(error).strip() or type(error).__name__
+    said = clipped(text.splitlines()[0], 400)
     address = settings.address()
+    if address and (versions := _versions(text)):
+        (ray, python), (our_ray, our_python) = versions
+        return InputError(
+            f"the Ray cluster at '{clipped(address, 200)}' has Ray {ray} and Python {python}, and this process has Ray "
+            f"{our_ray} and Python {our_python}",
+            where=settings.ADDRESS,
+            remedy=f"run with that Python and `pip install 'ray[default]=={ray}'`, or start the cluster with these; "
+            f"or {settings.UNSET}",
+        )
     if address:
         return InputError(
             f"Ray cannot join '{clipped(address, 200)}': {said}",
@@ -58,3 +69,9 @@ def unreachable(address: str) -> InputError:
         where=settings.ADDRESS,
         remedy=f"start that cluster, or set the address of a running one; or {settings.UNSET}",
     )
+
+
+def _versions(said: str) -> list[tuple[str, str]]:
+    """(Ray's, Python's) of the cluster and of this process, where Ray says that they differ; else none."""
+    found = re.findall(r"Ray: *(\S+)\s+Python: *(\S+)", said)
+    return found if len(found) == 2 else []

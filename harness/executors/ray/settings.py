@@ -53,7 +53,9 @@ def prepare() -> None:
     """
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
-    if address() is None:
+    if address() is not None:
+        os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # what we say goes beside what `ray job submit` was told
+    else:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = _token()
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # elsewhere, too: this node's address is 127.0.0.1

@@ -133,3 +133,19 @@ def test_the_longest_folder_takes_a_socket(environment):
         assert len(made.name) == len(settings.SOCKET.split("/")[1])
     finally:
         shutil.rmtree(parent)
+
+
+def test_versions_that_differ_are_both_named(environment, monkeypatch):
+    """In Ray's own words, which have a line for each."""
+    from ray._private.utils import check_version_info
+
+    from harness.executors.ray.messages import refused
+
+    environment["RAY_ADDRESS"] = "10.0.0.1:6379"
+    with pytest.raises(RuntimeError) as caught:
+        check_version_info({"ray_version": "2.9.0", "python_version": "3.8.1"}, "here")
+    error = refused(caught.value)
+    assert "has Ray 2.9.0 and Python 3.8.1, and this process has Ray" in error.what
+    assert sys.version.split()[0] in error.what
+    assert "ray[default]==2.9.0" in str(error.remedy)
+    assert "Ray cannot join '10.0.0.1:6379': no" in refused(RuntimeError("no\nmore")).what
