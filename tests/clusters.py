@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,16 +50,22 @@ sys.meta_path.insert(0, Finder())
 class Nodes:
     """A cluster whose head runs nothing; nodes come and go."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, system: dict[str, Any]) -> None:
         from ray.cluster_utils import Cluster
 
         self.folder = folder
-        head = {"num_cpus": 0, "include_dashboard": False}
+        self._there: list[Any] = []
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": system or None}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
 
     @property
     def address(self) -> str:
         return self._cluster.address
+
+    def alive(self) -> list[str]:
+        """The numbers of the nodes that live, the head among them."""
+        nodes = self._cluster.global_state.node_table()
+        return [node["NodeID"] for node in nodes if node["Alive"]]
 
     def join(self, cpus: int = 1, gpu: tuple[str, int] | None = None, **words: Any) -> Any:
         """A node; ``gpu`` is the name and gigabytes of a card that torch claims to see there."""
@@ -71,30 +80,40 @@ class Nodes:
         with pytest.MonkeyPatch.context() as patch:  # what the node starts has this, too
             for key, value in given.items():
                 patch.setenv(key, value)
-            return self._cluster.add_node(num_cpus=cpus, **words)
+            node = self._cluster.add_node(num_cpus=cpus, **words)
+        self._there.append(node)
+        return node
 
     def kill(self, node: Any) -> None:
         """End a node as a machine ends that loses its power."""
+        self._there.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
+
+    def clear(self) -> None:
+        """End all nodes but the head."""
+        for node in list(self._there):
+            self.kill(node)
+        rays.wait_until(lambda: len(self.alive()) == 1)
 
     def close(self) -> None:
         self._cluster.shutdown()
 
 
 @contextmanager
-def nodes() -> Iterator[Nodes]:
-    """A cluster without a node that could run something."""
+def nodes(**system: Any) -> Iterator[Nodes]:
+    """A cluster without a node that could run something; ``system`` are settings of Ray's own."""
     before = set(rays.children(os.getpid()))
     with pytest.MonkeyPatch.context() as patch, rays.short_folder() as folder:
         for key in [key for key in os.environ if key.startswith("RAY_")]:
             patch.delenv(key)
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_TMPDIR", str(folder))
+        patch.setenv("RAY_worker_niceness", "0")  # Ray's 15 starves them beside other work
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         (folder / "ray").mkdir()
         patch.setenv("RAY_health_check_period_ms", "500")  # a dead node is known to be dead after two seconds
         patch.setenv("RAY_health_check_failure_threshold", "3")
-        made = Nodes(folder)
+        made = Nodes(folder, system)
         try:
             yield made
         finally:
@@ -113,3 +132,27 @@ def joined(address: str) -> Iterator[Executor]:
             yield made
         finally:
             made.close()
+
+
+@contextmanager
+def blind_node(cluster: Nodes, hidden: Path, cpus: int = 1, paths: Sequence[Path] = ()) -> Iterator[None]:
+    """A node whose processes see an empty folder in place of ``hidden``, as another machine does; needs Linux.
+
+    They import from ``paths`` first, and from the clone where there are none.
+    """
+    join = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}", f"--num-cpus={cpus}",
+            "--disable-usage-stats", "--block"]  # fmt: skip
+    hide = f"mount -t tmpfs none {shlex.quote(str(hidden))} && exec {shlex.join(join)}"
+    before = len(cluster.alive())
+    node = subprocess.Popen(
+        ["unshare", *([] if os.geteuid() == 0 else ["-U", "-r"]), "-m", "sh", "-c", hide],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, paths or [ROOT]), str(ROOT / "tests")])},
+    )  # fmt: skip
+    try:
+        rays.wait_until(lambda: node.poll() is not None or len(cluster.alive()) > before)
+        if node.poll() is not None:
+            pytest.skip("no namespaces for mounts here")
+        yield
+    finally:
+        rays.end(node.pid)

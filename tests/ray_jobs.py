@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,13 @@ class Small:
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp()))
     device: str = "cpu"
     threads: int = 1
+    cpus: float = 1
     stall_minutes: float = 5
+    seconds: float = 1
+
+    @property
+    def gpus(self) -> float:
+        return self.device == "cuda"
 
 
 def look(job: Job, report: Report) -> Outcome:
@@ -56,3 +63,47 @@ def tell(job: Job, report: Report) -> Outcome:
 _done = 0  #: jobs that this process has told of
 
 TELL = Work(tell, give_up)
+
+
+def nothing(job: Job, report: Report) -> Outcome:
+    return Outcome(job.name)
+
+
+NOTHING = Work(nothing, give_up)
+
+
+def nap(job: Small, report: Report) -> Outcome:
+    """Sleep; the outcome's message is JSON of the node, and when it began and ended."""
+    import ray
+
+    began = time.time()
+    report(1, "sleeping")
+    time.sleep(job.seconds)
+    seen = {"node": ray.get_runtime_context().get_node_id(), "began": began, "ended": time.time()}
+    return Outcome(job.name, message=json.dumps(seen))
+
+
+NAP = Work(nap, give_up)
+
+
+def leave(job: Job, report: Report) -> Outcome:
+    """Files as a pack leaves them, and one of 300 KB; what the job has found of its folder is the outcome's message."""
+    found = sorted(path.name for path in job.folder.rglob("*") if path.suffix in (".json", ".safetensors"))
+    report(1, "writing")
+    for name in ("adapters/abc.safetensors", "adapters/abc-task1.safetensors", f"running/{job.name}.safetensors"):
+        path = job.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(CONTENT)
+    time.sleep(1.2)
+    report(2, "written")
+    (job.folder / "logs").mkdir(exist_ok=True)
+    (job.folder / "logs" / f"{job.name}.log").write_text("done\n")
+    time.sleep(1)
+    if "keeps" not in job.name:
+        (job.folder / "running" / f"{job.name}.safetensors").unlink()
+    return Outcome(job.name, message=json.dumps(found))
+
+
+CONTENT = bytes(range(256)) * 1200
+
+LEAVE = Work(leave, give_up)

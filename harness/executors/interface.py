@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -58,6 +58,16 @@ class Job(Protocol):
         ...
 
     @property
+    def cpus(self) -> float:
+        """CPUs that a cluster counts for it."""
+        ...
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that a cluster counts for it: 0, 1, or the share of a card that it needs."""
+        ...
+
+    @property
     def stall_minutes(self) -> float:
         """A job that reports nothing for so long is stopped."""
         ...
@@ -77,16 +87,23 @@ def tell_end(watch: Watch, outcome: Outcome) -> None:
     watch(outcome.job, 0.0, FAILED if outcome.failed else ENDED)
 
 
+def in_folder(job: Any, folder: Path) -> Any:
+    """The same job, a dataclass, with its results in another folder."""
+    return replace(job, folder=folder)
+
+
 @dataclass(frozen=True)
 class Work:
     """What is done with the jobs of a run: functions of modules, so that a worker in another process has them by name.
 
     ``do`` does a job and gives what became of it; what it raises ends the run.  A job whose worker died or stood still
     is handed to ``give_up`` with how that ended and why.  Both take the jobs that ``run`` was given, of whatever kind.
+    ``move`` makes of a job the same one with its results in another folder, on a machine that sees none of the run's.
     """
 
     do: Callable[[Any, Report], Outcome]
     give_up: Callable[[Any, Status, Failure], Outcome]
+    move: Callable[[Any, Path], Any] = in_folder
 
 
 class Executor(Protocol):

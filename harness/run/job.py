@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from harness.data import paths
+from harness.data.models import resolve_model
+from harness.data.tasks import prepare_task
 from harness.engine.environment import free_unused, use_threads
 from harness.engine.model.load import load_model
 from harness.engine.spectra import Spectra
+from harness.errors import InputError
 from harness.scoring.bench import Bench, make_bench
 from harness.study.config import Study
 from harness.study.plan import Pack
@@ -31,6 +36,9 @@ class Job:
     stack: Mapping[str, Any]  #: what its records' numbers depend on: every machine that works for a run has the same
     write: frozenset[str]  #: fingerprints of its records that are missing; others are left as they are
     extras: Mapping[str, Any]  #: put into every record's ``host`` block
+    model_digest: str  #: of the files at ``model_path``
+    task_digests: Mapping[str, str]
+    card: float = 1.0  #: share of a GPU, where it runs on one
     number: int | None = None  #: of the plan's packs, from 1, that this one is or is a part of
 
     @property
@@ -52,8 +60,34 @@ class Job:
         return self.study.threads
 
     @property
+    def cpus(self) -> float:
+        return self.study.resources.num_cpus or self.study.threads
+
+    @property
+    def gpus(self) -> float:
+        return self.card if self.device == "cuda" else 0
+
+    @property
     def stall_minutes(self) -> float:
         return self.study.stall_minutes
+
+
+def relocated(job: Job, folder: Path) -> Job:
+    """The same job on a machine that sees nothing of the run's: its results in this folder, model and data its own.
+
+    Raises InputError where these are not the same here.
+    """
+    source = resolve_model(job.study.model)
+    digests = {task: prepare_task(task).digest for task in (*job.study.tasks, *job.study.probes)}
+    named = [f"the model {job.study.model}"] if source.digest != job.model_digest else []
+    named += [f"the task {task}" for task, digest in digests.items() if digest != job.task_digests[task]]
+    if named:
+        raise InputError(
+            f"the machine {socket.gethostname()} of the cluster has other files of {', '.join(named)} than the run",
+            where=str(paths.cache_dir()),
+            remedy="have the same files there (lorabench fetch), or a cache folder that all machines see",
+        )
+    return replace(job, folder=folder, model_path=source.path, cache=paths.cache_dir())
 
 
 @dataclass

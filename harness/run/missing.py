@@ -20,8 +20,9 @@ from harness.store.records import FINAL, BaseRecord
 from harness.store.results import read_base, write_base
 from harness.study import forecast
 from harness.study.halving import halves
+from harness.study.memory import card_share, device_class
 from harness.study.pace import longest_first
-from harness.study.plan import Pack
+from harness.study.plan import Pack, copies_of
 from harness.study.stack import Device
 
 if TYPE_CHECKING:
@@ -53,12 +54,34 @@ class Run:
 
     def job(self, pack: Pack | None) -> Job:
         """The job of a pack, or (None) of the base model."""
-        study, model, folder = self.campaign.study, self.campaign.model.path, self.campaign.folder
+        study, model, folder = self.campaign.study, self.campaign.model, self.campaign.folder
         trials = pack.trials if pack else self.campaign.plan.untrained
         write = frozenset(each.fingerprint for each in trials if self.state.statuses[each.fingerprint] not in FINAL)
-        cache, kind = paths.cache_dir(), self.device.kind
-        number = self.tracker.number(pack) if pack else None
-        return Job(study, pack, model, folder, cache, kind, self.base_key, self.stack, write, self.extras, number)
+        return Job(
+            study,
+            pack,
+            model.path,
+            folder,
+            paths.cache_dir(),
+            self.device.kind,
+            self.base_key,
+            self.stack,
+            write,
+            self.extras,
+            model_digest=model.digest,
+            task_digests=self.campaign.task_digests,
+            card=self._card(pack),
+            number=self.tracker.number(pack) if pack else None,
+        )
+
+    def _card(self, pack: Pack | None) -> float:
+        """The share of a GPU that a job takes: what the study says, or as much of its memory as the plan gives it."""
+        study, asked = self.campaign.study, self.campaign.study.resources.num_gpus
+        if asked != "plan" or self.device.gigabytes is None:
+            return 1.0 if asked == "plan" else asked
+        kind = device_class(self.device.gigabytes)
+        rows, copies = (len(pack.rows), copies_of(pack)) if pack else (1, 0.0)
+        return card_share(study, self.campaign.model.path, kind, rows, copies)
 
     def carry_out(self, *packs: Pack | None) -> list[Outcome]:
         return self.executor.run([self.job(pack) for pack in packs], WORK, self.progress)

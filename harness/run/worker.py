@@ -11,7 +11,7 @@ from harness.engine.environment import host, versions
 from harness.errors import FolderError, InputError, LorabenchError
 from harness.executors.interface import NO_FIGURES, Figures, Outcome, Report, StalledError, Work
 from harness.run.base import run_base
-from harness.run.job import Job, forget, rest
+from harness.run.job import Job, forget, relocated, rest
 from harness.run.pack import run_pack
 from harness.run.pack_log import logged, note
 from harness.store.checkpoints import checkpoint_path
@@ -144,4 +144,4 @@ def give_up(job: Job, status: Status, failure: Failure) -> Outcome:
 
 
 #: What an executor does with the jobs of a campaign.
-WORK = Work(execute, give_up)
+WORK = Work(execute, give_up, relocated)

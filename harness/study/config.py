@@ -129,6 +129,13 @@ class ResourceSettings(_Settings):
     accelerator_type: str | None = Field(
         default=None, min_length=1, description="the kind of GPU, as Ray names it (H100); null: there is but one"
     )
+    num_cpus: limits.Cpus = Field(default=None, description="CPUs that Ray counts for a pack; null: threads")
+    num_gpus: limits.CardShare = Field(
+        default=1, description="share of a GPU that Ray counts for a pack; plan: as much of its memory as it needs"
+    )
+    wait_minutes: limits.Minutes = Field(
+        default=10, description="how long a node of a cluster is waited for that is large enough for a pack"
+    )
 
 
 class CommonSettings(_Settings):

@@ -56,6 +56,20 @@ class Whole:
         return value if value == "auto" else self(value)
 
 
+@dataclass(frozen=True)
+class Amount:
+    """A number from ``least`` to ``most``, for the reason ``why``; raises ValueError for anything else."""
+
+    least: float
+    most: float
+    why: str
+
+    def __call__(self, value: Any) -> float:
+        if type(value) not in (int, float) or not self.least <= value <= self.most:
+            raise ValueError(f"must be a number from {self.least:,} to {self.most:,}: {self.why}")
+        return value
+
+
 def _number(value: Any) -> Any:
     """Text is taken, since YAML reads 1e-3 as one; true and false are not."""
     if isinstance(value, bool):
@@ -78,6 +92,8 @@ _LENGTH = "tokens of one text have to fit into a device's memory"
 _SEED = "a JSON number of any reader holds that much"
 _ITEMS = Whole(1, 10_000_000, _ROWS)
 _SHOTS = Whole(0, 1000, "examples stand in the prompt, before every question")
+_CPUS = Amount(0.01, 1024, "Ray counts hundredths of a CPU, and no machine has more")
+_CARD = Amount(0.01, 1, "a pack runs on one GPU, or on a share of one")
 _PACK = Whole(1, 65_536, "rows of a pack train at once")
 
 Number = Annotated[float, BeforeValidator(_number)]
@@ -98,6 +114,11 @@ ItemsByName = Annotated[
 ShotsByName = Annotated[
     int | dict[str, int] | None, BeforeValidator(lambda value: None if value is None else _SHOTS.by_name(value))
 ]
+Cpus = Annotated[float | None, BeforeValidator(lambda value: None if value is None else _CPUS(value))]
+CardShare = Annotated[
+    Literal["plan"] | float, BeforeValidator(lambda value: value if value == "plan" else _CARD(value))
+]
+Minutes = Annotated[float, BeforeValidator(Amount(0, 100_000, "a run that waits longer is forgotten"))]
 PackSize = Annotated[Literal["auto"] | int, BeforeValidator(_PACK.or_auto)]
 ModelName = Annotated[str, BeforeValidator(model_name)]
 Tasks = Annotated[tuple[str, ...], Field(max_length=MOST_TASKS)]

@@ -19,6 +19,8 @@ from harness.study.config import AdapterSettings, Study
 TABLE = Path(__file__).with_name("memory.yaml")
 #: The rank that the table was measured at; its rows have room for factors of that size.
 TABLE_RANK = 8
+#: Bytes of a GPU that CUDA, its libraries and captured graphs take in every process.
+CONTEXT = 1e9
 #: fp32 copies of a row's factors: themselves, gradient, two moments, what a step makes of them, an average.  Measured
 #: from the peaks of rank 8 and 64, twelve rows on a CPU: 6.6, and 7.9 with an average.
 FACTOR_COPIES = 8
@@ -74,6 +76,19 @@ def dense_rows(study: Study, model: Path, kind: str) -> Callable[[float], int]:
     if study.pack != "auto":
         return lambda copies: most
     return lambda copies: max(1, min(most, int(0.6 * memory / (4 * size * copies)))) if copies else most
+
+
+def card_share(study: Study, model: Path, kind: str, rows: int, copies: float) -> float:
+    """The share of a GPU's memory that a pack needs, by the same table: hundredths, rounded up.
+
+    ``rows`` hold ``copies`` of the model each (see :func:`dense_rows`).  As many as the plan gives a card take all of
+    it; the base's weights and CUDA's own memory are there once, however few they are.
+    """
+    memory, size = 1e9 * int(kind.removeprefix("gpu-")), parameters(model)
+    by_table = study.model_copy(update={"pack": "auto"})
+    most = dense_rows(by_table, model, kind)(copies)
+    fixed = min(1.0, (size * (2 if study.dtype == "bfloat16" else 4) + CONTEXT) / memory)
+    return min(1.0, math.ceil(100 * (fixed + (1 - fixed) * rows / most)) / 100)
 
 
 def device_class(gpu_gigabytes: float | None) -> str:

@@ -183,6 +183,13 @@ def build_plan(
     return Plan(study, tuple(packs), tuple(untrained))
 
 
+def copies_of(pack: Pack) -> float:
+    """Tensors of the model's size that a row of this pack holds, the largest of them."""
+    first = pack.rows[0].trials[0]
+    rank = first.recipe.adapter.trained_rank(first.adapter.rank) or 0
+    return max(_copies(row, pack.share, rank) for row in pack.rows)
+
+
 def _copies(row: Row, share: float, rank: int) -> float:
     """Tensors of the model's size that a row holds, for dense changes and averages and for the numbers of its factors.
 

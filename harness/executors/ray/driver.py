@@ -1,8 +1,8 @@
 """Ray's driver, in a process of its own: Ray's C++ may end it at any moment, and its supervisor says so.
 
 It answers one request after the other over a connection.  A request is a name and what is given; an answer is ``done``
-and a value, or ``raised``, an exception and its traceback.  While it is at work it may say ``progress``, and ``take``:
-then it is given the content of a job.
+and a value, or ``raised``, an exception and its traceback.  While it is at work it may say ``progress``, ``said`` (a
+line for a person), and ``take``: then it is given the content of a job.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class Driver:
         from harness.executors.ray.cluster import Cluster
         from harness.executors.ray.executor import RayExecutor
 
-        self._executor = RayExecutor(Cluster(self._folder, self._last_words))
+        cluster = Cluster(self._folder, self._last_words)
+        self._executor = RayExecutor(cluster, lambda text: self._say("said", text))
 
     def _started(self) -> RayExecutor:
         assert self._executor, "the supervisor asks for nothing of what has not started"

@@ -58,6 +58,11 @@ def living() -> list[Node]:
     ]
 
 
+def able(nodes: Sequence[Node]) -> list[Node]:
+    """Those that run something: a cluster's head often does not."""
+    return [node for node in nodes if node.has.get("CPU", 0)]
+
+
 def with_gpus(nodes: Sequence[Node], resources: ResourceSettings) -> list[Node]:
     """Those with a GPU, of the kind that the study names if it does."""
     wanted = resources.accelerator_type

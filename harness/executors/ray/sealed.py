@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from harness.executors.interface import Job, Outcome, Report, Work
@@ -19,11 +20,13 @@ class Needs:
     folder: Path
     device: str
     threads: int
+    cpus: float
+    gpus: float
     stall_minutes: float
 
     @classmethod
     def of(cls, job: Job) -> Needs:
-        return cls(job.name, job.folder, job.device, job.threads, job.stall_minutes)
+        return cls(job.name, job.folder, job.device, job.threads, job.cpus, job.gpus, job.stall_minutes)
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,12 @@ class Waiting(Needs):
         return self.take()
 
     def __reduce__(self) -> tuple[type[Sealed], tuple[object, ...]]:
-        return Sealed, (self.name, self.folder, self.device, self.threads, self.stall_minutes, self.content)
+        return Sealed, (*(getattr(self, each.name) for each in fields(Needs)), self.content)
 
 
 def seal(job: Job, work: Work) -> bytes:
-    return pickle.dumps((job, work))
+    """A job with its work, small enough for Ray to carry it within a call: an object store may be full."""
+    return zlib.compress(pickle.dumps((job, work)), 1)
 
 
 def _do(sealed: Job, report: Report) -> Outcome:
@@ -64,10 +68,16 @@ def _give_up(sealed: Job, status: Status, failure: Failure) -> Outcome:
     return work.give_up(job, status, failure)
 
 
+def _move(sealed: Job, folder: Path) -> Job:
+    assert isinstance(sealed, Sealed)
+    return replace(sealed, folder=folder)
+
+
 def _open(sealed: Job) -> tuple[Job, Work]:
     assert isinstance(sealed, Sealed | Waiting)
-    return pickle.loads(sealed.content)
+    job, work = pickle.loads(zlib.decompress(sealed.content))
+    return (job if job.folder == sealed.folder else work.move(job, sealed.folder)), work
 
 
 #: What is done with sealed jobs: the work that is sealed in each.
-SEALED = Work(_do, _give_up)
+SEALED = Work(_do, _give_up, _move)

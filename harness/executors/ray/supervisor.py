@@ -132,7 +132,7 @@ class Supervisor:
                 return what[0]
             if kind == "raised":
                 raise self._raised(*what)
-            meanwhile[kind](*what)
+            (print_line if kind == "said" else meanwhile[kind])(*what)
 
     def _raised(self, error: Exception, trace: str) -> Exception:
         if isinstance(error, LorabenchError):
@@ -159,6 +159,11 @@ class Supervisor:
         if self._process.returncode is None:  # until it is waited for, nobody else gets its number
             _kill_session(self._process.pid)
             self._process.wait()
+
+
+def print_line(text: str) -> None:
+    """What the driver has to say to a person, such as what it waits for."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _kill_session(leader: int) -> None:

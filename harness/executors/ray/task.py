@@ -16,16 +16,19 @@ import pickle
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.executors.interface import NO_FIGURES, STARTING, Figures, Job, Outcome, Work
 from harness.executors.ray import staying
 from harness.executors.ray.look import unhide
 from harness.store.records import Failure
+
+if TYPE_CHECKING:
+    from harness.executors.ray.away import Errand
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,25 @@ class Signs:
         return self.progress.with_name(f"{self.progress.name}.new")
 
     def write(self, units: float, what: str, figures: Figures = NO_FIGURES) -> None:
-        self._new.write_text(json.dumps([units, what, os.getpid(), dict(figures)]))
+        self.put(json.dumps([units, what, os.getpid(), dict(figures)]).encode())
+
+    def put(self, content: bytes) -> None:
+        """What :meth:`write` makes, here or on another machine."""
+        self._new.write_bytes(content)
         self._new.replace(self.progress)
 
 
-def carry_out(job: Job, work: Work) -> Outcome | None:
+def carry_out(job: Job, work: Work, errand: Errand | None = None) -> Outcome | None:
     """The job, in a worker; None: not in this process, which leaves, as it does after a job that has not been done.
 
-    ``sys.exit``, wherever it is called, is an error as any other and not a worker's end.
+    ``errand`` is for a machine that may not see the job's folder.  ``sys.exit``, wherever it is called, is an error as
+    any other and not a worker's end.
     """
     die_with_parent()
     outcome = None
     try:
         if not staying.moved():
-            outcome = _signed(job, work)
+            outcome = _signed(job, work) if errand is None or errand.at_home() else _away(job, work, errand)
         return outcome
     finally:
         if outcome is None or outcome.failed:
@@ -82,8 +90,26 @@ def answer(question: bytes) -> Any:
     return pickle.loads(question)()
 
 
-def _signed(job: Job, work: Work) -> Outcome:
-    """The job, with its signs of life."""
+def _away(job: Job, work: Work, errand: Errand) -> Outcome:
+    """The job, in a folder of this machine; what it writes there is sent home."""
+    from harness.executors.ray.away import Courier, borrowed_folder  # with ray, which has its settings by now
+
+    with borrowed_folder() as folder:
+        courier = Courier(folder, job.name, errand)
+        courier.fetch("base.json", f"running/{job.name}.safetensors")
+        try:
+            outcome = _signed(work.move(job, folder), work, courier.say)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                courier.send_logs()
+            raise
+        courier.send_logs()
+        courier.sync()
+        return outcome
+
+
+def _signed(job: Job, work: Work, tell: Callable[[bytes], None] = lambda content: None) -> Outcome:
+    """The job, with its signs of life, of which ``tell`` is told as well."""
     signs, phase = Signs.of(job), STARTING
     signs.progress.parent.mkdir(parents=True, exist_ok=True)
     signs.remove()  # a worker that died on this job before, and is tried again, left its own
@@ -92,6 +118,7 @@ def _signed(job: Job, work: Work) -> Outcome:
         nonlocal phase
         phase = what
         signs.write(units, what, figures)
+        tell(signs.progress.read_bytes())
 
     try:
         with _crashes_into(signs.crash):

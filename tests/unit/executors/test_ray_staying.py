@@ -15,7 +15,7 @@ import rays
 
 from harness.executors import make_executor
 from harness.executors.interface import Executor, Outcome, Work
-from harness.executors.ray import executor, staying, task
+from harness.executors.ray import flight, staying, task
 from harness.executors.ray.staying import NEVER
 
 Info = namedtuple("Info", "max_calls")
@@ -87,7 +87,7 @@ def test_a_process_that_leaves_has_done_all_its_jobs(monkeypatch):
 
 def test_where_a_process_cannot_leave_it_does_one_job_on_a_gpu(monkeypatch):
     assert staying.can_leave(), "this Ray lets it"
-    calls = {key: executor._remote(*key)._max_calls for key in [(d, s) for d in ("cpu", "cuda") for s in (True, False)]}
+    calls = {key: flight._remote(*key)._max_calls for key in [(d, s) for d in ("cpu", "cuda") for s in (True, False)]}
     assert calls == {("cpu", True): NEVER, ("cuda", True): NEVER, ("cpu", False): 0, ("cuda", False): 1}
     monkeypatch.setattr(staying, "_manager", lambda: None)
     assert not staying.can_leave()

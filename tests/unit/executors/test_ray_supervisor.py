@@ -22,7 +22,7 @@ from harness.store.records import Failure
 
 #: What every stand-in begins with; ``say`` is its side of the connection.
 BEGIN = """
-import json, os, pickle, signal, sys, time
+import json, os, pickle, signal, sys, time, zlib
 sys.path[:] = json.loads(sys.argv[4])
 from multiprocessing.connection import Connection
 channel = Connection(int(sys.argv[1]))
@@ -130,7 +130,8 @@ def test_errors_of_a_driver_keep_class_and_place(start):
 def test_a_driver_takes_the_jobs_when_it_needs_them(start):
     running = start(
         STARTED + "name, needs = channel.recv(); say(('progress', needs[1].name, 1.0, 'training')); say(('take', 1))\n"
-        "name, content = channel.recv(); say(('done', [needs[0].threads, len(needs), pickle.loads(content)[0].name]))\n"
+        "name, content = channel.recv(); job, work = pickle.loads(zlib.decompress(content))\n"
+        "say(('done', [needs[0].threads, len(needs), job.name]))\n"
         "channel.recv()"
     )
     said: list[tuple] = []

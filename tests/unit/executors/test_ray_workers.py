@@ -13,8 +13,8 @@ import rays
 from commands import Command
 from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
-from harness.executors.ray import executor
-from harness.executors.ray.executor import Running
+from harness.executors.ray import flight
+from harness.executors.ray.flight import Running
 from harness.executors.ray.task import Signs, read_progress
 from harness.store.results import read_trials
 
@@ -142,13 +142,13 @@ def signs(folder: Path, name: str = "pack") -> Signs:
 
 def test_the_deaths(tmp_path):
     found = signs(tmp_path)
-    assert executor._how_it_died(OutOfMemoryError("x"), found)[0] == "oom"
-    assert "left the Ray cluster" in executor._how_it_died(NodeDiedError("x"), found)[1]
-    assert "SIGKILL" in executor._how_it_died(WorkerCrashedError(), found)[1]
+    assert flight.how_it_died(OutOfMemoryError("x"), Running(job(tmp_path), found))[0] == "oom"
+    assert "left the Ray cluster" in flight.how_it_died(NodeDiedError("x"), Running(job(tmp_path), found))[1]
+    assert "SIGKILL" in flight.how_it_died(WorkerCrashedError(), Running(job(tmp_path), found))[1]
     found.crash.write_text("")
-    assert "SIGKILL" in executor._how_it_died(WorkerCrashedError(), found)[1]
+    assert "SIGKILL" in flight.how_it_died(WorkerCrashedError(), Running(job(tmp_path), found))[1]
     found.crash.write_text('Fatal Python error: Bus error\n\nCurrent thread 0x1:\n  File "a.py", line 3 in f\n')
-    status, message, trace = executor._how_it_died(WorkerCrashedError(), found)
+    status, message, trace = flight.how_it_died(WorkerCrashedError(), Running(job(tmp_path), found))
     assert (status, message) == ("error", "the worker crashed, twice: Bus error")
     assert "line 3 in f" in trace
 
@@ -163,7 +163,7 @@ def test_a_name_with_a_dot_has_files_of_its_own(tmp_path):
 
 def test_a_job_is_stalled_once_it_runs_and_says_nothing_new(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(executor.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(flight.time, "monotonic", lambda: clock[0])
     found, seen = signs(tmp_path), []
     work = Running(job(tmp_path, minutes=2), found)
 

@@ -193,13 +193,13 @@ def ray_executor(monkeypatch):
     def make(nodes: list[dict[str, float]]):
         about = {"Alive": True, "NodeID": "n", "NodeManagerAddress": "127.0.0.1"}
         monkeypatch.setattr(executor.ray, "nodes", lambda: [about | {"Resources": each} for each in nodes])
-        return executor.RayExecutor(types.SimpleNamespace(check=lambda: None, ours=True))
+        return executor.RayExecutor(types.SimpleNamespace(check=lambda: None, ours=True), lambda text: None)
 
     return make
 
 
 def job(threads: int = 1, device: str = "cpu") -> Any:
-    return types.SimpleNamespace(threads=threads, device=device, name="pack")
+    return types.SimpleNamespace(cpus=threads, gpus=float(device == "cuda"), device=device, name="pack")
 
 
 def test_ray_knows_its_devices(ray_executor):
@@ -216,14 +216,14 @@ def test_ray_knows_its_devices(ray_executor):
 def test_ray_refuses_what_no_node_has(ray_executor):
     """Ray would wait for ever; two nodes of two cores are not one of four."""
     executor = ray_executor([{"CPU": 2}, {"CPU": 2}])
-    assert executor._needs(job(threads=2)) == {"CPU": 2}
-    error = refused(executor._needs, job(threads=4))
-    assert "needs 4 CPU" in error.what
-    assert "more than 2" in error.what
-    assert "needs 1 GPU" in refused(executor._needs, job(device="cuda")).what
     work = Work(lambda job, report: pytest.fail("it ran"), lambda *_: pytest.fail("it ran"))
     assert executor.run([], work, lambda *_: None) == []
-    refused(executor.run, [job(threads=4)], work, lambda *_: None)
+
+    def error(needed: Any) -> InputError:
+        return refused(executor.run, [needed], work, lambda *_: None)
+
+    assert "needs 4 CPU, and no node of the Ray cluster has that: there are 2, with 2 CPU" in error(job(threads=4)).what
+    assert "needs 1 CPU and 1 GPU" in error(job(device="cuda")).what
 
 
 class Elsewhere(LocalExecutor):
