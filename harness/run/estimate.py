@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Units (`harness.study.forecast`) a second: SmolLM2-135M on 2 CPU cores (bf16), on one H100 in packs of several rows.
 FIRST_GUESS = {"cpu": 900.0, "cuda": 50_000.0}
+#: Seconds of a pack beside that: on one H200 packs of `quick` take 14 to 16 s, whatever is in them, and those of its
+#: tuning 8 to 14: steps that run before their shapes are captured, and the captures.
+FIRST_START = {"cpu": 0.0, "cuda": 10.0}
 #: Packs that a pace is learnt from at most, a record each: trials of a pack share its costs.
 MOST_PACKS = 100
 
@@ -50,7 +53,7 @@ def pace_of(campaign: Campaign, statuses: Mapping[str, str], base: BaseRecord, d
     """How long a unit of work takes; ``statuses`` of trials by fingerprint say which records may tell."""
     tokens = sum(score.tokens for score in base.scores.values())
     otherwise = base.score_seconds / tokens if tokens and _measured(base, device) else 1 / FIRST_GUESS[device.kind]
-    return learn(_samples(campaign, statuses, base, device), otherwise)
+    return learn(_samples(campaign, statuses, base, device), otherwise, FIRST_START[device.kind])
 
 
 def _measured(base: BaseRecord, device: Device) -> bool:

@@ -22,6 +22,7 @@ class Pace:
     otherwise: float
     known: Mapping[Effort, float] = field(default_factory=dict)
     records: int = 0  #: that it was learnt from
+    start: float = 0.0  #: seconds of a pack beside its units, where nothing has been learnt: what is learnt has them
 
     def of(self, work: Effort) -> float:
         """Of a kind that no record has, what others have for the same part: constants say how kinds compare."""
@@ -32,7 +33,8 @@ class Pace:
 
     def seconds(self, work: Mapping[Effort, float]) -> float:
         """Of a pack with this work, its start included."""
-        return self.otherwise * START_UNITS + sum(self.of(each) * units for each, units in work.items())
+        beside = self.otherwise * START_UNITS + (0.0 if self.known else self.start)
+        return beside + sum(self.of(each) * units for each, units in work.items())
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Sample:
     costs: Costs
 
 
-def learn(samples: Iterable[Sample], otherwise: float) -> Pace:
+def learn(samples: Iterable[Sample], otherwise: float, start: float = 0.0) -> Pace:
     """The median over samples, for each part and kind of work that they have."""
     ratios: dict[Effort, list[float]] = {}
     count = 0
@@ -53,7 +55,8 @@ def learn(samples: Iterable[Sample], otherwise: float) -> Pace:
             seconds = _seconds(sample.costs, work[0])
             if units and seconds:
                 ratios.setdefault(work, []).append(seconds / units)
-    return Pace(otherwise, {work: statistics.median(each) for work, each in ratios.items()}, count if ratios else 0)
+    known = {work: statistics.median(each) for work, each in ratios.items()}
+    return Pace(otherwise, known, count if ratios else 0, start)
 
 
 def _seconds(costs: Costs, part: Activity) -> float | None:

@@ -42,6 +42,11 @@ def test_without_costs_constants_stand():
         assert pace.seconds(LOW) == pytest.approx(7.0 * (START_UNITS + 160))
 
 
+def test_the_start_of_a_pack_is_in_what_records_tell():
+    assert learn([], 7.0, start=10.0).seconds(LOW) == pytest.approx(10 + 7.0 * (START_UNITS + 160))
+    assert learn([sample(LOW, 10)], 7.0, start=10.0).seconds(LOW) == pytest.approx(7.0 * START_UNITS + 10 + 5 + 1)
+
+
 def test_the_longest_begins_first_and_equals_stay_in_order():
     packs: Any = [
         SimpleNamespace(name=name, takes=takes) for name, takes in zip("abcdef", (2, 5, 2, 9, 5, 2), strict=True)
