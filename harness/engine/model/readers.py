@@ -6,7 +6,7 @@ read for one is read for all, in a fifth fewer products.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ class Readers:
         return None not in pairs and len({pair[0].dtype for pair in pairs if pair}) == 1
 
 
-def find_readers(linears: Sequence[PackedLinear], read: Callable[[], object]) -> Iterator[Readers]:
+def find_readers(linears: Sequence[PackedLinear], read: Callable[[], object]) -> list[Readers]:
     """Those among ``linears``, in the order in which ``read``, a pass of the model, calls them."""
     seen: list[tuple[Tensor, list[PackedLinear]]] = []  # the tensors are kept: no other can take the place of one
 
@@ -62,7 +62,7 @@ def find_readers(linears: Sequence[PackedLinear], read: Callable[[], object]) ->
         for linear in linears:
             hooks.callback(linear.register_forward_pre_hook(note).remove)
         read()
-    return (Readers(members) for _, members in seen)
+    return [Readers(members) for _, members in seen]
 
 
 def _outputs(members: Sequence[PackedLinear], x: Tensor) -> Sequence[Tensor]:
