@@ -156,3 +156,45 @@ def blind_node(cluster: Nodes, hidden: Path, cpus: int = 1, paths: Sequence[Path
         yield
     finally:
         rays.end(node.pid)
+
+
+#: Settings of Ray's by which an object store that is full puts nothing on the disk either.
+NO_DISK = {"automatic_object_spilling_enabled": False, "local_fs_capacity_threshold": 0.001}
+
+#: Fills the object stores of all nodes of the cluster at argv[1], and keeps them full.
+FILL = """
+import sys, ray
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+ray.init(address=sys.argv[1], logging_level="CRITICAL", log_to_driver=False)
+
+@ray.remote(num_cpus=0)
+class Holder:
+    def fill(self):
+        self.held, size = [], 2**23
+        while size > 100_000:  # what is smaller goes along with calls
+            try:
+                self.held.append(ray.put(bytes(size)))
+            except (ObjectStoreFullError, OutOfDiskError):
+                size //= 2
+        return len(self.held)
+
+where = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes() if node["Alive"]]
+holders = [Holder.options(scheduling_strategy=each).remote() for each in where]
+print(ray.get([holder.fill.remote() for holder in holders]), flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def full_stores(address: str) -> Iterator[None]:
+    """The object stores of the nodes of a cluster have room for nothing; needs a cluster that does not spill."""
+    words = [sys.executable, "-c", FILL, address]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line.startswith("["), line
+        yield
+    finally:
+        rays.end(process.pid)

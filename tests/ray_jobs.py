@@ -21,9 +21,12 @@ class Small:
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp()))
     device: str = "cpu"
     threads: int = 1
-    cpus: float = 1
     stall_minutes: float = 5
     seconds: float = 1
+
+    @property
+    def cpus(self) -> float:
+        return self.threads
 
     @property
     def gpus(self) -> float:

@@ -102,7 +102,7 @@ def test_a_node_is_waited_for_as_long_as_the_study_says(cluster, tmp_path, capfd
     with clusters.joined(cluster.address) as executor:
         executor.device("cpu", ResourceSettings(wait_minutes=0.05))
         with pytest.raises(InputError, match="needs 4 CPU, and no node of the Ray cluster has that") as caught:
-            executor.run([Small("job", tmp_path, threads=4, cpus=4)], ray_jobs.NAP, quiet)
+            executor.run([Small("job", tmp_path, threads=4)], ray_jobs.NAP, quiet)
         assert "none has joined within 0.05 minutes: there is 1, with 2 CPU" in caught.value.what
         said = capfd.readouterr().err
         assert said.count("waiting for a node of the Ray cluster with 4 CPU, up to 0.05 minutes") == 1
@@ -111,7 +111,7 @@ def test_a_node_is_waited_for_as_long_as_the_study_says(cluster, tmp_path, capfd
         assert "waiting for a node of the Ray cluster with a GPU" in capfd.readouterr().err
         executor.device("cpu", ResourceSettings(wait_minutes=2))
         with ThreadPoolExecutor() as pool:
-            run = pool.submit(executor.run, [Small("job", tmp_path, threads=4, cpus=4)], ray_jobs.NAP, quiet)
+            run = pool.submit(executor.run, [Small("job", tmp_path, threads=4)], ray_jobs.NAP, quiet)
             time.sleep(2)
             cluster.join(cpus=4)
             assert told(run.result())
@@ -197,3 +197,14 @@ def test_workers_run_the_code_and_plugins_of_the_run(cluster, tmp_path, in_share
     (record,) = read_trials(tmp_path / "hidden" / "out").records
     assert (record.status, record.spec.method) == ("ok", "mine")
     assert record.commit == clone().commit
+
+
+def test_an_object_store_that_is_full_stops_nobody(tmp_path):
+    """What workers send home goes by it, and so do the jobs."""
+    with ExitStack() as stack:
+        made = stack.enter_context(clusters.nodes(**clusters.NO_DISK))
+        stack.enter_context(clusters.blind_node(made, tmp_path))
+        stack.enter_context(clusters.full_stores(made.address))
+        executor = stack.enter_context(clusters.joined(made.address))
+        assert told(executor.run([Small("one", tmp_path)], ray_jobs.LEAVE, quiet)) == [[]]
+    assert (tmp_path / "adapters" / "abc.safetensors").read_bytes() == ray_jobs.CONTENT
