@@ -60,28 +60,37 @@ class MergeMean(Average):
 
 
 class BoundMerge(BoundAverage):
-    """Keeps what each finished task has left: ``values`` [N, tasks * P], one after the other."""
+    """Keeps what each finished task has left: ``values`` [N, tasks * P], one after the other.
+
+    A merge is made once for all who ask between two steps: scores, intruders, files.
+    """
 
     def __init__(self, averages: Sequence[Any], rows: Sequence[int], bank: AdapterBank[Layout]) -> None:
         self.averages, self.rows = list(averages), list(rows)
         self.values = bank.values.new_zeros(len(rows), 0)
         self.finished = torch.zeros((), device=bank.values.device)  #: 1: what trains is the last of ``values``
+        self._made: dict[int, tuple[Layout, Tensor]] = {}
 
     def begin_task(self, bank: AdapterBank[Layout], task: CurrentTask) -> None:
         self.finished.zero_()
+        self._made.clear()
 
     def after_step(self, bank: AdapterBank[Layout]) -> None:
         """What trains is looked at where it is asked for."""
+        self._made.clear()
 
     def end_task(self, bank: AdapterBank[Layout], task: CurrentTask) -> None:
+        self._made.clear()
         self.values = torch.cat([self.values, bank.values[self.rows]], 1)
         self.finished.fill_(1)
 
     def result(self, place: int, bank: AdapterBank[Layout]) -> tuple[Layout | DenseLayout, Tensor]:
-        adapters = [*self.values[place].split(bank.layout.size)] if self.values.shape[1] else []
-        if not self.finished:
-            adapters.append(bank.values[self.rows[place]])
-        return self.merged(place, torch.stack(adapters), bank.layout)
+        if place not in self._made:
+            adapters = [*self.values[place].split(bank.layout.size)] if self.values.shape[1] else []
+            if not self.finished:
+                adapters.append(bank.values[self.rows[place]])
+            self._made[place] = self.merged(place, torch.stack(adapters), bank.layout)
+        return self._made[place]
 
     @abstractmethod
     def merged(self, place: int, adapters: Tensor, layout: Layout) -> tuple[Layout, Tensor]:
@@ -91,6 +100,7 @@ class BoundMerge(BoundAverage):
         return {"values": self.values, "finished": self.finished}
 
     def load(self, state: dict[str, Tensor]) -> None:
+        self._made.clear()
         self.values = state["values"].to(self.values)
         self.finished.copy_(state["finished"])
 

@@ -50,7 +50,9 @@ class MergeTies(Average):
 
 
 class _BoundMergeTies(BoundMerge):
-    lost: float = 0.0  #: of the last one that was merged
+    def __init__(self, averages: Sequence[MergeTies], rows: Sequence[int], bank: AdapterBank[Layout]) -> None:
+        super().__init__(averages, rows, bank)
+        self.lost: dict[int, float] = {}  #: of each, when it was last merged
 
     def merged(self, place: int, adapters: Tensor, layout: Layout) -> tuple[Layout, Tensor]:
         how, values = self.averages[place], adapters.new_empty(1, layout.size)
@@ -61,12 +63,12 @@ class _BoundMergeTies(BoundMerge):
             a[0], b[0] = largest(merged, layout.rank)
             whole += float(merged.square().sum())
             kept += float((b[0] @ a[0]).square().sum())
-        self.lost = max(0.0, 1 - kept / whole) if whole else 0.0
+        self.lost[place] = max(0.0, 1 - kept / whole) if whole else 0.0
         return layout, values[0]
 
     def lost_energy(self, place: int, bank: AdapterBank[Layout]) -> float | None:
         self.result(place, bank)
-        return self.lost
+        return self.lost[place]
 
 
 def ties(changes: Tensor, density: float) -> Tensor:

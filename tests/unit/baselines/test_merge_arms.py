@@ -191,3 +191,20 @@ def test_weights_must_fit_every_stream():
     )  # fmt: skip
     with pytest.raises(InputError, match="2 weights for a stream of 3"):
         expand_arms(study, methods(), "s.yaml")
+
+
+def test_a_merge_is_made_once_between_two_steps(monkeypatch):
+    """Scores, intruders and files all ask for it; what has trained since is in the next."""
+    recipe, made = merge_ties.compose(merge_ties.Settings()), []
+    largest = merge_ties.largest
+    monkeypatch.setattr(merge_ties, "largest", lambda *given: made.append(1) or largest(*given))
+    engine, _ = through([recipe], tasks=2)
+    made.clear()
+    first = engine.scored(0, recipe).values.clone()
+    engine.lost_energy(0, recipe)
+    engine.scored(0, recipe)
+    assert len(made) == len(engine.model.slots)
+    engine.begin_task(2, [random_examples(40, 20)])
+    train(engine, batches([random_examples(16, 20)], 4, 4))
+    assert not torch.equal(engine.scored(0, recipe).values, first)
+    assert len(made) == 2 * len(engine.model.slots)
