@@ -77,24 +77,26 @@ def token_units(loss: LossLike, taught: bool = True) -> float:
     return TRAIN_UNITS * (loss.given + samples) + TEACHER_UNITS * read + SAMPLING_UNITS * samples
 
 
-def adapter_weight(pack: Pack, stage: int, *, stacks: bool) -> float:
+def adapter_weight(pack: Pack, stage: int, *, merged: bool = False) -> float:
     """Work of a token at this stage over that with adapters of rank 8, which the constants were measured with.
+
+    ``merged``: under what is made of the adapters of all tasks so far, where any trial scores that.
 
     By the products alone: the numbers of the factors, with those that earlier tasks have left, over the model's.
     """
-    stacked = stage + 1 if stacks else 1
+    stacked = stage + 1 if pack.stacks or (merged and pack.merges) else 1
     return 1 + pack.share * max(0.0, stacked - TABLE_RANK / pack.adapter.rank)
 
 
 def train_weight(pack: Pack, stage: int) -> float:
     """Work of training on a token at this stage over that with adapters of rank 8."""
     dense = trained_kind(pack.trials[0]) == "dense"
-    return adapter_weight(pack, stage, stacks=pack.stacks) * (DENSE_TRAIN if dense else 1)
+    return adapter_weight(pack, stage) * (DENSE_TRAIN if dense else 1)
 
 
 def score_weight(pack: Pack, stage: int, dense: bool) -> float:
     """The same of scoring what the pack has trained, or a ``dense`` change that was made of it."""
-    return adapter_weight(pack, stage, stacks=pack.stacks or pack.merges) * (DENSE_SCORE if dense else 1)
+    return adapter_weight(pack, stage, merged=True) * (DENSE_SCORE if dense else 1)
 
 
 def intruder_units(adapter: AdapterSettings, kind: Kind = "low-rank") -> float:
