@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from harness.report.figures.style import INK, LINE_HEIGHT, PAPER, Look, drawn_name, new_figure
+from harness.report.numbers import number
 
 
 def heat_maps(arms: list[tuple[str, np.ndarray]], names: list[str], styles: dict[str, Look]) -> Figure:
@@ -70,7 +71,7 @@ def _heat_map(axes: Axes, percent: np.ndarray, low: float, high: float) -> QuadM
         axes.text(
             j,
             i,
-            f"{value:.{1 if tasks <= 4 else 0}f}",
+            number(value, 1 if tasks <= 4 else 0),
             ha="center",
             va="center",
             fontsize=size,

@@ -583,6 +583,9 @@ def test_numbers_in_words():
     assert numbers.points(-0.0123) == "−1.2"
     assert numbers.points(-0.0001) == "0.0"
     assert numbers.number(float("inf")) == "–"
+    for off in (-1e-16, 0, 1e-16):  # whatever order a machine adds in
+        assert numbers.percent(0.4375 + off) == "43.8"
+        assert numbers.points(-0.1875 + off) == "−18.8"
 
 
 def test_equal_values_get_a_sensible_axis():
