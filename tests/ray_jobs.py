@@ -23,6 +23,7 @@ class Small:
     threads: int = 1
     stall_minutes: float = 5
     seconds: float = 1
+    card: float = 1
 
     @property
     def cpus(self) -> float:
@@ -30,7 +31,7 @@ class Small:
 
     @property
     def gpus(self) -> float:
-        return self.device == "cuda"
+        return self.card if self.device == "cuda" else 0
 
 
 def look(job: Job, report: Report) -> Outcome:

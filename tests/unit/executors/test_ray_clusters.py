@@ -97,6 +97,20 @@ def test_two_runs_share_a_cluster(cluster, tmp_path):
     assert sum(each["ended"] < end for each in second) >= 3, "the second has its share while the first is at work"
 
 
+def test_jobs_share_a_card_among_nodes_without_one(cluster, tmp_path):
+    """Fake: Ray believes what a node says of its GPUs.  Jobs for a CPU leave the node with one alone."""
+    cluster.join(cpus=2, num_gpus=1)
+    cluster.join(cpus=2)
+    halves = [Small(f"half{number}", tmp_path, "cuda", seconds=4, card=0.5) for number in range(3)]
+    with clusters.joined(cluster.address) as executor:
+        on_cards = told(executor.run(halves, ray_jobs.NAP, quiet))
+        on_cpus = told(executor.run([Small("cpu", tmp_path)], ray_jobs.NAP, quiet))
+    assert len({each["node"] for each in on_cards}) == 1
+    assert on_cpus[0]["node"] != on_cards[0]["node"]
+    at_once = [sum(other["began"] <= each["began"] < other["ended"] for other in on_cards) for each in on_cards]
+    assert max(at_once) == 2, "two halves are a card, and three are not"
+
+
 def test_a_node_is_waited_for_as_long_as_the_study_says(cluster, tmp_path, capfd):
     cluster.join(cpus=2)
     with clusters.joined(cluster.address) as executor:
