@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,8 +111,12 @@ def _answers(port: int) -> bool:
 def test_a_job_of_ray_runs_a_study_on_its_cluster(place, shared_cache):
     env = environment(place, shared_cache, RAY_AUTH_MODE="disabled")
     with head(place, env) as address:
-        done = example("ray_job.sh", place, env | {"RAY_API_SERVER_ADDRESS": address})
-        said = done.stdout + done.stderr
+        for _ in range(60):  # the dashboard answers before the agent is there that starts jobs
+            done = example("ray_job.sh", place, env | {"RAY_API_SERVER_ADDRESS": address})
+            said = done.stdout + done.stderr
+            if "No available agent" not in said:
+                break
+            time.sleep(1)
         assert done.returncode == 0, said[-3000:]
     records = read_trials(place / "out").records
     assert [record.status for record in records] == ["ok"] * 2
