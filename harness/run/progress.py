@@ -163,9 +163,12 @@ class Tracker:
         return self._done() / total if (total := self._all()) else None
 
     def _seconds_left(self, now: float) -> float | None:
+        units = self._all() - self._done()
+        if self._ended and units <= 0 and not self._jobs:
+            return 0.0
         if self._since is None or self._gained <= 0:
             return None
-        left = (self._all() - self._done()) * (now - self._since) / self._gained
+        left = units * (now - self._since) / self._gained
         each = (job.seconds_left(self._expected.get(name, 0.0), now) for name, job in self._jobs.items())
         return max(left, *(seconds for seconds in each if seconds is not None), 0.0)
 

@@ -16,6 +16,7 @@ import yaml
 from places import ROOT
 
 from harness import cli
+from harness.study.config import ResourceSettings
 
 EXAMPLES = ROOT / "examples"
 PAGE = ROOT / "docs" / "clusters.md"
@@ -126,6 +127,14 @@ def test_the_image_is_made_of_what_there_is():
     assert install[1] in project["optional-dependencies"]
     (python,) = re.findall(r"FROM python:(3\.\d+)-slim", text)
     assert any(python in line for line in project["classifiers"])
+
+
+def test_the_pages_settings_are_a_studys():
+    said = [yaml.safe_load(text) for text in re.findall(r"`(resources: \{.*?\}|wait_minutes: \d+)`", PAGE.read_text())]
+    assert len(said) >= 3
+    for settings in said:
+        given = settings.get("resources", settings)
+        assert ResourceSettings(**given).model_dump(exclude_unset=True) == given
 
 
 def test_the_page_names_every_example_and_what_was_not_tried():

@@ -92,6 +92,15 @@ def test_time_left_is_by_the_speed_of_the_run_or_its_slowest(tmp_path, clock):
     assert run.now.seconds_left == pytest.approx(99 * 11), "the others are nearly done"
 
 
+def test_packs_too_quick_to_tell_a_speed_end_as_others_do(tmp_path, clock):
+    run = Run(tmp_path, clock)
+    for number in (1, 2, 3):
+        run.say(number, 0, "starting")
+        assert run.now.seconds_left is None
+        run.say(number, 0, ENDED)
+    assert (run.now.share, run.now.seconds_left) == (1.0, 0.0)
+
+
 def test_what_an_earlier_run_has_done_tells_no_speed(tmp_path, clock):
     run = Run(tmp_path, clock)
     run.say(1, 5, "making the adapters")
