@@ -103,7 +103,7 @@ class Flight:
         return [self._outcomes[job.name] for job in jobs]
 
     def _submit(self) -> None:
-        most = self.room.most(begun=any(given.content for given in self._running.values()))
+        most = self.room.most(begun=bool(self._outcomes) or any(given.content for given in self._running.values()))
         while self._waiting and len(self._running) < most:
             job = self._waiting.popleft()
             attempt = self._tries[job.name] = self._tries.get(job.name, 0) + 1

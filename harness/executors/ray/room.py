@@ -50,7 +50,7 @@ class Room:
         return {"num_cpus": job.cpus, "num_gpus": job.gpus, "accelerator_type": kind or None}
 
     def most(self, begun: bool) -> int:
-        """How many jobs may be with Ray now; ``begun``: one of them is at work.
+        """How many jobs may be with Ray now; ``begun``: one of them is at work, or done.
 
         With an autoscaler the more there are the more it starts.  Raises InputError where no node is large enough,
         for as long as the study says.
@@ -82,8 +82,8 @@ class Room:
             raise _too_small(nodes, wanting, limit)
 
     def _tell_taken(self, begun: bool, now: float) -> None:
-        """Say once that all places are others' where none of the jobs begins."""
-        if begun or not self._slots:
+        """Say once that all places are others' where none of the jobs has begun."""
+        if begun or not self._slots or not self._joined:
             self._idle = 0.0
             return
         self._idle = self._idle or now
