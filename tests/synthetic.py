@@ -12,6 +12,7 @@ from harness.store.intruders import Intruders
 from harness.store.published import PublishedRow
 from harness.store.records import Costs, Curve, Facts, Failure, TaskScores, TrialRecord, TrialSpec
 from harness.store.reference import Reference
+from harness.store.source_claims import SourceClaim
 
 #: What a method gains on a task, what it forgets a step, its intruders (a matrix, distance) and its cost.
 TRAITS = {
@@ -47,6 +48,7 @@ class Folder:
     expected: dict[str, int] | None = None
     published: tuple[PublishedRow, ...] = ()
     reference: Reference | None = None
+    claims: tuple[SourceClaim, ...] = ()
 
 
 def spec(method: str, stream: tuple[str, ...], *, order: str = "a", seed: int = 0, **changes: Any) -> TrialSpec:

@@ -62,6 +62,11 @@ def published_dir() -> Path:
     return tasks_dir() / "published"
 
 
+def claims_dir() -> Path:
+    """The folder of sources' claims, one file a list."""
+    return tasks_dir() / "claims"
+
+
 def lock_file() -> Path:
     """Where resolved hub revisions are kept: with the tasks, or in the cache where those are an installed package."""
     return (cache_dir() if packaged() else tasks_dir()) / "lock.json"

@@ -67,7 +67,7 @@ def compare(
             remedy="run both studies on one stack and on the same items, or ask for it (--allow-mixed)",
         )
     fair = [each.name for each in metrics.compared() if not each.of_matrices or same_matrices(*arms)]
-    gaps = {name: gap for name in fair if (gap := _gap(*arms, name))}
+    gaps = {name: gap for name in fair if (gap := gap_of(*arms, name))}
     if without := [arm.name for arm in arms if not arm.values(PRIMARY)]:
         raise InputError(
             f"no average accuracy of {listed(list(dict.fromkeys(without)))}: for one of its tasks lower is better",
@@ -84,7 +84,7 @@ def compare(
     return Comparison(*arms, gaps, "; ".join(reasons), mixed)
 
 
-def _gap(first: Arm, second: Arm, name: str) -> Paired | None:
+def gap_of(first: Arm, second: Arm, name: str) -> Paired | None:
     """The paired difference in a metric; without interval and p where packs share it."""
     metric = metrics.metric(name)
     gap = paired_difference(first.values(name), second.values(name), metric.apart)

@@ -14,14 +14,19 @@ from typing import Any
 
 from harness.analysis.statistics.promises import outside, unreliable
 from harness.report import leaderboard_csv, metrics, trials_csv
+from harness.report.documented_claims import claims_table
+from harness.report.findings import RULE
 from harness.report.numbers import NOTHING, number
 from harness.report.reliability import UNRELIABLE
 
 README = Path("results", "README.md")
 STATISTICS = Path("docs", "statistics.md")
+CLAIMS_PAGE = Path("docs", "claims.md")
 SIMULATION = Path("results", "perf", "statistics.json")
 _MARKED = re.compile(
-    r"(<!-- (columns of leaderboard\.csv|columns of trials\.csv|simulation) -->\n).*?(?=<!-- end -->)", re.DOTALL
+    r"(<!-- (columns of leaderboard\.csv|columns of trials\.csv|simulation|rule of claims|claims) -->\n)"
+    r".*?(?=<!-- end -->)",
+    re.DOTALL,
 )
 #: Of the simulation's table.
 HEADINGS = {
@@ -41,6 +46,8 @@ def documented(text: str) -> str:
         "columns of leaderboard.csv": leaderboard_columns,
         "columns of trials.csv": trials_columns,
         "simulation": lambda: simulation_table(simulated()),
+        "rule of claims": lambda: f"{RULE}\n",
+        "claims": claims_table,
     }
     return _MARKED.sub(lambda match: match[1] + tables[match[2]](), text)
 
@@ -91,6 +98,6 @@ def _joined(lines: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    for path in (README, STATISTICS):
+    for path in (README, STATISTICS, CLAIMS_PAGE):
         path.write_text(documented(path.read_text(encoding="utf-8")), encoding="utf-8")
     UNRELIABLE.write_text(kept(simulated()), encoding="utf-8")

@@ -16,6 +16,7 @@ from harness.report.trial import Trial, measure
 from harness.store.published import PublishedRow
 from harness.store.records import TrialRecord
 from harness.store.reference import Reference
+from harness.store.source_claims import SourceClaim
 from harness.store.tuning import Choice, Tuning
 from harness.study.reference import DEFAULT, Candidate, decide
 
@@ -41,6 +42,9 @@ class Readout(Protocol):
     @property
     def reference(self) -> Reference | None: ...
 
+    @property
+    def claims(self) -> Sequence[SourceClaim]: ...
+
 
 @dataclass(frozen=True)
 class StudyResults:
@@ -53,6 +57,7 @@ class StudyResults:
     mixtures: list[str]
     published: list[PublishedRow]  #: others' numbers on the same benchmark
     compared: Reference | None  #: whom the arms are compared with, by name
+    claims: tuple[SourceClaim, ...] = ()  #: what sources claim, for the report to test
 
     @cached_property
     def trials(self) -> list[Trial]:
@@ -71,12 +76,12 @@ class StudyResults:
     @cached_property
     def reference(self) -> Arm | None:
         """The arm that others are compared with where they have no other partner."""
-        return self._named(self.compared.arm) if self.compared else None
+        return self.named(self.compared.arm) if self.compared else None
 
     def partner(self, arm: Arm) -> Arm | None:
         """Whom an arm is compared with; None for the reference itself, and where there is none."""
         name = self.compared.partner(arm.name) if self.compared else None
-        return self._named(name) if name else None
+        return self.named(name) if name else None
 
     @cached_property
     def partners(self) -> list[Arm]:
@@ -91,7 +96,8 @@ class StudyResults:
             return "its reference"
         return called(self.partners[0].name) if self.partners else ""
 
-    def _named(self, name: str) -> Arm | None:
+    def named(self, name: str) -> Arm | None:
+        """The arm of this name; None where there is none."""
         return next((arm for arm in self.arms if arm.name == name), None)
 
     @cached_property
@@ -155,7 +161,10 @@ def gather(
     compared = readout.reference or _reference(records, readout.expected or {})
     arms = _arms(records, readout.expected, compared, tuning.arms if tuning else {})
     name = ", ".join(dict.fromkeys(record.study for record in records))
-    return StudyResults(name, arms, records, sorted(readout.quarantined), mixtures, list(readout.published), compared)
+    return StudyResults(
+        name, arms, records, sorted(readout.quarantined), mixtures, list(readout.published), compared,
+        tuple(readout.claims),
+    )  # fmt: skip
 
 
 def _reference(records: Sequence[TrialRecord], expected: Iterable[str]) -> Reference | None:

@@ -13,6 +13,7 @@ from harness.data.tasks.text import check_text
 from harness.errors import InputError
 from harness.executors.hardware import likely_device
 from harness.executors.interface import ENDED, FAILED, NO_FIGURES, Figures
+from harness.run.claimed import claims_of
 from harness.run.progress import Tracker
 from harness.run.requirements import check_directions, check_sizes, check_streams
 from harness.store.checkpoints import sweep, sweep_signs
@@ -21,13 +22,8 @@ from harness.store.files import sweep_temporary
 from harness.store.published import PublishedRow, read_published
 from harness.store.records import FINAL
 from harness.store.reference import Reference
-from harness.store.results import (
-    check_schema,
-    open_results,
-    read_some,
-    read_trials,
-    set_aside,
-)
+from harness.store.results import check_schema, open_results, read_some, read_trials, set_aside
+from harness.store.source_claims import SourceClaim
 from harness.store.superseded import returning, supersede, take_back
 from harness.store.survey import Survey, survey
 from harness.store.trial_files import read_identities
@@ -62,6 +58,7 @@ class Campaign:
     searches: tuple[search.Search, ...] = ()  #: of a tuning study: what is tried for each arm
     reference: Reference | None = None  #: whom its arms are compared with; none in a tuning study
     warnings: tuple[str, ...] = ()  #: what to know of the comparisons, as that nothing will be tested
+    claims: tuple[SourceClaim, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,6 +100,7 @@ def lay_out(study: Study, where: str, folder: Path, *, device: Callable[[str], D
     check_streams(study, where)
     published = _published(study, where)
     registry = methods()
+    claims = () if tune else claims_of(study, registry, where)
     searches: tuple[search.Search, ...] = ()
     of = study
     if tune:
@@ -125,7 +123,9 @@ def lay_out(study: Study, where: str, folder: Path, *, device: Callable[[str], D
     size, dense = pack_size(study, source.path, kind), dense_rows(study, source.path, kind)
     plan = build_plan(study, registry, inputs, size, where, dense, adapter_share(source.path))
     notes = (*remarks(study, registry), *tuned, *_model_remarks(study, source.path, plan))
-    return Campaign(study, folder, source, inputs.task_digests, plan, published, notes, searches, reference, said)
+    return Campaign(
+        study, folder, source, inputs.task_digests, plan, published, notes, searches, reference, said, claims
+    )
 
 
 def _inputs(
@@ -271,7 +271,8 @@ def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher
             if what not in (ENDED, FAILED):
                 watcher.progress(name, units, what)
 
-        open_results(folder, study.name, campaign.plan.expected, campaign.published, campaign.reference)
+        expected = campaign.plan.expected
+        open_results(folder, study.name, expected, campaign.published, campaign.reference, campaign.claims)
         planned = campaign.plan.fingerprints
         take_back(folder, planned)
         state = read_state(campaign, quarantine=True)

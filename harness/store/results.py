@@ -30,6 +30,7 @@ from harness.store.lean import Lean, uncollected
 from harness.store.published import PublishedRow, check_published, plain
 from harness.store.records import FINAL, SCHEMA_VERSION, BaseRecord, TrialRecord
 from harness.store.reference import Reference, check_reference
+from harness.store.source_claims import SourceClaim, check_claims, plain_claims
 from harness.store.trial_files import of_schema, read_trial, readable, trial_path
 
 MANIFEST = "study.json"
@@ -46,6 +47,7 @@ class Readout:
     expected: dict[str, int] | None = None  #: arm -> trials of the plan; None where no plan was written
     published: tuple[PublishedRow, ...] = ()  #: others' numbers that the study names
     reference: Reference | None = None  #: whom its arms are compared with; None where no plan said so
+    claims: tuple[SourceClaim, ...] = ()  #: sources' claims that the study names
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Manifest:
     expected: dict[str, int] | None = None  #: arm -> trials of the plan
     published: tuple[PublishedRow, ...] = ()
     reference: Reference | None = None
+    claims: tuple[SourceClaim, ...] = ()
 
 
 # -- whose folder it is -----------------------------------------------------------------------------------------------
@@ -66,6 +69,7 @@ def open_results(
     expected: Mapping[str, int],
     published: Sequence[PublishedRow] = (),
     reference: Reference | None = None,
+    claims: Sequence[SourceClaim] = (),
 ) -> None:
     """Make the folder this study's, or check that it is; for whoever holds its claim.
 
@@ -77,10 +81,14 @@ def open_results(
         owners = {record.study for record in read_records(folder)[0]}
         if owners != {study}:
             raise problem
-    content = {"schema_version": SCHEMA_VERSION, "study": study, "expected": dict(expected)}
+    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "study": study, "expected": dict(expected)}
     if reference:
         content["reference"] = reference.model_dump(mode="json")
-    write_json(manifest, content | ({"published": plain(published)} if published else {}))
+    if published:
+        content["published"] = plain(published)
+    if claims:
+        content["claims"] = plain_claims(claims)
+    write_json(manifest, content)
 
 
 def _not_ours(folder: Path, study: str) -> InputError | None:
@@ -204,11 +212,11 @@ def read_trials(folder: Path, *, quarantine: bool = False, lean: bool = False) -
     """
     said = read_manifest(folder)
     records, damaged = read_records(folder, quarantine=quarantine, lean=lean)
-    return Readout(records, damaged, said.expected, said.published, said.reference)
+    return Readout(records, damaged, said.expected, said.published, said.reference, said.claims)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What ``study.json`` says: trials of the plan by arm, others' numbers, and whom arms are compared with."""
+    """What ``study.json`` says: trials of the plan by arm, others' numbers and claims, whom arms are compared with."""
     path = folder / MANIFEST
     if not path.exists():
         return Manifest()
@@ -217,6 +225,7 @@ def read_manifest(folder: Path) -> Manifest:
         {str(arm): int(n) for arm, n in manifest.get("expected", {}).items()},
         check_published(manifest.get("published", ()), f"{path}:published"),
         check_reference(manifest.get("reference"), f"{path}:reference"),
+        check_claims(manifest.get("claims", ()), f"{path}:claims"),
     )
 
 

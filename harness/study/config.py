@@ -204,6 +204,7 @@ class Study(CommonSettings):
     resources: ResourceSettings = ResourceSettings()
     tuning: TuningSettings = TuningSettings()
     published: str | None = Field(default=None, description="a file of tasks/published: numbers for the report to show")
+    claims: str | None = Field(default=None, description="a file of tasks/claims: what sources claim, for the report")
 
     @field_validator("methods", mode="before")
     @classmethod

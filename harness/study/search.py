@@ -213,6 +213,7 @@ def tuning_study(study: Study, searches: Iterable[Search], where: str) -> Study:
         "reference": None,
         "keep_adapters": "none",
         "published": None,
+        "claims": None,
         "scoring": study.scoring.model_copy(update=asked),
     }
     changed = study.model_copy(update=changes)

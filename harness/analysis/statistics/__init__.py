@@ -11,6 +11,7 @@ from harness.analysis.statistics.items import PairedChange, jackknife_error, pai
 from harness.analysis.statistics.multiplicity import LEAST_SEEDS, LEVEL, holm, holm_ps
 from harness.analysis.statistics.paired import (
     Paired,
+    ends_among,
     minimum_detectable_effect,
     paired_difference,
     paired_differences,
@@ -43,6 +44,7 @@ __all__ = [
     "Residual",
     "Scale",
     "block_residual",
+    "ends_among",
     "holm",
     "holm_ps",
     "inside",

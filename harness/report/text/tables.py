@@ -15,6 +15,7 @@ from harness.report.metrics import PRIMARY
 from harness.report.numbers import NOTHING, interval, joined, listed, number, percent, points, with_error
 from harness.report.study import StudyResults, called
 from harness.report.text import published
+from harness.report.text.claims import claims_tables
 from harness.report.text.table import Table, settings
 from harness.store.records import TaskScores
 
@@ -23,6 +24,7 @@ def tables(study: StudyResults, board: Sequence[BoardRow]) -> list[Table]:
     """Every table but the board itself; those with nothing to show are left out."""
     yardstick = called(study.reference.name) if study.reference else "the reference"
     return [
+        *claims_tables(study),
         *_published(study, board),
         _per_task(study, board),
         *_per_order(study, board),

@@ -93,6 +93,7 @@ STUDIES = [
     ({"methods": {"lora": {"adapter": {"rank": "8"}}}}, ":methods.lora.adapter.rank"),
     ({"methods": {"lora": {"[/bold]": 1}}}, ":methods.lora.[/bold]"),
     ({"title": ["x"]}, ":title"), ({"published": "none"}, ":published"), ({"published": "../x"}, ":published"),
+    ({"claims": "none"}, ":claims"), ({"claims": "../x"}, ":claims"), ({"claims": ["core_arms"]}, ":claims"),
     ({"a\x1b[31m": 1}, r":a\x1b[31m"), ({LONG: 1}, ":1"),
 ]  # fmt: skip
 

@@ -99,6 +99,51 @@ def test_a_run_takes_the_published_numbers_along(load, tmp_path):
     assert refused(load, published="standard").where.endswith("mine.yaml:published")
 
 
+CLAIM = {
+    "claim": "it helps", "source": "a paper", "number": "+2", "model": "m", "protocol": "p", "arm": "dora",
+    "outcome": "forgetting", "direction": "lower",
+}  # fmt: skip
+
+
+@pytest.fixture
+def claims(tmp_path, monkeypatch):
+    """``claims(arm="lora")``: the list `mine` holds one good claim and this one; its file comes back."""
+    monkeypatch.setattr(campaign.paths, "claims_dir", lambda: tmp_path)
+
+    def write(**changes):
+        file = tmp_path / "list.yaml"
+        file.write_text(json.dumps([CLAIM, CLAIM | changes]))
+        return file
+
+    return write
+
+
+def test_a_run_takes_the_claims_of_its_study_along(load, claims, tmp_path):
+    claims(arm="frozen", against="lora")
+    found = load(claims="list")
+    assert start(found).jobs == ["base"]
+    assert [claim.arm for claim in read_trials(tmp_path / "out").claims] == [("dora",), ("frozen",)]
+    prints = [trial.fingerprint for trial in found.plan.trials]
+    assert prints == [trial.fingerprint for trial in load().plan.trials], "an arm that the study lacks is no error"
+
+
+@pytest.mark.parametrize(("change", "key", "near"), [
+    ({"arm": "dorra"}, "arm", "dora"), ({"arm": "lora@hot"}, "arm", "lora"),
+    ({"arm": ["dora", "lorra"]}, "arm", "lora"),
+    ({"arm": "frozen", "against": "lorra"}, "against", "lora"), ({"outcome": "luck"}, "outcome", ""),
+    ({"direction": "up"}, "direction", ""),
+])  # fmt: skip
+def test_a_claim_that_no_board_has_is_named(load, claims, change, key, near):
+    file = claims(**change)
+    caught = refused(load, claims="list")
+    assert caught.where == f"{file}:1.{key}"
+    assert near in caught.remedy
+
+
+def test_an_unknown_list_of_claims_is_named(load):
+    assert refused(load, claims="core_arm").where.endswith("mine.yaml:claims")
+
+
 def test_a_folder_in_use_is_refused(load, tmp_path):
     import socket
 

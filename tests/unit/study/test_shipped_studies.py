@@ -8,6 +8,7 @@ import pytest
 from places import ROOT
 
 from harness.method.registry import methods
+from harness.run.claimed import claims_of
 from harness.study import search
 from harness.study.arms import expand_arms
 from harness.study.config import Study
@@ -37,6 +38,24 @@ def test_it_plans_and_asks_one_question(file):
     assert study.title.endswith("?")
     first = file.read_text().splitlines()[0]
     assert re.match(r"# [A-Z]((?!\. ).)*\?(  |$)", first), "the first line asks it, before anything else is said"
+
+
+def test_every_list_of_claims_is_a_study_s_and_has_its_arms():
+    studies = [study for study in map(load_study, FILES) if study.claims]
+    assert {path.stem for path in (ROOT / "tasks" / "claims").iterdir()} == {study.claims for study in studies}
+    for study in studies:
+        arms = {arm.name for arm in expand_arms(study, methods(), study.name)}
+        for claim in claims_of(study, methods(), study.name):
+            assert {*claim.arm, *([claim.against] if claim.against else [])} <= arms
+
+
+@pytest.mark.parametrize("source", [
+    "2603.05204", "2601.19897", "2607.01763", "2405.09673", "2603.27707", "2410.21228", "EMA on LoRA", "2602.04998",
+])  # fmt: skip
+def test_the_disputes_of_the_field_stand_on_the_board_of_all(source):
+    found = [claim for claim in claims_of(of("core_arms"), methods(), "core_arms") if source in claim.source]
+    assert found
+    assert len({claim.claim for claim in found}) == len(found)
 
 
 @pytest.mark.parametrize("file", OWN, ids=[path.stem for path in OWN])

@@ -20,6 +20,14 @@ def gap_of(differences, orders=1, scale=(None, None)):
     return own.paired_difference(dict(zip(keys, differences, strict=True)), dict.fromkeys(keys, 0.0), scale)
 
 
+def test_intervals_that_hold_together_are_wider():
+    gap = gap_of([0.1, 0.2, 0.3, 0.2])
+    assert own.ends_among(gap, 1) == pytest.approx((gap.low, gap.high))
+    half = stats.t.ppf(1 - 0.05 / 10, 3) * gap.error
+    assert own.ends_among(gap, 5) == pytest.approx((0.2 - half, 0.2 + half))
+    assert own.ends_among(gap_of([0.1, 0.1, 0.1]), 5) is None
+
+
 def test_paired_difference_pairs_by_order_and_seed():
     arm = {("a", 0): 0.6, ("a", 1): 0.7, ("a", 2): 0.8, ("b", 9): 0.1}
     lora = {("a", 0): 0.5, ("a", 1): 0.5, ("a", 2): 0.5, ("c", 9): 0.9}
