@@ -105,8 +105,8 @@ def _markdown(value: Any) -> Any:
 
 
 def _grid(table: Table) -> Markup:
-    """A table in GitHub's Markdown: numbers to the right."""
-    rules = ["---", *(["---:"] * (len(table.columns) - 1))]
+    """A table in GitHub's Markdown: numbers to the right, sentences to the left."""
+    rules = ["---", *(["---" if table.prose else "---:"] * (len(table.columns) - 1))]
     cells = [[_markdown(cell) for cell in row] for row in (table.columns, *table.fixed, *table.rows)]
     return Markup("\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rules, *cells[1:])))
 

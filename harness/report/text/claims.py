@@ -26,7 +26,7 @@ def claims_tables(study: StudyResults) -> list[Table]:
     """One row a claim; no table where the study names none."""
     if not study.claims:
         return []
-    table = Table(HEADING, [*STATED, "Tested here", "Found [95 % CI]", "Verdict"], caption=RULE)
+    table = Table(HEADING, [*STATED, "Tested here", "Found [95 % CI]", "Verdict"], caption=RULE, prose=True)
     for claim in study.claims:
         found = finding(study, claim)
         table.rows.append([*stated(claim), tested_by(claim, found), found.found, found.answer])

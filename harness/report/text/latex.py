@@ -61,7 +61,8 @@ def _float(table: Table, label: str) -> str:
     if table.fixed:
         rules.append(r"\midrule")
     rules += [*rows[1 + len(table.fixed) :], r"\bottomrule"]
-    tabular = "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}", *rules, r"\end{tabular}"])
+    columns = "p{32mm}" * len(table.columns) if table.prose else "l" + "r" * (len(table.columns) - 1)
+    tabular = "\n".join([rf"\begin{{tabular}}{{{columns}}}", *rules, r"\end{tabular}"])
     if len(table.columns) > 6:
         tabular = f"\\resizebox{{\\textwidth}}{{!}}{{%\n{tabular}%\n}}"
     caption = escaped(f"{table.heading}. {table.caption}".strip())

@@ -16,6 +16,7 @@ class Table:
     rows: list[list[str]] = field(default_factory=list)
     caption: str = ""
     fixed: list[list[str]] = field(default_factory=list)
+    prose: bool = False  #: cells hold sentences, which wrap
 
 
 def settings(values: dict[str, Any]) -> dict[str, str]:
