@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from harness.analysis.statistics import LEVEL, Paired, minimum_detectable_effect, paired_difference
+from harness.analysis.statistics import LEVEL, Paired, minimum_detectable_effect
 from harness.errors import InputError, unknown_name
 from harness.report import metrics
 from harness.report.arms import Arm, same_matrices
 from harness.report.estimates import estimate
+from harness.report.gaps import gap_of
 from harness.report.leaderboard import trial_count
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import NOT_TESTABLE, NOTHING, interval, joined, listed, number, p_text, plural, points
@@ -82,15 +83,6 @@ def compare(
         )
     reasons = [f"{arm.name} is not ranked ({why})" for arm in arms if (why := arm.why_not_ranked())]
     return Comparison(*arms, gaps, "; ".join(reasons), mixed)
-
-
-def gap_of(first: Arm, second: Arm, name: str) -> Paired | None:
-    """The paired difference in a metric; without interval and p where packs share it."""
-    metric = metrics.metric(name)
-    gap = paired_difference(first.values(name), second.values(name), metric.apart)
-    if gap and metric.shared and (first.packed or second.packed):
-        return replace(gap, low=None, high=None, p=None, p_sign_flip=None, error=None)
-    return gap
 
 
 def _arm(study: StudyResults, name: str) -> Arm:

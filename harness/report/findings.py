@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from harness.analysis.statistics import ends_among
 from harness.report import metrics
 from harness.report.arms import Arm, same_matrices
-from harness.report.comparison import gap_of
 from harness.report.estimates import certain
+from harness.report.gaps import gap_of
 from harness.report.metric import Metric
 from harness.report.numbers import NOTHING, interval, joined, listed, number, plural
 from harness.report.study import StudyResults
