@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from harness.engine.model.products import multiplies_bfloat16
 from harness.engine.model.try_kernels import kernels_for, tried
-from harness.store.fingerprint import digest
+from harness.store.fingerprint import digest, source_digest
 from harness.study.config import CommonSettings, Study
 from harness.study.stack import Device, cpu_name, plain_stack
 
@@ -40,8 +40,16 @@ def versions(study: CommonSettings, kind: str) -> dict[str, Any]:
         ran["cuda"] = torch.version.cuda
         ran |= fused_kernels()
         if kernels_for(device):  # ours
-            ran["triton"] = version("triton")
+            ran["triton"], ran["kernels"] = version("triton"), _kernels()
     return {**ran, "digest": digest(ran)[:16]}
+
+
+@cache
+def _kernels() -> str:
+    """A digest of our own kernels and of what calls them: a change of theirs may move a last bit."""
+    folder = Path(__file__).parent / "model"
+    sources = sorted([*folder.glob("kernels/*.py"), *(folder / f"{name}.py" for name in ("fused", "gated", "readers"))])
+    return source_digest(sources)[:8]
 
 
 def fused_kernels() -> dict[str, str]:

@@ -26,13 +26,15 @@ class _Layout:
     rows: list[TreeRow]
     owner: np.ndarray
     documents: tuple[np.ndarray, ...]  # the token requests of each whose instances have one each, in their order
+    document: np.ndarray  # of every token request, its place among these, or -1
     batches: dict[int, list[ScoringBatch]]  # for the number of trials that run side by side
 
     def answered_by(self, asked: np.ndarray) -> Iterator[np.ndarray]:
-        """The documents whose last answer is among these: rows hold a document's requests, and batches hold rows."""
-        known = np.zeros(len(self.owner), dtype=bool)
-        known[asked] = True
-        return (document for document in self.documents if known[document].all())
+        """The documents all of whose answers are among these, as they are where one row holds them."""
+        places, counts = np.unique(self.document[asked], return_counts=True)
+        for place, count in zip(places, counts, strict=True):
+            if place >= 0 and count == len(self.documents[place]):
+                yield self.documents[place]
 
 
 #: (an instance of the document, its log-probabilities [K, n], which of them are greedy [K, n])
@@ -150,7 +152,11 @@ class PackedLM(EncodingLM):
         for number in range(len(requests)):
             documents[instances[owner[number]].task_name, instances[owner[number]].doc_id].append(number)
         single = np.bincount(owner, minlength=len(instances)) == 1
-        return _Layout(rows, owner, tuple(np.asarray(d) for d in documents.values() if single[owner[d]].all()), {})
+        whole = tuple(np.asarray(numbers) for numbers in documents.values() if single[owner[numbers]].all())
+        document = np.full(len(requests), -1)
+        for place, numbers in enumerate(whole):
+            document[numbers] = place
+        return _Layout(rows, owner, whole, document, {})
 
     def _answer_scored(
         self, instances: Sequence[Instance], trials: int, progress: Progress, ahead: Ahead | None

@@ -76,6 +76,11 @@ class ScoredTask:
     judge_ahead: Callable[[int, list[Any]], None] = lambda doc_id, results: None
 
     @property
+    def judges_ahead(self) -> bool:
+        """Whether lm-eval itself judges a document's choices: by its results alone, without a draw."""
+        return self.kind == "multiple_choice" and self.task.config.process_results is None
+
+    @property
     def aggregate(self) -> Callable[[Sequence[Any]], float]:
         """lm-eval's function from the values of all items to the score."""
         return self.task.aggregation()[self.metric]

@@ -70,11 +70,12 @@ class Scorer:
             for name in tasks:
                 self.suite.tasks[name].ahead.clear()
             self.lm.answer(instances, trials, progress, self._judge_ahead if self.judges_ahead else None)
-        with _undisturbed(self.model):
-            return [self._judge(trial, chosen) for trial in range(trials)]
+        return [self._judge(trial, chosen) for trial in range(trials)]
 
     def _judge_ahead(self, instance: Instance, logprob: np.ndarray, greedy: np.ndarray) -> None:
         task = self.suite.tasks[str(instance.task_name)]
+        if not task.judges_ahead:
+            return
         for values, likeliest in zip(logprob, greedy, strict=True):
             if np.isfinite(values).all():
                 task.judge_ahead(
@@ -86,7 +87,7 @@ class Scorer:
         if trial in self.lm.broken:
             return None
         self.lm.trial = trial
-        with trusted(f"scoring of {', '.join(chosen)}"):
+        with _same_draws(), trusted(f"scoring of {', '.join(chosen)}"):
             results = evaluate(lm=self.lm, task_dict={"tasks": chosen}, bootstrap_iters=0, log_samples=False)
         assert results is not None, "lm-eval returns results on rank 0, and there is no other"
         each = cast(dict[str, Any], results)["results"]
@@ -113,18 +114,27 @@ def _correctness(values: list) -> tuple[bool, ...] | None:
 
 
 @contextmanager
-def _undisturbed(model: PackedModel) -> Iterator[None]:
-    """Random states and train/eval mode are as before afterwards."""
-    training = model.module.training
+def _same_draws() -> Iterator[None]:
+    """Random states of the host are as before afterwards: every trial is judged by the same draws."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if model.device.type == "cuda" else None
-    model.module.eval()
     try:
         yield
     finally:
-        model.module.train(training)
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+@contextmanager
+def _undisturbed(model: PackedModel) -> Iterator[None]:
+    """Random states and train/eval mode are as before afterwards."""
+    training = model.module.training
+    cuda = torch.cuda.get_rng_state_all() if model.device.type == "cuda" else None
+    model.module.eval()
+    try:
+        with _same_draws():
+            yield
+    finally:
+        model.module.train(training)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)

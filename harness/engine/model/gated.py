@@ -28,13 +28,15 @@ def _forward(
 ) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         of_gate, of_up = (member.change and member.change.low_rank for member in (gate, up))
-        watched = gate._forward_pre_hooks or up._forward_pre_hooks  # which a call of the layers alone would run
+        # which a call of the layers alone would run
+        watched = any(layer._forward_pre_hooks or layer._forward_hooks for layer in (gate, up))
         if x.dtype not in LOW or of_gate is None or of_up is None or of_gate[0].shape != of_up[0].shape or watched:
             return own(x)
         (a_gate, b_gate), (a_up, b_up) = of_gate, of_up
         weights = (gate.weight, up.weight, gate.bias, up.bias)
         if a_gate.dtype is x.dtype:
             return layer.down_proj(_GatedLoRA.apply(kernels, x, a_gate, a_up, b_gate, b_up, *weights))
+        assert not torch.is_grad_enabled(), "float32 factors on a base of 16 bits infer"
         rows = x.reshape(len(a_gate), -1, x.shape[-1]).contiguous()
         down = kernels.down_states(rows, stacked_factors((a_gate, a_up)))
         return layer.down_proj(_opened(kernels, x, down, b_gate, b_up, weights)[0])

@@ -34,11 +34,33 @@ def joins_rows(model: PackedModel) -> bool:
     fits = model.dtype in LOW and width in WIDTHS and model.window is None
     if not (fits and config.model_type in FAMILIES and model.attends_itself and kernels_for(model.device)):
         return False
+    try:
+        return _keeps_rows_apart(model) and _runs_back(model, heads, config.num_key_value_heads, width)
+    except Exception:  # what a compiler raises whose GPU has too little shared memory, or a family's code
+        return False
+
+
+def _keeps_rows_apart(model: PackedModel) -> bool:
     lengths = torch.tensor([9, 5])
     ids = (torch.arange(14, device=model.device) * 7919) % model.vocabulary
     positions = torch.cat([torch.arange(int(length), device=model.device) for length in lengths])
     starts = torch.tensor([[0, 9, 14]], device=model.device)
     with torch.no_grad():
         alone = torch.cat([model.hidden(part[None])[0] for part in ids.split(lengths.tolist())])
-        together = model.hidden(ids[None], joined=Joined(starts, positions[None], 16))[0]
+        together = model.hidden(ids[None], joined=Joined(starts, positions[None], LONGEST))[0]
     return bool((together - alone).norm() <= ROUNDING * alone.norm())
+
+
+def _runs_back(model: PackedModel, heads: int, groups: int, width: int) -> bool:
+    """Whether the largest tile of the kernel compiles and runs both ways on this card; it raises where it does not."""
+    kernels = kernels_for(model.device)
+    assert kernels is not None
+    query, key = (
+        torch.ones(1, n, LONGEST, width, dtype=model.dtype, device=model.device, requires_grad=True)
+        for n in (heads, groups)
+    )
+    starts = torch.tensor([[0, LONGEST]], device=model.device)
+    with torch.enable_grad():
+        mixed = kernels.row_attention(query, key, key, starts, LONGEST, 1.0)
+        gradient = torch.autograd.grad(mixed.sum(), query)[0]
+    return bool(gradient.isfinite().all())

@@ -161,6 +161,7 @@ class PackedLinear(nn.Module):
                 self._squares = self.weight.float().square().sum(1)
             change = change.resolved(self.weight, self._squares)
         self.change = change
+        self.readers.forget()
 
     def forward(self, x: Tensor) -> Tensor:
         change = self.change

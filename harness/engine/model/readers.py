@@ -42,6 +42,10 @@ class Readers:
             self._states = None
         return y
 
+    def forget(self) -> None:
+        """Keep nothing of a pass that stopped between two members."""
+        self._states, self._outputs = None, {}
+
     def _alike(self) -> bool:
         """Whether all have factors, of one dtype."""
         pairs = [None if member.change is None else member.change.low_rank for member in self.members]
@@ -80,6 +84,7 @@ def _add_in_float32(ys: Sequence[Tensor], x: Tensor, a: Tensor, factors_b: Seque
     """Add factors in float32 to outputs of 16 bits, before they are rounded again: as PEFT does outside autocast."""
     rows, into = x.reshape(len(a), -1, a.shape[2]), [y.view(len(a), -1, y.shape[-1]) for y in ys]
     if kernels := kernels_for(x.device):
+        assert not torch.is_grad_enabled(), "float32 factors on a base of 16 bits infer"
         kernels.add_updates(into, rows.contiguous(), a, factors_b)
         return
     chunk = max(1, PRECISE_ROWS // len(a))

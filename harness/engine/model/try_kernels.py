@@ -32,7 +32,8 @@ def tried() -> tuple[ModuleType | None, str]:
     try:
         from harness.engine.model import kernels
 
-        _compare(kernels, torch.device("cuda"))
+        with torch.enable_grad():  # also where somebody infers
+            _compare(kernels, torch.device("cuda"))
     except Exception as error:  # Triton raises what it likes: its own errors, those of a compiler, of a driver
         said = str(error).strip()
         return None, f"{type(error).__name__}: {said.splitlines()[0] if said else 'nothing more is known'}"
@@ -58,10 +59,28 @@ def _compare(kernels: ModuleType, device: torch.device) -> None:
         _off(opened, F.silu(twice) * twice) / HALF_ROUNDING,
         float((peak + log_sum - logits.logsumexp(-1)).abs().max()) / ROUNDING,
     ]
+    for rank in (5, 70):  # of one part, and of two
+        off += [error / HALF_ROUNDING for error in _off_at_the_gate(kernels, x, rank)]
     for kernel, written, given, constants in _in_training(kernels, x):
         off += [error / HALF_ROUNDING for error in _off_there_and_back(kernel, written, given, constants)]
     if not (all(error < 1 for error in off) and bool((likeliest == logits.argmax(-1)).all())):
         raise ArithmeticError(f"a kernel is wrong on this device: {max(off):.1g} times what rounding allows")
+
+
+def _off_at_the_gate(kernels: ModuleType, x: Tensor, rank: int) -> Iterator[float]:
+    """Of a gate behind updates in bfloat16, and of its way back, from autograd in float64."""
+    generator = torch.Generator().manual_seed(rank)
+    shapes = ((2, 70, 40), (2, 70, 40), (2, 70, 2 * rank), (2, 40, rank), (2, 40, rank), (2, 70, 40))
+    given = [torch.randn(*shape, generator=generator).to(x.device, torch.bfloat16) / 4 for shape in shapes]
+    gate, up, down, b_gate, b_up, change = (tensor.double() for tensor in given)
+    opening, passed = (
+        (of + part @ b.mT).requires_grad_()
+        for of, part, b in zip((gate, up), down.chunk(2, 2), (b_gate, b_up), strict=True)
+    )
+    wanted = F.silu(opening) * passed
+    yield _off(kernels.gated(*given[:5]), wanted)
+    backs = torch.autograd.grad(wanted, (opening, passed), change)
+    yield from map(_off, kernels.gated_back(given[5], *given[:5]), backs)
 
 
 def _in_training(kernels: ModuleType, x: Tensor) -> list[tuple[Kernel, Kernel, list[Tensor], tuple[Any, ...]]]:

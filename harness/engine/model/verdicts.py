@@ -16,7 +16,7 @@ from harness.engine.model.verdict import Verdict
 from harness.errors import LorabenchError
 
 #: Whose change may change a verdict, below harness/engine.
-SOURCES = ("adapters/layout.py", "generate.py", "model/*.py")
+SOURCES = ("adapters/layout.py", "generate.py", "model/**/*.py")
 
 
 def kept_verdict(path: Path, dtype: str, device: str, targets: Sequence[str]) -> Verdict | None:

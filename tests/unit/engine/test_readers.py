@@ -92,6 +92,23 @@ def test_an_output_that_nobody_asks_for_has_no_gradient():
     assert relative(found.detach(), wanted.detach()) < 1e-5, "what was read before is not handed out"
 
 
+def test_a_new_change_forgets_a_pass_that_stopped():
+    members = layers(torch.device("cpu"), torch.float32)
+    together, x = Readers(members), drawn(6, 7, WIDTH, device=torch.device("cpu"))
+    for member in members:
+        member.readers = together
+    values = drawn(2, RANK * (3 * WIDTH + sum(HEIGHTS)), device=torch.device("cpu"))
+    for scale in (1.0, 2.0):
+        for member, pair in zip(members, pairs(scale * values), strict=True):
+            member.take(Change(*pair))
+        together.output(members[0], x)  # and the others are not asked
+    second = together.output(members[1], x)
+    alone = linear._PackedLoRA.apply(x, *pairs(2.0 * values)[1], members[1].weight, members[1].bias)
+    assert relative(second, alone) < 1e-5
+    members[1].take(None)
+    assert not together._outputs
+
+
 def test_factors_that_lie_beside_each_other_are_not_copied():
     values = drawn(2, RANK * (3 * WIDTH + sum(HEIGHTS)), device=torch.device("cpu"))
     factors = [a for a, _ in pairs(values)]

@@ -108,7 +108,7 @@ class _RowAttention(torch.autograd.Function):
         _forward[_grid(key, starts)](  # pyright: ignore[reportIndexIssue]  # a kernel's grid
             query, key, value, mixed, starts, starts.shape[1] - 1, query.shape[2], scale,
             *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *mixed.stride()[:3],
-            *_tile(query, key, longest), num_warps=_warps(longest),
+            *_tile(query, key, longest), num_warps=_warps(longest), num_stages=_stages(query, longest),
         )  # fmt: skip
         ctx.save_for_backward(query, key, value, starts)
         ctx.longest, ctx.scale = longest, scale
@@ -124,6 +124,7 @@ class _RowAttention(torch.autograd.Function):
             query.shape[2], ctx.scale,
             *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *down.stride()[:3], *to_query.stride()[:3],
             *to_key.stride()[:3], *_tile(query, key, ctx.longest), num_warps=_warps(ctx.longest),
+            num_stages=_stages(query, ctx.longest),
         )  # fmt: skip
         return to_query, to_key, to_value, None, None, None
 
@@ -141,6 +142,11 @@ def _grid(key: Tensor, starts: Tensor) -> tuple[int, int]:
 def _tile(query: Tensor, key: Tensor, longest: int) -> tuple[int, int, int]:
     """(heads that share a key, tokens, width) of a program."""
     return query.shape[1] // key.shape[1], max(16, triton.next_power_of_2(longest)), query.shape[3]
+
+
+def _stages(query: Tensor, longest: int) -> int:
+    """Heads whose states are read ahead: three fill the shared memory of an L4 where rows and heads are wide."""
+    return 3 if longest * query.shape[3] <= 64 * 64 else 1
 
 
 def _warps(longest: int) -> int:
