@@ -52,6 +52,15 @@ def test_memory_grows_as_published(threshold):
     assert again.shape[1] - basis.shape[1] <= 1, "what it holds it does not take again"
 
 
+def test_one_large_direction_hides_the_others_from_a_low_threshold():
+    """As a language model reads: by 0.95 of squares M is one direction, with half of the inputs' energy."""
+    moment = torch.diag(torch.tensor([20.0, *[2.5 * 0.85**i for i in range(30)]]))
+    sizes = [grown(torch.zeros(31, 0), moment, each).shape[1] for each in inflora.Settings.grid(64)["threshold"]]
+    assert sizes[0] == 1
+    assert sizes == sorted(set(sizes)), "every step of the grid holds more"
+    assert 20 / float(moment.trace()) < 0.6
+
+
 def test_a_new_adapter_reads_what_is_left_by_hand():
     moment = torch.diag(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]))
     basis = torch.eye(5)[:, [0, 2]]
