@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -23,7 +23,9 @@ from harness.method import Adapter, Method, MethodSettings, Recipe
 class Dense(Adapter):
     """A full-size change of every adapted matrix, which starts at zero; the study's rank and alpha mean nothing."""
 
-    dense_copies: ClassVar[int] = 7  #: the change, its gradient, two moments, and what a step makes of them
+    @property
+    def dense_copies(self) -> float:
+        return 7.0  # the change, its gradient, two moments, and what a step makes of them
 
     @property
     def rank_factor(self) -> None:

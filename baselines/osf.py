@@ -10,9 +10,14 @@ exactly orthogonal, and nothing projects the weights.  W0 is not written to: its
 negative adapter (see `pissa`), so an export is plain LoRA, of twice as many ranks as are trained.
 
 Half of each matrix's directions are trained by default; the study's rank and alpha mean nothing, rates are those of
-`full_finetune`, and packs are as small.  The paper keeps more directions the more a layer changes its inputs, and
-decomposes anew for each task, keeping more every time; here, and in PEFT by itself, the share is one and
-the decomposition W0's.  Under ``reinit`` every task starts from W0's minor part again.
+`full_finetune`, and packs are about as small.
+
+What deviates: U_h and V_h are W0's throughout the stream, and one ``preserved`` holds for all layers and tasks.  So
+what is protected is what the base knows; of what earlier tasks have taught nothing is.  The paper decomposes the
+weights anew before each task, keeps more directions with every task, and a share of its own for each layer, by how its
+outputs resemble its inputs.  PEFT's class is for one task, and its guide advises for a stream to do as much by hand: a
+new decomposition between tasks, and a growing ``effective_rank``.  So on one task this is PEFT's, on a stream it is
+not what PEFT advises.  Under ``reinit`` every task starts from W0's minor part again.
 """
 
 from __future__ import annotations
@@ -45,7 +50,11 @@ class MinorSpectrum(Adapter):
 
     vectors: ClassVar[tuple[Vector, ...]] = ("spectrum",)
     puts_below: ClassVar[bool] = True
-    dense_copies: ClassVar[int] = 9  #: the directions, gradient, two moments, a step; those below; what is kept
+
+    @property
+    def dense_copies(self) -> float:
+        """Eight of what trains (itself, gradient, two moments, a step, what lies below it), and one of what is kept."""
+        return 16 * (1 - self.preserved) + 2 * self.preserved
 
     @property
     def rank_factor(self) -> None:
@@ -110,7 +119,7 @@ class Settings(MethodSettings):
 
     @classmethod
     def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
-        return {"learning_rate": (5e-6, 1e-5, 2e-5, 5e-5, 1e-4)}
+        return {"learning_rate": (5e-6, 1e-5, 2e-5, 5e-5, 1e-4), "preserved": (0.5, 0.75, 0.9)}
 
 
 def compose(settings: Settings) -> Recipe:

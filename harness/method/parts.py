@@ -41,7 +41,11 @@ class Adapter(ABC):
 
     vectors: ClassVar[tuple[Vector, ...]] = ()  #: trained beside low-rank factors; they start where ``start`` says
     puts_below: ClassVar[bool] = False  #: whether ``start`` returns what lies below the adapter as well
-    dense_copies: ClassVar[int] = 0  #: fp32 tensors of the adapted matrices' size that a row holds (pack sizes)
+
+    @property
+    def dense_copies(self) -> float:
+        """fp32 tensors of the adapted matrices' size that a row holds (pack sizes)."""
+        return 0.0
 
     @property
     def fixes(self) -> Fixed | None:

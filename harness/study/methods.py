@@ -37,7 +37,7 @@ class AdapterLike(Protocol):
         ...
 
     @property
-    def dense_copies(self) -> int:
+    def dense_copies(self) -> float:
         """fp32 tensors of the adapted matrices' size that a row holds."""
         ...
 

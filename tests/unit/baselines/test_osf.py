@@ -131,6 +131,20 @@ def test_its_packs_are_planned_as_small_as_dense_ones():
     assert sizes == {"osf": {1}, "lora": {4}, "full_finetune": {1}}
 
 
+def test_what_it_holds_hangs_on_what_it_keeps():
+    """Numbers of a row over those of its matrices: eight times what trains, and what is kept."""
+    for preserved in osf.Settings.grid(64)["preserved"]:
+        recipe = osf.compose(osf.Settings(preserved=preserved))
+        model = packed_model(intermediate_size=32, num_key_value_heads=4)  # all square
+        engine = trainer(model, [recipe], [1e-3])
+        kept = sum(part.numel() for pair in engine.updates["OrthogonalGradients"].leading for part in pair)
+        trained = engine.bank.values.shape[1] - sum(
+            t.shape[-1] for t in engine.bank.layout.vector("spectrum", engine.bank.values)
+        )
+        whole = sum(weight.numel() for _, weight in model.weights())
+        assert recipe.adapter.dense_copies == pytest.approx((8 * trained + kept) / whole, rel=0.1)
+
+
 def test_rank_means_nothing_to_it():
     assert not RECIPE.facts(control=False, study_between="continue").has_rank
     study = Study(model="m", seeds=(0,), streams={"a": ("t",)}, methods={"osf": {"adapter": {"rank": 4}}})
