@@ -10,7 +10,8 @@ The product of the sum is exact, by factors that stand side by side (PEFT's ``ad
 an export has the rank of all tasks together.  Averaging A and B themselves (PEFT's ``linear``) is another thing: their
 product has terms B_i A_j of tasks that never met.
 
-What deviates: the paper chooses the coefficient on validation data; here it is a setting like others (``tune``).
+What deviates: the paper chooses one coefficient on validation data, from many; ``tune`` tries the mean, 0.3 (the
+paper's usual value for several tasks), 0.5 and 1.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.engine.adapters import AdapterBank, DenseLayout, Layout
+
+
+_WRITE = "write 'mean', a number above 0, or one number a task: '0.5 0.5'"
 
 
 @dataclass(frozen=True)
@@ -119,11 +123,22 @@ class _BoundMergeMean(BoundMerge):
 class Settings(MethodSettings):
     weights: float | str = Field("mean", description="'mean', one number for every task, or one a task ('0.5 0.3 0.2')")
 
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _is_no_boolean(cls, weights: object) -> object:
+        if isinstance(weights, bool):
+            raise SettingError(f"{str(weights).lower()} is no weight", remedy=_WRITE)
+        return weights
+
     @field_validator("weights")
     @classmethod
     def _can_be_read(cls, weights: float | str) -> float | str:
         parsed(weights)
         return weights
+
+    @classmethod
+    def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
+        return super().grid(steps_per_task) | {"weights": ("mean", 0.3, 0.5, 1.0)}
 
     def check_stream(self, tasks: int) -> None:
         each = parsed(self.weights)
@@ -144,10 +159,10 @@ def parsed(weights: float | str) -> float | tuple[float, ...] | None:
     except ValueError:
         each = []
     if not each or not all(map(math.isfinite, each)):
-        raise SettingError(
-            f"'{weights}' are no weights", remedy="write 'mean', a number, or one number a task: '0.5 0.5'"
-        )
+        raise SettingError(f"'{weights}' are no weights", remedy=_WRITE)
     if len(each) == 1:
+        if each[0] <= 0:
+            raise SettingError(f"the weight {each[0]:g} is not above 0", remedy=_WRITE)
         return each[0]
     if min(each) < 0 or not each[0] or not math.isclose(sum(each), 1, abs_tol=1e-3):
         raise SettingError(

@@ -6,11 +6,16 @@ With the change D_i = s B_i A_i of every task so far, for each matrix:
     elect   the sign of every entry is that of its sum over the tasks
     merge   every entry is the mean over the tasks whose kept entry has that sign, times ``weight``
 
-and what comes out is cut to the arm's rank by its singular directions; the record says what share of its energy
-(squared Frobenius norm) that loses.  As in PEFT (``add_weighted_adapter`` with ``ties_svd``), which trims every matrix
-by itself; the paper trims over all weights of the model at once.  PEFT's ``ties`` does the same to A and B instead:
-signs of factors that started from different draws mean nothing, so that is not what is meant.  After the first task
-there is nothing to merge, and its change is scored as it is.
+As in PEFT (``add_weighted_adapter`` with ``ties_svd``).  PEFT's ``ties`` does the same to A and B instead: signs of
+factors that started from different draws mean nothing, so that is not what is meant.  After the first task there is
+nothing to merge, and its change is scored as it is.
+
+What deviates: every matrix is trimmed by itself, as in PEFT; the paper trims over all weights of the model at once.
+And the paper scores a dense merge; here, as in PEFT, it is cut to a rank by its singular directions, and the record
+says what share of its energy (squared Frobenius norm) that loses.  ``keep_rank`` 0 leaves as many ranks as all
+adapters have together, as many as `merge_mean` has; PEFT's default is the rank of one (``keep_rank: 8`` where the
+study's is 8).  Of three tasks of a random model 192 wide that loses 23 to 27 %, PEFT's 52 to 55 %, at any density from
+0.2 to 1.
 
 Density 0.2 and weight 1 are the paper's where there is no validation data.  The adapters train as those of
 `single_task` and `merge_mean`, once for all.
@@ -19,7 +24,7 @@ Density 0.2 and weight 1 are the paper's where there is no validation data.  The
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
@@ -36,10 +41,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MergeTies(Average):
-    """TIES of every task's change, cut to the rank that each was trained with."""
+    """TIES of every task's change, cut to ``rank``; 0: the rank of all tasks' adapters together."""
 
     density: float
     weight: float
+    rank: int = 0
 
     follows: ClassVar[bool] = False
     spans_tasks: ClassVar[bool] = True
@@ -55,16 +61,18 @@ class _BoundMergeTies(BoundMerge):
         self.lost: dict[int, float] = {}  #: of each, when it was last merged
 
     def merged(self, place: int, adapters: Tensor, layout: Layout) -> tuple[Layout, Tensor]:
-        how, values = self.averages[place], adapters.new_empty(1, layout.size)
+        how = self.averages[place]
+        cut = replace(layout, rank=how.rank or len(adapters) * layout.rank)
+        values = adapters.new_empty(1, cut.size)
         adapters = adapters.nan_to_num()  # a row that has diverged is not scored
         whole = kept = 0.0
-        for (a, b), (each_a, each_b) in zip(layout.split(values), layout.split(adapters), strict=True):
+        for (a, b), (each_a, each_b) in zip(cut.split(values), layout.split(adapters), strict=True):
             merged = how.weight * ties(each_b @ each_a, how.density) if len(adapters) > 1 else (each_b @ each_a)[0]
-            a[0], b[0] = largest(merged, layout.rank)
+            a[0], b[0] = largest(merged, cut.rank)
             whole += float(merged.square().sum())
             kept += float((b[0] @ a[0]).square().sum())
         self.lost[place] = max(0.0, 1 - kept / whole) if whole else 0.0
-        return layout, values[0]
+        return cut, values[0]
 
     def lost_energy(self, place: int, bank: AdapterBank[Layout]) -> float | None:
         self.result(place, bank)
@@ -99,6 +107,7 @@ def largest(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 class Settings(MethodSettings):
     density: float = Field(0.2, gt=0, le=1, description="share of the entries of each task's change that is kept")
     weight: float = Field(1.0, gt=0, description="lambda, the factor of the merged change")
+    keep_rank: int = Field(0, ge=0, description="rank that the merge is cut to; 0: that of all adapters together")
 
     @classmethod
     def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:
@@ -106,7 +115,9 @@ class Settings(MethodSettings):
 
 
 def compose(settings: Settings) -> Recipe:
-    return Recipe(average=MergeTies(settings.density, settings.weight), scored="average", between="fresh")
+    return Recipe(
+        average=MergeTies(settings.density, settings.weight, settings.keep_rank), scored="average", between="fresh"
+    )
 
 
 METHOD = Method(

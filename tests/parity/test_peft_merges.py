@@ -68,11 +68,13 @@ def test_sums(weights, each):
     assert_same(ours(engine, recipe), of_peft(engine, adapters, each, combination_type="cat"))
 
 
+@pytest.mark.parametrize(("keep_rank", "of_theirs"), [(RANK, {}), (2 * RANK, {"svd_rank": 2 * RANK})])
 @pytest.mark.parametrize(("density", "weight"), [(0.2, 1.0), (0.5, 0.6)])
-def test_ties(density, weight):
-    recipe = merge_ties.compose(merge_ties.Settings(density=density, weight=weight))
+def test_ties(density, weight, keep_rank, of_theirs):
+    """At PEFT's default, the rank of one adapter, and at as large a one as it takes: that of the smallest matrix."""
+    recipe = merge_ties.compose(merge_ties.Settings(density=density, weight=weight, keep_rank=keep_rank))
     engine, adapters = merged(recipe)
-    wanted = of_peft(engine, adapters, [weight] * TASKS, combination_type="ties_svd", density=density)
+    wanted = of_peft(engine, adapters, [weight] * TASKS, combination_type="ties_svd", density=density, **of_theirs)
     assert_same(ours(engine, recipe), wanted)
 
 

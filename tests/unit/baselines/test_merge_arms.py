@@ -130,16 +130,18 @@ def test_the_nearest_matrix_of_a_rank(shape):
     assert relative((b @ a).double(), wanted) <= 1e-6
 
 
-def test_ties_is_scored_at_the_rank_of_a_task():
-    recipe = merge_ties.compose(merge_ties.Settings(density=0.5, weight=0.7))
+@pytest.mark.parametrize(("keep_rank", "rank"), [(0, TASKS * RANK), (RANK, RANK), (5, 5)])
+def test_ties_is_scored_at_the_rank_that_is_asked_for(keep_rank, rank):
+    """0: that of all tasks together."""
+    recipe = merge_ties.compose(merge_ties.Settings(density=0.5, weight=0.7, keep_rank=keep_rank))
     engine, left = through([recipe])
     scored, whole, lost = engine.scored(0, recipe), 0.0, 0.0
-    assert scored.layout.rank == RANK
+    assert scored.layout.rank == rank
     for slot, found in enumerate(deltas(scored)):
         merged = 0.7 * merge_ties.ties(torch.stack([each[slot] for each in left]), 0.5)
         u, d, v = torch.linalg.svd(merged, full_matrices=False)
-        assert relative(found, (u[:, :RANK] * d[:RANK]) @ v[:RANK]) <= 1e-5
-        whole, lost = whole + float(d.square().sum()), lost + float(d[RANK:].square().sum())
+        assert relative(found, (u[:, :rank] * d[:rank]) @ v[:rank]) <= 1e-5
+        whole, lost = whole + float(d.square().sum()), lost + float(d[rank:].square().sum())
     assert lost / whole > 0.001
     assert engine.lost_energy(0, recipe) == pytest.approx(lost / whole, rel=1e-3)
 
@@ -174,7 +176,9 @@ def test_one_row_is_merged_in_every_way():
 @pytest.mark.parametrize(
     ("weights", "says"),
     [("0.5 0.3 0.1", "add up to 0.9"), ("0.5 0.5", "2 weights for a stream of 3"), ("medium", "are no weights"),
-     ("", "are no weights"), ("0.9 nan", "are no weights"), ("1.5 -0.5", "must be shares"), ("0 0.5 0.5", "above 0")],
+     ("", "are no weights"), ("0.9 nan", "are no weights"), ("1.5 -0.5", "must be shares"), ("0 0.5 0.5", "above 0"),
+     (0, "0 is not above 0"), (-0.5, "-0.5 is not above 0"), ("-1", "-1 is not above 0"), ("inf", "are no weights"),
+     (True, "true is no weight"), (False, "false is no weight")],
 )  # fmt: skip
 def test_weights_that_do_not_fit_name_file_and_key(weights, says):
     study = Study(model="m", seeds=(0,), streams={"a": ("s", "t", "u")}, methods={"merge_mean": {"weights": weights}})
