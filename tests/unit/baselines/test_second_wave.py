@@ -27,7 +27,7 @@ def weights_of(engine: Rows) -> dict[str, torch.Tensor]:
 
 
 def test_milora_starts_as_the_minor_part_of_each_matrix():
-    engine = trainer(packed_model(), [milora.compose(PLAIN)], [1e-3])
+    engine = trainer(packed_model(), [milora.compose(milora.Settings())], [1e-3])
     below = engine.bank.layout.frozen
     assert below is not None
     parts = factors(engine, engine.bank.values, 0)
@@ -61,7 +61,9 @@ def test_mica_writes_to_minor_directions_alone():
         assert (u[:, :-RANK].T @ b @ a).abs().max() <= 1e-5 * (b @ a).abs().max()
 
 
-@pytest.mark.parametrize("method", [milora.compose(PLAIN), olora.compose(olora.Settings()), mica.compose(PLAIN)])
+@pytest.mark.parametrize(
+    "method", [milora.compose(milora.Settings()), olora.compose(olora.Settings()), mica.compose(PLAIN)]
+)
 def test_a_rank_beyond_a_matrixs_directions_is_refused(method):
     """The smallest matrix of the model is [16, 32]."""
     rows = Rows(packed_model(), [RowSpec(method, 1e-3, 0)], 17, 34.0, OptimizerSettings())
