@@ -4,7 +4,8 @@
 
 theta are the factors A and B, theta* their values at the end of an earlier task, and F the diagonal of its empirical
 Fisher information there: the mean over ``fisher_examples`` of its training examples of (d log p(answer) / d theta)^2,
-with log p summed over the answer's tokens.  The gradient of the penalty is added before the clip.
+with log p summed over the answer's tokens; what is read for it counts as tokens of the trial.  The gradient of the
+penalty is added before the clip.
 
 A sum of quadratics is one quadratic but for a constant, so that state does not grow with the tasks:
 F <- F + F_new,  theta* <- theta* + (theta_new - theta*) F_new / F.
@@ -58,7 +59,8 @@ class _BoundEwc(BoundUpdate):
         fisher = torch.zeros_like(self.fisher)
         wanted = [min(n, len(examples)) for n, examples in zip(self.examples, task.examples, strict=True)]
         for i in range(max(wanted)):
-            squares = task.gradient([examples[i : i + 1] for examples in task.examples]).square()
+            asking = [row for row, n in enumerate(wanted) if i < n]
+            squares = task.gradient([examples[i : i + 1] for examples in task.examples], asking).square()
             counts = torch.tensor([1 / n if i < n else 0.0 for n in wanted], device=fisher.device)
             fisher += torch.where(counts[:, None] > 0, squares * counts[:, None], 0.0)
         self.fisher += fisher

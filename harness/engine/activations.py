@@ -19,7 +19,10 @@ PASS_TOKENS = 1024
 
 
 class Activations:
-    """The inputs of one trial's slots, with ``values`` [1, P] in place; ``tokens`` counts what has been read."""
+    """The inputs of one trial's slots, with ``values`` [1, P] in place.
+
+    ``tokens`` counts what has gone through the model, also where less of a pass was asked for; without padding.
+    """
 
     def __init__(self, model: PackedModel, layout: Layout | DenseLayout, values: Tensor, scaling: Tensor) -> None:
         self.model, self.layout, self.values, self.scaling = model, layout, values, scaling
@@ -33,9 +36,9 @@ class Activations:
         """
         for part in _parts(examples):
             given = self._forward(part)
+            self.tokens += sum(len(example.ids) for example in part)
             for row, example in enumerate(part):
                 at = slice(0 if whole else example.answer_start, len(example.ids))
-                self.tokens += len(example.ids)
                 found: dict[int, Tensor] = {}
                 yield [found.setdefault(id(x), x[row, at].float()) for x in given]
 

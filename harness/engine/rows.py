@@ -305,9 +305,14 @@ class Rows:
         scaling = torch.tensor([entry.scaling for entry in scored], device=values.device)
         return joined(None, scored[0].layout, scored[0].layout.scaled(values, scaling))
 
-    def _likelihood_gradient(self, examples: Sequence[Sequence[Example]]) -> Tensor:
-        """[K, P]: the gradient of -log p(answers) of ``examples[k]``, summed over tokens, at the values of row k."""
+    def _likelihood_gradient(self, examples: Sequence[Sequence[Example]], asking: Sequence[int]) -> Tensor:
+        """[K, P]: the gradient of -log p(answers) of ``examples[k]``, summed over tokens, at the values of row k.
+
+        Rows that are not ``asking`` are read as well, since a pack's rows go side by side, but alone would not be.
+        """
         bank, total = self.bank, None
+        for row in asking:
+            self.read_tokens[row] += sum(len(example.ids) for example in examples[row])
         for each in make_batch(examples, 0, self.model.device).passes:
             unweighted = replace(each, weight=torch.ones_like(each.weight))
             _, gradient = forward_backward(

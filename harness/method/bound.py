@@ -87,8 +87,9 @@ class CurrentTask:
 
     position: int  #: in the stream; 0 for the first
     examples: Sequence[Sequence[Example]]  #: of each row, in the order in which it trains on them
-    #: (examples of each row) -> gradient [K, P] of their -log p(answer), summed over tokens, at the present values.
-    gradient: Callable[[Sequence[Sequence[Example]]], Tensor]
+    #: (examples of each row, equally many; the rows that ask) -> gradient [K, P] of their -log p(answer), summed over
+    #: tokens, at the present values; what is read for those who ask counts as tokens of their trials.
+    gradient: Callable[[Sequence[Sequence[Example]], Sequence[int]], Tensor]
     #: row -> what its matrices read, at the present values; what is read counts as tokens of the trial.
     inputs: Callable[[int], Activations] | None = None
     spectra: Callable[[], Sequence[Spectrum]] | None = None  #: the SVD of every W0, in slot order

@@ -37,7 +37,7 @@ def scalar_bank(*rows: tuple[float, float]) -> AdapterBank:
 def ended(gradients: list[list[list[float]]]) -> CurrentTask:
     """A finished task whose i-th example gives row k the gradient ``gradients[i][k]``."""
     examples = [[Example(np.array([i, 0]), 1) for i in range(len(gradients))] for _ in gradients[0]]
-    return CurrentTask(0, examples, lambda rows: torch.tensor(gradients[int(rows[0][0].ids[0])]))
+    return CurrentTask(0, examples, lambda rows, asking: torch.tensor(gradients[int(rows[0][0].ids[0])]))
 
 
 # -- EWC --------------------------------------------------------------------------------------------------------------
@@ -83,6 +83,16 @@ def test_fisher_is_the_mean_square_of_each_examples_gradient():
             squares.append(values.grad[0].square())
         assert torch.allclose(bound.fisher[row], torch.stack(squares).mean(0), rtol=1e-3, atol=1e-7)
     assert torch.equal(bound.anchor, engine.bank.values.where(bound.fisher > 0, torch.zeros(())))
+
+
+def test_what_the_fisher_information_reads_counts_for_those_who_asked():
+    few, more = (lora_ewc.compose(lora_ewc.Settings(fisher_examples=n)) for n in (3, 5))
+    examples = [random_examples(12, seed) for seed in range(3)]
+    engine = trainer(packed_model(), [few, LORA, more], [1e-2] * 3, examples=examples)
+    assert engine.take_read_tokens() == [0, 0, 0]
+    engine.end_task()
+    read = [sum(len(example.ids) for example in own[:n]) for own, n in zip(examples, (3, 0, 5), strict=True)]
+    assert engine.take_read_tokens() == read
 
 
 def test_ewc_is_plain_lora_on_its_first_task_and_then_holds():
