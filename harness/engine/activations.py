@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ PASS_TOKENS = 1024
 class Activations:
     """The inputs of one trial's slots, with ``values`` [1, P] in place.
 
-    ``tokens`` counts what has gone through the model, also where less of a pass was asked for; without padding.
+    ``tokens`` counts what has gone through the model, without padding: also what nobody looks at, so who needs but
+    the first examples gives no others (:func:`first`).
     """
 
     def __init__(self, model: PackedModel, layout: Layout | DenseLayout, values: Tensor, scaling: Tensor) -> None:
@@ -51,7 +53,7 @@ class Activations:
         """
         sums: list[Tensor] = []
         seen = count = 0
-        for each in self(examples, whole=True):
+        for each in self(first(examples, tokens, whole=True), whole=True):
             found: dict[int, Tensor] = {}
             for i, x in enumerate(each):
                 if id(x) not in found:
@@ -62,8 +64,6 @@ class Activations:
                 if len(sums) <= i:
                     sums.append(found[id(x)])
             seen, count = seen + len(each[0]), count + 1
-            if seen >= tokens:
-                break
         over: dict[int, Tensor] = {}
         return [over.setdefault(id(s), s / (count if levelled else seen)) for s in sums], seen
 
@@ -86,6 +86,12 @@ class Activations:
             for handle in handles:
                 handle.remove()
         return [given[place] for place in range(len(self.layers))]
+
+
+def first(examples: Sequence[Example], tokens: int, *, whole: bool = False) -> Sequence[Example]:
+    """The first examples, up to that with which their answers have so many ``tokens``, or all of them (``whole``)."""
+    lengths = [len(example.ids) - (0 if whole else example.answer_start) for example in examples]
+    return examples[: next((i for i, n in enumerate(accumulate(lengths), 1) if n >= tokens), len(examples))]
 
 
 def _parts(examples: Sequence[Example]) -> Iterator[list[Example]]:

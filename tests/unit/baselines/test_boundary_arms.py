@@ -85,7 +85,7 @@ def test_fisher_is_the_mean_square_of_each_examples_gradient():
     assert torch.equal(bound.anchor, engine.bank.values.where(bound.fisher > 0, torch.zeros(())))
 
 
-def test_what_the_fisher_information_reads_counts_for_those_who_asked():
+def test_what_the_fisher_pass_reads_counts_for_who_asked():
     few, more = (lora_ewc.compose(lora_ewc.Settings(fisher_examples=n)) for n in (3, 5))
     examples = [random_examples(12, seed) for seed in range(3)]
     engine = trainer(packed_model(), [few, LORA, more], [1e-2] * 3, examples=examples)

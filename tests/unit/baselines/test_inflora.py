@@ -52,7 +52,7 @@ def test_memory_grows_as_published(threshold):
     assert again.shape[1] - basis.shape[1] <= 1, "what it holds it does not take again"
 
 
-def test_one_large_direction_hides_the_others_from_a_low_threshold():
+def test_one_large_direction_hides_others_from_a_low_threshold():
     """As a language model reads: by 0.95 of squares M is one direction, with half of the inputs' energy."""
     moment = torch.diag(torch.tensor([20.0, *[2.5 * 0.85**i for i in range(30)]]))
     sizes = [grown(torch.zeros(31, 0), moment, each).shape[1] for each in inflora.Settings.grid(64)["threshold"]]
