@@ -12,9 +12,10 @@ takes one, in fp32, and adds more to the diagonal where that fails.  W0 is not w
 plain LoRA of rank 2 r.
 
 The text is the unscored part of the ``text`` task: documents of ``plain_text``'s source that are in none of its splits,
-in an order from the trial's seed, ``text_tokens`` of them; what is read counts as tokens of the trial.  Published: 256
-samples of 2,048 tokens of the knowledge to be kept (NQ).  Under ``reinit`` every task starts anew from W0, with the
-covariance of the model as it is then.
+in an order from the trial's seed, ``text_tokens`` of them (by default 8,192, or six for each input of the widest matrix
+where that is more); what is read counts as tokens of the trial.  Published: 256 samples of 2,048 tokens of the
+knowledge to be kept (NQ).  Under ``reinit`` every task starts anew from W0, with the covariance of the model as it is
+then.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def least(weight: Tensor, moment: Tensor, rank: int, scaling: float) -> tuple[Te
 class Settings(MethodSettings):
     learning_rate: float = Field(1e-4, gt=0, description="rate of AdamW after warm-up")
     text: str = Field("plain_text", description="the task whose unscored text is read before training")
-    text_tokens: int = Field(8192, ge=1, description="tokens of that text")
+    text_tokens: int = Field(0, ge=0, description="tokens of that text; 0: 8,192, or six an input of the widest matrix")
 
     @classmethod
     def grid(cls, steps_per_task: int) -> dict[str, Sequence[Any]]:

@@ -14,8 +14,8 @@ and the values that count are C's, squared, so fourth powers of what is read.  T
 what a language model reads has one direction that outweighs all others by far, and 0.95 of these squares may be that
 one alone.  Of SmolLM2-135M's inputs on ``bbc_topics`` (four matrices of each of four layers) M then has 1 direction in
 11 of 16 cases, with 31 to 83 % of the inputs' energy, and the arm hardly protects anything.  A threshold of 0.99 makes
-it 1 to 160 of 576 or 1,536, 0.999 1 to 510, 0.9999 5 to 934: which of them is good is for ``tune`` to find.  A rank
-larger than what M leaves free is refused.
+it 1 to 160 of 576 or 1,536, 0.999 1 to 510, 0.9999 5 to 934 (and up to 511 of 576 after four tasks
+of `core`): which of them is good is for ``tune`` to find.  A rank larger than what M leaves free is refused.
 
 What deviates: M is held as one basis (the code holds its complement instead where that is smaller, with the same
 projection), the threshold stays where it is (the code lets it grow to 1 with the tasks, from 0.95 or 0.98), C is taken

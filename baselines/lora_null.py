@@ -72,7 +72,7 @@ class NullSpace(LowRank):
 class Settings(MethodSettings):
     learning_rate: float = Field(1e-4, gt=0, description="rate of AdamW after warm-up")
     text: str = Field("plain_text", description="the task whose unscored text is read before training")
-    text_tokens: int = Field(8192, ge=1, description="tokens of that text")
+    text_tokens: int = Field(0, ge=0, description="tokens of that text; 0: 8,192, or six an input of the widest matrix")
     null_level: float = Field(
         0.1, gt=0, le=1, description="energy of a null direction, over that of a mean one, at most"
     )

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 AnyLayout = TypeVar("AnyLayout", bound="Layout | DenseLayout")
 
 
+#: Tokens of text that are read where a start does not say how many: at least, and for each input of the widest matrix.
+LEAST_TOKENS, TOKENS_PER_INPUT = 8192, 6
+
+
 def check_room(rank: int, slot: Slot, room: int, what: str) -> None:
     """Raise InputError for a rank that is larger than the ``room`` of a matrix, in directions that ``what`` names."""
     if rank > room:
@@ -56,19 +60,22 @@ class Start(Generic[AnyLayout]):
     def moments(self, tokens: int, *, levelled: bool = False) -> list[Tensor]:
         """Second moments [n, n] of what each slot reads on so many tokens of the text (``Activations.moments``).
 
-        Raises InputError where the text has fewer tokens than a matrix has inputs: they could not be a covariance.
+        0 tokens: ``LEAST_TOKENS``, or ``TOKENS_PER_INPUT`` for each input of the widest matrix where that is more, as
+        far as the text has them.  Raises InputError where they are fewer than a matrix has inputs: they could not be a
+        covariance.
         """
         assert self.inputs is not None, "the engine gives it"
         assert self.text is not None, "where reads_text names a task"
-        moments, seen = self.inputs.moments(self.text(), tokens, levelled=levelled)
         widest = max(self.layout.slots, key=lambda slot: slot.in_features)
+        wanted = tokens or max(LEAST_TOKENS, TOKENS_PER_INPUT * widest.in_features)
+        moments, seen = self.inputs.moments(self.text(), wanted, levelled=levelled)
         if seen < widest.in_features:
             raise InputError(
                 f"{seen} tokens of text are too short for the covariance of the {widest.in_features} inputs of "
                 f"{widest.module}",
                 where="text_tokens",
-                remedy=f"set text_tokens to at least {widest.in_features}, better ten times that, and a text that has "
-                "as many",
+                remedy=f"set text_tokens to at least {widest.in_features}, or to 0 (six times as many), "
+                "and a text that has them",
             )
         return moments
 

@@ -100,7 +100,7 @@ def test_a_setting_of_the_wrong_type_names_file_and_key(name):
     ("wise_ft", "share", 1.5), ("merge_mean", "weights", "0.5 0.6"), ("merge_ties", "density", 0),
     ("osf", "preserved", 1), ("inflora", "threshold", 1.5), ("mitigate_between", "keep", -0.1),
     ("mitigate_between", "which", "last"),
-    ("corda", "text_tokens", 0), ("lora_null", "null_level", 0), ("merge_ties", "weight", 0),
+    ("corda", "text_tokens", -1), ("lora_null", "null_level", 0), ("merge_ties", "weight", 0),
     ("clora", "strength", -1), ("clora", "subspace", 1), ("lora_fa", "projected", "maybe"),
     ("full_finetune", "learning_rate", 0), ("lora", "learning_rate", 0), ("combined", "shrink", -1),
     ("combined", "ema_decay", 1), ("combined_on_policy", "shrink", 1), ("self_distill", "distill_weight", -1),

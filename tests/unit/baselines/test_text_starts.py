@@ -17,7 +17,7 @@ from harness.errors import InputError
 from harness.study.seeds import derive
 
 CORDA = corda.compose(corda.Settings(text_tokens=10**6))
-NULL = lora_null.compose(lora_null.Settings())
+NULL = lora_null.compose(lora_null.Settings(text_tokens=10**6))
 
 
 def varied(task: str, seed: int) -> list[Example]:
@@ -107,6 +107,15 @@ def test_text_comes_in_the_order_of_the_trials_seed():
     assert not torch.equal(*engine.bank.values)
 
 
+@pytest.mark.parametrize(("width", "wanted"), [(48, 8192), (1400, 8400)])
+def test_by_default_it_reads_as_much_as_the_widest_matrix_needs(width, wanted):
+    model = packed_model(intermediate_size=width)
+    documents = [Example(e.ids, 1) for e in random_examples(400, 1, shortest=20, longest=40)]
+    engine = trainer(model, [corda.compose(corda.Settings())], [1e-3], texts=lambda task, seed: documents)
+    [read] = engine.take_read_tokens()
+    assert wanted <= read < wanted + 40, "up to the end of a document"
+
+
 # -- where they start -------------------------------------------------------------------------------------------------
 
 
@@ -125,7 +134,7 @@ def test_corda_starts_as_what_matters_least_for_text():
 
 @pytest.mark.parametrize("fix_a", [False, True])
 def test_lora_null_starts_where_text_is_nothing(fix_a):
-    recipe = lora_null.compose(lora_null.Settings(fix_a=fix_a))
+    recipe = lora_null.compose(lora_null.Settings(text_tokens=10**6, fix_a=fix_a))
     engine = trainer(packed_model(), [recipe], [1e-2], [4])
     by_hand = read_by_hand(engine, toy_text("", derive(4, "text")))
     start = factors(engine, engine.bank.values, 0)
@@ -144,7 +153,7 @@ def test_lora_null_starts_where_text_is_nothing(fix_a):
 
 
 def test_a_rank_larger_than_the_null_space_is_refused():
-    strict = lora_null.compose(lora_null.Settings(null_level=0.01))
+    strict = lora_null.compose(lora_null.Settings(text_tokens=10**6, null_level=0.01))
     with pytest.raises(InputError, match=r"rank 8 is larger than the [1-7] directions that hold at most 0.01") as error:
         trainer(packed_model(), [strict], [1e-3])
     assert "set a rank of at most" in str(error.value.remedy)
