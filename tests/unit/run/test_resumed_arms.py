@@ -106,7 +106,7 @@ def check_exports(folder: Path, target: Path) -> None:
     from peft import PeftConfig
 
     ranks = {"lora": 16, "o_lora": 16, "single_task": 8, "lora_ewc": 8, "pissa": 32, "dora": 16, "merge_mean": 16,
-             "merge_ties": 8, "slao": 8, "inflora": 16, "mica": 16, "corda": 32, "lora_null": 32}  # fmt: skip
+             "merge_ties": 16, "slao": 8, "inflora": 16, "mica": 16, "corda": 32, "lora_null": 32}  # fmt: skip
     for path in (folder / "trials").glob("*.json"):
         record = json.loads(path.read_text())
         name = record["spec"]["method"]
