@@ -13,7 +13,8 @@
 set -euo pipefail
 study=${1:?which study?} out=${2:?which folder for the results?}
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST") # read to its end: a pipe cut short ends the job
+head=${nodes[0]}
 on_head=(srun --nodes=1 --ntasks=1 --nodelist="$head")
 ip=$("${on_head[@]}" hostname --ip-address | awk '{print $1}')
 port=$((20000 + SLURM_JOB_ID % 10000)) # of this job alone: another one may have the same node

@@ -24,3 +24,9 @@ def test_folders_of_unit_tests_mirror_the_packages() -> None:
     for folder in folders:
         name = folder.relative_to(ROOT / "tests" / "unit")
         assert any((place / name / "__init__.py").is_file() for place in (ROOT, ROOT / "harness")), name
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Pytest takes the second for the first where they are in no packages, and collects neither."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
