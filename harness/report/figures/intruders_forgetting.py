@@ -80,7 +80,7 @@ def against_forgetting(study: StudyResults, styles: dict[str, Look]) -> tuple[Fi
 def slope_words(slope: Slope | None) -> str:
     """The slope within arms in points of forgetting; "not testable" where it is None."""
     if slope is None:
-        return f"within arms: not testable (it takes {LEAST_ARMS} arms whose trials differ)"
+        return f"within arms: not testable (under {LEAST_ARMS} arms vary)"
     ends = f"[{100 * slope.low:+.2f}, {100 * slope.high:+.2f}]"
     return f"within arms {100 * slope.value:+.2f} {ends} points an SD, {slope.arms} arms"
 
