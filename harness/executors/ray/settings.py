@@ -59,6 +59,8 @@ def prepare() -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = _token()
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # elsewhere, too: this node's address is 127.0.0.1
+        # Workers import from where this process does: Ray gives them no more of that than its current folder.
+        os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path and os.pathsep not in path)
 
 
 @functools.cache

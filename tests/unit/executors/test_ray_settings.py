@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -34,6 +35,17 @@ def test_a_cluster_of_our_own_has_a_token_and_is_local(environment, address):
     assert environment["RAY_AUTH_MODE"] == "token"
     assert len(environment["RAY_AUTH_TOKEN"]) == 64
     assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+
+
+def test_workers_of_our_own_cluster_import_from_where_the_run_does(environment, monkeypatch):
+    environment["PYTHONPATH"] = "/before"
+    monkeypatch.setattr(sys, "path", ["", "/notebook/clone", "/before", *sys.path])
+    settings.prepare()
+    told = subprocess.run(
+        [sys.executable, "-c", "import json, sys; print(json.dumps(sys.path))"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(told.stdout)[1:3] == ["/notebook/clone", "/before"]
 
 
 def test_every_process_has_a_token_of_its_own_and_keeps_it(environment):
