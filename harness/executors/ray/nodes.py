@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 from ray.cloudpickle import register_pickle_by_value
-from ray.exceptions import NodeDiedError, RayError, RayTaskError, TaskUnschedulableError
+from ray.exceptions import GetTimeoutError, NodeDiedError, RayError, RayTaskError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.errors import InputError, LorabenchError, clipped
@@ -125,20 +125,27 @@ def _each(nodes: Sequence[Node], question: Callable[..., Any], *given: Any, gpu:
     answers: dict[Node, Any] = {}
     for node, reference in zip(nodes, asked, strict=True):
         with suppress(NodeDiedError, TaskUnschedulableError):
-            answers[node] = _answer(reference)
+            answers[node] = _answer(node, reference)
     if not answers:
         raise _GoneError
     return answers
 
 
-def _answer(reference: ray.ObjectRef) -> Any:
+def _answer(node: Node, reference: ray.ObjectRef) -> Any:
     try:
         return ray.get(reference, timeout=LOOK_SECONDS)
     except (RayTaskError, NodeDiedError, TaskUnschedulableError):
         raise
+    except GetTimeoutError as error:
+        raise LorabenchError(
+            f"the node {node.address} of the Ray cluster has not said within {LOOK_SECONDS:g} s what it has",
+            where="RAY_ADDRESS",
+            remedy=f"see whether it can start a worker (its raylet's logs), then {messages.AGAIN}",
+        ) from error
     except RayError as error:
         raise LorabenchError(
-            f"a node of the Ray cluster can't be asked what it has: {type(error).__name__}: {clipped(str(error), 400)}",
+            f"the node {node.address} of the Ray cluster can't be asked what it has: {type(error).__name__}: "
+            f"{clipped(str(error), 400)}",
             where="RAY_ADDRESS",
             remedy=f"see to the cluster, then {messages.AGAIN}",
         ) from error

@@ -28,7 +28,7 @@ def cluster() -> Iterator[Nodes]:
     """A node with CPUs alone, and one with a GPU of 80 GB."""
     with clusters.nodes() as made:
         made.join(cpus=2)
-        made.join(cpus=2, gpu=BIG)
+        made.join(cpus=2, gpu=BIG, resources={"accelerator_type:H100": 1})
         yield made
 
 
@@ -48,24 +48,23 @@ def test_a_driver_without_gpu_uses_the_clusters(cluster, tmp_path):
     assert len(opened.plan.packs) != len(here.plan.packs), "packs are as large as that GPU's memory allows"
 
 
-def refused(executor, wanted: str, **resources: str) -> InputError:
+def refused(executor, wanted: str, accelerator_type: str | None = None) -> InputError:
+    """Why there is no device, without waiting for a node that has it."""
     with pytest.raises(InputError) as caught:
-        executor.device(wanted, ResourceSettings(**resources))
+        executor.device(wanted, ResourceSettings(wait_minutes=0, accelerator_type=accelerator_type))
     return caught.value
 
 
-def test_gpus_that_differ_or_fail_are_refused_by_name(tmp_path):
-    with clusters.nodes() as made:
-        made.join(gpu=BIG, resources={"accelerator_type:H100": 1})
-        made.join(gpu=SMALL, resources={"accelerator_type:T4": 1})
-        useless = made.join(num_gpus=1, resources={"accelerator_type:K80": 1})
-        with clusters.joined(made.address) as executor:
-            assert "can't use it: torch" in refused(executor, "cuda", accelerator_type="K80").what
-            error = refused(executor, "any", accelerator_type="A100")
-            assert "of the kind A100, and the Ray cluster has H100, K80, T4" in error.what
-            made.kill(useless)
-            error = refused(executor, "any")
-            assert "GPUs of several kinds, whose results can't be compared: Fake H100 80GB, Fake T4" in error.what
-            assert "H100, T4" in str(error.remedy)
-            assert executor.device("cuda", ResourceSettings(accelerator_type="T4")).gigabytes == 16
-            assert executor.device("cuda", ResourceSettings(accelerator_type="H100")).gigabytes == 80
+def test_gpus_that_differ_or_fail_are_refused_by_name(cluster):
+    cluster.join(gpu=SMALL, resources={"accelerator_type:T4": 1})
+    useless = cluster.join(num_gpus=1, resources={"accelerator_type:K80": 1})
+    with clusters.joined(cluster.address) as executor:
+        assert "can't use it: torch" in refused(executor, "cuda", accelerator_type="K80").what
+        error = refused(executor, "any", accelerator_type="A100")
+        assert "of the kind A100, and the Ray cluster has H100, K80, T4" in error.what
+        cluster.kill(useless)
+        error = refused(executor, "any")
+        assert "GPUs of several kinds, whose results can't be compared: Fake H100 80GB, Fake T4" in error.what
+        assert "H100, T4" in str(error.remedy)
+        assert executor.device("cuda", ResourceSettings(accelerator_type="T4")).gigabytes == 16
+        assert executor.device("cuda", ResourceSettings(accelerator_type="H100")).gigabytes == 80

@@ -37,7 +37,7 @@ def test_a_cluster_of_our_own_has_a_token_and_is_local(environment, address):
     assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
 
 
-def test_workers_of_our_own_cluster_import_from_where_the_run_does(environment, monkeypatch):
+def test_workers_import_from_where_the_run_does(environment, monkeypatch):
     environment["PYTHONPATH"] = "/before"
     monkeypatch.setattr(sys, "path", ["", "/notebook/clone", "/before", *sys.path])
     settings.prepare()
@@ -99,7 +99,7 @@ def test_what_is_no_address(address):
     with pytest.raises(InputError) as error:
         settings.endpoint(address)
     assert error.value.where == "RAY_ADDRESS"
-    assert "host:port" in error.value.remedy
+    assert "host:port" in str(error.value.remedy)
 
 
 def test_the_folder_of_sockets_is_closed_to_others(environment):
