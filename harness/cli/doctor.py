@@ -6,15 +6,18 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from packaging.requirements import Requirement
 
 from harness.cli.terminal import say
-from harness.errors import LorabenchError
+from harness.errors import InputError, LorabenchError
+
+if TYPE_CHECKING:
+    from harness.data.tasks import Task
 
 Verdict = Literal["ok", "note", "problem"]
 NEEDED_GB = 3  # model, data, spectra and results of the quick study, with room to convert the model
@@ -132,14 +135,31 @@ def _cached() -> Iterator[Finding]:
     for name in models.model_names():
         ready = models.model_ready(name)
         yield Finding(f"model {name}", "ok" if ready else "note", "ready" if ready else "not fetched: lorabench fetch")
-    hub = [name for name in tasks.task_names() if tasks.load_task(name).hub]
-    for what, names in (("tasks", sorted(set(tasks.task_names()) - set(hub))), ("tasks of the hub", hub)):
+    found = {name: tasks.load_task(name) for name in tasks.task_names()}
+    hub = [name for name, task in found.items() if task.hub]
+    yield from _benchmark([task for task in found.values() if task.files])
+    here = [name for name, task in found.items() if not (task.hub or task.files)]
+    for what, names in (("tasks", here), ("tasks of the hub", hub)):
         missing = [name for name in names if not tasks.task_ready(name)]
         text = f"{len(names) - len(missing)} of {len(names)} ready"
         if missing:
             text += "; fetched with a study that uses them" if names is hub else f"; not fetched: {', '.join(missing)}"
         if names:
             yield Finding(what, "note" if missing else "ok", text)
+
+
+def _benchmark(read: Sequence[Task]) -> Iterator[Finding]:
+    """The folder of the benchmark's own files, where one is named: ``read`` are the tasks that read it."""
+    from harness.data.sources import cl_benchmark
+
+    try:
+        there = sum(bool(cl_benchmark.parts(task.files)) for task in read if task.files)
+    except InputError as error:
+        yield Finding(cl_benchmark.FOLDER, "problem", str(error))
+        return
+    if read:
+        text = f"{there} of {len(read)} tasks have files in {cl_benchmark.named()}"
+        yield Finding(cl_benchmark.FOLDER, "ok" if there == len(read) else "note", text)
 
 
 def _ray() -> Iterator[Finding]:

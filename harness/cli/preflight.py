@@ -17,10 +17,12 @@ def checked_study(name: str, model: str | None = None) -> tuple[Path, Study]:
     Raises InputError as ``file:key`` for a study that can't be read, and for tasks and probes that do not exist.
     """
     from harness.data import paths
+    from harness.data.sources import cl_benchmark
     from harness.study.load import find_study, load_study
 
     file = find_study(name, paths.studies_dir())
     study = load_study(file, overrides={"model": model} if model is not None else None)
+    cl_benchmark.use(study.cl_benchmark)
     places = {task: f"{file}:streams.{order}" for order, stream in study.streams.items() for task in stream}
     for task, place in (places | dict.fromkeys(study.probes, f"{file}:probes")).items():
         _check_task(task, place)

@@ -147,12 +147,14 @@ def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = 
 def _changes(name: str, model: str | None, out: Path | None, surveyed: Survey) -> tuple[str, ...]:
     """What of the records no longer fits the study; a line that says why that can't be told here, if it can't."""
     from harness.data import models, paths, tasks
+    from harness.data.sources import cl_benchmark
     from harness.executors import make_executor
     from harness.run import campaign
     from harness.study.load import find_study, load_study
 
     try:
         study = load_study(find_study(name, paths.studies_dir()), overrides={"model": model} if model else None)
+        cl_benchmark.use(study.cl_benchmark)
         there = models.model_ready(study.model) and all(map(tasks.task_ready, (*study.tasks, *study.probes)))
         if not there:
             why = "its model or data are not at hand; lorabench fetch makes them ready"

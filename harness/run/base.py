@@ -13,6 +13,7 @@ from harness.executors.interface import Report
 from harness.run.gauge import Gauge
 from harness.run.job import Job, set_up
 from harness.scoring.bench import Bench
+from harness.scoring.examples import majority
 from harness.store.records import BaseRecord, BaseScore, pack_bits
 from harness.store.results import write_base
 
@@ -56,6 +57,7 @@ def _base_score(bench: Bench, name: str, score) -> BaseScore:
         higher_is_better=task.higher_is_better,
         items=task.items,
         chance=task.chance,
+        majority=majority(task),
         score=score.value,
         stderr=score.stderr,
         correct=None if score.correct is None else pack_bits(score.correct),

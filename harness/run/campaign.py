@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.data import files, paths, tasks
 from harness.data import models as model_files
+from harness.data.sources import cl_benchmark
 from harness.data.tasks.text import check_text
 from harness.errors import InputError
 from harness.executors.hardware import likely_device
@@ -59,6 +60,7 @@ class Campaign:
     reference: Reference | None = None  #: whom its arms are compared with; none in a tuning study
     warnings: tuple[str, ...] = ()  #: what to know of the comparisons, as that nothing will be tested
     claims: tuple[SourceClaim, ...] = ()
+    task_sources: Mapping[str, str] = field(default_factory=dict)  #: where the rows of each task come from
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def lay_out(study: Study, where: str, folder: Path, *, device: Callable[[str], D
     """
     from harness.method.registry import methods
 
+    cl_benchmark.use(study.cl_benchmark)
     check_streams(study, where)
     published = _published(study, where)
     registry = methods()
@@ -124,7 +127,18 @@ def lay_out(study: Study, where: str, folder: Path, *, device: Callable[[str], D
     plan = build_plan(study, registry, inputs, size, where, dense, adapter_share(source.path))
     notes = (*remarks(study, registry), *tuned, *_model_remarks(study, source.path, plan))
     return Campaign(
-        study, folder, source, inputs.task_digests, plan, published, notes, searches, reference, said, claims
+        study,
+        folder,
+        source,
+        inputs.task_digests,
+        plan,
+        published,
+        notes,
+        searches,
+        reference,
+        said,
+        claims,
+        inputs.task_sources,
     )
 
 
@@ -145,6 +159,7 @@ def _inputs(
     return Inputs(
         model_digest=source.digest,
         task_digests={task: ready.digest for task, ready in prepared.items()},
+        task_sources={task: ready.source for task, ready in prepared.items()},
         text_digests={task: ready.digest for task, ready in text.items()},
         method_digests={method: method_digest(registry[method]) for method in used},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ import torch
 
 from harness.data import paths
 from harness.data.models import resolve_model
+from harness.data.sources import cl_benchmark
 from harness.data.tasks import prepare_task
 from harness.engine.environment import free_unused, use_threads
 from harness.engine.model.load import load_model
 from harness.engine.spectra import Spectra
 from harness.errors import InputError
 from harness.scoring.bench import Bench, make_bench
+from harness.store.records import TrialSpec
 from harness.study.config import Study
 from harness.study.plan import Pack
 
@@ -38,6 +40,7 @@ class Job:
     extras: Mapping[str, Any]  #: put into every record's ``host`` block
     model_digest: str  #: of the files at ``model_path``
     task_digests: Mapping[str, str]
+    task_sources: Mapping[str, str] = field(default_factory=dict)  #: where each one's rows come from, for the records
     card: float = 1.0  #: share of a GPU, where it runs on one
     number: int | None = None  #: of the plan's packs, from 1, that this one is or is a part of
 
@@ -54,6 +57,10 @@ class Job:
         arms = ", ".join(dict.fromkeys(trial.spec.arm for trial in trials))
         number = f"pack {self.number} of " if self.number else "a pack of "
         return f"{number}{self.study.name} ({len(trials)} trial{'s'[: len(trials) != 1]}: {arms}), {self.device}"
+
+    def sources_of(self, spec: TrialSpec) -> dict[str, str]:
+        """Where the rows of a trial's tasks and probes come from, as far as that is known."""
+        return {name: self.task_sources[name] for name in (*spec.stream, *spec.probes) if name in self.task_sources}
 
     @property
     def threads(self) -> int:
@@ -77,6 +84,7 @@ def relocated(job: Job, folder: Path) -> Job:
 
     Raises InputError where these are not the same here.
     """
+    cl_benchmark.use(job.study.cl_benchmark)
     source = resolve_model(job.study.model)
     digests = {task: prepare_task(task).digest for task in (*job.study.tasks, *job.study.probes)}
     named = [f"the model {job.study.model}"] if source.digest != job.model_digest else []
@@ -118,6 +126,7 @@ def set_up(job: Job) -> Loaded:
     Taken over from the job before where it had the same: on a CPU that saves some 10 s a pack.
     """
     study = job.study
+    cl_benchmark.use(study.cl_benchmark)
     use_threads(study.threads)
     # Trials of one pack adapt the same projections, and what they leave alone is left unwrapped.
     adapter = job.pack.adapter if job.pack else study.adapter

@@ -70,6 +70,7 @@ class Run:
             self.extras,
             model_digest=model.digest,
             task_digests=self.campaign.task_digests,
+            task_sources=self.campaign.task_sources,
             card=self._card(pack),
             number=self.tracker.number(pack) if pack else None,
         )

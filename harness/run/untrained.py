@@ -59,6 +59,7 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
         intruders=tuple(nothing if forecast.takes_intruders(study, s, stages) else None for s in range(stages)),
         costs=Costs(trained_parameters=0, adapter_bytes=0, state_bytes=0),
         host={**host(), **job.extras},
+        sources=job.sources_of(spec),
         commit=clone().commit,
         clean=clone().clean,
     )
@@ -70,6 +71,7 @@ def _column(base: BaseScore, scored: list[bool]) -> TaskScores:
         higher_is_better=base.higher_is_better,
         items=base.items,
         chance=base.chance,
+        majority=base.majority,
         score=tuple(base.score if here else None for here in scored),
         stderr=tuple(base.stderr if here else None for here in scored),
         correct=tuple(base.correct if here else None for here in scored),

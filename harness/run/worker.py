@@ -135,6 +135,7 @@ def give_up(job: Job, status: Status, failure: Failure) -> Outcome:
                     facts=trial.facts,
                     stack=dict(job.stack),
                     host={**host(), **job.extras, "pack": job.name},
+                    sources=job.sources_of(trial.spec),
                     commit=clone().commit,
                     clean=clone().clean,
                     failure=failure,

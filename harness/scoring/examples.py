@@ -5,6 +5,7 @@ The object that asks the test items renders the examples too, so the two can't d
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -81,6 +82,21 @@ def right_answer(scored: ScoredTask, prompting: Prompting, row: Mapping[str, Any
             remedy="correct the row or the task's doc_to_target",
         )
     return requests[label].args
+
+
+def majority(scored: ScoredTask) -> float | None:
+    """The share of a task's scored items that have the most frequent right answer; None where there are no answers.
+
+    For choices the place of the right one, for generated answers its text.
+    """
+    if scored.kind not in ("multiple_choice", "generate_until"):
+        return None
+    docs = scored.task.eval_docs
+    if scored.kind == "multiple_choice":
+        answers = [str(_label(scored.task, doc)) for doc in docs]
+    else:
+        answers = [str(scored.task.doc_to_target(doc)) for doc in docs]
+    return max(Counter(answers).values()) / len(answers)
 
 
 def _context(task: Any, row: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

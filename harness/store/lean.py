@@ -61,6 +61,7 @@ class Lean:
             facts=self._alike(record.facts),
             stack=self._alike(record.stack),
             host=self._alike(record.host),
+            sources=self._alike(record.sources),
             tasks=self._columns(record.tasks),
             probes=self._columns(record.probes),
             curves=tuple(map(self._curve, record.curves)),

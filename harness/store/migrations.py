@@ -74,6 +74,11 @@ def _state_bytes(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "schema_version": 6}
 
 
+def _sources(record: dict[str, Any]) -> dict[str, Any]:
+    """6 -> 7: where the rows of tasks came from, and how often their items have one answer; before, nobody noted it."""
+    return {**record, "schema_version": 7}
+
+
 def _of_bits(bits: str | None, items: int) -> float | None:
     """lm-eval's ``mean_stderr`` of zeros and ones."""
     return float(unpack_bits(bits, items).std(ddof=1) / items**0.5) if bits is not None and items > 1 else None
@@ -81,7 +86,7 @@ def _of_bits(bits: str | None, items: int) -> float | None:
 
 _GROUPS = ("tasks", "probes")
 _STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    1: _standard_errors, 2: _timeouts, 3: _facts, 4: _students, 5: _state_bytes,
+    1: _standard_errors, 2: _timeouts, 3: _facts, 4: _students, 5: _state_bytes, 6: _sources,
 }  # fmt: skip
 
 # The methods there were when records had no facts.

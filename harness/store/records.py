@@ -19,7 +19,7 @@ from harness.store.intruders import Intruders
 from harness.store.packed import Floats
 from harness.store.values import Frozen, Scalar, Score
 
-SCHEMA_VERSION = 6  # with every change of a field; harness/store/migrations.py reads the older ones
+SCHEMA_VERSION = 7  # with every change of a field; harness/store/migrations.py reads the older ones
 
 Status = Literal["ok", "diverged", "oom", "error", "timeout"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -92,6 +92,9 @@ class TaskScores(Frozen):
     chance: Score | None  #: score of guessing; null where that has no meaning
     score: tuple[Score | None, ...]  #: T + 1 long; null where it was not scored
     stderr: tuple[Score | None, ...]  #: T + 1 long: of each score over the test items; null where it is not known
+    #: Share of the scored items that have the most frequent right answer (the same place among the choices, or the same
+    #: text): what always giving it would score.  Null where that has no meaning, or before schema 7.
+    majority: Score | None = None
     correct: tuple[str | None, ...] = ()  #: T + 1 long, per-item correctness as packed bits (``unpack_bits``)
     truncated: int = 0  #: items that lost their beginning because they are longer than the context
 
@@ -127,7 +130,7 @@ class Failure(Frozen):
 class TrialRecord(Frozen):
     """One trial: one method with one setting, through one stream, with one seed."""
 
-    schema_version: Literal[6] = SCHEMA_VERSION
+    schema_version: Literal[7] = SCHEMA_VERSION
     fingerprint: str
     study: str
     status: Status
@@ -144,6 +147,7 @@ class TrialRecord(Frozen):
     lost_energy: tuple[Score | None, ...] = ()  #: T long where what is scored was cut to a rank: the share left out
     costs: Costs = Costs()
     host: dict[str, Scalar] = Field(default_factory=dict)
+    sources: dict[str, str] = Field(default_factory=dict)  #: of every task and probe: where its rows came from
     commit: str | None = None  #: of the clone that the code ran from; null where it was an installed package
     clean: bool | None = None  #: whether the code in it was as committed; null where that isn't known
     failure: Failure | None = None
@@ -191,13 +195,14 @@ class BaseScore(Frozen):
     stderr: Score | None  #: over the test items
     correct: str | None
     truncated: int = 0  #: items that lost their beginning because they are longer than the context
+    majority: Score | None = None  #: as in :class:`TaskScores`
     tokens: int  #: of one trial's scoring pass over this task
 
 
 class BaseRecord(Frozen):
     """The base model on every task and probe of a study: row 0 of every trial's matrix, scored once."""
 
-    schema_version: Literal[2, 3, 4, 5, 6] = SCHEMA_VERSION  #: 3 to 6 have changed nothing here
+    schema_version: Literal[2, 3, 4, 5, 6, 7] = SCHEMA_VERSION  #: 3 to 7 have changed nothing here
     key: str  #: digest of everything the scores depend on, stack included
     scores: dict[str, BaseScore]
     train_tokens: dict[str, float]  #: mean tokens of a training example, by task; for forecasts

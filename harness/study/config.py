@@ -14,6 +14,7 @@ They are found and read in harness/study/load.py; every error names ``file:key``
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -205,6 +206,11 @@ class Study(CommonSettings):
     tuning: TuningSettings = TuningSettings()
     published: str | None = Field(default=None, description="a file of tasks/published: numbers for the report to show")
     claims: str | None = Field(default=None, description="a file of tasks/claims: what sources claim, for the report")
+    cl_benchmark: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the folder CL_Benchmark, which tasks scl_* then read instead of the hub",
+    )
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -217,6 +223,12 @@ class Study(CommonSettings):
         if (again := twice(value)) is not None:
             raise ValueError(f"the seed {again} stands here twice")
         return value
+
+    @field_validator("cl_benchmark")
+    @classmethod
+    def _found_anywhere(cls, value: str | None) -> str | None:
+        """Workers may stand in another folder."""
+        return None if value is None else str(Path(value).expanduser().absolute())
 
     @field_validator("streams")
     @classmethod

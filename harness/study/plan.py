@@ -29,6 +29,7 @@ class Inputs:
     model_digest: str
     task_digests: Mapping[str, str]
     method_digests: Mapping[str, str]
+    task_sources: Mapping[str, str] = field(default_factory=dict)  #: where the rows of each task come from
     text_digests: Mapping[str, str] = field(default_factory=dict)  #: of the tasks whose text a start looks at
     tuned: Mapping[str, int] = field(default_factory=dict)  #: arm -> settings that `tune` tried to choose the arm's
 

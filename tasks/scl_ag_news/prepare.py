@@ -7,3 +7,7 @@ import textwrap
 def rows(source):
     for row in itertools.islice(source.split("train"), 0, None, 10):
         yield {"text": textwrap.shorten(row["text"], 600, placeholder=" ..."), "label": row["label"]}
+
+
+def fields(sentence):
+    return {"text": sentence.strip()}

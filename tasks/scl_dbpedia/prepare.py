@@ -8,3 +8,7 @@ def rows(source):
     for row in itertools.islice(source.split("train"), 0, None, 50):
         text = f"{row['title'].strip()}: {row['content'].strip()}"
         yield {"text": textwrap.shorten(text, 600, placeholder=" ..."), "label": row["label"]}
+
+
+def fields(sentence):
+    return {"text": sentence.strip()}

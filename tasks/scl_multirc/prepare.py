@@ -16,3 +16,11 @@ def rows(source):
                     "answer": row["answer"].strip(),
                     "label": row["label"],
                 }
+
+
+def fields(sentence):
+    paragraph, mark, rest = sentence.removeprefix("paragraph: ").rpartition("\nquestion: ")
+    question, second, answer = rest.rpartition("\ncandidate answer: ")
+    if not (mark and second and sentence.startswith("paragraph: ")):
+        raise ValueError("it has no 'paragraph: ', 'question: ' and 'candidate answer: '")
+    return {"paragraph": paragraph.strip(), "question": question.strip(), "answer": answer.strip()}

@@ -9,3 +9,10 @@ def rows(source):
         sides[row["label"]].append({key: row[key] for key in ("question1", "question2", "label")})
     for pair in zip(*sides.values(), strict=False):  # as many of each
         yield from pair
+
+
+def fields(sentence):
+    first, mark, second = sentence.removeprefix("first sentence: ").partition("\nsecond sentence: ")
+    if not (mark and sentence.startswith("first sentence: ")):
+        raise ValueError("it has no 'first sentence: ' and 'second sentence: '")
+    return {"question1": first.strip(), "question2": second.strip()}

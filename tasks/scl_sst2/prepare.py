@@ -6,3 +6,7 @@ import itertools
 def rows(source):
     for row in itertools.islice(source.split("train"), 0, None, 10):
         yield {"sentence": row["sentence"].strip(), "label": row["label"]}
+
+
+def fields(sentence):
+    return {"sentence": sentence.removeprefix("Text: ").strip()}

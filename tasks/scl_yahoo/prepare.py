@@ -9,3 +9,7 @@ def rows(source):
         text = " ".join(row[key] or "" for key in ("question_title", "question_content", "best_answer"))
         text = text.replace("\\n", " ").replace("<br />", " ")
         yield {"text": textwrap.shorten(text, 1000, placeholder=" ..."), "label": row["topic"]}
+
+
+def fields(sentence):
+    return {"text": sentence.strip()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import files, paths
-from harness.data.sources import hub_data
+from harness.data.sources import cl_benchmark, hub_data
 from harness.data.tasks.spec import FEWSHOT, SPLITS, Task
 from harness.errors import InputError, LorabenchError
 from harness.reading import read_json
@@ -25,7 +25,7 @@ def source_digest(task: Task) -> str:
     """sha256 over what the splits are made of.
 
     For a task of a folder the files in it (what ``prepare.py`` may read, and how it makes documents of it),
-    for one of lm-eval's the configuration; for both the version of the hub's data.
+    for one of lm-eval's the configuration; for both the version of the hub's data, or of the benchmark's files.
     """
     digest = hashlib.sha256(f"format {FORMAT}\n".encode())
     if task.origin == "lorabench":
@@ -36,6 +36,8 @@ def source_digest(task: Task) -> str:
         digest.update(_canonical(task.config).encode())
     if task.hub:
         digest.update(f"{hub_data.identity(task.hub)}\n".encode())
+    if task.files:
+        digest.update(f"{cl_benchmark.identity(task.files)}\n".encode())
     return digest.hexdigest()
 
 
@@ -69,8 +71,11 @@ def _identity(file: Path) -> tuple[int, str]:
     return count, digest.hexdigest()
 
 
-def write(task: Task, splits: Mapping[str, Sequence[dict]]) -> dict:
-    """Put the splits into the cache in one step and return the manifest; a split without documents gets no file."""
+def write(task: Task, splits: Mapping[str, Sequence[dict]], notes: Sequence[str] = ()) -> dict:
+    """Put the splits into the cache in one step and return the manifest; a split without documents gets no file.
+
+    ``notes`` say what became of the source's rows, where that is more than the task's declaration says.
+    """
     folder = cache_folder(task)
 
     def fill(workspace: Path) -> None:
@@ -81,7 +86,8 @@ def write(task: Task, splits: Mapping[str, Sequence[dict]]) -> dict:
                 (workspace / f"{split}.jsonl").write_bytes(text.encode("utf-8"))
                 digests[split] = hashlib.sha256(text.encode("utf-8")).hexdigest()
         counts = {split: len(docs) for split, docs in splits.items()}
-        manifest = {"counts": counts, "digest": digest(task, digests), "files": digests, "source": task.source}
+        manifest = {"counts": counts, "digest": digest(task, digests), "files": digests}
+        manifest["source"] = "; ".join([task.source, *notes])
         (workspace / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
     if read_manifest(task) is None:  # no other process has built it meanwhile: what is there is damaged

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from harness.data.sources import cl_benchmark
 from harness.data.tasks.lm_eval import index as lm_eval_index
 from harness.data.tasks.load import load_task, task_names
-from harness.data.tasks.spec import SPLITS
+from harness.data.tasks.prepare import prepare_task
+from harness.data.tasks.spec import SPLITS, Task
 from harness.errors import InputError
 
 
@@ -18,10 +20,22 @@ def project_tasks(pattern: str) -> list[dict[str, Any]]:
     rows = []
     for name in _matching(task_names(), pattern):
         task = load_task(name)
-        sizes = "/".join(str(task.splits.get(split, 0)) for split in SPLITS)
+        splits, source = _rows_of(task)
+        sizes = "/".join(str(splits.get(split, 0)) for split in SPLITS)
         row = {"name": name, "role": task.role, "kind": task.kind, "splits": sizes, "chance": task.chance}
-        rows.append(row | {"licence": task.licence})
+        rows.append(row | {"licence": task.licence, "source": source})
     return rows
+
+
+def _rows_of(task: Task) -> tuple[Mapping[str, int], str]:
+    """(rows of each split, where they come from): as declared, or as the benchmark's files that are named have them."""
+    if task.files is None:
+        return task.splits, task.source
+    parts = cl_benchmark.parts(task.files)
+    if not parts:
+        return {}, f"{task.source}, which has neither train.json nor test.json"
+    ready = prepare_task(task.name)
+    return ready.task.splits, ready.source
 
 
 def lm_eval_tasks(pattern: str, report: Callable[[str], object]) -> list[dict[str, Any]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 from harness.data.tasks import cache
 from harness.data.tasks.lm_eval import rows as lm_eval_rows
 from harness.data.tasks.lm_eval import yaml_files
 from harness.data.tasks.load import load_task
-from harness.data.tasks.own import splits
-from harness.data.tasks.spec import FEWSHOT, SPLITS, PreparedTask
+from harness.data.tasks.own import benchmark, splits
+from harness.data.tasks.spec import FEWSHOT, SPLITS, PreparedTask, Task
 from harness.errors import LorabenchError, unknown_name
 
 
@@ -26,12 +27,18 @@ def prepare_task(name: str) -> PreparedTask:
     """
     task = load_task(name)
     ours = task.origin == "lorabench"
-    build = splits.build if ours else lm_eval_rows.build
-    manifest = cache.read_manifest(task) or build(task)
+    manifest = cache.read_manifest(task) or _builder(task)(task)
     folder = cache.cache_folder(task)
     files = {split: folder / f"{split}.jsonl" for split in manifest["files"]}
     config = task.config if ours else yaml_files.resolved(task, files)
-    return PreparedTask(replace(task, splits=manifest["counts"]), files, manifest["digest"], config, shuffled=ours)
+    task = replace(task, splits=manifest["counts"])
+    return PreparedTask(task, files, manifest["digest"], config, shuffled=ours, source=manifest["source"])
+
+
+def _builder(task: Task) -> Callable[[Task], dict]:
+    if task.files:
+        return benchmark.build
+    return splits.build if task.origin == "lorabench" else lm_eval_rows.build
 
 
 def read_split(prepared: PreparedTask, split: str) -> list[dict]:

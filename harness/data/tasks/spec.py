@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.data import paths
+from harness.data.sources.cl_benchmark import BenchmarkFiles
 from harness.data.sources.hub_data import HubData
 from harness.data.sources.wheels import Wheel
 
@@ -34,6 +35,7 @@ class Task:
     origin: Origin = "lorabench"
     wheel: Wheel | None = field(default=None, repr=False)
     hub: HubData | None = field(default=None, repr=False)
+    files: BenchmarkFiles | None = field(default=None, repr=False)  #: where their folder is named, and nothing else is
     split_seed: int = 0
     group: str | None = None  #: documents with the same value of this field stay in one split
 
@@ -55,3 +57,4 @@ class PreparedTask:
     digest: str  #: sha256 over the canonical config and every split's content
     config: dict[str, Any]  #: for lm-eval: functions resolved, splits under our names, no ``dataset_path``
     shuffled: bool  #: False where the rows have the order of the data set they come from
+    source: str  #: where the rows come from, and what of it became of them

@@ -18,7 +18,7 @@ from harness.data import paths
 from harness.store.clone import FILE, clone
 
 #: Settings of this process that workers have as well, where it has them.
-PASSED_ON = ("LORABENCH_CACHE", "LORABENCH_DATASETS", "HF_HUB_OFFLINE", "HF_ENDPOINT")
+PASSED_ON = ("LORABENCH_CACHE", "LORABENCH_CL_BENCHMARK", "LORABENCH_DATASETS", "HF_HUB_OFFLINE", "HF_ENDPOINT")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git*", "*.pyc")
 
 

@@ -377,7 +377,14 @@ def test_records_of_schema_4_have_no_curve_of_a_student(tmp_path):
     now = record.model_dump(mode="json")
     assert [curve.pop("student") for curve in now["curves"]] == [[]] * len(record.spec.stream)
     assert now["costs"].pop("state_bytes") is None
+    _say_nothing_of_rows(now)
     assert now == old | {"schema_version": SCHEMA_VERSION}, "nothing else has changed"
+
+
+def _say_nothing_of_rows(record: dict) -> None:
+    """Before schema 7 nobody noted where rows came from, nor how often their items have one answer."""
+    assert record.pop("sources") == {}
+    assert {scores.pop("majority") for scores in (*record["tasks"].values(), *record["probes"].values())} == {None}
 
 
 def test_records_of_schema_5_have_no_bytes_of_state(tmp_path):
@@ -389,6 +396,17 @@ def test_records_of_schema_5_have_no_bytes_of_state(tmp_path):
     assert (old["schema_version"], record.schema_version) == (5, SCHEMA_VERSION)
     now = record.model_dump(mode="json")
     assert now["costs"].pop("state_bytes") is None
+    _say_nothing_of_rows(now)
+    assert now == old | {"schema_version": SCHEMA_VERSION}, "nothing else has changed"
+
+
+def test_records_of_schema_6_say_nothing_of_their_rows(tmp_path):
+    shutil.copytree(GOLDEN / "schema6", tmp_path / "study")
+    (record,) = read_trials(tmp_path / "study").records
+    old = json.loads((GOLDEN / "schema6" / "trials" / f"{record.fingerprint}.json").read_text())
+    assert (old["schema_version"], record.schema_version) == (6, SCHEMA_VERSION)
+    now = record.model_dump(mode="json")
+    _say_nothing_of_rows(now)
     assert now == old | {"schema_version": SCHEMA_VERSION}, "nothing else has changed"
 
 

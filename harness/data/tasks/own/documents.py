@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import traceback
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.data import paths
 from harness.data.tasks.own.source import Source
@@ -18,18 +19,43 @@ def documents(task: Task) -> list[dict]:
 
     Raises InputError, with file and line, for whatever happens in it.
     """
+    return _run(task, "rows", lambda rows: _checked(rows(Source(task))))
+
+
+def documents_of(task: Task, sentences: Sequence[str], where: Callable[[int], str]) -> list[dict]:
+    """What ``fields(sentence)`` of the task's ``prepare.py`` makes of each sentence of the benchmark's own files.
+
+    Raises InputError where one is not built as it should be; ``where`` names the file and the row of each by its place.
+    """
+
+    def read(fields: Callable[[str], dict]) -> list[dict]:
+        docs = []
+        for place, sentence in enumerate(sentences):
+            try:
+                docs.append(fields(sentence))
+            except ValueError as problem:
+                what = f"the sentence {clipped(repr(sentence), 200)} is not built as those of this task: {problem}"
+                raise InputError(what, where=where(place), remedy="name the benchmark's own files") from problem
+        return _checked(docs)
+
+    return _run(task, "fields", read)
+
+
+def _run(task: Task, name: str, use: Callable[[Any], list[dict]]) -> list[dict]:
+    """What ``use`` makes of the function of this name in the task's ``prepare.py``."""
     path = task.folder / "prepare.py"
     module = types.ModuleType(f"lorabench_task_{task.name}")
     try:
         # Not imported by name: the file is no part of a package, and no __pycache__ may appear in the tasks folder.
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), module.__dict__)
-        return _checked(module.rows(Source(task)))
+        return use(getattr(module, name))
     except LorabenchError:
         raise
     except (Exception, SystemExit) as problem:
-        line = _line(problem, path, getattr(module, "rows", None))
+        line = _line(problem, path, getattr(module, name, None))
         where = f"{paths.shown(path)}:{line}" if line else paths.shown(path)
-        what = f"rows(source) failed: {type(problem).__name__}: {problem}"
+        given = "source" if name == "rows" else "sentence"
+        what = f"{name}({given}) failed: {type(problem).__name__}: {problem}"
         raise InputError(what, where=where, remedy="correct prepare.py; see tasks/README.md, step 2") from problem
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import paths
+from harness.data.sources import cl_benchmark
 from harness.data.tasks.own import task_yaml
-from harness.data.tasks.own.task_yaml import HubSource, WheelSource
+from harness.data.tasks.own.task_yaml import HubSource, Metadata, WheelSource
 from harness.data.tasks.spec import Task
 from harness.errors import InputError
 
@@ -47,12 +48,15 @@ def read_task(name: str, file: Path) -> Task:
         role=meta.role,
         split_seed=meta.split_seed,
         group=meta.group,
-        **_origin(meta.source),
+        **_origin(meta),
     )
 
 
-def _origin(source: WheelSource | HubSource | str) -> dict[str, Any]:
+def _origin(meta: Metadata) -> dict[str, Any]:
     """The fields of a Task that say where its rows come from."""
+    source = meta.source
+    if meta.files and cl_benchmark.named():
+        return {"source": f"{cl_benchmark.FOLDER}/{meta.files.cl_benchmark}", "files": meta.files.pin()}
     if isinstance(source, WheelSource):
         return {"source": f"{source.wheel}: {', '.join(source.members)}", "wheel": source.pin()}
     if isinstance(source, HubSource):

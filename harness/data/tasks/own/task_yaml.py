@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from harness import reading
+from harness.data.sources.cl_benchmark import BenchmarkFiles
 from harness.data.sources.hub_data import HubData
 from harness.data.sources.wheels import Wheel
 from harness.data.tasks.spec import SPLITS, Role
@@ -83,6 +84,19 @@ class HubSource(BaseModel):
         return HubData(self.hub, self.config, self.splits)
 
 
+class Files(BaseModel):
+    """The task's files in the folder of the standard continual-learning benchmark, where that is named."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cl_benchmark: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")  #: ``category/task``
+    labels: tuple[str, ...] = Field(min_length=2)  #: as its ``labels.json`` has them, in the order of the choices
+    unlabelled: tuple[str, ...] = ()  #: what stands in the place of a label where nobody could tell
+
+    def pin(self) -> BenchmarkFiles:
+        return BenchmarkFiles(self.cl_benchmark, self.labels, self.unlabelled)
+
+
 def _form(source: object) -> str:
     """Which of the forms a ``source`` is meant to have, so that an error is about that one alone."""
     if not isinstance(source, dict):
@@ -115,6 +129,7 @@ class Metadata(BaseModel):
     role: Role
     licence: str = Field(min_length=1)
     source: DataSource  #: a wheel, a data set of the hub, or words such as ``made in code``
+    files: Files | None = None  #: read instead of the source, where their folder is named
     chance: float | None = Field(ge=0, le=1)  #: score of guessing; null where that has no meaning
     splits: SplitSizes
     split_seed: int
@@ -188,6 +203,9 @@ def _check_config(config: dict, meta: Metadata, name: str, where: str) -> None:
     for key, least in (("num_fewshot", 0), ("repeats", 1)):
         if config.get(key) is not None and config[key] < least:
             refuse(key, f"is {config[key]}", f"must be at least {least}")
+    choices = config.get("doc_to_choice")
+    if meta.files and isinstance(choices, list) and len(choices) != len(meta.files.labels):
+        refuse("metadata.files.labels", f"are {len(meta.files.labels)} for {len(choices)} choices", "name one for each")
     _check_generation(config.get("generation_kwargs") or {}, f"{where}:generation_kwargs")
     _check_lists(config, where)
 
