@@ -135,7 +135,7 @@ def test_other_rows_are_another_task(root, monkeypatch):
     assert tasks.load_task("scl_rte").hub is not None, "without the folder, the hub"
 
 
-def test_the_study_at_work_names_the_folder_before_the_environment(root, tmp_path):
+def test_the_study_names_the_folder_before_the_environment(root, tmp_path):
     benchmark_files.write(root, *RTE)
     benchmark_files.write(tmp_path / "mine", *RTE, train=100)
     cl_benchmark.use(str(tmp_path / "mine"))
@@ -169,7 +169,7 @@ def _alter(part: str, **values):
     (lambda folder: (folder / "labels.json").unlink(), "labels.json", "can't be read"),
     (lambda folder: [(folder / f"{part}.json").unlink() for part in ("train", "test")], "", "neither train.json nor"),
 ])  # fmt: skip
-def test_what_is_no_file_of_the_benchmark_is_refused_with_its_place(root, damage, at, says):
+def test_what_is_no_file_of_it_is_refused_with_its_place(root, damage, at, says):
     folder = benchmark_files.write(root, *RTE)
     damage(folder)
     with pytest.raises(InputError) as caught:
