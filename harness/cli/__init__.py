@@ -15,7 +15,7 @@ import typer
 
 from harness.cli import adapters, lists, new, perf, results, study
 from harness.cli.options import kind_of
-from harness.cli.terminal import say, take_any_encoding
+from harness.cli.terminal import say, stopped, take_any_encoding
 from harness.data.files import FULL
 from harness.errors import InputError, LorabenchError
 
@@ -31,7 +31,6 @@ app = typer.Typer(
     name="lorabench",
     help="Compare ways of LoRA fine-tuning on sequences of tasks: forgetting, learning, intruder dimensions, cost.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -41,6 +40,24 @@ app.add_typer(perf.app, name="perf")
 app.add_typer(new.app, name="new")
 
 
+def _show_version(asked: bool) -> None:
+    """``lorabench 0.1.0``, with the commit of the clone that it runs from."""
+    if not asked:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    from harness.store.clone import clone
+
+    try:
+        number = version("lorabench")
+    except PackageNotFoundError:
+        number = "(not installed)"
+    here = clone()
+    changed = {True: "", False: ", changed since", None: ""}[here.clean]
+    say(f"lorabench {number}" + (f" (clone at {here.commit[:12]}{changed})" if here.commit else ""))
+    raise typer.Exit
+
+
 @app.callback()
 def plug_in(
     context: typer.Context,
@@ -48,6 +65,9 @@ def plug_in(
         list[Path] | None,
         typer.Option("--plugins", help="A folder of custom methods/ and tasks/; anywhere on the line."),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version this is.")
+    ] = False,
 ) -> None:
     """Makes the folders known to this process and to its workers.
 
@@ -80,7 +100,7 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # one progress bar, ours
     take_any_encoding()
     try:
-        app(_plugins_first(sys.argv[1:]))
+        app(_plugins_first(sys.argv[1:]), prog_name="lorabench")  # which names the completion's variable, too
     except LorabenchError as error:
         say(f"error: {error}", err=True)
         sys.exit(error.exit_status)
@@ -92,5 +112,5 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as stop:  # typer turns Ctrl-C into its exit status
         if stop.code == 130:
-            say("stopped; finished trials are kept, run the same command to go on", err=True)
+            say(stopped(), err=True)
         raise

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import AsJson
-from harness.cli.terminal import say
+from harness.cli.options import AsJson, method_names
+from harness.cli.terminal import plural, say
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -20,7 +19,10 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def methods(
-    check: Annotated[str | None, typer.Option(help="Check one method against the contract, and list none.")] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(help="Check one method against the contract, and list none.", autocompletion=method_names),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the methods, one line each; with --check see whether one keeps the contract."""
@@ -33,7 +35,8 @@ def methods(
             say(f"ok  {rule}")
         say(f"{check} keeps the contract")
         return
-    _list([{"name": m.name, "summary": m.summary, "source": m.source} for m in registry().values()], as_json)
+    rows = [{"name": m.name, "summary": m.summary, "source": m.source} for m in registry().values()]
+    _list(rows, as_json, "no method is there")
 
 
 def tasks(
@@ -44,7 +47,9 @@ def tasks(
     """List the tasks and probes, one line each; with --lm-eval those that lm-eval brings along."""
     from harness.data.tasks import listing
 
-    _list(listing.lm_eval_tasks(pattern, _note) if lm_eval else listing.project_tasks(pattern), as_json)
+    rows = listing.lm_eval_tasks(pattern, _note) if lm_eval else listing.project_tasks(pattern)
+    elsewhere = "" if lm_eval else "; lm-eval's own are listed with --lm-eval"
+    _list(rows, as_json, f"no task matches '{pattern}'{elsewhere}")
 
 
 def studies(as_json: AsJson = False) -> None:
@@ -55,9 +60,9 @@ def studies(as_json: AsJson = False) -> None:
     rows = []
     for path in sorted(paths.studies_dir().glob("*.yaml")):
         study = load_study(path)
-        trials = f"{len(study.streams)} order(s), {len(study.seeds)} seed(s)"
-        rows.append({"name": study.name, "title": study.title, "model": study.model, "size": trials})
-    _list(rows, as_json)
+        size = f"{plural(len(study.streams), 'order')}, {plural(len(study.seeds), 'seed')}"
+        rows.append({"name": study.name, "title": study.title, "model": study.model, "size": size})
+    _list(rows, as_json, "no study is there")
 
 
 def _note(line: str) -> None:
@@ -65,12 +70,17 @@ def _note(line: str) -> None:
     say(line, err=True)
 
 
-def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _list(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:
+    """A row each under a header; ``nothing`` says on stderr that there is none."""
+    from harness.cli.show.screen import listing, print_json
+
     if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    words = {None: "-", True: "yes", False: "no"}
-    shown = [[words[v] if v is None or isinstance(v, bool) else str(v) for v in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for line in shown:
-        say("  ".join(map(str.ljust, line, widths)).rstrip())
+        print_json(rows)
+    elif not rows:
+        _note(nothing)
+    else:
+        listing([name.replace("_", " ") for name in rows[0]], [list(map(_cell, row.values())) for row in rows])
+
+
+def _cell(value: Any) -> str:
+    return {None: "-", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else str(value)

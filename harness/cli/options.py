@@ -61,10 +61,26 @@ def out_option(help_text: str) -> Any:
     return typer.Option("--out", parser=out_folder, metavar="PATH", help=help_text)
 
 
+def study_names(incomplete: str) -> list[str]:
+    """For the shell: studies that begin so."""
+    from harness.data import paths
+
+    return sorted(path.stem for path in paths.studies_dir().glob("*.yaml") if path.stem.startswith(incomplete))
+
+
+def method_names(incomplete: str) -> list[str]:
+    """For the shell: methods that begin so."""
+    from harness.method.registry import methods
+
+    return sorted(name for name in methods() if name.startswith(incomplete))
+
+
 StudyName = Annotated[
     str,
     typer.Argument(
-        metavar="STUDY", help="A name of `lorabench studies`, a YAML file, or auto: core with a GPU, else quick."
+        metavar="STUDY",
+        help="A name of `lorabench studies`, a YAML file, or auto: core with a GPU, else quick.",
+        autocompletion=study_names,
     ),
 ]
 ModelName = Annotated[str | None, model_option("Another model: a catalogue name, a folder, or a hub id.")]

@@ -12,7 +12,7 @@ import typer
 from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, resolve
 from harness.cli.preflight import check_methods, checked_study
 from harness.cli.results import renew_report
-from harness.cli.terminal import say
+from harness.cli.terminal import plural, say, when_stopped
 from harness.errors import InputError, LorabenchError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def fetch(study: StudyName = "auto", model: ModelName = None) -> None:
     decompose(config, file, source, say)
 
 
-def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None) -> None:
+def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None, as_json: AsJson = False) -> None:
     """Print a study's trials and packs, what is done, and a time forecast."""
     from harness.cli.show.plan import show_plan
     from harness.executors import make_executor
@@ -50,7 +50,7 @@ def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = No
     check_methods(*checked_study(name, model))
     device = make_executor("local").device
     opened = campaign.load_campaign(name, model=model, out=out, device=device)
-    show_plan(opened, campaign.read_state(opened), device(opened.study.device))
+    show_plan(opened, campaign.read_state(opened), device(opened.study.device), as_json=as_json)
 
 
 def run(
@@ -123,10 +123,24 @@ def _carry_out(
             load = partial(campaign.load_campaign, name, model=model, out=out, tune=tune)
             opened, before, device = campaign.open_campaign(load, runner)
         show_plan(opened, before, device)
-        with progress(opened.study.name, before.complete) as watcher:
+        with when_stopped(partial(_kept, opened)), progress(opened.study.name, before.complete) as watcher:
             after = campaign.run(opened, runner, device, watcher, {"executor": executor})
     show_outcome(opened, before, after)
     return opened, after
+
+
+def _kept(campaign: Campaign) -> str:
+    """What a run that was stopped has left."""
+    from harness.run.campaign import read_state
+    from harness.store.checkpoints import checkpoint_path
+
+    state = read_state(campaign)
+    begun = sum(checkpoint_path(campaign.folder, pack.name).exists() for pack in state.todo)
+    rest = f", {plural(begun, 'pack')} will go on from the last task boundary" if begun else ""
+    return (
+        f"{state.finished} of {plural(len(state.statuses), 'trial')} finished and kept in {campaign.folder}{rest}; "
+        "run the same command to go on"
+    )
 
 
 def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None, as_json: AsJson = False) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import sys
 import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from harness.errors import clipped
 
@@ -33,6 +35,32 @@ def visible(text: object) -> str:
 def say(text: object, *, err: bool = False) -> None:
     """A line to stdout, or to stderr."""
     print(visible(text), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+#: What Ctrl-C says of a verb that has not said anything else.
+STOPPED = "stopped; finished trials are kept, run the same command to go on"
+_stopped = [STOPPED]
+
+
+@contextmanager
+def when_stopped(words: str | Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C in here says these words: what is kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stopped[0] = f"stopped; {words if isinstance(words, str) else words()}"
+        raise
+
+
+def stopped() -> str:
+    """What there is to say of the Ctrl-C that ended this verb."""
+    words, _stopped[0] = _stopped[0], STOPPED
+    return words
+
+
+def plural(count: int, word: str) -> str:
+    """``1 trial``, ``2 trials``."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def take_any_encoding() -> None:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from harness.errors import InputError, SettingError, unknown_name
 from harness.store.records import Facts
-from harness.study.config import Study, first_problem
+from harness.study.aliases import ENTRY, unknown_key
+from harness.study.config import AdapterSettings, ScoringSettings, Study, TrainingSettings, first_problem
 from harness.study.limits import check_size, same_twice, shown, twice
 from harness.study.methods import MethodLike, RecipeLike
 from harness.study.overrides import (
@@ -25,6 +26,13 @@ from harness.study.overrides import (
     refuse_adapter_grids,
     taken_apart,
 )
+
+#: Keys of a study that somebody may have put under a method.
+BLOCKS = {
+    "adapter": tuple(AdapterSettings.model_fields),
+    "training": tuple(TrainingSettings.model_fields),
+    "scoring": tuple(ScoringSettings.model_fields),
+}
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,9 @@ def checked(method: MethodLike, values: Mapping[str, Any], where: str, others: S
     for key in values:
         if key not in method.settings.model_fields:
             known = (*method.settings.model_fields, *others)
-            raise unknown_name(f"setting of '{method.name}'", key, known, where=f"{where}.{key}")
+            raise unknown_key(
+                f"setting of '{method.name}'", str(key), known, BLOCKS, where=f"{where}.{key}", place=ENTRY
+            )
     try:
         return method.settings.model_validate(values)
     except ValidationError as error:

@@ -5,7 +5,6 @@ Unknown keys are errors with a suggestion; every error names ``file:key``.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from harness.errors import InputError, unknown_name
 from harness.reading import read_yaml
 from harness.study import limits
+from harness.study.aliases import unknown_key
 from harness.study.config import RESERVED, Study, check_name, first_problem
 from harness.study.limits import check_plain, check_size
 
@@ -77,17 +77,18 @@ def build_study(data: dict[str, Any], *, where: str) -> Study:
     return study
 
 
-def _reject_unknown_keys(data: dict[str, Any], model: type[BaseModel], where: str, prefix: str = "") -> None:
+def _reject_unknown_keys(data: dict[str, Any], model: type[BaseModel], where: str, block: str = "") -> None:
+    blocks = {name: kind for name, field in Study.model_fields.items() if (kind := _block(field.annotation))}
     for key, value in data.items():
-        field = model.model_fields.get(str(key))
-        if field is None:
-            known = [name for name in model.model_fields if name != "name" or prefix]
-            near = difflib.get_close_matches(str(key), known, n=1)
-            raise InputError(
-                f"unknown key '{key}'",
-                where=f"{where}:{prefix}{key}",
-                remedy=(f"did you mean '{near[0]}'? " if near else "") + f"known keys: {', '.join(known)}",
-            )
-        kind = field.annotation
-        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, BaseModel):
-            _reject_unknown_keys(value, kind, where, f"{prefix}{key}.")
+        if str(key) not in model.model_fields:
+            known = [name for name in model.model_fields if name != "name" or block]
+            others = {name: list(kind.model_fields) for name, kind in blocks.items()}
+            place = f"{where}:{block}.{key}" if block else f"{where}:{key}"
+            raise unknown_key("key", str(key), known, others, where=place, place=block)
+        if isinstance(value, dict) and not block and str(key) in blocks:
+            _reject_unknown_keys(value, blocks[str(key)], where, str(key))
+
+
+def _block(annotation: Any) -> type[BaseModel] | None:
+    """The settings that a key of a study holds, if it holds a block of them."""
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from harness.errors import InputError, unknown_name
+from harness.study.aliases import unknown_key
 from harness.study.config import AdapterSettings, Study, TrainingSettings, first_problem
 from harness.study.methods import RecipeLike
 
@@ -81,7 +82,8 @@ def arm_adapter(given: Mapping[str, Any], study: Study, where: str) -> AdapterSe
         )
     for key in overrides:
         if key not in AdapterSettings.model_fields:
-            raise unknown_name("key of adapter", key, AdapterSettings.model_fields, where=f"{where}.{key}")
+            known = list(AdapterSettings.model_fields)
+            raise unknown_key("key of adapter", str(key), known, {}, where=f"{where}.{key}", place="adapter")
     try:
         adapter = AdapterSettings.model_validate({**study.adapter.model_dump(), **overrides})
     except ValidationError as error:

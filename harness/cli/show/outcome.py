@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.show.screen import MOST_MESSAGES, MOST_ROWS, damaged_lines, screen, table
+from harness.cli.show.screen import MOST_MESSAGES, MOST_ROWS, damaged_lines, folded, print_json, screen, table
 from harness.cli.show.standing import view
 from harness.store.records import FINAL, STATUSES
 from harness.store.results import read_manifest, read_some
@@ -27,7 +26,8 @@ def show_outcome(campaign: Campaign, before: State, state: State) -> None:
     words = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
     if state.complete:
         rest = "; nothing to do" if before.complete else ""
-        screen.print(f"{campaign.study.name}: all {len(state.statuses)} trials are done ({words}){rest}")
+        done = "the one trial is" if len(state.statuses) == 1 else f"all {len(state.statuses)} trials are"
+        screen.print(f"{campaign.study.name}: {done} done ({words}){rest}")
     else:
         screen.print(f"{campaign.study.name}: {words}; run the same command to try the others again", style="red")
         failed = [name for name, status in state.statuses.items() if status not in (*FINAL, "missing")]
@@ -46,8 +46,8 @@ def show_choices(campaign: Campaign, tuning: Tuning) -> None:
     for row in tuning.tries:
         score, error = (f"{row[key]:.4f}" if row[key] is not None else "-" for key in ("score", "standard_error"))
         mark = "chosen" if row["chosen"] else "equal" if row["best"] else ""
-        rows.append((row["arm"], row["setting"], score, error, str(row["diverged"]), mark))
-    columns = ("method", "setting", "score", "standard error", "diverged", "")
+        rows.append((folded(str(row["arm"])), folded(str(row["setting"])), score, error, str(row["diverged"]), mark))
+    columns = ("arm", "setting", "score", "standard error", "diverged", "")
     table(f"{tuning.study}: settings tried on validation", columns, rows)
     for search in campaign.searches:
         choice = tuning.arms.get(search.arm)
@@ -88,10 +88,11 @@ def show_status(
         found = {"damaged": dict(surveyed.damaged), "changes": list(changes)}
         at_work = standing.model_dump(mode="json") if standing else None
         data = {"folder": str(folder), "methods": rows, "reference": reference, "running": at_work, **found}
-        print(json.dumps(data, indent=1))
+        print_json(data)
         return
     if rows:
-        table(str(folder), list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+        shown = [[folded(arm), *map(str, counts)] for arm, *counts in (row.values() for row in rows)]
+        table(str(folder), ["arm", *list(rows[0])[1:]], shown)
         for line in lines(said.reference) if said.reference else ():
             screen.print(line)
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +17,10 @@ from harness.cli.terminal import visible
 #: Rows of a table, and messages of failed trials: more of them scroll past.
 MOST_ROWS = 200
 MOST_MESSAGES = 20
+#: Characters of a line of an arm's name in a table.
+NAME_WIDTH = 32
+#: Wider than any list: what isn't read on a terminal is read by a program, a line a row.
+UNFOLDED = 10_000
 
 
 class Screen(Console):
@@ -46,6 +52,42 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     screen.print(grid)
     if len(rows) > MOST_ROWS:
         screen.print(f"and {len(rows) - MOST_ROWS:,} more")
+
+
+def folded(arm: str, width: int = NAME_WIDTH) -> str:
+    """An arm's name in lines of at most ``width`` characters, broken between its settings where that is enough."""
+    lines = [""]
+    for part in re.findall(r"[^@,]+[@,]?|[@,]", arm):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line[at : at + width] for line in lines for at in range(0, len(line), width))
+
+
+def listing(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()) -> None:
+    """A list with a header and no frame: folded to a terminal, a line a row anywhere else; ``numeric`` to the right."""
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    named = folded if screen.is_terminal else str
+    for column in columns:
+        grid.add_column(named(column), justify="right" if column in numeric else "left", overflow="fold")
+    for name, *cells in rows:
+        grid.add_row(named(name), *cells)
+    for line in _rendered(grid):
+        screen.print(line)
+
+
+def _rendered(grid: Table) -> Iterator[Text]:
+    """The lines of a table without the blanks at their ends."""
+    options = screen.options.update(width=screen.width if screen.is_terminal else UNFOLDED)
+    for line in screen.render_lines(grid, options, pad=False):
+        text = Text.assemble(*((part.text, part.style or "") for part in line))
+        text.rstrip()
+        yield text
+
+
+def print_json(data: Any) -> None:
+    """Data for a program: stdout holds it and nothing else."""
+    print(json.dumps(data, indent=1, allow_nan=False))
 
 
 def damaged_lines(files: Mapping[str, str]) -> list[str]:

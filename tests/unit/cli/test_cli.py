@@ -106,7 +106,7 @@ def test_the_console_script_is_this_main():
 
 
 def test_there_is_no_other_verb():
-    names = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    names = {command.name or getattr(command.callback, "__name__", "") for command in cli.app.registered_commands}
     assert names | {group.name for group in cli.app.registered_groups} == set(VERBS)
 
 
@@ -149,12 +149,53 @@ def test_lists_as_json_and_as_text(lorabench, verb, names):
     assert len({frozenset(row) for row in rows}) == 1, "every row has the same keys"
     status, out, _ = lorabench(verb)
     assert status == 0
-    assert [line.split()[0] for line in out.splitlines()] == [row["name"] for row in rows]
+    head, *lines = out.splitlines()
+    assert head.split()[0] == "name"
+    assert [line.split()[0] for line in lines] == [row["name"] for row in rows]
 
 
 def test_tasks_are_listed_by_pattern(lorabench):
     _, out, _ = lorabench("tasks", "toy_*")
-    assert [line.split()[0] for line in out.splitlines()] == ["toy_digits", "toy_recall", "toy_text"]
+    assert [line.split()[0] for line in out.splitlines()] == ["name", "toy_digits", "toy_recall", "toy_text"]
+
+
+def test_a_pattern_that_nothing_matches_is_no_error(lorabench):
+    status, out, err = lorabench("tasks", "zz*")
+    assert (status, out) == (0, "")
+    assert err == "no task matches 'zz*'; lm-eval's own are listed with --lm-eval\n"
+    assert lorabench("tasks", "zz*", "--json") == (0, "[]\n", "")
+
+
+def test_numbers_of_one_are_singular(lorabench):
+    sizes = {row["name"]: row["size"] for row in json.loads(lorabench("studies", "--json")[1])}
+    assert sizes["smoke"] == "1 order, 2 seeds"
+
+
+def test_the_version_is_the_package_s_and_the_clone_s(lorabench):
+    from importlib.metadata import version
+
+    from harness.store.clone import clone
+
+    status, out, err = lorabench("--version")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"lorabench {version('lorabench')}")
+    assert (clone().commit or "")[:12] in out
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("lorabench sta", {"status"}),
+        ("lorabench plan smo", {"smoke"}),
+        ("lorabench methods --check stable", {"stable_lora"}),
+    ],
+)
+def test_the_shell_completes_verbs_studies_and_methods(monkeypatch, lorabench, line, found):
+    words = line.split()
+    monkeypatch.setenv("_LORABENCH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+    assert set(lorabench()[1].split()) == found
 
 
 @pytest.mark.parametrize("listed", [[], ["--lm-eval"]])
@@ -187,8 +228,8 @@ def test_lm_evals_names_are_listed(lorabench):
     assert (status, err) == (0, "")
     assert json.loads(out) == [{"name": "arc_easy", **row}, {"name": "ai2_arc", **tag}]
     _, out, _ = lorabench("tasks", "arc_e*", "--lm-eval")
-    assert out.split() == ["arc_easy", "task", "multiple_choice", "yes", "allenai/ai2_arc"]
-    assert lorabench("tasks", "--lm-eval", "toy_*") == (0, "", "")
+    assert out.splitlines()[1].split() == ["arc_easy", "task", "multiple_choice", "yes", "allenai/ai2_arc"]
+    assert lorabench("tasks", "--lm-eval", "toy_*") == (0, "", "no task matches 'toy_*'\n")
 
 
 def test_status_as_json(lorabench, tmp_path):
@@ -348,7 +389,7 @@ def test_a_run_that_did_not_finish_is_1(lorabench, monkeypatch):
         class study:  # noqa: N801
             name, device = "mine", "cpu"
 
-    state = campaign.State({"a": "error", "b": "ok"}, [], (), 0)
+    state = campaign.State({"a": "error", "b": "ok"}, {}, (), 0)
     monkeypatch.setattr(campaign, "load_campaign", lambda *_, **__: Found)
     monkeypatch.setattr(campaign, "read_state", lambda *_, **__: state)
     monkeypatch.setattr(campaign, "run", lambda *_, **__: state)
@@ -356,7 +397,7 @@ def test_a_run_that_did_not_finish_is_1(lorabench, monkeypatch):
     monkeypatch.setattr("harness.cli.show.progress.progress", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr("harness.cli.show.outcome.show_outcome", lambda *_: None)
     assert lorabench("run", "smoke", "--executor", "local", "--no-report")[0] == 1
-    done = campaign.State({"a": "diverged", "b": "ok"}, [], (), 0)
+    done = campaign.State({"a": "diverged", "b": "ok"}, {}, (), 0)
     monkeypatch.setattr(campaign, "run", lambda *_, **__: done)
     assert lorabench("run", "smoke", "--executor", "local", "--no-report")[0] == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import harness
 
 STUDY = {
     "model": "tiny-random-llama", "dtype": "float32", "threads": 1, "device": "any", "seeds": [0],
-    "streams": {"one": ["toy_recall"]}, "methods": {"lora": {}, "stable_lora": {}, "frozen": {}},
+    "streams": {"one": ["toy_recall"]}, "methods": {"lora": {}, "stable_lora": {"learning_rate": 0.002}, "frozen": {}},
     "training": {"examples": 16, "batch": 8}, "scoring": {"items": 4, "curve": [], "intruders_after": "never"},
 }  # fmt: skip
 #: What takes a second or more to import.
@@ -59,3 +60,53 @@ def test_a_verb_imports_nothing_that_takes_seconds(finished, tmp_path_factory, w
         answer, report = done.stdout.splitlines()[-3:-1]
         assert report.endswith("report.html, as it was")
         assert "nothing was tested" in answer or "No contestant is ranked" in answer or "average accuracy" in answer
+
+
+@pytest.fixture
+def lorabench(finished, in_shared_cache, in_process, monkeypatch):
+    """The command in the folder of ``finished``."""
+    monkeypatch.chdir(finished)
+    return in_process
+
+
+def test_a_plan_as_json_has_every_trial(lorabench, finished):
+    plan = json.loads(lorabench("plan", "mine.yaml", "--json", "--out", "new")[1])
+    trials = {trial["arm"]: trial for trial in plan["trials"]}
+    assert set(trials) == set(STUDY["methods"])
+    assert {(t["status"], t["order"], t["seed"]) for t in trials.values()} == {("missing", "one", 0)}
+    assert {arm: t["settings"] for arm, t in trials.items()} == {
+        "lora": {}, "stable_lora": {"learning_rate": 0.002}, "frozen": {},
+    }  # fmt: skip
+    assert trials["frozen"]["pack"] is None
+    assert {trials["lora"]["pack"], trials["stable_lora"]["pack"]} == set(plan["packs_to_run"])
+    assert plan["forecast_seconds"] > 0
+    assert plan["folder"] == str(finished / "new")
+    done = json.loads(lorabench("plan", "mine.yaml", "--json")[1])
+    assert {trial["status"] for trial in done["trials"]} == {"ok"}
+    assert (done["packs_to_run"], done["forecast_seconds"]) == ([], 0)
+
+
+def test_a_plan_shows_settings_that_differ_alone(lorabench, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    out = lorabench("plan", "mine.yaml")[1]
+    shown = {
+        line.split("│")[1].strip(): line.split("│")[4].strip() for line in out.splitlines() if line.startswith("│")
+    }
+    assert shown == {"lora": "defaults", "stable_lora": "learning_rate=0.002", "frozen": "defaults"}
+
+
+def test_ctrl_c_in_a_run_says_what_is_kept(lorabench, finished, monkeypatch):
+    from harness.run import campaign
+
+    def stopped(opened, *_):
+        (opened.folder / "running").mkdir(parents=True)
+        (opened.folder / f"running/{opened.plan.packs[0].name}.safetensors").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(campaign, "run", stopped)
+    status, _, err = lorabench("run", "mine.yaml", "--executor", "local", "--out", "other")
+    assert status == 130
+    assert err.splitlines()[-1] == (
+        f"stopped; 0 of 3 trials finished and kept in {finished / 'other'}, 1 pack will go on from the last task "
+        "boundary; run the same command to go on"
+    )

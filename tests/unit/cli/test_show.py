@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.live import Live
@@ -67,7 +68,7 @@ def screen(monkeypatch) -> io.StringIO:
     return file
 
 
-def campaign(text: str, folder=None) -> SimpleNamespace:
+def campaign(text: str, folder=None) -> Any:
     return SimpleNamespace(study=SimpleNamespace(name=text), folder=folder, searches=())
 
 
@@ -100,7 +101,8 @@ def test_tables_titles_and_outcomes_show_it_as_it_is(screen, tmp_path, text, sho
     row = {"arm": text, "setting": text, "metric": "", "score": 0.5, "standard_error": None, "trials": 1,
            "diverged": 0, "best": True, "chosen": True}  # fmt: skip
     tuning = Tuning.model_construct(study=text, seeds=(1,), settings=5, arms={}, tries=(row,))
-    outcome.show_choices(SimpleNamespace(searches=(SimpleNamespace(arm=text),), folder=tmp_path / "x"), tuning)
+    searched: Any = SimpleNamespace(searches=(SimpleNamespace(arm=text),), folder=tmp_path / "x")
+    outcome.show_choices(searched, tuning)
     said = screen.getvalue()
     assert said.count(shown) == 4, "the title, two cells and what there is nothing to tune for"
     record = failed("lora", QUICK, status="error").model_copy(
@@ -131,6 +133,33 @@ def test_a_table_of_thousands_of_rows_is_cut(screen):
     assert "row199" in screen.getvalue()
     assert "row200" not in screen.getvalue()
     assert "and 19,800 more" in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("arm", "lines"),
+    [
+        ("lora", ["lora"]),
+        ("stable_lora@shrink=0.001,learning_rate=0.0005", ["stable_lora@shrink=0.001,", "learning_rate=0.0005"]),
+        ("a" * 40, ["a" * 32, "a" * 8]),
+        ("lora@" + "b" * 40, ["lora@", "b" * 32, "b" * 8]),
+        ("@,", ["@,"]),
+    ],
+)
+def test_a_long_name_is_folded_between_its_settings(arm, lines):
+    assert screens.folded(arm).split("\n") == lines
+
+
+def test_a_list_is_folded_to_a_terminal_alone(screen, monkeypatch):
+    rows = [("stable_lora@shrink=0.001,learning_rate=0.0005", "word " * 40), ("lora", "[red]x")]
+    monkeypatch.setattr(screens.screen, "_width", 60)
+    screens.listing(("arm", "what"), rows)
+    said = screen.getvalue()
+    assert all(len(line) <= 70 for line in said.splitlines()), "60, and what makes the header bold"
+    assert "\nlearning_rate=0.0005" in said
+    monkeypatch.setattr(screens.screen, "_force_terminal", False)
+    screens.listing(("arm", "what"), rows)
+    assert screen.getvalue().removeprefix(said).splitlines()[1].startswith(f"{rows[0][0]}  word word")
+    assert screen.getvalue().endswith("lora                                           [red]x\n")
 
 
 def test_an_encoding_that_lacks_a_letter_is_no_traceback(monkeypatch):
