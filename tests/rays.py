@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,13 @@ def short_folder() -> Iterator[Path]:
     """A temporary folder whose path is short enough for Ray's sockets."""
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="lb-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
+
+
+def closed_port() -> int:
+    """A port of this machine where nobody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 @contextmanager

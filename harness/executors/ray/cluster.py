@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from harness.executors.ray.parcel import runtime_environment
 import psutil  # isort: skip  # Ray's own copy, where there is no other: only once ray is imported
 
 STORE_BYTES = 100 * 2**20  # of the object store, where nothing of ours is kept; Ray would take 30% of the memory
-PROBE_SECONDS = 5.0  #: for one connection
 LOOK_SECONDS = 0.5  #: between two looks at Ray's processes
 GRACE_SECONDS = 8.0  #: until a driver that hangs in Ray is ended from another thread
 
@@ -101,19 +100,17 @@ class Cluster:
 
     def _join(self, address: str) -> dict[str, Callable[[], bool]]:
         point = settings.endpoint(address)
-        if point and not _answers(point):
-            raise messages.unreachable(address)
         with tempfile.TemporaryDirectory(prefix="lorabench-") as folder:
             parcel = runtime_environment(Path(folder))
             self._initialise(settings.JOIN_SECONDS, lambda: None, address=address, runtime_env=parcel)
         if address.startswith("ray://"):
-            return {f"server at {address}": _patient(lambda: point is None or _answers(point))}
+            return {f"server at {address}": _patient(partial(_answers, point))}
         here = ray.get_runtime_context()
         gcs = settings.endpoint(here.gcs_address)
         node = next(node for node in ray.nodes() if node["NodeID"] == here.get_node_id())
         raylet = settings.Endpoint(node["NodeManagerAddress"], node["NodeManagerPort"])
         points = {NAMES["gcs_server"]: gcs, NAMES["raylet"]: raylet}
-        return {name: _patient(lambda point=point: point is None or _answers(point)) for name, point in points.items()}
+        return {name: _patient(partial(_answers, point)) for name, point in points.items()}
 
     def _initialise(self, seconds: float, failing: Callable[[], LorabenchError | None], **words: Any) -> None:
         """``ray.init`` in a thread of its own, given up after ``seconds`` or when ``failing`` says why."""
@@ -167,12 +164,9 @@ class Cluster:
                 process.kill()
 
 
-def _answers(point: settings.Endpoint) -> bool:
-    try:
-        with socket.create_connection((point.host, point.port), timeout=PROBE_SECONDS):
-            return True
-    except OSError:
-        return False
+def _answers(point: settings.Endpoint | None) -> bool:
+    """Also where it is not known where to ask."""
+    return point is None or settings.answers(point)
 
 
 def _patient(alive: Callable[[], bool]) -> Callable[[], bool]:

@@ -17,7 +17,7 @@ from ray.exceptions import RayTaskError
 from harness.errors import InputError, LorabenchError
 from harness.executors.hardware import device_here
 from harness.executors.interface import Job, Outcome, Watch, Work
-from harness.executors.ray import nodes
+from harness.executors.ray import nodes, settings
 from harness.executors.ray.cluster import Cluster
 from harness.executors.ray.flight import Flight
 from harness.executors.ray.mail import Mail
@@ -98,7 +98,7 @@ def _nothing(there: Sequence[nodes.Node], resources: ResourceSettings, gpu: bool
     if not gpu:
         return InputError(
             "the Ray cluster has no node that could run anything",
-            where="RAY_ADDRESS",
+            where=settings.WHERE,
             remedy="join a machine (ray start --address=...), or raise resources.wait_minutes in the study",
         )
     wanted, kinds = resources.accelerator_type, sorted({node.accelerator for node in there if node.accelerator})

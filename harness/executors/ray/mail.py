@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 
 from harness.errors import LorabenchError, clipped
 from harness.executors.interface import Job
-from harness.executors.ray import messages
+from harness.executors.ray import messages, settings
 from harness.executors.ray.away import Errand
 from harness.executors.ray.home import Home
 from harness.executors.ray.post import CHUNK, Letter, open_office
@@ -50,7 +50,7 @@ class Mail:
         except RayError as error:
             raise LorabenchError(
                 f"what workers send home is lost: {type(error).__name__}: {clipped(str(error), 400)}",
-                where="RAY_ADDRESS",
+                where=settings.WHERE,
                 remedy=f"see to the cluster's node with this run's driver, then {messages.AGAIN}",
             ) from error
         for letter in letters:

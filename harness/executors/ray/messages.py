@@ -17,7 +17,7 @@ def died(what: str, when: str, folder: Path | None) -> LorabenchError:
     if address:
         return LorabenchError(
             f"the Ray cluster's {what} died {when}, or cannot be reached any more",
-            where=f"{settings.ADDRESS}={clipped(address, 200)}",
+            where=f"--address {clipped(address, 200)} (or {settings.ADDRESS})",
             remedy=f"see to the cluster, then {AGAIN}; or {settings.UNSET}",
         )
     return LorabenchError(
@@ -49,24 +49,31 @@ def refused(error: BaseException) -> LorabenchError:
         return InputError(
             f"the Ray cluster at '{clipped(address, 200)}' has Ray {ray} and Python {python}, and this process has Ray "
             f"{our_ray} and Python {our_python}",
-            where=settings.ADDRESS,
+            where=settings.WHERE,
             remedy=f"run with that Python and `pip install 'ray[default]=={ray}'`, or start the cluster with these; "
             f"or {settings.UNSET}",
         )
     if address:
         return InputError(
             f"Ray cannot join '{clipped(address, 200)}': {said}",
-            where=settings.ADDRESS,
+            where=settings.WHERE,
             remedy=f"start it, or set address and token (RAY_AUTH_TOKEN) of a running one; or {settings.UNSET}",
         )
     return LorabenchError(f"Ray does not start: {said}", where="--executor ray", remedy="use --executor local")
+
+
+def check_reachable(address: str) -> None:
+    """Raise InputError for an address that is none, or where nobody answers; Ray is not imported for that."""
+    point = settings.endpoint(address)
+    if point and not settings.answers(point):
+        raise unreachable(address)
 
 
 def unreachable(address: str) -> InputError:
     """Nobody answers at the address of the user's cluster."""
     return InputError(
         f"no Ray cluster answers at '{clipped(address, 200)}'",
-        where=settings.ADDRESS,
+        where=settings.WHERE,
         remedy=f"start that cluster, or set the address of a running one; or {settings.UNSET}",
     )
 

@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, NodeDiedError, RayError, RayTaskErro
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.errors import InputError, LorabenchError, clipped
-from harness.executors.ray import look, messages
+from harness.executors.ray import look, messages, settings
 from harness.study.config import ResourceSettings
 from harness.study.stack import LIBRARIES, Device, cpu_name
 
@@ -82,7 +82,7 @@ def look_around(nodes: Sequence[Node], kind: str) -> Place:
         if gpu and not seen["gpus"]:
             raise InputError(
                 f"{_called(node, seen)} offers a GPU to Ray, and can't use it: {seen['blind']}",
-                where="RAY_ADDRESS",
+                where=settings.WHERE,
                 remedy="install a CUDA build of torch there, or set device: cpu",
             )
     _check_alike(nodes, answers)
@@ -105,7 +105,7 @@ class _GoneError(LorabenchError):
     """The nodes that were asked live no more."""
 
     def __init__(self) -> None:
-        where, remedy = "RAY_ADDRESS", f"see to the cluster, then {messages.AGAIN}"
+        where, remedy = settings.WHERE, f"see to the cluster, then {messages.AGAIN}"
         super().__init__("the nodes of the Ray cluster died while they were asked", where=where, remedy=remedy)
 
     def __reduce__(self) -> tuple[type[_GoneError], tuple[()]]:
@@ -139,14 +139,14 @@ def _answer(node: Node, reference: ray.ObjectRef) -> Any:
     except GetTimeoutError as error:
         raise LorabenchError(
             f"the node {node.address} of the Ray cluster has not said within {LOOK_SECONDS:g} s what it has",
-            where="RAY_ADDRESS",
+            where=settings.WHERE,
             remedy=f"see whether it can start a worker (its raylet's logs), then {messages.AGAIN}",
         ) from error
     except RayError as error:
         raise LorabenchError(
             f"the node {node.address} of the Ray cluster can't be asked what it has: {type(error).__name__}: "
             f"{clipped(str(error), 400)}",
-            where="RAY_ADDRESS",
+            where=settings.WHERE,
             remedy=f"see to the cluster, then {messages.AGAIN}",
         ) from error
 
@@ -160,7 +160,7 @@ def _check_libraries(node: Node, seen: Mapping[str, Any]) -> None:
     if missing:
         raise InputError(
             f"{_called(node, seen)} lacks {', '.join(missing)}",
-            where="RAY_ADDRESS",
+            where=settings.WHERE,
             remedy="install lorabench there, of this version, into the Python that Ray runs with",
         )
 
@@ -174,7 +174,7 @@ def _check_alike(nodes: Sequence[Node], answers: Sequence[Mapping[str, Any]]) ->
                 raise InputError(
                     f"{_called(node, seen)} has {what} {here or 'not at all'}, and {_called(nodes[0], first)} "
                     f"{there or 'not at all'}: their results could not be compared",
-                    where="RAY_ADDRESS",
+                    where=settings.WHERE,
                     remedy="install the same on every node",
                 )
     names = sorted({name for seen in answers for name, _ in seen.get("gpus", ())})

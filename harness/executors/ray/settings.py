@@ -10,6 +10,7 @@ import functools
 import os
 import re
 import secrets
+import socket
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from pathlib import Path
 
 from harness.errors import InputError, clipped
 
-ADDRESS = "RAY_ADDRESS"
+ADDRESS = "RAY_ADDRESS"  #: which ``--address`` sets
+WHERE = f"--address (or {ADDRESS})"  #: what a person has to change
+PROBE_SECONDS = 5.0  #: for one connection
 JOIN_SECONDS = 15.0  #: to join a cluster that is there
 START_SECONDS = 180.0  #: to start one, which takes ten on a free machine
-UNSET = f"unset {ADDRESS} for a cluster of this run's own, or use --executor local"
+UNSET = f"leave out --address and unset {ADDRESS} for a cluster of this run's own, or use --executor local"
 
 #: Taken where the user has not set them.
 DEFAULTS = {
@@ -84,10 +87,19 @@ def endpoint(address: str) -> Endpoint | None:
     if match is None or not 0 < int(match[3]) < 65536:
         raise InputError(
             f"'{clipped(address, 200)}' is not the address of a Ray cluster",
-            where=ADDRESS,
+            where=WHERE,
             remedy=f"set it to host:port of a running one, or to auto; or {UNSET}",
         )
     return Endpoint(match[1] or match[2], int(match[3]))
+
+
+def answers(point: Endpoint) -> bool:
+    """Whether something takes connections there."""
+    try:
+        with socket.create_connection((point.host, point.port), timeout=PROBE_SECONDS):
+            return True
+    except (OSError, UnicodeError):  # the second: of a host's name that is none
+        return False
 
 
 def make_folder() -> Path:

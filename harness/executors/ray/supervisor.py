@@ -48,7 +48,10 @@ class Supervisor:
 
     def __init__(self) -> None:
         """Start Ray, or join it where ``RAY_ADDRESS`` says.  Raises InputError or LorabenchError in bounded time."""
-        self._joins = joins = settings.address() is not None
+        address = settings.address()
+        self._joins = joins = address is not None
+        if address is not None:
+            messages.check_reachable(address)
         self._folder = None if joins else settings.make_folder()
         self._over = False
         self._error: LorabenchError | None = None  #: that ended the driver

@@ -59,23 +59,14 @@ def start(folder, tmp_path, shared_cache) -> Iterator[Callable[..., Command]]:
         rays.end(command.pid)
 
 
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-@pytest.mark.parametrize(
-    "address", ["foo", "127.0.0.1:abc", "127.0.0.1:99999", "http://x:1", "127.0.0.1:{port}", "ray://127.0.0.1:{port}",
-                "nosuchhost.invalid:6379", "auto"]
-)  # fmt: skip
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "http://x:1", "auto"])
 def test_an_address_where_there_is_no_cluster(start, tmp_path, address):
     if address == "auto" and any(process.name() == "gcs_server" for process in psutil.process_iter(["name"])):
         pytest.skip("a cluster of other tests is on this machine, and Ray would find it")
-    address = address.format(port=closed_port())
+    address = address.format(port=rays.closed_port())
     command = start(RAY_ADDRESS=address)
     assert command.finish(LIMIT) == 2
-    rays.one_message(command.said, "RAY_ADDRESS: ", address, "unset RAY_ADDRESS", "--executor local")
+    rays.one_message(command.said, "--address (or RAY_ADDRESS): ", address, "unset RAY_ADDRESS", "--executor local")
     assert not (tmp_path / "out").exists()
     assert not rays.children(command.pid)
 
@@ -85,22 +76,21 @@ def test_an_address_where_something_else_listens(start):
     with socket.create_server(("127.0.0.1", 0)) as other:
         command = start(RAY_ADDRESS=f"127.0.0.1:{other.getsockname()[1]}")
         assert command.finish(LIMIT) == 2
-    rays.one_message(command.said, "RAY_ADDRESS: no Ray cluster answers at '127.0.0.1:")
+    rays.one_message(command.said, "--address (or RAY_ADDRESS): no Ray cluster answers at '127.0.0.1:")
 
 
 def test_auto_and_the_file_of_a_dead_cluster(start, folder):
     (folder / "ray").mkdir()
-    (folder / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{closed_port()}")
+    (folder / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{rays.closed_port()}")
     command = start(RAY_ADDRESS="auto")
     assert command.finish(LIMIT) == 2
-    rays.one_message(command.said, "RAY_ADDRESS: no Ray cluster answers at 'auto'")
+    rays.one_message(command.said, "--address (or RAY_ADDRESS): no Ray cluster answers at 'auto'")
 
 
-@pytest.mark.parametrize("path", ["/tmp/" + "x" * 90, "/dev/null/x", "here"])
-def test_a_folder_where_ray_cannot_start(start, path):
-    command = start(RAY_TMPDIR=path)
+def test_a_folder_where_ray_cannot_start(start):
+    command = start(RAY_TMPDIR="/dev/null/x")
     assert command.finish(LIMIT) == 2
-    rays.one_message(command.said, "RAY_TMPDIR: ", path, "set RAY_TMPDIR to")
+    rays.one_message(command.said, "RAY_TMPDIR: ", "/dev/null/x", "set RAY_TMPDIR to")
 
 
 def test_an_input_error_of_a_worker_is_its_message(start):
@@ -194,7 +184,9 @@ def test_a_driver_that_dies(start, tmp_path):
 
 def test_a_users_cluster_that_dies(start, folder, tmp_path):
     with rays.foreign_cluster(folder) as address:
-        command = start(RAY_ADDRESS=address, RAY_AUTH_MODE="disabled")
+        command = start(RAY_ADDRESS=address, RAY_AUTH_MODE="disabled", RAY_gcs_rpc_server_reconnect_timeout_s="5")
         rays.wait_until(lambda: any(tmp_path.glob("out/base.json")), said=lambda: command.said)
     assert command.finish(LIMIT) == 1
-    rays.one_message(command.said, "RAY_ADDRESS=", "the Ray cluster's", "or cannot be reached any more")
+    rays.one_message(
+        command.said, f"--address {address} (or RAY_ADDRESS)", "the Ray cluster's", "or cannot be reached any more"
+    )

@@ -98,7 +98,7 @@ def test_addresses(address, wanted):
 def test_what_is_no_address(address):
     with pytest.raises(InputError) as error:
         settings.endpoint(address)
-    assert error.value.where == "RAY_ADDRESS"
+    assert error.value.where == "--address (or RAY_ADDRESS)"
     assert "host:port" in str(error.value.remedy)
 
 

@@ -90,6 +90,21 @@ def test_what_a_driver_said_before_it_ended_is_heard(start):
     assert error_of(running.device, "any").what == "the raylet"
 
 
+@pytest.mark.parametrize(
+    "address", ["foo", "127.0.0.1:abc", "127.0.0.1:99999", "127.0.0.1:{port}", "ray://127.0.0.1:{port}",
+                "nosuchhost.invalid:6379", "a..b:1"]
+)  # fmt: skip
+def test_an_address_where_there_is_no_cluster(start, monkeypatch, address):
+    address = address.format(port=rays.closed_port())
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(supervisor.subprocess, "Popen", None)  # no process is started to find that out
+    error = error_of(start, STARTED)
+    assert (type(error), error.where) == (InputError, "--address (or RAY_ADDRESS)")
+    assert address in error.what
+    for remedy in ("leave out --address and unset RAY_ADDRESS", "--executor local"):
+        assert remedy in str(error.remedy)
+
+
 def test_a_driver_that_hangs_while_it_starts(start, monkeypatch):
     """Ray's C++ holds Python's lock there, so that not even a thread of the driver could say so."""
     monkeypatch.setattr(settings, "START_SECONDS", 0.2)
@@ -173,6 +188,7 @@ def test_a_driver_ends_with_its_run(stopped):
     with rays.short_folder() as folder:
         words, environment = [sys.executable, "-c", HOLDER], rays.clean(RAY_TMPDIR=str(folder))
         holder = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+        assert holder.stdout
         driver = rays.processes(int(holder.stdout.readline()))
         try:
             if stopped:  # then it does not see the end of its connection
