@@ -50,7 +50,9 @@ def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = No
     check_methods(*checked_study(name, model))
     device = make_executor("local").device
     opened = campaign.load_campaign(name, model=model, out=out, device=device)
-    show_plan(opened, campaign.read_state(opened), device(opened.study.device), as_json=as_json)
+    state, there = campaign.read_state(opened), device(opened.study.device)
+    campaign.check_room(opened, state, there)
+    show_plan(opened, state, there, as_json=as_json)
 
 
 def run(

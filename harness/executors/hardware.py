@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import runpy
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,7 +34,21 @@ def likely_device(wanted: str) -> Device:
 
 def device_here(kind: str) -> Device:
     """This machine's CPU (``cpu``), or its first GPU (``cuda``)."""
-    return Device("cuda", gpu_name(), gpu_gigabytes()) if kind == "cuda" else Device("cpu", cpu_name())
+    if kind == "cuda":
+        return Device("cuda", gpu_name(), gpu_gigabytes())
+    memory = main_memory()
+    return Device("cpu", cpu_name(), main_gigabytes=memory / 1e9 if memory else None)
+
+
+def main_memory() -> int | None:
+    """Bytes of this machine's main memory, or of its share where it is a container's; None where nobody says."""
+    found = []
+    with suppress(AttributeError, OSError, ValueError):  # not on Windows
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # "max": there is none
+            found.append(int(Path(path).read_text(encoding="ascii")))
+    return min((each for each in found if each > 0), default=None)
 
 
 def gpu_gigabytes() -> float:

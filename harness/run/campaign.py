@@ -33,10 +33,11 @@ from harness.study import search, tuning
 from harness.study.arms import expand_arms, remarks, texts
 from harness.study.changes import Changes, changes
 from harness.study.config import Study
+from harness.study.fits import check_fits
 from harness.study.folders import TUNING, results_folder
 from harness.study.halving import unfinished
 from harness.study.load import find_study, load_study
-from harness.study.memory import adapter_share, dense_rows, device_class, pack_size
+from harness.study.memory import dense_rows, device_class, pack_size, shares_of
 from harness.study.plan import Inputs, Pack, Plan, build_plan
 from harness.study.reference import reference_of, warnings
 from harness.study.stack import Device
@@ -50,6 +51,7 @@ class Campaign:
     """A study with everything its names stand for, and where its results go."""
 
     study: Study
+    file: str  #: the study's, for errors
     folder: Path
     model: model_files.ModelSource
     task_digests: Mapping[str, str]
@@ -124,10 +126,11 @@ def lay_out(study: Study, where: str, folder: Path, *, device: Callable[[str], D
         study, inputs, tuned = _take_tuned(study, registry, inputs, where, folder)
     kind = device_class(device(study.device).gigabytes)
     size, dense = pack_size(study, source.path, kind), dense_rows(study, source.path, kind)
-    plan = build_plan(study, registry, inputs, size, where, dense, adapter_share(source.path))
+    plan = build_plan(study, registry, inputs, size, where, dense, shares_of(source.path))
     notes = (*remarks(study, registry), *tuned, *_model_remarks(study, source.path, plan))
     return Campaign(
         study,
+        where,
         folder,
         source,
         inputs.task_digests,
@@ -178,7 +181,14 @@ def open_campaign(load: Callable[..., Campaign], executor: Executor) -> tuple[Ca
     if device_class(device.gigabytes) != device_class(likely.gigabytes):  # packs are as large as its memory allows
         campaign = load(device=lambda wanted: device)
         state = read_state(campaign)
+    check_room(campaign, state, device)
     return campaign, state, device
+
+
+def check_room(campaign: Campaign, state: State, device: Device) -> None:
+    """Raise InputError where what is left to do can't fit the device that its packs run on."""
+    if not state.complete:
+        check_fits(campaign.study, state.todo, campaign.model.path, device, campaign.file)
 
 
 def _model_remarks(study: Study, path: Path, plan: Plan) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ class Job:
     task_sources: Mapping[str, str] = field(default_factory=dict)  #: where each one's rows come from, for the records
     card: float = 1.0  #: share of a GPU, where it runs on one
     number: int | None = None  #: of the plan's packs, from 1, that this one is or is a part of
+    file: str = ""  #: the study's, for errors
 
     @property
     def name(self) -> str:

@@ -22,7 +22,7 @@ from harness.study import forecast
 from harness.study.halving import halves
 from harness.study.memory import card_share, device_class
 from harness.study.pace import longest_first
-from harness.study.plan import Pack, copies_of
+from harness.study.plan import Pack
 from harness.study.stack import Device
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Run:
             task_sources=self.campaign.task_sources,
             card=self._card(pack),
             number=self.tracker.number(pack) if pack else None,
+            file=self.campaign.file,
         )
 
     def _card(self, pack: Pack | None) -> float:
@@ -81,7 +82,7 @@ class Run:
         if asked != "plan" or self.device.gigabytes is None:
             return 1.0 if asked == "plan" else asked
         kind = device_class(self.device.gigabytes)
-        rows, copies = (len(pack.rows), copies_of(pack)) if pack else (1, 0.0)
+        rows, copies = (len(pack.rows), pack.copies) if pack else (1, 0.0)
         return card_share(study, self.campaign.model.path, kind, rows, copies)
 
     def carry_out(self, *packs: Pack | None) -> list[Outcome]:

@@ -85,7 +85,7 @@ def adapter_weight(pack: Pack, stage: int, *, merged: bool = False) -> float:
     By the products alone: the numbers of the factors, with those that earlier tasks have left, over the model's.
     """
     stacked = stage + 1 if pack.stacks or (merged and pack.merges) else 1
-    return 1 + pack.share * max(0.0, stacked - TABLE_RANK / pack.adapter.rank)
+    return 1 + pack.shares.factors * max(0.0, stacked - TABLE_RANK / pack.adapter.rank)
 
 
 def train_weight(pack: Pack, stage: int) -> float:

@@ -24,7 +24,7 @@ def halves(pack: Pack) -> tuple[Pack, ...]:
     if len(rows) == 1:
         return ()
     middle = len(rows) // 2
-    return pack_of(rows[:middle], pack.share), pack_of(rows[middle:], pack.share)
+    return pack_of(rows[:middle], pack.shares), pack_of(rows[middle:], pack.shares)
 
 
 def unfinished(pack: Pack, statuses: Mapping[str, str]) -> tuple[Pack, ...]:
@@ -40,7 +40,7 @@ def unfinished(pack: Pack, statuses: Mapping[str, str]) -> tuple[Pack, ...]:
         return (pack,) if missing else ()
     rest = _only(pack.rows, missing)
     alone = [part for row in _only(pack.rows, failed) for part in _each(row)]
-    return (*((pack_of(rest, pack.share),) if rest else ()), *(pack_of((row,), pack.share) for row in alone))
+    return (*((pack_of(rest, pack.shares),) if rest else ()), *(pack_of((row,), pack.shares) for row in alone))
 
 
 def _only(rows: Sequence[Row], wanted: Collection[str]) -> tuple[Row, ...]:

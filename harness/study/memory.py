@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,22 @@ FROZEN_COPIES = 5
 AVERAGE_COPIES = 1.3
 
 
+@dataclass(frozen=True)
+class Shares:
+    """What an adapter's numbers are of the model's; nothing where that is not known."""
+
+    factors: float = 0.0  #: of its factors
+    matrices: float = 1.0  #: of the matrices that it adapts: what a dense change of them all would have
+
+    def times(self, ranks: float) -> Shares:
+        """Those with factors of so many times the rank."""
+        return Shares(self.factors * ranks, self.matrices)
+
+
+#: Of an adapter of which nothing is known.
+UNKNOWN = Shares()
+
+
 def pack_size(study: Study, model: Path, kind: str) -> int:
     """The most rows that one pack of this study has on this class of device."""
     if study.pack != "auto":
@@ -40,35 +57,38 @@ def pack_size(study: Study, model: Path, kind: str) -> int:
     return next((int(row[kind]) for row in rows if size <= row["parameters"]), 1)
 
 
-def factor_copies(share: float, rank: int, below: int, averages: int = 0) -> float:
-    """fp32 copies of the model that a row's factors take beyond those of the table's rank.
+def factor_copies(share: float, rank: int, below: int, averages: int = 0, spare: int = TABLE_RANK) -> float:
+    """fp32 copies of the model that a row's factors take beyond those of a ``spare`` rank: the table has room for one.
 
-    ``share`` is one adapter's numbers over the model's (``adapter_share``), ``rank`` its rank, 0 of dense changes;
-    ``below`` as many adapters stay frozen under it at the end, and ``averages`` of its factors are kept.
+    ``share`` is that of one adapter's factors (``shares_of``), ``rank`` its rank, 0 of dense changes; ``below`` as many
+    adapters stay frozen under it at the end, and ``averages`` of its factors are kept.
     """
     if not rank:
         return 0.0
     more = AVERAGE_COPIES * max(0, averages - 1)
-    return share * (max(0, 1 - TABLE_RANK / rank) * FACTOR_COPIES + FROZEN_COPIES * below + more)
+    return share * (max(0, 1 - spare / rank) * FACTOR_COPIES + FROZEN_COPIES * below + more)
 
 
-def adapter_share(model: Path) -> Callable[[AdapterSettings], float]:
-    """Numbers of an adapter's factors over those of the model in this folder (a function of its rank and targets)."""
+def shares_of(model: Path) -> Callable[[AdapterSettings], Shares]:
+    """The shares of an adapter in the model of this folder (a function of its rank and targets)."""
     shapes = dict(_shapes(model))
     whole = sum(map(math.prod, shapes.values()))
 
-    def share(adapter: AdapterSettings) -> float:
+    def shares(adapter: AdapterSettings) -> Shares:
         kinds = {f"{target}.weight" for target in adapter.targets}
         adapted = [shape for name, shape in shapes.items() if ".".join(name.split(".")[-2:]) in kinds]
-        return adapter.rank * sum(map(sum, adapted)) / whole if whole else 0.0
+        if not whole or not adapted:
+            return UNKNOWN
+        return Shares(adapter.rank * sum(map(sum, adapted)) / whole, sum(map(math.prod, adapted)) / whole)
 
-    return share
+    return shares
 
 
 def dense_rows(study: Study, model: Path, kind: str) -> Callable[[float], int]:
     """How many rows fit that hold so many fp32 copies of the model beside the factors (a function of their number).
 
-    Three fifths of a device's memory are for them, 8 GB on a CPU: activations and the base want the rest.
+    Three fifths of a device's memory are for them, 8 GB on a CPU: activations and the base want the rest.  One at
+    least: whether that one fits is for :mod:`harness.study.fits`.
     """
     memory = 8e9 if kind == "cpu" else 1e9 * int(kind.removeprefix("gpu-"))
     size = parameters(model)

@@ -17,7 +17,7 @@ from harness.store.lean import uncollected
 from harness.store.records import Facts, TrialSpec
 from harness.study.arms import PlannedArm, expand_arms
 from harness.study.config import AdapterSettings, Study
-from harness.study.memory import factor_copies
+from harness.study.memory import TABLE_RANK, UNKNOWN, Shares, factor_copies
 from harness.study.methods import AverageLike, MethodLike
 from harness.study.seeds import derive
 
@@ -85,7 +85,7 @@ class Pack:
 
     name: str
     rows: tuple[Row, ...]
-    share: float = 0.0  #: numbers of one row's adapter over those of the base model; 0 where that is not known
+    shares: Shares = UNKNOWN  #: of one row's adapter
 
     @property
     def trials(self) -> tuple[PlannedTrial, ...]:
@@ -104,6 +104,12 @@ class Pack:
     def stacks(self) -> bool:
         """Whether every task leaves a separate adapter under the next."""
         return self.rows[0].trials[0].recipe.between == "reinit"
+
+    @property
+    def copies(self) -> float:
+        """What the largest of its rows holds (``copies_of``)."""
+        rank = trained_rank(self.rows[0].trials[0], self.adapter)
+        return max(copies_of(row, self.shares, rank) for row in self.rows)
 
     @property
     def merges(self) -> bool:
@@ -150,12 +156,12 @@ def build_plan(
     pack_size: int,
     where: str,
     dense_rows: Callable[[float], int] | None = None,
-    share: Callable[[AdapterSettings], float] = lambda adapter: 0.0,
+    shares: Callable[[AdapterSettings], Shares] = lambda adapter: UNKNOWN,
 ) -> Plan:
     """Every trial of the study, in rows and packs of at most ``pack_size`` rows.
 
     ``dense_rows`` says how many rows that hold so many tensors of the model's size may be a pack; ``None``: as many.
-    ``share`` is an adapter's numbers over the model's.
+    ``shares`` are an adapter's, of the model's numbers.
     """
     untrained, rows = [], {}
     seeds = _seeds(study)
@@ -176,25 +182,22 @@ def build_plan(
     packs = []
     for group in groups.values():
         first = group[0].trials[0]
-        # Factors may have another rank than the arm's, and dense changes (whose tasks add up) have none.
-        rank = first.recipe.adapter.trained_rank(first.adapter.rank) or 0
-        numbers = share(first.adapter) * rank / first.adapter.rank
-        size = dense_rows(max(_copies(row, numbers, rank) for row in group)) if dense_rows else pack_size
-        packs += [pack_of(part, numbers) for part in _chunks(_by_stream_and_seed(study, group), size)]
+        rank = trained_rank(first, first.adapter)
+        own = shares(first.adapter).times(rank / first.adapter.rank)
+        size = dense_rows(max(copies_of(row, own, rank) for row in group)) if dense_rows else pack_size
+        packs += [pack_of(part, own) for part in _chunks(_by_stream_and_seed(study, group), size)]
     return Plan(study, tuple(packs), tuple(untrained))
 
 
-def copies_of(pack: Pack) -> float:
-    """Tensors of the model's size that a row of this pack holds, the largest of them."""
-    first = pack.rows[0].trials[0]
-    rank = first.recipe.adapter.trained_rank(first.adapter.rank) or 0
-    return max(_copies(row, pack.share, rank) for row in pack.rows)
+def trained_rank(trial: PlannedTrial, adapter: AdapterSettings) -> int:
+    """The rank of its factors with this adapter, which may be another; 0 of dense changes, whose tasks add up."""
+    return trial.recipe.adapter.trained_rank(adapter.rank) or 0
 
 
-def _copies(row: Row, share: float, rank: int) -> float:
-    """Tensors of the model's size that a row holds, for dense changes and averages and for the numbers of its factors.
+def copies_of(row: Row, shares: Shares, rank: int, spare: int = TABLE_RANK) -> float:
+    """fp32 copies of the model that a row holds, for dense changes and averages and for the numbers of its factors.
 
-    ``share`` is that of its adapter, ``rank`` the one that it trains at, 0 for dense changes.
+    ``shares`` are of the ``rank`` that it trains; of factors only what goes beyond those of a ``spare`` rank counts.
     """
     recipe, stream = row.trials[0].recipe, row.trials[0].spec.stream
     stacks = recipe.between == "reinit" or any(average.spans_tasks for average in row.averages)
@@ -202,9 +205,9 @@ def _copies(row: Row, share: float, rank: int) -> float:
     if recipe.adapter.puts_below:
         below = 2 * below + 1  # what each task starts with lies below it as well
     parts = (recipe.adapter, *recipe.updates, *row.averages)
-    dense = sum(part.dense_copies for part in parts)
+    dense = shares.matrices * sum(part.dense_copies for part in parts)
     of_factors = sum(not average.dense_copies for average in row.averages)
-    return dense + factor_copies(share, rank, below, of_factors)
+    return dense + factor_copies(shares.factors, rank, below, of_factors, spare)
 
 
 def _of_arm(study: Study, arm: PlannedArm, inputs: Inputs) -> dict[str, Any]:
@@ -268,6 +271,6 @@ def _chunks(rows: list[Row], size: int) -> list[tuple[Row, ...]]:
     return [tuple(rows[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
-def pack_of(rows: tuple[Row, ...], share: float) -> Pack:
-    """A pack of these rows, named after its trials; ``share`` is that of one row's adapter."""
-    return Pack(digest([trial.fingerprint for row in rows for trial in row.trials])[:16], rows, share)
+def pack_of(rows: tuple[Row, ...], shares: Shares) -> Pack:
+    """A pack of these rows, named after its trials; ``shares`` are those of one row's adapter."""
+    return Pack(digest([trial.fingerprint for row in rows for trial in row.trials])[:16], rows, shares)

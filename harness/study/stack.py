@@ -31,6 +31,7 @@ class Device:
     name: str  #: a GPU's, or :func:`cpu_name`
     gigabytes: float | None = None  #: memory of a GPU, the smallest where there are several
     libraries: Mapping[str, str] = field(default_factory=installed)  #: their versions where the packs run
+    main_gigabytes: float | None = None  #: main memory of a CPU; None where it is not known, as of a cluster's nodes
 
 
 def plain_stack(study: CommonSettings, device: Device) -> dict[str, Any]:

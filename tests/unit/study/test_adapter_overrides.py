@@ -114,7 +114,7 @@ def test_a_pack_has_adapters_of_one_shape_and_scaling():
         frozenset({"lora@qv"}), frozenset({"lora@reinit"}),
     }  # fmt: skip
     for pack in found.packs:
-        assert {trial.adapter for trial in pack.trials} == {pack.adapter}
+        assert all(trial.adapter == pack.adapter for trial in pack.trials)
         assert pack.stacks == ("lora@reinit" in {trial.spec.arm for trial in pack.trials})
     assert set(found.expected) == set(ARMS)
 
@@ -134,10 +134,12 @@ def a_model(folder, shapes: dict[str, list[int]]):
 def test_an_adapter_s_numbers_are_those_of_its_rank_and_targets(tmp_path):
     shapes = {"model.layers.0.q_proj.weight": [100, 50], "model.layers.0.q_proj.bias": [100],
               "model.layers.0.up_proj.weight": [200, 50], "model.norm.weight": [50]}  # fmt: skip
-    share = memory.adapter_share(a_model(tmp_path, shapes))
+    shares = memory.shares_of(a_model(tmp_path, shapes))
     whole = 5000 + 100 + 10000 + 50
-    assert share(AdapterSettings()) == pytest.approx(8 * (150 + 250) / whole)
-    assert share(AdapterSettings(rank=2, targets=QV)) == pytest.approx(2 * 150 / whole)
+    assert shares(AdapterSettings()).factors == pytest.approx(8 * (150 + 250) / whole)
+    assert shares(AdapterSettings()).matrices == pytest.approx((5000 + 10000) / whole), "neither norms nor biases"
+    assert shares(AdapterSettings(rank=2, targets=QV)).factors == pytest.approx(2 * 150 / whole)
+    assert shares(AdapterSettings(rank=2, targets=QV)).matrices == pytest.approx(5000 / whole)
 
 
 def test_large_adapters_have_smaller_packs():
@@ -152,9 +154,10 @@ def test_large_adapters_have_smaller_packs():
         asked.append(copies)
         return 4 if copies < 1 else 2 if copies < 2 else 1
 
-    found = build_plan(
-        study(given), methods(), inputs, 4, "s", rows, lambda adapter: adapter.rank * len(adapter.targets) / 3000
-    )
+    def shares(adapter: AdapterSettings) -> memory.Shares:
+        return memory.Shares(adapter.rank * len(adapter.targets) / 3000)
+
+    found = build_plan(study(given), methods(), inputs, 4, "s", rows, shares)
     sizes = {trial.spec.arm: len(pack.rows) for pack in found.packs for trial in pack.trials}
     assert sizes == {"lora": 4, "lora@rank64": 2, "lora@qv64": 4, "lora@reinit64": 2}
     beyond = (64 - 8) * 7 / 3000
@@ -165,16 +168,17 @@ def test_large_adapters_have_smaller_packs():
 
 def test_memory_counts_what_a_method_makes_of_its_adapter():
     inputs = Inputs("model", {t: t for t in TASKS}, {name: name for name in methods()})
-    asked = {}
+    asked, tenth = {}, memory.Shares(0.1, 0.8)
     averaged = {"ema_decay": [0.9, 0.99, 0.999]}
     for arm, own in {"lora": {}, "eva": {}, "full_finetune": {}, "pissa": {}, "lora_ema": averaged,
                      "pissa@reinit": {"between_tasks": "reinit"}}.items():  # fmt: skip
         build_plan(study({arm: own}, adapter={"rank": 16}), methods(), inputs, 4, "s",
-                   lambda copies, arm=arm: (asked.setdefault(arm, copies) and 1) or 1, lambda adapter: 0.1)  # fmt: skip
+                   lambda copies, arm=arm: bool(asked.setdefault(arm, copies)) or 1, lambda _: tenth)  # fmt: skip
     assert asked["lora"] == pytest.approx(0.1 * 8 / 16 * memory.FACTOR_COPIES)
     assert asked["eva"] == pytest.approx(0.2 * 24 / 32 * memory.FACTOR_COPIES), "twice the rank by default"
-    dense = expand_arms(study({"full_finetune": {}}), methods(), "s")[0].recipe.adapter.dense_copies
-    assert asked["full_finetune"] == dense
+    dense = expand_arms(study({"full_finetune": {}}), methods(), "s")[0].recipe.adapter
+    assert dense is not None
+    assert asked["full_finetune"] == pytest.approx(0.8 * dense.dense_copies), "of the matrices that it adapts"
     assert asked["pissa"] == pytest.approx(asked["lora"] + 0.1 * memory.FROZEN_COPIES), "its start lies below it"
     starts = asked["lora"] + 0.1 * 3 * memory.FROZEN_COPIES
     assert asked["pissa@reinit"] == pytest.approx(starts), "two tasks: a start each, and the adapter of the first"
@@ -185,8 +189,10 @@ def test_a_forecast_counts_the_arm_s_own_rank_and_targets():
     inputs = Inputs("model", {t: t for t in TASKS}, {name: name for name in methods()})
 
     def pack(**own: Any):
-        share = {8: 0.02, 64: 0.16}
-        found = build_plan(study({"lora@x": own}), methods(), inputs, 8, "s", None, lambda adapter: share[adapter.rank])
+        shares = {8: memory.Shares(0.02), 64: memory.Shares(0.16)}
+        found = build_plan(
+            study({"lora@x": own}), methods(), inputs, 8, "s", None, lambda adapter: shares[adapter.rank]
+        )
         return found.packs[0]
 
     assert [forecast.adapter_weight(pack(), stage) for stage in (0, 1)] == [1, 1]
