@@ -49,11 +49,12 @@ class TextOriented(LowRank):
         return self.text
 
     def start(self, drawn: Tensor, at: Start) -> tuple[Tensor, Tensor]:
-        moments = at.moments(self.tokens, levelled=True)
-        pairs = at.layout.split(drawn[None])
-        for (a, b), (slot, weight), moment in zip(pairs, at.model.weights(), moments, strict=True):
+        pairs, weights = at.layout.split(drawn[None]), list(at.model.weights())
+        for slot, weight in weights:
             at.check_room(slot, min(weight.shape), "singular directions")
-            a[0], b[0] = least(weight, moment, at.layout.rank, at.scaling)
+        for readers, moment in at.moments(self.tokens, levelled=True):
+            for (a, b), (_, weight) in ((pairs[i], weights[i]) for i in readers):
+                a[0], b[0] = least(weight, moment, at.layout.rank, at.scaling)
         return drawn, at.negative_of(drawn)
 
 

@@ -5,7 +5,8 @@
 For every matrix, with C_t the second moments of what it reads on the task's training examples and M [n, d] an
 orthonormal basis of what it has read on earlier ones:
 
-    before a task   A_t = the r largest left singular vectors of (I - M M^T) C_t, over sqrt(3), and fixed
+    before a task   A_t = the r largest left singular vectors of (I - M M^T) C_t, over sqrt(3), and fixed; fewer, and
+                    rows of zeros, which never train, where M leaves fewer than r directions free
     after it        C_t again, on the trained model; M takes on the largest left singular vectors of (I - M M^T) C_t,
                     as many as it takes until M holds ``threshold`` of the sum of C_t's squared singular values
 
@@ -15,7 +16,13 @@ what a language model reads has one direction that outweighs all others by far, 
 one alone.  Of SmolLM2-135M's inputs on ``bbc_topics`` (four matrices of each of four layers) M then has 1 direction in
 11 of 16 cases, with 31 to 83 % of the inputs' energy, and the arm hardly protects anything.  A threshold of 0.99 makes
 it 1 to 160 of 576 or 1,536, 0.999 1 to 510, 0.9999 5 to 934 (and up to 511 of 576 after four tasks
-of `core`): which of them is good is for ``tune`` to find.  A rank larger than what M leaves free is refused.
+of `core`): which of them is good is for ``tune`` to find.
+
+So a threshold that holds much may leave nothing free, early in a long stream.  The published code has no rule for that:
+it goes on with whatever vectors a decomposition gives for what is 0 but for rounding, some of them inside M, where they
+overwrite what they are to protect.  Here a matrix without free directions learns nothing more, and the trial goes on:
+that is what such a threshold costs, it shows in learning accuracy and in ``trained_parameters`` (those of the last
+task), and a lower ``threshold`` or rank is the remedy.  Only a rank larger than a matrix's inputs is refused.
 
 What deviates: M is held as one basis (the code holds its complement instead where that is smaller, with the same
 projection), the threshold stays where it is (the code lets it grow to 1 with the tasks, from 0.95 or 0.98), C is taken
@@ -26,7 +33,7 @@ chose.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -68,31 +75,32 @@ class _BoundFreeInputs(BoundUpdate):
         self.bases = [[torch.zeros(width, 0, device=self.device) for width in self.widths] for _ in rules]
 
     def begin_task(self, bank: AdapterBank[Layout], task: CurrentTask) -> None:
+        rank = bank.layout.rank
+        for slot in bank.layout.slots:
+            check_room(rank, slot, slot.in_features, "inputs")
         pairs = bank.layout.split(bank.values)
-        for row, moments in self._moments(task):
-            found: dict[int, Tensor] = {}
-            for i, (slot, moment) in enumerate(zip(bank.layout.slots, moments, strict=True)):
-                basis, rank = self.bases[row][i], bank.layout.rank
-                free = "directions that earlier tasks' inputs leave free" if task.position else "inputs"
-                check_room(rank, slot, len(basis) - basis.shape[1], free)
-                if id(moment) not in found:
-                    found[id(moment)] = directions(without(basis, moment))[0][:, :rank].mT / 3**0.5
-                pairs[i][0][row] = found[id(moment)]
+        for row, _, readers, moment in self._moments(task):
+            vectors = directions(self.bases[row][readers[0]], moment)[0][:, :rank]
+            for a in (pairs[i][0][row] for i in readers):
+                a.zero_()
+                a[: vectors.shape[1]] = vectors.mT / 3**0.5
 
     def end_task(self, bank: AdapterBank[Layout], task: CurrentTask) -> None:
-        for row, moments in self._moments(task):
-            rule, found = self.rules[row], {}
-            assert rule is not None, "rows without one are not asked"
-            for i, moment in enumerate(moments):
-                if id(moment) not in found:
-                    found[id(moment)] = grown(self.bases[row][i], moment, rule.threshold)
-                self.bases[row][i] = found[id(moment)]
+        for row, rule, readers, moment in self._moments(task):
+            basis = grown(self.bases[row][readers[0]], moment, rule.threshold)
+            for i in readers:
+                self.bases[row][i] = basis
 
-    def _moments(self, task: CurrentTask) -> list[tuple[int, list[Tensor]]]:
-        """(row, second moments of what each slot reads on the task's examples), of the rows that have the rule."""
+    def _moments(self, task: CurrentTask) -> Iterator[tuple[int, FreeInputs, tuple[int, ...], Tensor]]:
+        """(row, rule, slots that read the same, second moments of it on the task's examples) of the rows with a rule.
+
+        They are read one after the other, while what A is changes: with B = 0 nothing of it reaches the next.
+        """
         assert task.inputs is not None, "the engine gives it"
-        rows = [(row, rule) for row, rule in enumerate(self.rules) if rule is not None]
-        return [(row, task.inputs(row).moments(task.examples[row], rule.tokens)[0]) for row, rule in rows]
+        for row, rule in enumerate(self.rules):
+            if rule is not None:
+                for readers, moment in task.inputs(row).moments(task.examples[row], rule.tokens)[0]:
+                    yield row, rule, readers, moment
 
     def state(self) -> dict[str, Tensor]:
         """Every basis once, one after the other, and how wide they are; a width of -1: that of the slot before."""
@@ -114,16 +122,16 @@ class _BoundFreeInputs(BoundUpdate):
                     bases[i], done = flat[done : done + width * count].view(width, count).clone(), done + width * count
 
 
-def without(basis: Tensor, moment: Tensor) -> Tensor:
-    """(I - M M^T) C, in fp64."""
-    m, c = basis.double(), moment.double()
-    return c - m @ (m.mT @ c)
+def directions(basis: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+    """(left singular vectors [n, n - d], squares of their values [n - d]) of (I - M M^T) C, the largest first.
 
-
-def directions(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """(left singular vectors [n, n], singular values squared [n]) of a square matrix in fp64, the largest first."""
-    squares, vectors = torch.linalg.eigh(matrix @ matrix.mT)
-    return vectors.flip(1).float(), squares.flip(0).clamp(min=0)
+    M [n, d] is the basis.  They are taken among the directions orthogonal to it, in fp64: those of what is 0 but for
+    rounding would lie anywhere.
+    """
+    free = torch.linalg.qr(basis.double(), mode="complete")[0][:, basis.shape[1] :]
+    rest = free.mT @ moment.double()
+    squares, vectors = torch.linalg.eigh(rest @ rest.mT)
+    return (free @ vectors.flip(1)).float(), squares.flip(0).clamp(min=0)
 
 
 def grown(basis: Tensor, moment: Tensor, threshold: float) -> Tensor:
@@ -131,7 +139,9 @@ def grown(basis: Tensor, moment: Tensor, threshold: float) -> Tensor:
 
     As published, a first basis leaves out the direction with which it would pass the threshold, and has one at least.
     """
-    vectors, squares = directions(without(basis, moment))
+    vectors, squares = directions(basis, moment)
+    if not len(squares):
+        return basis
     held = 1 - (squares.sum() - squares.cumsum(0)) / moment.double().square().sum()  # with so many more, and one
     below = int((held < threshold).sum())
     if not basis.shape[1]:

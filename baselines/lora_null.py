@@ -8,7 +8,7 @@ U S V^T = W0 N N^T, of rank r:
 ``fix_a: false`` trains both factors from there (the paper's v1), ``fix_a: true`` leaves A in the null space (its v2).
 A direction counts as null where it holds at most ``null_level`` of the energy of a mean direction; a rank larger than a
 matrix has such directions is refused, because then A0 X is not near 0 (the published code takes the last r whatever
-they hold).
+they hold).  That is all it does: within the limit it moves no number, so there is nothing of it to tune.
 
 The paper is what is meant; of its code only descriptions were at hand.  What deviates: W0 is not written to (see
 `pissa`, so an export is plain LoRA of rank 2 r), and the text: the unscored part of ``plain_text``, not NQ (see
@@ -19,7 +19,7 @@ space of the model as it is then.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -37,7 +37,7 @@ class NullSpace(LowRank):
 
     text: str
     tokens: int
-    level: float
+    level: float = field(compare=False)  #: a limit: within it, it moves no number
     fix_a: bool
 
     puts_below: ClassVar[bool] = True
@@ -51,21 +51,17 @@ class NullSpace(LowRank):
         return "A" if self.fix_a else None
 
     def start(self, drawn: Tensor, at: Start) -> tuple[Tensor, Tensor]:
-        rank, spectra = at.layout.rank, {}
-        moments = at.moments(self.tokens)
-        pairs = at.layout.split(drawn[None])
-        for (a, b), (slot, weight), moment in zip(pairs, at.model.weights(), moments, strict=True):
-            if id(moment) not in spectra:  # q, k and v read the same
-                spectra[id(moment)] = torch.linalg.eigh(moment.double())
-            energy, directions = spectra[id(moment)]
+        pairs, weights = at.layout.split(drawn[None]), list(at.model.weights())
+        for readers, moment in at.moments(self.tokens):
+            energy, directions = torch.linalg.eigh(moment.double())
             null = int((energy <= self.level * energy.mean()).sum())
-            at.check_room(
-                slot, min(null, len(weight)), f"directions that hold at most {self.level:g} of a mean one's energy"
-            )
-            n = directions[:, :rank]
-            u, d, v = torch.linalg.svd(weight.double() @ n, full_matrices=False)
-            root = (d / at.scaling).sqrt()
-            a[0], b[0] = (root[:, None] * v) @ n.mT, u * root
+            n = directions[:, : at.layout.rank]
+            for (a, b), (slot, weight) in ((pairs[i], weights[i]) for i in readers):
+                room = min(null, len(weight))
+                at.check_room(slot, room, f"directions that hold at most {self.level:g} of a mean one's energy")
+                u, d, v = torch.linalg.svd(weight.double() @ n, full_matrices=False)
+                root = (d / at.scaling).sqrt()
+                a[0], b[0] = (root[:, None] * v) @ n.mT, u * root
         return drawn, at.negative_of(drawn)
 
 

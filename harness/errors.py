@@ -40,7 +40,9 @@ class InputError(LorabenchError):
 
 
 class SettingError(ValueError):
-    """A value that settings refuse, from a validator or a method's own check; whoever has read it knows its place.
+    """A value that settings refuse, from a validator, a method's own check or a part that meets model and text with it.
+
+    Whoever has read the value knows its place.
 
     ``key`` is the setting that is wrong, for a check of them all; a validator of one setting leaves it out.
     """

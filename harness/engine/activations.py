@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.engine.adapters.layout import DenseLayout, Layout
+from harness.engine.adapters.layout import DenseLayout, Layout, Slot
 from harness.engine.batches import Example
 from harness.engine.model.packed import PackedModel
 
+#: Bytes of second moments that are held at once, but for those of one layer: where a model has more, what is read is
+#: read again for the next layers.  SmolLM2-135M takes half of it, so it reads once.
+MOMENT_BYTES = 10**9
 #: Padded tokens that go through the model at once: what all slots read at so many lies in memory, some 0.4 GB of 135M.
 PASS_TOKENS = 1024
 
@@ -31,45 +34,58 @@ class Activations:
         self.layers = [model.module.get_submodule(slot.module) for slot in model.slots]
         self.tokens = 0
 
-    def __call__(self, examples: Sequence[Example], *, whole: bool = False) -> Iterator[list[Tensor]]:
+    def __call__(
+        self, examples: Sequence[Example], *, whole: bool = False, slots: Sequence[int] | None = None
+    ) -> Iterator[list[Tensor]]:
         """For every example, in order, what each slot is given, [tokens, n] in fp32, in slot order.
 
         At its answer's tokens, or at all tokens (``whole``).  Slots that read the very same input share one tensor.
+        ``slots`` are those that are looked at; None: all.
         """
         for part in _parts(examples):
-            given = self._forward(part)
+            given = self._forward(part, range(len(self.layers)) if slots is None else slots)
             self.tokens += sum(len(example.ids) for example in part)
             for row, example in enumerate(part):
                 at = slice(0 if whole else example.answer_start, len(example.ids))
                 found: dict[int, Tensor] = {}
                 yield [found.setdefault(id(x), x[row, at].float()) for x in given]
 
-    def moments(self, examples: Sequence[Example], tokens: int, *, levelled: bool = False) -> tuple[list[Tensor], int]:
-        """(second moments [n, n] of what each slot reads at all tokens of the first examples, how many they are).
+    def moments(
+        self, examples: Sequence[Example], tokens: int, *, levelled: bool = False
+    ) -> tuple[Iterator[tuple[tuple[int, ...], Tensor]], int]:
+        """(the slots that read one input, its second moments [n, n]) of every input; and how many tokens they are of.
 
-        Examples are read until there are at least so many ``tokens``.  A moment is the mean of x x^T over tokens; with
-        ``levelled`` the mean over examples of X^T X, each X over its largest entry, as PEFT's CorDA takes it.  Slots
-        that read the very same input share one tensor.
+        The tokens are all those of the first examples, until there are at least so many.  A moment is the mean of x x^T
+        over them; with ``levelled`` the mean over examples of X^T X, each X over its largest entry, as PEFT's CorDA
+        takes it.  Moments come layer after layer, as they are asked for, and no more than ``MOMENT_BYTES`` of them are
+        held at a time: what is read again for that counts among ``tokens`` again.
         """
-        sums: list[Tensor] = []
-        seen = count = 0
-        for each in self(first(examples, tokens, whole=True), whole=True):
-            found: dict[int, Tensor] = {}
+        read = first(examples, tokens, whole=True)
+        seen = sum(len(example.ids) for example in read)
+        parts = together(self.model.slots, MOMENT_BYTES)
+        return (found for slots in parts for found in self._moments(read, slots, levelled)), seen
+
+    def _moments(
+        self, examples: Sequence[Example], slots: Sequence[int], levelled: bool
+    ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        """Those of these slots alone."""
+        sums: dict[tuple[int, ...], Tensor] = {}
+        for each in self(examples, whole=True, slots=slots):
+            readers: dict[int, list[int]] = {}
             for i, x in enumerate(each):
-                if id(x) not in found:
-                    x_ = x / x.max().abs() if levelled else x
-                    found[id(x)] = x_.mT @ x_
-                    if len(sums) > i:
-                        sums[i] += found[id(x)]
-                if len(sums) <= i:
-                    sums.append(found[id(x)])
-            seen, count = seen + len(each[0]), count + 1
-        over: dict[int, Tensor] = {}
-        return [over.setdefault(id(s), s / (count if levelled else seen)) for s in sums], seen
+                readers.setdefault(id(x), []).append(i)
+            for places in readers.values():
+                x = each[places[0]]
+                x = x / x.max().abs() if levelled else x
+                key, own = tuple(slots[i] for i in places), x.mT @ x
+                sums[key] = sums[key].add_(own) if key in sums else own
+        count = len(examples) if levelled else sum(len(example.ids) for example in examples)
+        for key in list(sums):
+            yield key, sums.pop(key).div_(count)
 
     @torch.no_grad()
-    def _forward(self, examples: Sequence[Example]) -> list[Tensor]:
-        """What each slot is given, [examples, longest, n]; behind an example's end it means nothing."""
+    def _forward(self, examples: Sequence[Example], slots: Sequence[int]) -> list[Tensor]:
+        """What each of the slots is given, [examples, longest, n]; behind an example's end it means nothing."""
         ids = np.zeros((len(examples), max(len(e.ids) for e in examples)), dtype=np.int64)
         for row, example in enumerate(examples):
             ids[row, : len(example.ids)] = example.ids
@@ -78,14 +94,32 @@ class Activations:
         def look(place: int, _: Any, inputs: tuple[Tensor, ...]) -> None:
             given[place] = inputs[0]
 
-        handles = [layer.register_forward_pre_hook(partial(look, i)) for i, layer in enumerate(self.layers)]
+        handles = [self.layers[i].register_forward_pre_hook(partial(look, i)) for i in slots]
         try:
             with self.model.adapted(self.layout, self.values, self.scaling):
                 self.model.hidden(torch.from_numpy(ids).to(self.model.device))
         finally:
             for handle in handles:
                 handle.remove()
-        return [given[place] for place in range(len(self.layers))]
+        return [given[place] for place in slots]
+
+
+def together(slots: Sequence[Slot], most: float) -> Iterator[list[int]]:
+    """The slots of neighbouring layers whose second moments, in fp32, are no more than so many bytes; of one at least.
+
+    Matrices of one layer are not parted: they may read the same.
+    """
+    part: list[int] = []
+    held = 0
+    for _, layer in groupby(enumerate(slots), key=lambda entry: entry[1].layer):
+        own = [i for i, _ in layer]
+        size = sum(4 * slots[i].in_features ** 2 for i in own)
+        if part and held + size > most:
+            yield part
+            part, held = [], 0
+        part, held = part + own, held + size
+    if part:
+        yield part
 
 
 def first(examples: Sequence[Example], tokens: int, *, whole: bool = False) -> Sequence[Example]:

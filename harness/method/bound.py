@@ -7,11 +7,11 @@ no value may be read back to the host.  Nothing here imports the engine or, befo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from harness.errors import InputError
+from harness.errors import SettingError
 from harness.method.lazy import torch
 from harness.method.losses import cross_entropy
 
@@ -32,13 +32,13 @@ LEAST_TOKENS, TOKENS_PER_INPUT = 8192, 6
 
 
 def check_room(rank: int, slot: Slot, room: int, what: str) -> None:
-    """Raise InputError for a rank that is larger than the ``room`` of a matrix, in directions that ``what`` names."""
+    """Raise SettingError for a rank that is larger than the ``room`` of a matrix, in directions that ``what`` names."""
     if rank > room:
         fits = f"set a rank of at most {room}, or leave" if room > 0 else "leave"
-        raise InputError(
+        raise SettingError(
             f"rank {rank} is larger than the {room} {what} of {slot.module} [{slot.out_features}, {slot.in_features}]",
-            where="adapter.rank",
             remedy=f"{fits} {slot.projection} out of adapter.targets",
+            key="adapter.rank",
         )
 
 
@@ -57,12 +57,12 @@ class Start(Generic[AnyLayout]):
     #: The unscored text of the task that ``Adapter.reads_text`` names, in an order from the trial's seed.
     text: Callable[[], Sequence[Example]] | None = None
 
-    def moments(self, tokens: int, *, levelled: bool = False) -> list[Tensor]:
-        """Second moments [n, n] of what each slot reads on so many tokens of the text (``Activations.moments``).
+    def moments(self, tokens: int, *, levelled: bool = False) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        """Second moments [n, n] of what slots read on so many tokens of the text (``Activations.moments``).
 
         0 tokens: ``LEAST_TOKENS``, or ``TOKENS_PER_INPUT`` for each input of the widest matrix where that is more, as
-        far as the text has them.  Raises InputError where they are fewer than a matrix has inputs: they could not be a
-        covariance.
+        far as the text has them.  Raises SettingError where they are fewer than a matrix has inputs: they could not be
+        a covariance.
         """
         assert self.inputs is not None, "the engine gives it"
         assert self.text is not None, "where reads_text names a task"
@@ -70,17 +70,17 @@ class Start(Generic[AnyLayout]):
         wanted = tokens or max(LEAST_TOKENS, TOKENS_PER_INPUT * widest.in_features)
         moments, seen = self.inputs.moments(self.text(), wanted, levelled=levelled)
         if seen < widest.in_features:
-            raise InputError(
+            raise SettingError(
                 f"{seen} tokens of text are too short for the covariance of the {widest.in_features} inputs of "
                 f"{widest.module}",
-                where="text_tokens",
                 remedy=f"set text_tokens to at least {widest.in_features}, or to 0 (six times as many), "
                 "and a text that has them",
+                key="text_tokens",
             )
         return moments
 
     def check_room(self, slot: Slot, room: int, what: str) -> None:
-        """Raise InputError where a matrix has less ``room`` than the adapter's rank, in directions of this kind."""
+        """Raise SettingError where a matrix has less ``room`` than the adapter's rank, in directions of this kind."""
         check_room(getattr(self.layout, "rank", 0), slot, room, what)
 
     def negative_of(self, values: Tensor) -> Tensor:

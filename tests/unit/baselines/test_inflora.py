@@ -8,11 +8,11 @@ import torch
 from helpers import RANK, batches, factors, packed_model, random_examples, relative, train, trainer
 
 from baselines import inflora
-from baselines.inflora import directions, grown, without
+from baselines.inflora import directions, grown
 from harness.engine.activations import Activations
 from harness.engine.batches import Example
 from harness.engine.rows import Rows
-from harness.errors import InputError
+from harness.errors import SettingError
 
 RECIPE = inflora.compose(inflora.Settings(threshold=0.6))
 
@@ -64,16 +64,16 @@ def test_one_large_direction_hides_others_from_a_low_threshold():
 def test_a_new_adapter_reads_what_is_left_by_hand():
     moment = torch.diag(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]))
     basis = torch.eye(5)[:, [0, 2]]
-    vectors, squares = directions(without(basis, moment))
-    assert squares.tolist() == pytest.approx([16, 4, 1, 0, 0])
-    assert vectors[:, :3].abs().tolist() == torch.eye(5)[:, [1, 3, 4]].tolist()
+    vectors, squares = directions(basis, moment)
+    assert squares.tolist() == pytest.approx([16, 4, 1])
+    assert vectors.abs().tolist() == torch.eye(5)[:, [1, 3, 4]].tolist()
 
 
 def test_a_later_adapter_gives_nothing_for_what_was_remembered():
     examples = [[random_examples(40, 10 * task + row) for row in range(2)] for task in range(2)]
     engine = trainer(packed_model(), [RECIPE] * 2, [1e-2, 1e-3], examples=examples[0])
     for row in range(2):
-        moments, _ = on_the_base(engine, examples[0][row])
+        moments = on_the_base(engine, examples[0][row])
         for slot, moment, (a, _) in zip(
             engine.model.slots, moments, factors(engine, engine.bank.values, row).values(), strict=True
         ):
@@ -106,7 +106,9 @@ def test_a_later_adapter_gives_nothing_for_what_was_remembered():
 def on_the_base(engine: Rows, examples: list[Example]):
     """Second moments of what every slot reads there."""
     nothing = torch.zeros(1, engine.model.layout(RANK).size)
-    return Activations(engine.model, engine.model.layout(RANK), nothing, nothing[:, 0]).moments(examples, 10**6)
+    inputs = Activations(engine.model, engine.model.layout(RANK), nothing, nothing[:, 0])
+    found = {i: moment for readers, moment in inputs.moments(examples, 10**6)[0] for i in readers}
+    return [found[i] for i in range(len(found))]
 
 
 def test_matrices_that_read_the_same_share_one_memory():
@@ -126,10 +128,46 @@ def test_matrices_that_read_the_same_share_one_memory():
     assert stored == sum(basis.numel() for basis in {id(basis): basis for basis in theirs}.values())
 
 
-def test_a_rank_larger_than_what_is_left_is_refused():
+def test_where_nothing_is_left_a_matrix_learns_no_more():
+    """The model's inputs of 32 are held whole after the first task: what is left of each A is rows of zeros."""
     recipe = inflora.compose(inflora.Settings(threshold=1.0))
-    engine = trainer(packed_model(), [recipe], [1e-3])
+    examples = [[random_examples(40, task)] for task in range(2)]
+    engine = trainer(packed_model(), [recipe], [1e-2], examples=examples[0])
+    train(engine, batches(examples[0], 4, 4))
     engine.end_task()
-    with pytest.raises(InputError, match=r"rank 8 is larger than the \d directions that earlier tasks' inputs") as e:
-        engine.begin_task(1, [random_examples(40, 1)])
-    assert e.value.where == "adapter.rank"
+    rule = engine.updates["FreeInputs"]
+    room = {slot.module: len(m) - m.shape[1] for slot, m in zip(engine.model.slots, rule.bases[0], strict=True)}
+    assert min(room.values()) < RANK, "else this says nothing"
+    engine.begin_task(1, examples[1])
+    train(engine, batches(examples[1], 4, 4))
+    live = 0
+    for i, (module, (a, b)) in enumerate(factors(engine, engine.bank.values, 0).items()):
+        free = min(room[module], RANK)
+        assert torch.allclose(a @ a.T, torch.diag(torch.tensor([1 / 3] * free + [0.0] * (RANK - free))), atol=1e-5)
+        assert (a @ rule.bases[0][i]).abs().max() <= 1e-5
+        assert not b[:, free:].any()
+        assert b[:, :free].any() or not free
+        live += free * len(b)
+    assert engine.trained_numbers(0) == live
+    engine.end_task()
+    for basis in rule.bases[0]:
+        assert torch.allclose(basis.T @ basis, torch.eye(basis.shape[1]), atol=1e-5), "and stays a basis"
+
+
+def test_a_nearly_full_memory_gives_only_free_directions():
+    """What is left holds 1e-9 of the inputs, less than the basis's own rounding: still none of it is in the basis."""
+    moment = torch.diag(torch.tensor([1.0, 0.5, 0.25, 1e-9, 1e-9, 1e-9]))
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)))[0]
+    moment = turn @ moment @ turn.T
+    basis = turn[:, :3]
+    vectors, _ = directions(basis, moment)
+    assert vectors.shape == (6, 3)
+    assert (vectors.T @ basis).abs().max() <= 1e-6
+    assert grown(turn, moment, 0.9).shape == (6, 6), "a full one grows no more"
+
+
+def test_a_rank_larger_than_the_inputs_is_refused():
+    recipe = inflora.compose(inflora.Settings())
+    with pytest.raises(SettingError, match="rank 8 is larger than the 4 inputs of") as error:
+        trainer(packed_model(hidden_size=4, num_attention_heads=2, num_key_value_heads=2), [recipe], [1e-3])
+    assert error.value.key == "adapter.rank"

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from baselines import corda, eva, lora_null
 from harness.checks.toys import toy_text
-from harness.engine.activations import Activations
+from harness.engine import activations
+from harness.engine.activations import Activations, together
+from harness.engine.adapters.layout import Slot
 from harness.engine.batches import Example
 from harness.engine.rows import Rows
-from harness.errors import InputError
+from harness.errors import SettingError
 from harness.study.seeds import derive
 
 CORDA = corda.compose(corda.Settings(text_tokens=10**6))
@@ -42,6 +44,14 @@ def read_by_hand(engine: Rows, documents: list[Example]) -> dict[str, list[Tenso
     return found
 
 
+def by_slot(found) -> list[Tensor]:
+    """The moments of every slot, in their order; those who read the same share one."""
+    return [
+        moment
+        for _, moment in sorted(((i, moment) for readers, moment in found for i in readers), key=lambda entry: entry[0])
+    ]
+
+
 # -- what is read -----------------------------------------------------------------------------------------------------
 
 
@@ -53,7 +63,8 @@ def test_moments_are_those_of_one_document_after_the_other(monkeypatch):
     documents, passed = varied("", 3), []
     hidden = model.hidden
     monkeypatch.setattr(model, "hidden", lambda ids: passed.append(int((ids != 0).sum())) or hidden(ids))
-    moments, seen = inputs.moments(documents, 100)
+    found, seen = inputs.moments(documents, 100)
+    moments = by_slot(found)
     monkeypatch.undo()
     assert inputs.tokens == sum(passed) == seen, "no more is read than counts"
     next(iter(inputs(documents)))
@@ -71,6 +82,24 @@ def test_moments_are_those_of_one_document_after_the_other(monkeypatch):
         assert relative(moment.double(), x.T @ x / len(x)) <= 1e-5
     q, k, v = (next(m for s, m in zip(model.slots, moments, strict=True) if s.projection == p + "_proj") for p in "qkv")
     assert q is k is v, "they read the same"
+
+
+@pytest.mark.parametrize("recipe", [CORDA, NULL], ids=["corda", "lora_null"])
+def test_less_memory_costs_tokens_and_changes_no_bit(monkeypatch, recipe):
+    whole = trainer(packed_model(), [recipe], [1e-3], [4])
+    monkeypatch.setattr(activations, "MOMENT_BYTES", 1)  # a layer at a time
+    parts = trainer(packed_model(), [recipe], [1e-3], [4])
+    layers = len({slot.layer for slot in whole.model.slots})
+    assert layers > 1
+    assert torch.equal(whole.bank.values, parts.bank.values)
+    assert parts.take_read_tokens() == [layers * tokens for tokens in whole.take_read_tokens()]
+
+
+def test_layers_are_taken_together_as_far_as_they_fit():
+    slots = [Slot(f"layers.{layer}.{name}", 8, width) for layer in range(4) for name, width in (("q", 10), ("up", 20))]
+    assert list(together(slots, 2 * 4 * 500)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert list(together(slots, 2 * 4 * 500 - 1)) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert list(together(slots, 10**9)) == [list(range(8))]
 
 
 def test_eva_reads_the_answers_of_the_first_examples():
@@ -154,11 +183,13 @@ def test_lora_null_starts_where_text_is_nothing(fix_a):
 
 def test_a_rank_larger_than_the_null_space_is_refused():
     strict = lora_null.compose(lora_null.Settings(text_tokens=10**6, null_level=0.01))
-    with pytest.raises(InputError, match=r"rank 8 is larger than the [1-7] directions that hold at most 0.01") as error:
+    with pytest.raises(
+        SettingError, match=r"rank 8 is larger than the [1-7] directions that hold at most 0.01"
+    ) as error:
         trainer(packed_model(), [strict], [1e-3])
     assert "set a rank of at most" in str(error.value.remedy)
-    assert error.value.where == "adapter.rank"
-    with pytest.raises(InputError, match="larger than the 0 directions") as error:
+    assert error.value.key == "adapter.rank"
+    with pytest.raises(SettingError, match="larger than the 0 directions") as error:
         trainer(packed_model(), [NULL], [1e-3], texts=varied)
     assert error.value.remedy == "leave q_proj out of adapter.targets"
 
@@ -167,6 +198,6 @@ def test_a_rank_larger_than_the_null_space_is_refused():
 def test_text_too_short_for_a_covariance_is_refused(recipe):
     """The widest matrix has 48 inputs."""
     short = random_examples(1, 0, shortest=47, longest=47)
-    with pytest.raises(InputError, match=r"47 tokens of text are too short for the covariance of the 48 inputs") as e:
+    with pytest.raises(SettingError, match=r"47 tokens of text are too short for the covariance of the 48 inputs") as e:
         trainer(packed_model(), [recipe], [1e-3], texts=lambda task, seed: short)
-    assert e.value.where == "text_tokens"
+    assert e.value.key == "text_tokens"
