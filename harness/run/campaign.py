@@ -181,11 +181,11 @@ def open_campaign(load: Callable[..., Campaign], executor: Executor) -> tuple[Ca
     if device_class(device.gigabytes) != device_class(likely.gigabytes):  # packs are as large as its memory allows
         campaign = load(device=lambda wanted: device)
         state = read_state(campaign)
-    check_room(campaign, state, device)
+    check_memory(campaign, state, device)
     return campaign, state, device
 
 
-def check_room(campaign: Campaign, state: State, device: Device) -> None:
+def check_memory(campaign: Campaign, state: State, device: Device) -> None:
     """Raise InputError where what is left to do can't fit the device that its packs run on."""
     if not state.complete:
         check_fits(campaign.study, state.todo, campaign.model.path, device, campaign.file)

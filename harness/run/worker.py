@@ -8,7 +8,7 @@ import traceback
 import torch
 
 from harness.engine.environment import host, versions
-from harness.errors import FolderError, InputError, LorabenchError
+from harness.errors import FolderError, InputError, LorabenchError, SettingError
 from harness.executors.interface import NO_FIGURES, Figures, Outcome, Report, StalledError, Work
 from harness.run.base import run_base
 from harness.run.job import Job, forget, relocated, rest
@@ -18,6 +18,7 @@ from harness.store.checkpoints import checkpoint_path
 from harness.store.clone import clone
 from harness.store.records import Failure, Status, TrialRecord
 from harness.store.results import write_trial
+from harness.study.arms import key_of
 from harness.study.halving import halves
 
 #: Until then an error is not of any method: a model, a task or a setting that no pack of the study can use.
@@ -64,6 +65,9 @@ def _carry_out(job: Job, report: Report) -> Outcome:
         if job.pack is None or phase in LOADING:
             raise
         return give_up(job, "error", Failure(phase=phase, message=str(error), traceback=traceback.format_exc()))
+    except SettingError as error:  # by a part of a method that has met the model, or the text
+        failure = Failure(phase=phase, message=str(_placed(job, error)), traceback=traceback.format_exc())
+        return give_up(job, "error", failure)
     except BaseException as error:
         if job.pack is None and not _out_of_memory(error):
             raise
@@ -88,6 +92,14 @@ def check_stack(job: Job) -> None:
         remedy="have the same on every machine of the cluster; of several kinds of GPU, name one in the study "
         "(resources: {accelerator_type: ...})",
     )
+
+
+def _placed(job: Job, error: SettingError) -> InputError:
+    """The error with the place of the setting: the arm's, in the study's file."""
+    assert job.pack is not None, "the base model has no settings"
+    arms = dict.fromkeys(key_of(job.study, trial.spec.arm) for trial in job.pack.trials)
+    key = f".{error.key}" if error.key else ""
+    return InputError(str(error), where=f"{job.file}:methods.{', '.join(arms)}{key}", remedy=error.remedy)
 
 
 def _described(job: Job, error: BaseException) -> tuple[Status, str]:

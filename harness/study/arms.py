@@ -127,13 +127,18 @@ def composed(method: MethodLike, settings: Any, steps: int, place: str) -> tuple
         ) from error
 
 
+def key_of(study: Study, arm: str) -> str:
+    """Of the study's methods, the one that this arm is of."""
+    return arm if arm in study.methods else arm.partition("@")[0]
+
+
 def texts(study: Study, methods: Mapping[str, MethodLike], where: str) -> dict[str, str]:
     """Every task whose unscored text the start of an arm looks at, with a place in the study that says so."""
     found: dict[str, str] = {}
     for arm in expand_arms(study, methods, where):
         text = arm.recipe.adapter.reads_text if arm.recipe.adapter else None
         if text is not None:
-            found.setdefault(text, f"{where}:methods.{arm.name}")
+            found.setdefault(text, f"{where}:methods.{key_of(study, arm.name)}")
     return found
 
 

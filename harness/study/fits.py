@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import InputError
+from harness.study.arms import key_of
 from harness.study.config import AdapterSettings, Study
 from harness.study.memory import CONTEXT, Shares, parameters, shares_of
 from harness.study.plan import Pack, Row, copies_of, trained_rank
@@ -65,7 +66,7 @@ def check_fits(study: Study, packs: Sequence[Pack], model: Path, device: Device,
             raise InputError(
                 f"one trial of '{arm}' needs at least {_gb(base + each)}: {_gb(base)} for the model, {_gb(each)} for "
                 f"what it trains; that is {_gb(base + each - memory)} more than {of_device}",
-                where=f"{where}:methods.{_key(study, arm)}",
+                where=f"{where}:methods.{key_of(study, arm)}",
                 remedy=f"what fits: {', '.join(_others(study, needs, row, pack.adapter, memory))}",
             )
         if room < len(pack.rows):
@@ -82,11 +83,6 @@ def _known(device: Device) -> float | None:
     """Bytes of the device; None where it is not there, so that its memory is a guess."""
     gigabytes = device.main_gigabytes if device.kind == "cpu" else device.gigabytes
     return 1e9 * gigabytes if gigabytes and device.name else None
-
-
-def _key(study: Study, arm: str) -> str:
-    """Of the study's methods, the one that this arm is of."""
-    return arm if arm in study.methods else arm.partition("@")[0]
 
 
 def _gb(size: float) -> str:

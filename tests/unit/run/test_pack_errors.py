@@ -18,7 +18,7 @@ from campaigns import TOY
 
 from harness.engine import rows
 from harness.engine.trunk import Trunk
-from harness.errors import InputError
+from harness.errors import InputError, SettingError
 from harness.executors.interface import Watcher
 from harness.method import registry
 from harness.store.results import read_trials
@@ -37,6 +37,11 @@ class Exits(Bound):
 class Refuses(Bound):
     def before_step(self, bank, active) -> None:
         raise InputError("a setting that does not fit", where="here", remedy="another")
+
+
+class Meets(Bound):
+    def before_step(self, bank, active) -> None:
+        raise SettingError("no room", remedy="another", key="adapter.rank")
 
 
 class Cancels(Bound):
@@ -81,7 +86,8 @@ class HangsOn(Bound):
 
 
 METHODS = {method.name: method for method, *_ in BROKEN} | {
-    kind.__name__.lower(): updating(kind) for kind in (Exits, Refuses, Cancels, Fills, FillsTheGpu, Hangs, HangsOn)
+    kind.__name__.lower(): updating(kind)
+    for kind in (Exits, Refuses, Meets, Cancels, Fills, FillsTheGpu, Hangs, HangsOn)
 }
 
 
@@ -120,6 +126,7 @@ def by_status(folder: Path) -> dict[str, set[str]]:
         ("writes", "error", "the frozen base model changed"),
         ("exits", "error", "sys.exit(3)"),
         ("refuses", "error", "a setting that does not fit"),
+        ("meets", "error", "broken.yaml:methods.meets.adapter.rank: no room"),
         ("cancels", "error", "CancelledError"),
         ("fills", "oom", "can't allocate memory"),
         ("fillsthegpu", "oom", "CUDA out of memory"),

@@ -12,7 +12,7 @@ import pytest
 from harness.errors import InputError
 from harness.executors.hardware import device_here
 from harness.method.registry import methods
-from harness.run.campaign import check_room, read_state
+from harness.run.campaign import check_memory, read_state
 from harness.study.fits import check_fits
 from harness.study.load import build_study
 from harness.study.memory import shares_of
@@ -110,7 +110,7 @@ def test_plan_and_run_ask_it_of_what_is_left_to_do(tmp_path):
     file = campaigns.write_study(tmp_path, campaigns.TOY, methods={"full_finetune": {}})
     here, small = device_here("cpu"), Device("cpu", "cpu (x)", main_gigabytes=1e-5)
     opened = campaigns.load(file, tmp_path / "out", device=here)
-    check_room(opened, read_state(opened), here)
+    check_memory(opened, read_state(opened), here)
     with pytest.raises(InputError, match="the model alone needs") as error:
-        check_room(opened, read_state(opened), small)
+        check_memory(opened, read_state(opened), small)
     assert error.value.where == f"{file}:model"
