@@ -114,6 +114,11 @@ class Recipe:
         average = self.average if self.loss.teacher == "ema" or frozen == "average" else None
         return (self.adapter, self.optimizer, self.updates, average, self.loss, self.examples, self.between, frozen)
 
+    @property
+    def result_key(self) -> tuple[Any, ...]:
+        """Equal keys train and score alike, at one rate: whatever else a setting changes, it changes no number."""
+        return (self.training_key, self.scored, self.average if self.scored == "average" else None)
+
     def under(self, between: Between) -> Recipe:
         """This recipe in a study that says this about what happens between tasks."""
         return self if self.between else replace(self, between=between)

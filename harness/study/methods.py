@@ -103,6 +103,11 @@ class RecipeLike(Protocol):
         ...
 
     @property
+    def result_key(self) -> Hashable:
+        """Equal keys train and score alike, at one rate."""
+        ...
+
+    @property
     def pack_key(self) -> Hashable:
         """Rows of one pack agree on this."""
         ...

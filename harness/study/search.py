@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -112,6 +112,7 @@ def _grid(
         return {
             setting: list(choices) for setting, choices in declared.items()
             if setting not in values and _goes_with(fixed, setting, choices[0], method)
+            and not _idle(study, method, values, setting, choices, f"{where}:methods.{key}")
         }  # fmt: skip
     refuse_adapter_grids(grid, place)
     if "examples" in grid:
@@ -137,7 +138,25 @@ def _grid(
                 where=f"{place}.{setting}",
                 remedy="list each value once",
             )
+        if len(choices) > 1 and _idle(study, method, values, setting, choices, place):
+            raise InputError(
+                f"'{setting}' changes nothing for this arm: with each of these values it trains and scores alike",
+                where=f"{place}.{setting}",
+                remedy="leave it out, so that every try is of something else",
+            )
     return read
+
+
+def _idle(
+    study: Study, method: MethodLike, values: Mapping[str, Any], setting: str, choices: Sequence[Any], place: str
+) -> bool:
+    """Whether a setting of the method does nothing for an arm with these values: as a window of an unused average."""
+    if setting not in method.settings.model_fields or setting == "learning_rate":
+        return False
+    fixed, instead = taken_apart(values)
+    steps = arm_budget(instead, study, place).steps
+    given = (checked(method, {**fixed, setting: value}, place) for value in choices)
+    return len({composed(method, each, steps, place)[1].result_key for each in given}) == 1
 
 
 def _goes_with(fixed: Mapping[str, Any], setting: str, value: object, method: MethodLike) -> bool:

@@ -1,0 +1,55 @@
+"""Tuning tries nothing twice: a setting that changes no number of an arm is in no grid."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, cast
+
+import pytest
+
+from harness.errors import InputError
+from harness.method.registry import methods
+from harness.study.load import build_study
+from harness.study.search import Search, lay_out
+
+WINDOW = {"ema_window": [0.1, 0.3]}
+
+
+def search(name: str, given: dict[str, Any], grid: dict[str, Any] | None = None) -> Search:
+    data: dict[str, Any] = {"model": "m", "seeds": [0], "streams": {"o": ["a", "b"]}, "methods": {name: given}}
+    if grid is not None:
+        data["tuning"] = {"grids": {name: grid}}
+    return lay_out(build_study(data, where="s.yaml"), methods(), "s.yaml")[0]
+
+
+@pytest.mark.parametrize(("name", "given", "there"), [
+    ("sdft", {"teacher": "base"}, False), ("sdft", {"teacher": "live"}, False), ("sdft", {}, True),
+    ("self_distill", {"teacher": "snapshot"}, False), ("combined", {"teacher": "base"}, True), ("lora_ema", {}, True),
+])  # fmt: skip
+def test_a_window_that_nobody_looks_through_is_not_tuned(name, given, there):
+    """That of an average which nobody learns from and which is not scored."""
+    if there:
+        assert search(name, given, WINDOW).grid == 2
+        return
+    assert "ema_window" not in {key for entry in search(name, given).tries for key in entry.values}
+    with pytest.raises(InputError, match="'ema_window' changes nothing for this arm") as error:
+        search(name, given, WINDOW)
+    assert error.value.where == f"s.yaml:tuning.grids.{name}.ema_window"
+
+
+def test_a_limit_is_nothing_to_tune():
+    with pytest.raises(InputError, match="'null_level' changes nothing"):
+        search("lora_null", {}, {"null_level": [0.1, 0.2]})
+    assert search("lora_null", {}, {"fix_a": [False, True]}).grid == 2
+
+
+@pytest.mark.parametrize("name", sorted(methods()))
+@pytest.mark.parametrize("steps", [1, 12, 64])
+def test_no_two_points_of_a_methods_grid_are_alike(name, steps):
+    method = methods()[name]
+    kind = cast(Any, method.settings)
+    grid, keys = kind.grid(steps), []
+    for point in itertools.product(*grid.values()):
+        given = kind.model_validate(dict(zip(grid, point, strict=True))).resolved(steps)
+        keys.append((getattr(given, "learning_rate", None), method.compose(given).result_key))
+    assert len(set(keys)) == len(keys)
