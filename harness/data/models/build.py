@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.data import files, paths
 from harness.data.models.folder import WEIGHTS, tensor_digest
+from harness.data.models.tokenizer_files import Vocabulary, write_gguf_tokenizer, write_tokenizer
 from harness.data.sources import wheels
 from harness.errors import InputError, LorabenchError
 from harness.reading import read_json
@@ -55,8 +56,9 @@ def _files(folder: Path) -> dict[str, str]:
 def verify(path: Path, name: str, entry: dict) -> None:
     """Compare a built model with what it was when it was built, byte by byte: 0.3 s for 270 MB.
 
-    The weights are those that the catalogue pins.  The other files depend on who wrote them (transformers puts its
-    version and its defaults into them), so their digests were written down in the folder.  Raises InputError.
+    The weights are those that the catalogue pins.  The configurations depend on who wrote them (transformers puts its
+    version and its defaults into them), so digests of the other files were written down in the folder.  Raises
+    InputError.
     """
     remedy = f"remove the folder {path} and fetch again: lorabench fetch"
     try:
@@ -85,7 +87,8 @@ def _convert_gguf(name: str, entry: dict, workspace: Path) -> None:
     unpack = {"quantization_config": gguf_config(dequantize=True)} if gguf_config else {}
     dtype = getattr(torch, entry["dtype"])
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype, **unpack)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    write_gguf_tokenizer(gguf, workspace)
+    tokenizer = AutoTokenizer.from_pretrained(workspace)
     # The weights are plain now; with the GGUF's quantisation in the config save_pretrained refuses.
     if hasattr(model.config, "quantization_config"):
         delattr(model.config, "quantization_config")
@@ -100,7 +103,6 @@ def _convert_gguf(name: str, entry: dict, workspace: Path) -> None:
             remedy=f"delete {gguf} and fetch again; with another transformers version the GGUF reader may differ",
         )
     model.save_pretrained(workspace)
-    tokenizer.save_pretrained(workspace)
 
 
 def _gguf_config():
@@ -140,22 +142,11 @@ def _random_llama(name: str, entry: dict, workspace: Path) -> None:
 
 def _byte_tokenizer(workspace: Path) -> dict[str, int]:
     """Write a tokenizer of 256 bytes and three special tokens; returns their ids as the config wants them."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import pre_tokenizers
 
     # ByteLevel maps each byte to a printable character; without merges BPE leaves one token a byte.
-    vocab = {character: number for number, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<bos>", "<eos>", "<pad>"])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<bos>",
-        eos_token="<eos>",
-        pad_token="<pad>",
-        model_max_length=512,
-        clean_up_tokenization_spaces=False,
-    )
-    fast.save_pretrained(workspace)
-    return {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
+    named = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *named.values()]
+    bytes_ = Vocabulary(tokens, (), tuple(named.values()), words=False)
+    write_tokenizer(workspace, bytes_, {**named, "model_max_length": 512})
+    return {f"{name}_id": tokens.index(token) for name, token in named.items()}
