@@ -62,6 +62,7 @@ class Ledger(BaseModel):
     seconds: dict[str, float] = {"train": 0.0, "score": 0.0, "analysis": 0.0}
     peak_memory_gib: float = 0.0
     eager: str = ""  #: why a pack on a GPU trained without graphs, if it did
+    joined: int = 0  #: tokens of the longest rows that stood behind each other instead of being padded
     pack_tokens: int = 0
 
     @classmethod
@@ -187,6 +188,7 @@ class Ledger(BaseModel):
                 **job.extras,
                 "pack": job.name,
                 **({"eager": self.eager} if self.eager else {}),
+                **({"joins_rows_of": self.joined} if self.joined else {}),
             },
             sources=job.sources_of(spec),
             commit=clone().commit,

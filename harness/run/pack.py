@@ -150,7 +150,7 @@ class PackRun:
         with self._clock("train"):
             self.rows.end_task()
         self.ledger.count_read(stage, self.pack.examples, self.rows.take_read_tokens())
-        self.ledger.eager = self.rows.trunk.failed
+        self.ledger.eager, self.ledger.joined = self.rows.trunk.failed, self.rows.model.joins
         self._score_students(stage, self.pack.examples)
         self.ledger.take_losses(torch.stack(losses, dim=1).tolist())
 

@@ -234,4 +234,5 @@ def test_a_record_says_why_nothing_was_captured(tmp_path, monkeypatch, shared_ca
     campaigns.run(campaign, watcher=Watcher(lambda units: None, lambda job, units, what: told.append(what)))
     (record, other) = read_trials(tmp_path / "out").records
     assert record.host["eager"] == other.host["eager"] == "RuntimeError: not while a stream is capturing"
+    assert "joins_rows_of" not in record.host, "a CPU pads"
     assert "task 1/1: training (without graphs)" in told
