@@ -70,15 +70,30 @@ class ScoredTask:
     higher_is_better: bool
     chance: float | None
     items: int
-    item_metrics: list[dict[str, Any]] = field(default_factory=list)  #: of each item in lm-eval's latest evaluation
-    #: of documents' results, before that evaluation: by the document's number and the results
-    ahead: dict[tuple[int, tuple[Any, ...]], dict[str, Any]] = field(default_factory=dict)
-    judge_ahead: Callable[[int, list[Any]], None] = lambda doc_id, results: None
+    item_metrics: list[dict[str, Any]] = field(default_factory=list)  #: of each item as it was judged last
+    documents: list[list[Any]] = field(default_factory=list)  #: the requests (lm-eval's Instance) of each item
+    judge: Callable[[int, list[Any]], dict[str, Any]] = lambda number, results: {}
+    #: what items have come to whose results were known before all others were: by the trial and the item's number
+    ahead: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
 
     @property
-    def judges_ahead(self) -> bool:
-        """Whether lm-eval itself judges a document's choices: by its results alone, without a draw."""
-        return self.kind == "multiple_choice" and self.task.config.process_results is None
+    def by_document(self) -> bool:
+        """Whether an item is judged by its own results alone, as they are: without a filter, a function or a draw."""
+        config = self.task.config
+        return self.kind == "multiple_choice" and config.process_results is None and config.filter_list is None
+
+    def judge_ahead(self, trial: int, number: int, results: list[Any]) -> None:
+        self.ahead[trial, number] = self.judge(number, results)
+
+    def judge_all(self, trial: int, answer: Callable[[list[Any]], list[Any]]) -> None:
+        """Judge every item of a trial by what ``answer`` says to its requests: lm-eval's judgement, without its loop.
+
+        That loop takes 13 ms a trial for 2,000 requests, which an H200 answers in 45.
+        """
+        self.item_metrics.clear()
+        for number, requests in enumerate(self.documents):
+            known = self.ahead.get((trial, number))
+            self.item_metrics.append(self.judge(number, answer(requests)) if known is None else known)
 
     @property
     def aggregate(self) -> Callable[[Sequence[Any]], float]:
@@ -200,14 +215,16 @@ def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
     with trusted(where):
         task.build_all_requests(rank=0, world_size=1, **settings)
     docs = list(enumerate(task.eval_docs))
-    numbers = {id(doc): number for number, doc in docs}
+    scored.documents = [[] for _ in docs]
+    for instance in sorted(task.instances, key=lambda instance: (instance.doc_id, instance.idx)):
+        scored.documents[instance.doc_id].append(instance)
     for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
         setattr(task, name, _asked_once(getattr(task, name), [doc for _, doc in docs]))
     judge, filters = task.process_results, task.apply_filters
 
-    def judge_ahead(doc_id: int, results: list[Any]) -> None:
+    def judged(number: int, results: list[Any]) -> dict[str, Any]:
         with trusted(where):
-            scored.ahead[doc_id, tuple(results)] = judge(docs[doc_id][1], results)
+            return judge(docs[number][1], results)
 
     def reuse(**_: Any) -> None:
         scored.item_metrics.clear()
@@ -217,8 +234,7 @@ def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
 
     def keep(doc: Any, results: list[Any]) -> dict[str, Any]:
         with trusted(where):
-            known = scored.ahead.get((numbers[id(doc)], tuple(results))) if scored.ahead else None
-            metrics = judge(doc, results) if known is None else known
+            metrics = judge(doc, results)
         scored.item_metrics.append(metrics)
         return metrics
 
@@ -228,7 +244,7 @@ def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
 
     task.build_all_requests, task.process_results, task.doc_iterator = reuse, keep, lambda **_: iter(docs)
     task.apply_filters = filtered
-    scored.judge_ahead = judge_ahead
+    scored.judge = judged
 
 
 def _asked_once(ask: Callable[..., Any], docs: Sequence[Any]) -> Callable[..., Any]:

@@ -64,46 +64,52 @@ class Scorer:
         where that is not the scorer's layout.
         """
         trials = 1 if values is None else values.shape[0]
-        chosen = {name: self.suite.tasks[name].task for name in tasks}
-        instances = [instance for task in chosen.values() for instance in task.instances]
+        instances = [instance for name in tasks for instance in self.suite.tasks[name].task.instances]
         with _undisturbed(self.model), self.model.adapted(layout or self.layout, values, scaling, precise=True):
             for name in tasks:
                 self.suite.tasks[name].ahead.clear()
             self.lm.answer(instances, trials, progress, self._judge_ahead if self.judges_ahead else None)
-        return [self._judge(trial, chosen) for trial in range(trials)]
+        return [self._judge(trial, tasks) for trial in range(trials)]
 
     def _judge_ahead(self, instance: Instance, logprob: np.ndarray, greedy: np.ndarray) -> None:
         task = self.suite.tasks[str(instance.task_name)]
-        if not task.judges_ahead:
+        if not task.by_document:
             return
-        for values, likeliest in zip(logprob, greedy, strict=True):
+        for trial, (values, likeliest) in enumerate(zip(logprob, greedy, strict=True)):
             if np.isfinite(values).all():
-                task.judge_ahead(
-                    cast(int, instance.doc_id), list(zip(values.tolist(), likeliest.tolist(), strict=True))
-                )
+                results = list(zip(values.tolist(), likeliest.tolist(), strict=True))
+                task.judge_ahead(trial, cast(int, instance.doc_id), results)
 
-    def _judge(self, trial: int, chosen: dict) -> dict[str, Score] | None:
-        """lm-eval's evaluation of one trial's answers."""
+    def _judge(self, trial: int, names: Sequence[str]) -> dict[str, Score] | None:
+        """lm-eval's judgement of one trial's answers."""
         if trial in self.lm.broken:
             return None
         self.lm.trial = trial
-        with _same_draws(), trusted(f"scoring of {', '.join(chosen)}"):
-            results = evaluate(lm=self.lm, task_dict={"tasks": chosen}, bootstrap_iters=0, log_samples=False)
-        assert results is not None, "lm-eval returns results on rank 0, and there is no other"
-        each = cast(dict[str, Any], results)["results"]
-        scores = {name: _score(self.suite.tasks[name], each[name]) for name in chosen}
+        tasks = {name: self.suite.tasks[name] for name in names}
+        rest = {name: scored.task for name, scored in tasks.items() if not scored.by_document}
+        with _same_draws(), trusted(f"scoring of {', '.join(tasks)}"):
+            for name in tasks.keys() - rest.keys():
+                tasks[name].judge_all(trial, self.lm.loglikelihood)
+            results = (
+                evaluate(lm=self.lm, task_dict={"tasks": rest}, bootstrap_iters=0, log_samples=False) if rest else {}
+            )
+            each = cast(dict[str, Any], results).get("results", {})
+            scores = {name: _score(scored, each.get(name)) for name, scored in tasks.items()}
         return scores if all(math.isfinite(score.value) for score in scores.values()) else None
 
 
-def _score(scored: ScoredTask, results: Mapping[str, Any]) -> Score:
-    """The task's metric out of lm-eval's results, with its standard error over the items."""
-    key = next(key for key in results if key.partition(",")[0] == scored.metric)
+def _score(scored: ScoredTask, results: Mapping[str, Any] | None) -> Score:
+    """The task's metric with its standard error over the items; ``results`` are lm-eval's, if it has evaluated them."""
     values, aggregate = scored.values(), scored.aggregate
+    if results is None:
+        value = aggregate(values)
+    else:
+        value = next(value for key, value in results.items() if key.partition(",")[0] == scored.metric)
     # lm-eval has a closed form for means alone, and a bootstrap of minutes for the rest.
     error = mean_stderr(values) if aggregate is mean and len(values) > 1 else jackknife_error(values, aggregate)
     stderr = None if error is None else float(error)
     correct = _correctness(values) if aggregate is mean else None  # of another aggregate they do not make the score
-    return Score(float(results[key]), stderr, correct, tuple(values))
+    return Score(float(value), stderr, correct, tuple(values))
 
 
 def _correctness(values: list) -> tuple[bool, ...] | None:

@@ -415,7 +415,7 @@ def test_documents_judged_ahead_score_the_same(world, tokenizer, data):
         assert ahead.score(NAMES, world.values, world.scaling) == wanted
     assert len(judged) >= TRIALS * 24 * 2, "both tasks with choices"
     four = ahead.suite.tasks["four"]
-    four.judge_ahead = lambda doc_id, results: four.ahead.update({(doc_id, tuple(results)): {"acc": 1.0}})
+    four.judge_ahead = lambda trial, number, results: four.ahead.update({(trial, number): {"acc": 1.0}})
     assert [scores["four"].value for scores in ahead.score(["four"], world.values, world.scaling)] == [1.0] * TRIALS
 
 
