@@ -79,13 +79,20 @@ def tune(
     model: ModelName = None,
     out: OutFolder = None,
     address: Address = None,
+    shipped: Annotated[
+        bool, typer.Option("--shipped", help="Try nothing: take the settings that ship with the study, if they fit.")
+    ] = False,
 ) -> None:
     """Try equally many settings for every method of a study, on seeds and items of their own; `run` takes the best."""
-    from harness.cli.show.outcome import show_choices
+    from harness.cli.show.outcome import show_choices, show_shipped
     from harness.run.campaign import at_ends, choose
+    from harness.run.shipped import take_shipped
 
     join(address, executor)
     name = resolve(study)
+    if shipped:
+        check_methods(*checked_study(name, model))
+        return show_shipped(*take_shipped(name, model, out))
     for _ in ("the grids", "one step beyond"):
         campaign, state = _carry_out(name, executor, model, out, tune=True)
         if state.finished < len(state.statuses):

@@ -57,6 +57,11 @@ def studies_dir() -> Path:
     return tasks_dir() / "studies"
 
 
+def tuned_dir() -> Path:
+    """The folder of settings that ship with studies: the ``tuning.json`` of each, under the study's name."""
+    return studies_dir() / "tuned"
+
+
 def published_dir() -> Path:
     """The folder of published numbers, one file a benchmark."""
     return tasks_dir() / "published"

@@ -224,7 +224,8 @@ def _take_tuned(
             )
     arms = {each.arm for each in searches}
     tuned = {arm: choice.tried for arm, choice in choices.arms.items() if choice.settings is not None and arm in arms}
-    note = f"settings of {', '.join(tuned) or 'no arm'} are those that {folder / FILE} chose"
+    whose = ", and which ship with the study" if choices.shipped else ""
+    note = f"settings of {', '.join(tuned) or 'no arm'} are those that {folder / FILE} chose{whose}"
     return tuning.with_chosen(study, searches, choices), replace(inputs, tuned=tuned), (note,)
 
 

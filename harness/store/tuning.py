@@ -48,6 +48,7 @@ class Tuning(Frozen):
     seeds: tuple[int, ...]
     settings: int  #: tries that every arm could have, beside those beyond an end
     arms: dict[str, Choice]
+    shipped: bool = False  #: whether they came with the study, and were tried on another machine
     tries: tuple[dict[str, Scalar], ...]
 
 
@@ -62,8 +63,11 @@ def read_tuning(folder: Path) -> Tuning | None:
     Raises :class:`InputError` for a file that is damaged, or of another version of lorabench.
     """
     path = folder / FILE
-    if not path.exists():
-        return None
+    return read_choices(path) if path.exists() else None
+
+
+def read_choices(path: Path) -> Tuning:
+    """The choices in this file; raises :class:`InputError` as :func:`read_tuning`."""
     data: Any = read_json(path, remedy=REMEDY)
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version is not None and version != SCHEMA_VERSION:

@@ -69,6 +69,17 @@ def show_choices(campaign: Campaign, tuning: Tuning) -> None:
     screen.print(f"{campaign.folder.parent / FILE}: `lorabench run` takes these settings from now on")
 
 
+def show_shipped(file: Path, tuning: Tuning) -> None:
+    """What was chosen for each arm, on another machine."""
+    rows = [
+        (arm, ", ".join(f"{key}={value}" for key, value in (choice.settings or {}).items()), str(choice.tried))
+        for arm, choice in tuning.arms.items()
+    ]
+    table(f"{tuning.study}: settings that ship with the study", ("method", "setting", "tried"), rows)
+    screen.print(f"rule: {tuning.rule}")
+    screen.print(f"{file}: `lorabench run` takes these settings from now on; without --shipped all are tried here")
+
+
 def show_status(
     folder: Path, surveyed: Survey, as_json: bool, changes: Sequence[str], standing: Standing | None = None
 ) -> None:

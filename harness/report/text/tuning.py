@@ -13,6 +13,8 @@ from harness.store.tuning import FILE, Tuning
 _AT_ENDS = " Chosen at an end of what was tried: {}; a wider grid may have a better one."
 _BEYOND = " Tried beyond an end of the grid, where the best of it lay: {}."
 
+_SHIPPED = " The settings ship with the study: nothing was tried where these trials ran."
+
 
 def tuning_table(tuning: Tuning) -> Table:
     """Every try as a row, in the file's order; the keys of the tries are the columns."""
@@ -26,6 +28,7 @@ def tuning_table(tuning: Tuning) -> Table:
         columns,
         [[row.get(name, NOTHING) for name in columns] for row in rows],
         note
+        + (_SHIPPED if tuning.shipped else "")
         + (_BEYOND.format(", ".join(beyond)) if beyond else "")
         + (_AT_ENDS.format(", ".join(at_ends)) if at_ends else ""),
     )
