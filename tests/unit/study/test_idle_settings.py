@@ -6,6 +6,7 @@ import itertools
 from typing import Any, cast
 
 import pytest
+from places import ROOT
 
 from harness.errors import InputError
 from harness.method.registry import methods
@@ -41,6 +42,21 @@ def test_a_limit_is_nothing_to_tune():
     with pytest.raises(InputError, match="'null_level' changes nothing"):
         search("lora_null", {}, {"null_level": [0.1, 0.2]})
     assert search("lora_null", {}, {"fix_a": [False, True]}).grid == 2
+
+
+def test_the_readme_says_what_is_tuned():
+    said = set()
+    for line in (ROOT / "baselines" / "README.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 3 and cells[0].startswith("`"):
+            said |= {(name.strip("`"), cells[0].strip("`"), cells[1]) for name in cells[2].split(", ")}
+    grids = {name: cast(Any, method.settings).grid(64) for name, method in methods().items()}
+    shown = {
+        (name, setting, ", ".join(f"{value:g}" if isinstance(value, int | float) else value for value in values))
+        for name, grid in grids.items()
+        for setting, values in grid.items()
+    }
+    assert said == shown
 
 
 @pytest.mark.parametrize("name", sorted(methods()))
