@@ -8,7 +8,7 @@ says so (``oom``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import InputError
@@ -23,22 +23,49 @@ WIDTHS = {"bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What a model and rows on it need of a device's memory, in bytes."""
+class Room:
+    """A device's memory in bytes, and what a model and rows on it take of that."""
 
+    memory: float
+    device: Device
     numbers: int  #: of the model
-    gpu: bool
+    dtype: str
     shares: Callable[[AdapterSettings], Shares]
 
-    def base(self, dtype: str) -> float:
+    @property
+    def fixed(self) -> float:
+        """What is there once, whatever the model: CUDA's own."""
+        return CONTEXT if self.device.kind == "cuda" else 0.0
+
+    @property
+    def base(self) -> float:
         """What is there once, however many rows there are."""
-        return self.numbers * WIDTHS[dtype] + (CONTEXT if self.gpu else 0)
+        return self.fixed + self.numbers * WIDTHS[self.dtype]
+
+    @property
+    def left(self) -> float:
+        """For rows."""
+        return self.memory - self.base
 
     def row(self, row: Row, adapter: AdapterSettings) -> float:
         """What a row with this adapter, its own or another, holds at least."""
         rank = trained_rank(row.trials[0], adapter)
         shares = self.shares(adapter).times(rank / adapter.rank)
         return 4 * self.numbers * copies_of(row, shares, rank, spare=0)
+
+    def largest(self, pack: Pack) -> tuple[Row, float]:
+        """The row of a pack that holds most, and what it holds."""
+        sizes = [(self.row(row, pack.adapter), row) for row in pack.rows]
+        size, row = max(sizes, key=lambda entry: entry[0])
+        return row, size
+
+    def rows(self, pack: Pack) -> int:
+        """How many rows of this pack there is room for."""
+        _, each = self.largest(pack)
+        return int(self.left / each) if each else len(pack.rows)
+
+    def over(self, size: float) -> str:
+        return f"{_gb(size - self.memory)} more than the {_gb(self.memory)} of {self.device.name}"
 
 
 def check_fits(study: Study, packs: Sequence[Pack], model: Path, device: Device, where: str) -> None:
@@ -49,34 +76,18 @@ def check_fits(study: Study, packs: Sequence[Pack], model: Path, device: Device,
     memory = _known(device)
     if memory is None:
         return
-    needs = Needs(parameters(model), device.kind == "cuda", shares_of(model))
-    of_device = f"the {_gb(memory)} of {device.name}"
-    base = needs.base(study.dtype)
-    if base > memory:
+    room = Room(memory, device, parameters(model), study.dtype, shares_of(model))
+    if room.left < 0:
         raise InputError(
-            f"the model alone needs {_gb(base)} in {study.dtype}, {_gb(base - memory)} more than {of_device}",
+            f"the model alone needs {_gb(room.base)} in {study.dtype}, {room.over(room.base)}",
             where=f"{where}:model",
-            remedy=f"what fits: {', '.join(_other_bases(study, needs, memory))}",
+            remedy=f"what fits: {', '.join(_other_bases(room))}",
         )
-    for pack in packs:
-        row = max(pack.rows, key=lambda row: needs.row(row, pack.adapter))
-        each, arm = needs.row(row, pack.adapter), row.trials[0].spec.arm
-        room = int((memory - base) / each) if each else len(pack.rows)
-        if room < 1:
-            raise InputError(
-                f"one trial of '{arm}' needs at least {_gb(base + each)}: {_gb(base)} for the model, {_gb(each)} for "
-                f"what it trains; that is {_gb(base + each - memory)} more than {of_device}",
-                where=f"{where}:methods.{key_of(study, arm)}",
-                remedy=f"what fits: {', '.join(_others(study, needs, row, pack.adapter, memory))}",
-            )
-        if room < len(pack.rows):
-            whole = base + len(pack.rows) * each
-            raise InputError(
-                f"{len(pack.rows)} rows of '{arm}' in one pack need at least {_gb(whole)}, "
-                f"{_gb(whole - memory)} more than {of_device}",
-                where=f"{where}:pack",
-                remedy=f"set pack: {room}, or pack: auto, by which every arm has packs of its own size",
-            )
+    worst = min(packs, key=room.rows, default=None)  # what helps it helps all
+    if worst is not None and room.rows(worst) < 1:
+        raise _no_room(room, worst, f"{where}:methods.{key_of(study, worst.trials[0].spec.arm)}")
+    if worst is not None and (large := [pack for pack in packs if room.rows(pack) < len(pack.rows)]):
+        raise _too_many(room, min(large, key=room.rows), f"{where}:pack")
 
 
 def _known(device: Device) -> float | None:
@@ -89,55 +100,72 @@ def _gb(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, size / 1e6):.0f} MB"
 
 
-def _other_bases(study: Study, needs: Needs, memory: float) -> Iterator[str]:
-    smaller = needs.base("bfloat16")
-    if study.dtype == "float32" and smaller <= memory:
-        yield f"dtype: bfloat16 ({_gb(smaller)})"
-    yield f"a device with {_gb(needs.base(study.dtype))}"
-    most = (memory - needs.base(study.dtype)) / WIDTHS[study.dtype] + needs.numbers
-    yield f"a model of at most {most / 1e6:,.0f}M parameters"
+def _other_bases(room: Room) -> Iterator[str]:
+    smaller = replace(room, dtype="bfloat16")
+    if room.dtype == "float32" and smaller.left >= 0:
+        yield f"dtype: bfloat16 ({_gb(smaller.base)})"
+    yield f"a device with {_gb(room.base)}"
+    if room.memory > room.fixed:
+        yield f"a model of at most {(room.memory - room.fixed) / WIDTHS[room.dtype] / 1e6:,.0f}M parameters"
 
 
-def _others(study: Study, needs: Needs, row: Row, adapter: AdapterSettings, memory: float) -> Iterator[str]:
+def _no_room(room: Room, pack: Pack, where: str) -> InputError:
+    row, each = room.largest(pack)
+    return InputError(
+        f"one trial of '{row.trials[0].spec.arm}' needs at least {_gb(room.base + each)}: {_gb(room.base)} for the "
+        f"model, {_gb(each)} for what it trains; that is {room.over(room.base + each)}",
+        where=where,
+        remedy=f"what fits: {', '.join(_others(room, row, pack.adapter))}",
+    )
+
+
+def _too_many(room: Room, pack: Pack, where: str) -> InputError:
+    row, each = room.largest(pack)
+    whole = room.base + len(pack.rows) * each
+    return InputError(
+        f"{len(pack.rows)} rows of '{row.trials[0].spec.arm}' in one pack need at least {_gb(whole)}, "
+        f"{room.over(whole)}",
+        where=where,
+        remedy=f"set pack: {room.rows(pack)}, or pack: auto, by which every arm has packs of its own size",
+    )
+
+
+def _others(room: Room, row: Row, adapter: AdapterSettings) -> Iterator[str]:
     """Changes of one thing each, with which one such row would fit; what would not is left out."""
-    base = needs.base(study.dtype)
-    targets = _fewer_targets(needs, row, adapter, memory - base)
-    if targets:
-        need = base + needs.row(row, adapter.model_copy(update={"targets": targets}))
-        yield f"adapter.targets: [{', '.join(targets)}] ({_gb(need)})"
-    rank = _smaller_rank(needs, row, adapter, memory - base)
-    if rank:
-        need = base + needs.row(row, adapter.model_copy(update={"rank": rank}))
-        yield f"adapter.rank: {rank} ({_gb(need)})"
-    own = needs.row(row, adapter)
-    if study.dtype == "float32" and needs.base("bfloat16") + own <= memory:
-        yield f"dtype: bfloat16 ({_gb(needs.base('bfloat16') + own)})"
-    yield f"a device with more than {_gb(base + own)}"
-    fixed = base - needs.numbers * WIDTHS[study.dtype]
-    most = needs.numbers * (memory - fixed) / (base + own - fixed)
+
+    def of(changed: AdapterSettings) -> str:
+        return _gb(room.base + room.row(row, changed))
+
+    own = room.row(row, adapter)
+    if targets := _fewer_targets(room, row, adapter):
+        yield f"adapter.targets: [{', '.join(targets)}] ({of(adapter.model_copy(update={'targets': targets}))})"
+    if rank := _smaller_rank(room, row, adapter):
+        yield f"adapter.rank: {rank} ({of(adapter.model_copy(update={'rank': rank}))})"
+    smaller = replace(room, dtype="bfloat16")
+    if room.dtype == "float32" and own <= smaller.left:
+        yield f"dtype: bfloat16 ({_gb(smaller.base + own)})"
+    yield f"a device with more than {_gb(room.base + own)}"
+    most = room.numbers * (room.memory - room.fixed) / (room.base + own - room.fixed)
     if most >= 1e6:
         yield f"a model of some {most / 1e6:,.0f}M parameters"
 
 
-def _fewer_targets(needs: Needs, row: Row, adapter: AdapterSettings, room: float) -> tuple[str, ...]:
+def _fewer_targets(room: Room, row: Row, adapter: AdapterSettings) -> tuple[str, ...]:
     """The targets that are left when the largest are taken away until it fits; empty where none would be."""
 
     def of(targets: tuple[str, ...]) -> AdapterSettings:
         return adapter.model_copy(update={"targets": targets})
 
     left = adapter.targets
-    while left and needs.row(row, of(left)) > room:
-        largest = max(left, key=lambda target: needs.shares(of((target,))).matrices)
+    while left and room.row(row, of(left)) > room.left:
+        largest = max(left, key=lambda target: room.shares(of((target,))).matrices)
         left = tuple(target for target in left if target != largest)
     return left
 
 
-def _smaller_rank(needs: Needs, row: Row, adapter: AdapterSettings, room: float) -> int | None:
+def _smaller_rank(room: Room, row: Row, adapter: AdapterSettings) -> int | None:
     """The largest rank below the adapter's that fits; None where there is none, or rank means nothing to the arm."""
     if not trained_rank(row.trials[0], adapter):
         return None
-    fits = (
-        rank for rank in range(adapter.rank - 1, 0, -1)
-        if needs.row(row, adapter.model_copy(update={"rank": rank})) <= room
-    )  # fmt: skip
-    return next(fits, None)
+    ranks = range(adapter.rank - 1, 0, -1)
+    return next((r for r in ranks if room.row(row, adapter.model_copy(update={"rank": r})) <= room.left), None)

@@ -98,6 +98,10 @@ def test_a_fixed_pack_that_does_not_fit_names_rows_that_do(model):
     assert "3 rows of 'full_finetune' in one pack need at least 356 MB" in what
     assert fits.startswith("set pack: 2, or pack: auto")
     assert said(model, {"full_finetune": {}}, BASE + 3 * 112e6 + 1, rows=3, pack=3) is None
+    both = {"full_finetune": {}, "osf": {}}
+    _, what, fits = refused(said(model, both, BASE + 2.5 * 112e6, rows=3, pack=3))
+    assert "3 rows of 'osf'" in what, "144 MB each: the least of both"
+    assert fits.startswith("set pack: 1")
 
 
 def test_a_device_that_is_not_there_takes_everything(model):
