@@ -1,4 +1,4 @@
-"""Verbs that take trained adapters: export one, audit those made elsewhere, mitigate their intruder dimensions."""
+"""Verbs that take trained adapters: audit those made elsewhere, mitigate their intruder dimensions."""
 
 from __future__ import annotations
 
@@ -17,37 +17,8 @@ from harness.cli.options import (
     resolve,
     shares,
     shots,
-    to_folder,
 )
 from harness.cli.terminal import say
-from harness.errors import InputError
-
-
-def export(
-    trial: Annotated[str, typer.Argument(help="A trial's fingerprint, or the beginning of it.")],
-    to: Annotated[Path, typer.Argument(parser=to_folder, metavar="TO", help="The folder to write, in PEFT's format.")],
-    study: Annotated[str, typer.Option("--study", help="The study it belongs to.")] = "auto",
-    model: ModelName = None,
-    out: OutFolder = None,
-) -> None:
-    """Export a trial's scored adapter; `PeftModel.from_pretrained` loads it."""
-    from harness.engine.adapters.files import export_peft, find_adapter
-    from harness.store import read_trials
-    from harness.study.folders import results_folder
-
-    folder = results_folder(resolve(study), model, out)
-    matches = [record for record in read_trials(folder).records if record.fingerprint.startswith(trial)]
-    if len(matches) != 1:
-        raise InputError(
-            f"{len(matches)} trials begin with '{trial}'",
-            where=str(folder / "trials"),
-            remedy="give more of the fingerprint",
-        )
-    if not matches[0].costs.trained_parameters:
-        raise InputError(f"'{matches[0].spec.arm}' trains nothing, so there is no adapter", where=trial)
-    source, place = find_adapter(folder, matches[0].fingerprint)
-    export_peft(source, place, to)
-    say(f"{matches[0].spec.arm}, order {matches[0].spec.order}, seed {matches[0].spec.seed} -> {to}")
 
 
 def audit(

@@ -31,10 +31,6 @@ def out_folder(text: str | Path, where: str = "--out") -> Path:
     return Path(text)
 
 
-def to_folder(text: str) -> Path:
-    return out_folder(text, "TO")
-
-
 def model_text(text: str) -> str:
     """A model as it may be looked for."""
     from harness.study.limits import model_name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from harness.cli.preflight import check_methods, checked_study
 from harness.cli.results import renew_report
 from harness.cli.terminal import plural, say, when_stopped
 from harness.errors import InputError, LorabenchError
+from harness.store.choice import Choice, name_of
 
 if TYPE_CHECKING:
     from harness.run.campaign import Campaign, State
@@ -62,11 +64,17 @@ def run(
     model: ModelName = None,
     out: OutFolder = None,
     address: Address = None,
+    trial: Annotated[
+        str | None,
+        typer.Option("--trial", metavar="FP", help="Run the pack of this trial alone: (the beginning of) its name."),
+    ] = None,
     report: Annotated[bool, typer.Option(help="Write tables, figures and the page at the end.")] = True,
 ) -> None:
     """Run what is missing of a study, then write its report.  Finished trials are kept."""
     join(address, executor)
-    campaign, state = _carry_out(resolve(study), executor, model, out)
+    if trial is not None and not trial.strip():
+        raise InputError("this is empty", where="--trial", remedy="lorabench trials STUDY lists the fingerprints")
+    campaign, state = _carry_out(resolve(study), executor, model, out, only=trial)
     if report and "ok" in state.statuses.values():
         renew_report(campaign.folder)
     if state.finished < len(state.statuses):
@@ -117,7 +125,7 @@ def join(address: str | None, executor: str) -> None:
 
 
 def _carry_out(
-    name: str, executor: str, model: str | None, out: Path | None, *, tune: bool = False
+    name: str, executor: str, model: str | None, out: Path | None, *, tune: bool = False, only: str | None = None
 ) -> tuple[Campaign, State]:
     """Run what is missing of a study, or of its tuning study, and show how it ended."""
     from harness.cli.show.outcome import show_outcome
@@ -133,10 +141,25 @@ def _carry_out(
             load = partial(campaign.load_campaign, name, model=model, out=out, tune=tune)
             opened, before, device = campaign.open_campaign(load, runner)
         show_plan(opened, before, device)
+        if only:
+            opened = _only(opened, only)
+            before = before.of(opened)
         with when_stopped(partial(_kept, opened)), progress(opened.study.name, before.complete) as watcher:
             after = campaign.run(opened, runner, device, watcher, {"executor": executor})
     show_outcome(opened, before, after)
     return opened, after
+
+
+def _only(campaign: Campaign, beginning: str) -> Campaign:
+    """The campaign of one trial, with a word on what is trained for it."""
+    trial = Choice(beginning).one(campaign.plan.trials, f"--trial {beginning}")
+    chosen = replace(campaign, only=frozenset({trial.fingerprint}))
+    say(f"--trial: {name_of(trial)}")
+    for pack in chosen.chosen.packs:
+        if len(pack.trials) > 1:
+            say(f"its pack of {len(pack.trials)} trials is trained whole: they take their steps side by side, and the "
+                "last bits of each depend on the others")  # fmt: skip
+    return chosen
 
 
 def _kept(campaign: Campaign) -> str:
@@ -144,7 +167,7 @@ def _kept(campaign: Campaign) -> str:
     from harness.run.campaign import read_state
     from harness.store.checkpoints import checkpoint_path
 
-    state = read_state(campaign)
+    state = read_state(campaign).of(campaign)
     begun = sum(checkpoint_path(campaign.folder, pack.name).exists() for pack in state.todo)
     rest = f", {plural(begun, 'pack')} will go on from the last task boundary" if begun else ""
     return (
@@ -170,21 +193,28 @@ def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = 
 
 def _changes(name: str, model: str | None, out: Path | None, surveyed: Survey) -> tuple[str, ...]:
     """What of the records no longer fits the study; a line that says why that can't be told here, if it can't."""
+    from harness.run import campaign
+
+    opened = laid_out(name, model, out)
+    if not isinstance(opened, str):
+        try:
+            return campaign.read_state(opened, surveyed=surveyed).changes.lines
+        except LorabenchError as error:
+            opened = error.what
+    return (f"whether the study has changed since can't be told here: {opened}",)
+
+
+def laid_out(name: str, model: str | None, out: Path | None) -> Campaign | str:
+    """The plan of a study, as long as nothing has to be fetched or made for it; else why there is none."""
     from harness.data import models, paths, tasks
-    from harness.data.sources import cl_benchmark
     from harness.executors import make_executor
     from harness.run import campaign
     from harness.study.load import find_study, load_study
 
     try:
         study = load_study(find_study(name, paths.studies_dir()), overrides={"model": model} if model else None)
-        cl_benchmark.use(study.cl_benchmark)
-        there = models.model_ready(study.model) and all(map(tasks.task_ready, (*study.tasks, *study.probes)))
-        if not there:
-            why = "its model or data are not at hand; lorabench fetch makes them ready"
-        else:
-            opened = campaign.load_campaign(name, model=model, out=out, device=make_executor("local").device)
-            return campaign.read_state(opened, surveyed=surveyed).changes.lines
+        if not models.model_ready(study.model) or not all(map(tasks.task_ready, (*study.tasks, *study.probes))):
+            return "its model or data are not at hand; lorabench fetch makes them ready"
+        return campaign.load_campaign(name, model=model, out=out, device=make_executor("local").device)
     except LorabenchError as error:
-        why = error.what
-    return (f"whether the study has changed since can't be told here: {why}",)
+        return error.what

@@ -7,7 +7,7 @@ two rows but their adapters is the same: an adapter that does nothing differs fr
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,22 @@ def load_audit(folders: Sequence[Path], values: Mapping[str, Any], out: Path | N
     for name in names:
         tasks.load_task(name)
     adapters = dict(zip(labels(folders), [read_peft(folder.resolve()) for folder in folders], strict=True))
-    for adapter in adapters.values():
-        if not settings.another_base:
-            check_base_name(adapter, settings.model)
+    if not settings.another_base:
+        _check_bases(adapters.values(), settings.model)
     target = (out or Path("results") / f"audit-{model_label(next(iter(adapters)))}").resolve()
     if (target / MANIFEST).exists():
         raise InputError("this folder holds a study", where=str(target), remedy="choose another folder with --out")
     source = model_files.resolve_model(settings.model)
     return Audit(settings, adapters, source, {name: _prepare(name, settings.scoring.split) for name in names}, target)
+
+
+def _check_bases(adapters: Collection[PeftAdapter], model: str) -> None:
+    """Refuse an adapter that names another base, by its name or by the folder where ``model`` lies."""
+    if all(names_base(adapter, model) is not False for adapter in adapters):
+        return
+    folder = model_files.resolve_model(model).path if model_files.model_ready(model) else None
+    for adapter in adapters:
+        check_base_name(adapter, model, folder)
 
 
 def _prepare(name: str, split: str) -> tasks.PreparedTask:
@@ -144,7 +152,7 @@ def run(
     counts = [Intruders.of(summary) for summary in intruders if summary is not None]
     asked = _tasks(audit, bench, base)
     entries = [
-        _adapter(name, _file(adapter, audit.settings.model), asked, score, bench, counted)
+        _adapter(name, _file(adapter, audit), asked, score, bench, counted)
         for (name, adapter), score, counted in zip(audit.adapters.items(), scores, counts, strict=True)
     ]
     record = _record(audit, asked, entries, torch.device(device), measure)
@@ -253,11 +261,11 @@ def _adapter(
     )
 
 
-def _file(adapter: PeftAdapter, model: str) -> AdapterFile:
+def _file(adapter: PeftAdapter, audit: Audit) -> AdapterFile:
     return AdapterFile(
         folder=str(adapter.folder),
         base_named=adapter.config.base_model_name_or_path,
-        names_base=names_base(adapter, model),
+        names_base=names_base(adapter, audit.settings.model, audit.model.path),
         sha256=adapter.sha256,
         bytes=adapter.bytes,
         trained_parameters=adapter.parameters,

@@ -63,6 +63,16 @@ class Campaign:
     warnings: tuple[str, ...] = ()  #: what to know of the comparisons, as that nothing will be tested
     claims: tuple[SourceClaim, ...] = ()
     task_sources: Mapping[str, str] = field(default_factory=dict)  #: where the rows of each task come from
+    only: frozenset[str] = frozenset()  #: fingerprints of the trials whose packs are run; empty: all
+
+    @property
+    def chosen(self) -> Plan:
+        """What of the plan is run: packs are whole, for a trial's bits depend on who stands beside it."""
+        if not self.only:
+            return self.plan
+        packs = [pack for pack in self.plan.packs if any(trial.fingerprint in self.only for trial in pack.trials)]
+        untrained = [trial for trial in self.plan.untrained if trial.fingerprint in self.only]
+        return replace(self.plan, packs=tuple(packs), untrained=tuple(untrained))
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,15 @@ class State:
     @property
     def complete(self) -> bool:
         return not self.todo and not self.untrained_todo
+
+    def of(self, campaign: Campaign) -> State:
+        """The part of it that the campaign runs."""
+        if not campaign.only:
+            return self
+        statuses = {trial.fingerprint: self.statuses[trial.fingerprint] for trial in campaign.chosen.trials}
+        todo = tuple(pack for pack in self.todo if any(trial.fingerprint in campaign.only for trial in pack.trials))
+        untrained = sum(statuses[trial.fingerprint] not in FINAL for trial in campaign.chosen.untrained)
+        return replace(self, statuses=statuses, todo=todo, untrained_todo=untrained)
 
 
 def load_campaign(
@@ -284,7 +303,7 @@ def read_state(campaign: Campaign, *, quarantine: bool = False, surveyed: Survey
 
 
 def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher, extras: Mapping[str, Any]) -> State:
-    """Run what is missing; finished trials are kept whatever happens to the others.
+    """Run what is missing, of :attr:`Campaign.chosen`; finished trials are kept whatever happens to the others.
 
     ``device`` is what the executor says of its own; ``extras`` go into every record's ``host`` block.
     """
@@ -306,11 +325,13 @@ def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher
         sweep(folder, {pack.name for pack in state.todo})
         sweep_temporary(folder)
         files.sweep()
-        if state.complete:
-            return state
+        mine = state.of(campaign)
+        if mine.complete:
+            return mine
         from harness.run.missing import Run, run_missing  # with torch, which planning does without
 
-        tracker = Tracker(campaign.plan, state.todo, device.kind, folder, watcher.standing)
+        tracker = Tracker(campaign.chosen, mine.todo, device.kind, folder, watcher.standing)
+        state = replace(state, todo=mine.todo)
         try:
             run_missing(Run(campaign, executor, device, extras, state, progress, tracker), watcher.total)
         finally:
@@ -319,4 +340,4 @@ def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher
         after = read_state(campaign)
         sweep(folder, {pack.name for pack in after.todo})  # of workers that were killed, and their packs done by others
         sweep_temporary(folder)
-        return after
+        return after.of(campaign)

@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.engine.adapters.layout import DenseLayout, Layout
+from harness.engine.adapters.peft_config import CONFIG
+from harness.engine.adapters.peft_weights import WEIGHTS
 from harness.errors import InputError
 from harness.store.files import atomic_file, write_json
 from harness.study.config import AdapterSettings
@@ -129,18 +131,25 @@ def read_adapter(source: Path, place: int) -> StoredAdapter:
     return StoredAdapter(tensors, scaling, metadata["model"], tuple(adapter["targets"]))
 
 
-def export_peft(source: Path, place: int, target: Path) -> None:
-    """Write one trial's adapter as a folder that ``PeftModel.from_pretrained`` loads."""
+def export_peft(
+    source: Path, place: int, target: Path, *, base: str | None = None, revision: str | None = None
+) -> StoredAdapter:
+    """Write one trial's adapter as a folder that ``PeftModel.from_pretrained`` loads, and everybody may read.
+
+    ``base`` is what ``from_pretrained`` takes for its base (by default the study's name for it), ``revision`` the
+    hub's.  Returns what was written.
+    """
     stored = read_adapter(source, place)
     tensors = {_peft_name(name): tensor for name, tensor in stored.tensors.items()}
     target.mkdir(parents=True, exist_ok=True)
-    atomic_file(target / "adapter_model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    atomic_file(target / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     write_json(
-        target / "adapter_config.json",
+        target / CONFIG,
         {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": stored.model,
+            "base_model_name_or_path": base or stored.model,
+            "revision": revision,
             "r": stored.rank,
             "lora_alpha": stored.scaling * stored.rank,
             "target_modules": list(stored.targets),
@@ -150,3 +159,6 @@ def export_peft(source: Path, place: int, target: Path) -> None:
             "inference_mode": True,
         },
     )
+    for name in (WEIGHTS, CONFIG):  # safetensors makes its files private
+        (target / name).chmod(0o644)
+    return stored

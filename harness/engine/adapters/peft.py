@@ -105,20 +105,22 @@ def _check_folder(folder: Path) -> None:
     raise InputError(f"the folder has no {CONFIG}", where=str(folder), remedy="give a folder that PEFT wrote")
 
 
-def names_base(adapter: PeftAdapter, model: str) -> bool | None:
+def names_base(adapter: PeftAdapter, model: str, folder: Path | None = None) -> bool | None:
     """Whether the adapter says that it was made for ``model``, by the last parts of the two names; None without a name.
 
     A hub id, its folder in the hub's cache, another folder and a name of the catalogue mean the same model where
-    ``org/`` and the path are left out.
+    ``org/`` and the path are left out.  ``folder`` is where the model lies, which an export of ours may name.
     """
     named = adapter.config.base_model_name_or_path
-    return _last(named) == _last(model) if named else None
+    if not named:
+        return None
+    return _last(named) == _last(model) or (folder is not None and Path(named) == folder)
 
 
-def check_base_name(adapter: PeftAdapter, model: str) -> None:
-    """Refuse an adapter that names another base than ``model``."""
+def check_base_name(adapter: PeftAdapter, model: str, folder: Path | None = None) -> None:
+    """Refuse an adapter that names another base than ``model``, which lies in ``folder``."""
     named = adapter.config.base_model_name_or_path
-    if named and names_base(adapter, model) is False:
+    if named and names_base(adapter, model, folder) is False:
         base = _hub_id(named)
         path = "" if base == named else f", by its folder in the hub's cache ({named})"
         raise InputError(
