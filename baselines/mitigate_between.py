@@ -13,7 +13,8 @@ ours.
 
 The cut change is put into factors near those there were, A <- A V V^T for the directions V that are left, so that
 AdamW's moments still mean what they did; where A has lost a direction of V, both factors start again from it in equal
-parts.  Under ``reinit`` what lies below is part of W, and the new adapter takes all of the scaling.
+parts.  Where a trial has no intruder dimensions, as at rank 8 of SmolLM2-135M in the runs so far, this is plain LoRA to
+the last bit.  Under ``reinit`` what lies below is part of W, and the new adapter takes all of the scaling.
 """
 
 from __future__ import annotations
