@@ -18,7 +18,7 @@ import numpy as np
 
 from harness.analysis import continual, efficiency, statistics
 from harness.report.estimates import certain
-from harness.store.records import Curve, TrialRecord
+from harness.store.records import Costs, Curve, TrialRecord
 
 if TYPE_CHECKING:
     from harness.report.arms import Arm
@@ -223,3 +223,9 @@ def interquartile_mean(arm: Arm) -> float | None:
     if arm.seeds < IQM_SEEDS or any(t.matrix is None or t.matrix.shape[1] < IQM_TASKS for t in arm.trials):
         return None
     return statistics.interquartile_mean(np.concatenate([certain(trial.matrix)[-1] for trial in arm.trials]).tolist())
+
+
+def all_tokens(costs: Costs) -> float | None:
+    """What training sends through the model, of whomever; None where it was not counted."""
+    parts = costs.train_tokens, costs.teacher_tokens, costs.prompt_tokens, costs.sampled_tokens
+    return None if costs.train_tokens is None else float(sum(part or 0 for part in parts))

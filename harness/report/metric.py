@@ -9,8 +9,9 @@ from typing import Any, Literal
 from harness.analysis.statistics import Scale
 from harness.report.numbers import number
 
-#: The tables of the report that metrics stand in, in the order of the page; main is the board itself.
-TABLES = ("main", "more", "costs")
+#: The tables of the report that metrics stand in, in the order of the page; main is the board itself, and tests what
+#: stands on it behind a toggle.
+TABLES = ("main", "tests", "more", "costs")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Metric:
 
     first: int = 0  #: place among the promised first columns of leaderboard.csv; 0 for other metrics
     interval: bool = False  #: its interval has columns in leaderboard.csv
-    table: Literal["main", "more", "costs", ""] = ""
+    table: Literal["main", "tests", "more", "costs", ""] = ""
     place: int = 99  #: in its table; metrics of the same place stand in the order of declaration
     compared: bool = False  #: by ``lorabench compare``
     indexed: bool = False  #: on the page over all studies

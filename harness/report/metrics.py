@@ -12,6 +12,7 @@ from operator import attrgetter
 from harness.analysis import continual
 from harness.analysis.statistics import FROM_ZERO, SHARE, SHARES_APART
 from harness.report.evidence import (
+    all_tokens,
     average_accuracy_stderr,
     general_delta,
     interquartile_mean,
@@ -52,7 +53,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "backward_transfer", "BWT", "mean over j < T of R[T][j] - R[j][j] (GEM)",
         of_stream(continual.backward_transfer), better="higher", unit="points", scale=100, signed=True,
-        spoken="backward transfer", first=2, interval=True, table="main", place=3, compared=True, audited=True,
+        spoken="backward transfer", first=2, interval=True, table="tests", place=1, compared=True, audited=True,
         ends=SHARES_APART,
     ),
     Metric(
@@ -63,7 +64,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "forgetting", "Forgetting", "mean over j < T of the best earlier score minus R[T][j]",
         of_stream(continual.forgetting), better="lower", unit="points", scale=100, spoken="forgetting",
-        tested="secondary", answered=True, first=3, interval=True, table="main", place=2, compared=True, indexed=True,
+        tested="secondary", answered=True, first=3, interval=True, table="main", place=1, compared=True, indexed=True,
         audited=True,
         ends=SHARES_APART,
     ),
@@ -76,7 +77,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "learning_accuracy", "Learning accuracy", "mean_j R[j][j]", of_stream(continual.learning_accuracy),
         better="higher", unit="%", scale=100, spoken="learning accuracy", first=4, interval=True, table="main",
-        place=1, compared=True, indexed=True, audited=True,
+        place=3, compared=True, indexed=True, audited=True,
         ends=SHARE,
     ),
     Metric(
@@ -95,7 +96,7 @@ METRICS: tuple[Metric, ...] = (
         "sample_efficiency_auc", "Sample efficiency AUC",
         "area under score(n) - base over log2 n, divided by the span; mean over tasks", sample_efficiency_auc,
         better="higher", unit="points", scale=100, signed=True, spoken="learning speed (sample-efficiency AUC)",
-        tested="secondary", answered=True, first=7, interval=True, table="main", place=6, compared=True, indexed=True,
+        tested="secondary", answered=True, first=7, interval=True, table="main", place=4, compared=True, indexed=True,
         ends=SHARES_APART,
     ),
     Metric(
@@ -128,13 +129,13 @@ METRICS: tuple[Metric, ...] = (
     # -- probes
     Metric(
         "general_delta", "General Δ", "mean over the accuracy probes of after - base", general_delta, better="higher",
-        unit="points", scale=100, signed=True, first=5, interval=True, table="main", place=4, compared=True,
+        unit="points", scale=100, signed=True, first=5, interval=True, table="tests", place=2, compared=True,
         ends=SHARES_APART,
     ),
     Metric(
         "plain_text_delta", "Plain text Δ", "bits per byte on plain text, after - base", plain_text_delta,
         better="lower", unit="bits/byte", digits=3, signed=True, spoken="plain text", first=6, interval=True,
-        table="main", place=5, compared=True, indexed=True,
+        table="main", place=2, compared=True, indexed=True,
     ),
     Metric(
         "delta_<probe>", "Probe Δ", "that probe, after - base", lambda scores: continual.delta(scores.score),
@@ -145,13 +146,13 @@ METRICS: tuple[Metric, ...] = (
         "intruder_count", "Intruders",
         "intruder dimensions (best cosine below 0.5 among the top 10), summed over the matrices", attrgetter("count"),
         of="weights", better="lower", kind="intruders", tested="secondary", of_matrices=True, first=8, interval=True,
-        table="main", place=7, compared=True,
+        table="main", place=5, compared=True,
         ends=FROM_ZERO,
     ),
     Metric(
         "intruder_distance", "Intruder distance", "mean over the top 10 of 1 - best cosine", attrgetter("distance"),
         of="weights", better="lower", digits=5, spoken="intruder distance", kind="intruders", tested="secondary",
-        of_matrices=True, answered=True, first=9, interval=True, table="main", place=8, compared=True, indexed=True,
+        of_matrices=True, answered=True, first=9, interval=True, table="main", place=5, compared=True, indexed=True,
         ends=SHARE,
     ),
     Metric(
@@ -192,6 +193,12 @@ METRICS: tuple[Metric, ...] = (
         attrgetter("analysis_seconds"), of="costs",
         better="lower", unit="s",
         shared=True,
+    ),
+    Metric(
+        "training_tokens", "Training tokens",
+        "all tokens that training sends through the model: student, teacher, prompts read to sample, samples",
+        all_tokens, of="costs", better="lower", unit="thousands", digits=1, scale=1e-3, spoken="tokens of training",
+        table="main", place=6,
     ),
     Metric(
         "train_tokens", "Student tokens", "tokens through the student in training",

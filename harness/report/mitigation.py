@@ -12,8 +12,9 @@ from harness.analysis.statistics import SHARES_APART
 from harness.report.csv_files import write_csv
 from harness.report.estimates import estimate
 from harness.report.figures.mitigation import PANELS, draw_mitigation
+from harness.report.figures.palette import looks
 from harness.report.figures.parts import Rows
-from harness.report.figures.style import context, looks, save
+from harness.report.figures.style import context, save
 
 FIGURE = ("arm", "kind", "keep", "quantity", "mean", "ci_low", "ci_high", "trials")
 SCORES = "scores.csv"

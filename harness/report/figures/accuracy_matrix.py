@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from matplotlib.figure import Figure
 
 from harness.report.arms import Arm
 from harness.report.figures.heat_maps import heat_maps
-from harness.report.figures.parts import Rows, drawn_arms, empty
-from harness.report.figures.style import Look
+from harness.report.figures.palette import Look
+from harness.report.figures.parts import Drawing, Rows, drawn_arms, empty
 from harness.report.study import StudyResults
 
 
@@ -24,10 +21,14 @@ def mean_matrix(arm: Arm, order: str | None = None) -> np.ndarray | None:
     return np.mean(means, axis=0) if means and len({mean.shape for mean in means}) == 1 else None
 
 
-def accuracy_matrix(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
-    """A heat map per arm; with several orders the columns are positions in the stream, and the CSV has every order."""
+def accuracy_matrix(study: StudyResults, styles: dict[str, Look]) -> Drawing:
+    """A heat map per arm; with several orders the columns are positions in the stream, and the CSV has every order.
+
+    Controls stand in rows of panels below the contestants.
+    """
     columns = ("arm", "order", "after_task", "position", "task", "mean", "trials")
-    streams, rows = study.streams, []
+    streams = study.streams
+    rows: Rows = []
     arms = [(arm, matrix) for arm in drawn_arms(study, styles) if (matrix := mean_matrix(arm)) is not None]
     for arm, _ in arms:
         for order, stream in streams.items():
@@ -50,4 +51,5 @@ def accuracy_matrix(study: StudyResults, styles: dict[str, Look]) -> tuple[Figur
     tasks = arms[0][1].shape[1]
     single = len(set(streams.values())) == 1
     names = list(next(iter(streams.values()))) if single else [f"task {i + 1}" for i in range(tasks)]
-    return heat_maps([(arm.name, matrix) for arm, matrix in arms], names, styles), columns, rows
+    blocks = [[(arm.name, matrix) for arm, matrix in arms if arm.control is control] for control in (False, True)]
+    return heat_maps([block for block in blocks if block], names, styles), columns, rows

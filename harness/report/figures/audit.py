@@ -12,8 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.report.csv_files import write_csv
 from harness.report.figures.heat_maps import heat_maps
+from harness.report.figures.palette import Look, looks_in_order
 from harness.report.figures.parts import Rows, empty
-from harness.report.figures.style import INK, PAPER, Look, context, drawn_name, legend, looks_in_order, new_figure, save
+from harness.report.figures.style import INK, PAGE, PAPER, context, drawn_name, legend, new_figure, save
 from harness.store.audit import AuditedAdapter, AuditRecord, AuditTask
 
 CHANGE = ("adapter", "task", "probe", "metric", "items", "difference", "stderr", "p", "clear")
@@ -52,10 +53,10 @@ def score_change(record: AuditRecord, styles: dict[str, Look]) -> tuple[Figure, 
         for task in record.tasks for adapter in scored
     ]  # fmt: skip
     if not scored:
-        return empty("No adapter could be scored."), CHANGE, rows
+        return empty("No adapter could be scored.")[0], CHANGE, rows
     panels = _panels(record.tasks)
     lane = ROW + LANE * len(scored)
-    figure = new_figure(6.8, sum(lane * len(group) + FRAME for group in panels) + 0.35)
+    figure = new_figure(PAGE, sum(lane * len(group) + FRAME for group in panels) + 0.35)
     heights = [lane * len(group) + FRAME for group in panels]
     for axes, tasks in zip(figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights).flat, panels,
                            strict=True):  # fmt: skip
@@ -85,7 +86,7 @@ def _changes(
                 xerr=None if change.stderr is None else 2 * change.stderr * scale,
                 color=look.color,
                 marker=look.marker,
-                markersize=5,
+                markersize=4.5,
                 capsize=2,
                 elinewidth=1.2,
                 markerfacecolor=PAPER if change.clear is False else look.color,
@@ -107,8 +108,8 @@ def intruders(record: AuditRecord, styles: dict[str, Look]) -> tuple[Figure, Seq
         for adapter in record.adapters for name, part in adapter.intruders.by_type.items()
     ]  # fmt: skip
     names = list(dict.fromkeys(name for adapter in record.adapters for name in adapter.intruders.by_type.names))
-    figure = new_figure(7.6, (ROW + LANE * len(record.adapters)) * len(names) + FRAME + 0.35)
-    labels = {"count": "intruder dimensions (sum over matrices)", "distance": "intruder distance (1 − best |cos|)"}
+    figure = new_figure(PAGE, (ROW + LANE * len(record.adapters)) * len(names) + FRAME + 0.35)
+    labels = {"count": "intruder dimensions (sum)", "distance": "intruder distance (1 − best |cos|)"}
     for nth, (axes, (metric, label)) in enumerate(zip(figure.subplots(1, 2), labels.items(), strict=True)):
         top = 1.0 if metric == "count" else 1e-4
         for place, adapter in zip(_lanes(len(record.adapters)), record.adapters, strict=True):
@@ -118,7 +119,7 @@ def intruders(record: AuditRecord, styles: dict[str, Look]) -> tuple[Figure, Seq
                     value = getattr(part, metric)
                     top = max(top, value)
                     axes.plot([0, value], [row + place] * 2, color=look.color, linewidth=1, alpha=0.5)
-                    axes.plot(value, row + place, color=look.color, marker=look.marker, markersize=5, clip_on=False)
+                    axes.plot(value, row + place, color=look.color, marker=look.marker, markersize=4.5, clip_on=False)
         _rows(axes, names if nth == 0 else [""] * len(names))
         axes.set_xlim(0, 1.07 * top)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=metric == "count"))
@@ -153,7 +154,7 @@ def accuracy_matrix(record: AuditRecord, styles: dict[str, Look]) -> tuple[Figur
         for (i, j), value in np.ndenumerate(matrix)
     ]
     title = Look("score after each task", INK, "o", "-")
-    return heat_maps([("", matrix)], stream, {"": title}), MATRIX, rows
+    return heat_maps([[("", matrix)]], stream, {"": title})[0], MATRIX, rows
 
 
 Draw = Callable[[AuditRecord, dict[str, Look]], tuple[Figure, Sequence[str], Rows]]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from harness.report.arms import Arm
-from harness.report.estimates import certain
-from harness.report.figures.parts import Rows, empty, limits, point_row, spans, values_of, whisker
-from harness.report.figures.style import GRID, Look, legend, looks, new_figure
+from harness.report.figures.palette import Look, looks
+from harness.report.figures.parts import Drawing, Rows, Spot, empty, limits, mark, point_row, spans, spots_of
+from harness.report.figures.style import PAGE, TICKS, legend, new_figure
 from harness.report.metric import Metric
 from harness.report.metrics import metric
 from harness.report.study import StudyResults
@@ -27,7 +26,7 @@ def varies(study: StudyResults) -> bool:
     return len({_examples(arm) for arm in study.arms if arm.trials and arm.trains} - {None}) > 1
 
 
-def accuracy_by_examples(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+def accuracy_by_examples(study: StudyResults, styles: dict[str, Look]) -> Drawing:
     """Each point is a separate training; a line joins the arms that differ in nothing but their examples."""
     columns = ("arm", "line", "metric", "examples", "mean", "ci_low", "ci_high", "trials")
     lines: dict[str, dict[int, Arm]] = {}
@@ -45,14 +44,17 @@ def accuracy_by_examples(study: StudyResults, styles: dict[str, Look]) -> tuple[
                     rows.append({key: row[key] for key in columns})
     if not rows:
         return empty("No arm has an average accuracy."), columns, rows
-    figure = new_figure(8.4, 3.6)
+    figure = new_figure(PAGE, 2.5)
     for axes, panel in zip(figure.subplots(1, len(panels)), panels, strict=True):
         _panel(axes, panel, lines, drawn)
         for arm in (arm for arm in study.arms if arm.trials and not arm.trains):
             if value := arm.estimate(panel.name):
-                axes.axhline(100 * value.mean, color=GRID, linestyle=(0, (4, 2)), linewidth=1.2, zorder=1)
+                look = styles[arm.name]
+                axes.axhline(100 * value.mean, color=look.color, linestyle=(0, (4, 2)), linewidth=1, zorder=1)
+                axes.annotate(look.label, (0.99, 100 * value.mean), (0, 2), textcoords="offset points",
+                              xycoords=("axes fraction", "data"), ha="right", fontsize=TICKS)  # fmt: skip
     legend(figure, lines, drawn)
-    return figure, columns, rows
+    return [figure], columns, rows
 
 
 def line_of(arm: Arm) -> str:
@@ -70,17 +72,16 @@ def _panel(axes: Axes, of: Metric, lines: Mapping[str, Mapping[int, Arm]], style
     series = {}
     for place, (name, arms) in enumerate(lines.items()):
         shift = APART * (place - (len(lines) - 1) / 2)
-        points = [(math.log2(n) + shift, certain(value)) for n, arm in sorted(arms.items())
-                  if (value := arm.estimate(of.name))]  # fmt: skip
-        series[name] = points
+        spots = [Spot.of(math.log2(n) + shift, values, of.ends) for n, arm in sorted(arms.items())
+                 if (values := arm.values(of.name))]  # fmt: skip
+        series[name] = spots
         look = styles[name]
-        axes.plot([x for x, _ in points], [of.scale * value.mean for _, value in points], color=look.color,
-                  linestyle=look.line, linewidth=1.2)  # fmt: skip
-        for x, value in points:
-            whisker(axes, x, value, look, of.scale, linestyle="none")
+        axes.plot([s.x for s in spots], [of.scale * s.value.mean for s in spots], color=look.color, linestyle=look.line)
+        for spot in spots:
+            mark(axes, spot, look, of.scale)
     ticks = sorted({n for arms in lines.values() for n in arms})
     axes.set_xticks([math.log2(n) for n in ticks], [str(n) for n in ticks])
     axes.minorticks_off()
     axes.set_xlabel("training examples of each task")
     axes.set_ylabel(of.heading.lower().replace(", ", " (") + ")")
-    axes.set_ylim(limits(spans(values_of(series), of.scale), 4))
+    axes.set_ylim(limits(spans(spots_of(series), of.scale), 4))

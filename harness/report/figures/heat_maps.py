@@ -3,50 +3,95 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from harness.report.figures.style import INK, LINE_HEIGHT, PAPER, Look, drawn_name, new_figure
+from harness.report.figures.palette import Look
+from harness.report.figures.style import HIGH, INK, LINE_HEIGHT, PAGE, drawn_name, new_figure
 from harness.report.numbers import number
 
+#: An arm and its (T+1) x T matrix.
+Named = tuple[str, np.ndarray]
+#: Inches of a row of cells, and of what stands beside the panels: the names of stages, and the bar of colours.
+ROW, BESIDE = 0.165, 1.05
+#: Letters of a task's name that stand below a column without being turned.
+SHORT = 6
 
-def heat_maps(arms: list[tuple[str, np.ndarray]], names: list[str], styles: dict[str, Look]) -> Figure:
-    """A panel for every (arm, (T+1) x T matrix); ``names`` are the columns'."""
+
+def heat_maps(blocks: Sequence[Sequence[Named]], names: list[str], styles: dict[str, Look]) -> list[Figure]:
+    """A panel for every (arm, (T+1) x T matrix), every block in rows of its own; ``names`` are the columns'.
+
+    Pages are as high as a paper's at most; all share one scale of colours.
+    """
     tasks, names = len(names), [drawn_name(name) for name in names]
-    # As many panels a row as fit a page about seven cells of 0.5 inch wide each, and no orphan in the last row.
-    across = min(len(arms), max(1, round(18 / max(3, tasks))), 5)
-    down = math.ceil(len(arms) / across)
-    across = math.ceil(len(arms) / down)
-    width = min(11.5, 1.7 + across * max(1.5, 0.44 * tasks))
-    labels = 0.075 * max(map(len, names)) + 0.25
-    title = LINE_HEIGHT * max(styles[name].label.count("\n") for name, _ in arms)
-    figure = new_figure(width, down * (0.27 * (tasks + 1) + 0.45 + title) + labels)
+    most = max(map(len, blocks))
+    across = max(1, min(most, int((PAGE - BESIDE) / _wide(tasks)), 6))
+    across = math.ceil(most / math.ceil(most / across))  # no orphan in the last row
+    lines = [list(block[i : i + across]) for block in blocks for i in range(0, len(block), across)]
+    title = LINE_HEIGHT * max(1 + styles[name].label.count("\n") for block in blocks for name, _ in block)
+    high = ROW * (tasks + 1) + 0.1 + title
+    longest = max(map(len, names))
+    below = 0.1 + (0.046 * longest if longest > SHORT else 0.1)
+    count = max(1, int((HIGH - below) / high))
+    scale = _scale([matrix for block in blocks for _, matrix in block])
+    cuts = np.array_split(np.arange(len(lines)), math.ceil(len(lines) / count))
+    return [_page([lines[i] for i in cut], names, styles, scale, (across, high, below)) for cut in cuts]
+
+
+def _page(
+    lines: Sequence[Sequence[Named]],
+    names: list[str],
+    styles: dict[str, Look],
+    scale: tuple[float, float],
+    sizes: tuple[int, float, float],
+) -> Figure:
+    """Rows of panels; the names of tasks stand below the lowest, and short ones below the lowest of each column."""
+    across, high, below = sizes
+    down, tasks, (low, top) = len(lines), len(names), scale
+    width = min(PAGE, max(2.6, BESIDE + across * _wide(tasks)))
+    figure = new_figure(width, down * high + below)
     panels = figure.subplots(down, across, squeeze=False)
-    low, high = _scale([matrix for _, matrix in arms])
-    for axes, (name, matrix) in zip(panels.flat, arms, strict=False):
-        image = _heat_map(axes, matrix * 100, low, high)
-        axes.set_title(styles[name].label, color=INK, fontsize=8.5)
-        where = axes.get_subplotspec()
-        stages = ["base", *(f"after {i}" for i in range(1, tasks + 1))]
-        axes.set_yticks(range(tasks + 1), stages if where.is_first_col() else [""] * (tasks + 1))
-        bottom = where.rowspan.start == down - 1 or where.colspan.start >= len(arms) - (down - 1) * across
-        long = max(map(len, names)) > 6
-        axes.set_xticks(
-            range(tasks),
-            names if bottom else [""] * tasks,
-            rotation=40 if long else 0,
-            ha="right" if long else "center",
-            rotation_mode="anchor" if long else None,
-        )
-    for axes in list(panels.flat)[len(arms) :]:
-        axes.set_visible(False)
-    bar = figure.colorbar(image, ax=panels, shrink=0.9, pad=0.015, aspect=22 * down, label="score (%)")
+    stages = ["base", *(f"after {i}" for i in range(1, tasks + 1))]
+    image, short = None, max(map(len, names)) <= SHORT
+    for row, line in enumerate(lines):
+        for column in range(across):
+            axes = panels[row][column]
+            if column >= len(line):
+                axes.set_visible(False)
+                continue
+            name, matrix = line[column]
+            image = _heat_map(axes, matrix * 100, low, top)
+            axes.set_title(styles[name].label, color=INK, fontsize="small")
+            axes.set_yticks(range(tasks + 1), stages if column == 0 else [""] * (tasks + 1))
+            lowest = row == down - 1 or (short and column >= len(lines[row + 1]))
+            _name_columns(axes, names if lowest else [""] * tasks)
+    bar = figure.colorbar(image, ax=panels, shrink=min(1.0, 1.6 / (down * high)), aspect=14, pad=0.015,
+                          label="score (%)", anchor=(0, 1))  # fmt: skip
     bar.outline.set_visible(False)
     return figure
+
+
+def _wide(tasks: int) -> float:
+    """Inches of a panel with its gap: few tasks have room for a decimal."""
+    return max(0.9, (0.31 if tasks <= 4 else 0.213) * tasks) + 0.09
+
+
+def _name_columns(axes: Axes, names: Sequence[str]) -> None:
+    long = max(map(len, names)) > SHORT
+    axes.set_xticks(
+        range(len(names)),
+        names,
+        rotation=40 if long else 0,
+        ha="right" if long else "center",
+        rotation_mode="anchor" if long else None,
+        fontsize=6.5,
+    )
 
 
 def _scale(matrices: list[np.ndarray]) -> tuple[float, float]:
@@ -58,33 +103,44 @@ def _scale(matrices: list[np.ndarray]) -> tuple[float, float]:
 
 def _heat_map(axes: Axes, percent: np.ndarray, low: float, high: float) -> QuadMesh:
     """One panel: numbers in the cells, a frame round each task's score just after it was learnt."""
-    stages, tasks = percent.shape
-    edges_x, edges_y = np.arange(tasks + 1) - 0.5, np.arange(stages + 1) - 0.5
-    image = axes.pcolormesh(
-        edges_x, edges_y, percent, cmap="cividis", vmin=low, vmax=high, edgecolors=PAPER, linewidth=0.8, snap=False
-    )
-    axes.set_ylim(stages - 0.5, -0.5)
+    tasks = percent.shape[1]
+    image = shaded(axes, percent, Normalize(low, high))
     for (i, j), value in np.ndenumerate(percent):
-        light = (value - low) / (high - low) > 0.55
-        size = 7.5 if tasks <= 4 else 6.5 if tasks <= 8 else 4.5
-        # Not INK or PAPER: the page swaps those in dark mode, the cells stay as they are.
-        axes.text(
-            j,
-            i,
-            number(value, 1 if tasks <= 4 else 0),
-            ha="center",
-            va="center",
-            fontsize=size,
-            color="#111111" if light else "#FDFDFD",
-            in_layout=False,  # it lies within the panel
-        )
+        text, size = number(value, 1 if tasks <= 4 else 0), 6.0 if tasks <= 8 else 4.5
+        write_in(axes, (i, j), text, (value - low) / (high - low), size)
     for j in range(tasks):
         axes.add_patch(_frame(j, j + 1))
+    return image
+
+
+def shaded(axes: Axes, values: np.ndarray, norm: Normalize) -> QuadMesh:
+    """Cells in colours, the first row on top."""
+    stages, tasks = values.shape
+    edges_x, edges_y = np.arange(tasks + 1) - 0.5, np.arange(stages + 1) - 0.5
+    image = axes.pcolormesh(
+        edges_x, edges_y, values, cmap="cividis", norm=norm, edgecolors="#FDFDFD", linewidth=0.5, snap=False
+    )
+    axes.set_ylim(stages - 0.5, -0.5)
     axes.grid(False)
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, pad=2)
     axes.spines[:].set_visible(False)
     return image
 
 
+def write_in(axes: Axes, place: tuple[int, int], text: str, share: float, size: float) -> None:
+    """A number in a cell whose colour lies at this share of the scale."""
+    # Not INK or PAPER: the page swaps those in dark mode, the cells stay as they are.
+    axes.text(
+        place[1],
+        place[0],
+        text,
+        ha="center",
+        va="center",
+        fontsize=size,
+        color="#111111" if share > 0.55 else "#FDFDFD",
+        in_layout=False,  # it lies within the panel
+    )
+
+
 def _frame(x: float, y: float) -> Rectangle:
-    return Rectangle((x - 0.42, y - 0.42), 0.84, 0.84, fill=False, edgecolor="#FDFDFD", linewidth=1, snap=False)
+    return Rectangle((x - 0.43, y - 0.41), 0.86, 0.82, fill=False, edgecolor="#FDFDFD", linewidth=0.8, snap=False)

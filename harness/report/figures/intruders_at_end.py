@@ -9,6 +9,8 @@ from harness.report.within_arms import last_intruders
 from harness.store.intruders import Intruders
 
 LABELS = {"count": "intruder dimensions", "distance": "intruder distance (1 − best |cos|)"}
+#: In place of a panel of counts that are all 0.
+NO_COUNTS = "No trial of any arm has an intruder dimension (best |cosine| below 0.5) {where}."
 
 
 def intruders_of_arms(arms: Iterable[Arm]) -> dict[str, dict[tuple[str, int], Intruders]]:

@@ -5,65 +5,73 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from harness.analysis.statistics import FROM_ZERO, Estimate
-from harness.report.estimates import estimate
+from harness.analysis.statistics import FROM_ZERO
 from harness.report.figures.intruders_at_end import intruders_of_arms
+from harness.report.figures.palette import Look
 from harness.report.figures.parts import (
+    CLEAR,
     POINT,
+    Drawing,
     Rows,
+    Series,
+    Spot,
     drawn_arms,
     empty,
     from_zero,
-    grey_lines,
-    other_arms,
+    mark,
+    pages_of,
     point_row,
     spans,
-    values_of,
-    whisker,
+    spots_of,
 )
-from harness.report.figures.style import Look, legend, new_figure
+from harness.report.figures.style import COLUMN, PAGE, legend, new_figure
 from harness.report.study import StudyResults
 
 #: Beyond this count the axis is logarithmic, and linear up to 1: arms lie decades apart.
 FAR = 50
 
 
-def by_epsilon(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
-    """Count after the last task over the threshold below which a best |cosine| makes an intruder.
-
-    Arms without a look that have intruders are grey lines, as in the figure along the stream.
-    """
+def by_epsilon(study: StudyResults, styles: dict[str, Look]) -> Drawing:
+    """Count after the last task over the threshold below which a best |cosine| makes an intruder."""
     by_name = {arm.name: arm for arm in study.arms}
-    lines: dict[str, list[tuple[float, Estimate]]] = {}
+    lines: Series = {}
     rows: Rows = []
-    for name, taken in intruders_of_arms((*drawn_arms(study, styles), *other_arms(study, styles))).items():
-        if name not in styles and not any(intruders.count for intruders in taken.values()):
-            continue
+    for name, taken in intruders_of_arms(drawn_arms(study, styles)).items():
         for epsilon in next(iter(taken.values())).by_epsilon:
             counts = {key: intruders.by_epsilon.get(epsilon) for key, intruders in taken.items()}
-            if all(count is not None for count in counts.values()):
-                value = estimate({key: float(count) for key, count in counts.items() if count is not None}, FROM_ZERO)
-                lines.setdefault(name, []).append((float(epsilon), value))
-                rows.append(point_row(by_name[name], epsilon, value))
+            known = {key: float(count) for key, count in counts.items() if count is not None}
+            if len(known) == len(counts):
+                spot = Spot.of(float(epsilon), known, FROM_ZERO)
+                lines.setdefault(name, []).append(spot)
+                rows.append(point_row(by_name[name], epsilon, spot.value))
     if not lines:
         return empty("No intruder dimensions were counted."), POINT, rows
-    figure = new_figure(6.4, 3.6)
+    if not any(spans(spots_of(lines))):
+        top = max(spot.x for spot in spots_of(lines))
+        return empty(f"No trial has an intruder dimension, at any threshold up to {top:g}."), POINT, rows
+    pages = pages_of(list(lines), always=[study.reference.name] if study.reference else [])
+    return [_page(page, lines, styles) for page in pages], POINT, rows
+
+
+def _page(names: Sequence[str], lines: Series, styles: dict[str, Look]) -> Figure:
+    figure = new_figure(COLUMN if len(names) <= CLEAR else PAGE, 2.5)
     axes = figure.subplots()
-    drawn_lines = {name: points for name, points in lines.items() if name in styles}
-    for name, points in drawn_lines.items():
+    for name in names:
         look = styles[name]
-        axes.plot([x for x, _ in points], [v.mean for _, v in points], color=look.color, linestyle=look.line)
-        for x, value in points:
-            whisker(axes, x, value, look)
+        axes.plot([spot.x for spot in lines[name]], [spot.value.mean for spot in lines[name]], color=look.color,
+                  linestyle=look.line, marker="" if len(names) <= CLEAR else look.marker)  # fmt: skip
+        for spot in lines[name] if len(names) <= CLEAR else ():
+            mark(axes, spot, look)
     axes.set_xlabel("threshold ε on the best |cosine|")
-    axes.set_ylabel("intruder dimensions (all matrices)")
-    axes.set_ylim(from_zero(spans(values_of(drawn_lines)), counts=True))
-    grey_lines(axes, {name: points for name, points in lines.items() if name not in styles})
+    axes.set_ylabel("intruder dimensions")
+    axes.set_ylim(from_zero(spans(spots_of(lines)), counts=True))
     if axes.get_ylim()[1] > FAR:
         axes.set_yscale("symlog", linthresh=1)
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.set_ylim(-0.2, 2 * axes.get_ylim()[1])
-    legend(figure, drawn_lines, styles)
-    return figure, POINT, rows
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    legend(figure, names, styles)
+    return figure

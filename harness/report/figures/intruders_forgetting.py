@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from harness.analysis.correlation import LEAST_ARMS, Correlation, Slope, spearman
 from harness.report.figures.intruders_at_end import LABELS
-from harness.report.figures.parts import Rows, drawn_arms, empty, from_zero, limits, other_arms
-from harness.report.figures.style import GRID, Look, legend, new_figure, power_of_ten
+from harness.report.figures.palette import Look
+from harness.report.figures.parts import Drawing, Rows, drawn_arms, empty, limits
+from harness.report.figures.style import COLUMN, PAGE, TICKS, legend, new_figure, note, power_of_ten
+from harness.report.numbers import plural
 from harness.report.study import StudyResults
+from harness.report.trial import Trial
 from harness.report.within_arms import last_intruders, slope_of
+from harness.store.intruders import Intruders
 
-#: A trial of an arm that the figures don't draw.
-OTHER = Look("", GRID, "o", "-")
 #: Up to so many trials each is a drawn object, which can be taken out of the SVG; more are one an arm, which takes a
 #: hundredth of time and memory.
 SINGLY = 1000
 #: An arm, and where its points lie.
 Marks = tuple[str, list[float], list[float]]
+#: An arm, a trial of it, and its intruders after the last task.
+Measured = tuple[str, Trial, Intruders]
 
 
-def against_forgetting(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
-    """Forgetting of every trained trial against its intruders; Spearman's rho is over all of them, slopes within arms.
-
-    Trials of arms without a look are grey: arms are drawn by their accuracy, which must not choose the trials.
-    """
+def against_forgetting(study: StudyResults, styles: dict[str, Look]) -> Drawing:
+    """Every trained trial's forgetting against its intruders; Spearman's rho is over all, slopes within arms."""
     columns = ("arm", "order", "seed", "count", "distance", "forgetting", "rho_count", "rho_distance",
                *(f"slope_{metric}{end}" for metric in LABELS for end in ("", "_ci_low", "_ci_high")))  # fmt: skip
     points = [
         (arm.name, trial, taken)
-        for arm in (*drawn_arms(study, styles), *other_arms(study, styles))
+        for arm in drawn_arms(study, styles)
         for trial in arm.trials
         if (taken := last_intruders(trial)) and trial.metrics.get("forgetting") is not None
     ]
@@ -51,30 +53,49 @@ def against_forgetting(study: StudyResults, styles: dict[str, Look]) -> tuple[Fi
          **{f"rho_{m}": r.rho if r else None for m, r in correlations.items()}, **ends}
         for name, trial, taken in points
     ]  # fmt: skip
-    figure = new_figure(8.4, 3.8)
-    for axes, (metric, label) in zip(figure.subplots(1, 2, sharey=True), LABELS.items(), strict=True):
+    return [_figure(points, lost, correlations, slopes, styles)], columns, rows
+
+
+def _figure(
+    points: Sequence[Measured],
+    lost: Sequence[float],
+    correlations: Mapping[str, Correlation | None],
+    slopes: Mapping[str, Slope | None],
+    styles: dict[str, Look],
+) -> Figure:
+    """A panel a measure; counts that are the same in every trial are a sentence."""
+    counts = {taken.count for *_, taken in points}
+    metrics = [metric for metric in LABELS if metric == "distance" or len(counts) > 1]
+    figure = new_figure(PAGE if len(metrics) > 1 else COLUMN, 2.6)
+    for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True):
         xs = [float(getattr(taken, metric)) for *_, taken in points]
         marks = [(name, [x], [100 * y]) for (name, *_), x, y in zip(points, xs, lost, strict=True)]
         singly = len(marks) <= SINGLY
-        for name, xs, ys in marks if singly else _by_arm(marks):
-            look = styles.get(name, OTHER)
-            axes.plot(xs, ys, color=look.color, marker=look.marker, markersize=5, alpha=0.8,
-                      zorder=2 + (name in styles), linestyle="-" if singly else "none")  # fmt: skip
-        axes.set_title(f"{correlation_words(correlations[metric], len(points))}\n{slope_words(slopes[metric])}")
-        axes.set_xlabel(label)
-    axes = figure.axes[0]
-    axes.set_ylabel("forgetting (points)")
-    axes.set_ylim(limits([100 * value for value in lost], 2))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-    if not any(taken.count for *_, taken in points):
-        axes.set_xlim(from_zero([], counts=True))
-    distances = [taken.distance for *_, taken in points]
-    if max(distances) > 10 * min(distances) > 0:  # methods may lie decades apart
-        figure.axes[1].set_xscale("log")
-        figure.axes[1].xaxis.set_major_formatter(FuncFormatter(power_of_ten))
-        figure.axes[1].xaxis.set_minor_formatter(NullFormatter())
-    legend(figure, {name for name, *_ in points}, styles)
-    return figure, columns, rows
+        for name, across, up in marks if singly else _by_arm(marks):
+            look = styles[name]
+            axes.plot(across, up, color=look.color, marker=look.marker, alpha=0.8, zorder=2,
+                      linestyle="-" if singly else "none")  # fmt: skip
+        words = f"{correlation_words(correlations[metric], len(points))}\n{slope_words(slopes[metric])}"
+        axes.set_title(words, fontsize=TICKS)
+        axes.set_xlabel(LABELS[metric])
+        _axis(axes, metric, xs)
+    figure.axes[0].set_ylabel("forgetting (points)")
+    figure.axes[0].set_ylim(limits([100 * value for value in lost], 2))
+    if len(metrics) == 1:
+        note(figure, f"Every trial has {plural(counts.pop(), 'intruder dimension')}: nothing to draw, no correlation.")
+    legend(figure, {name for name, *_ in points}, styles, line=False)
+    return figure
+
+
+def _axis(axes: Axes, metric: str, xs: Sequence[float]) -> None:
+    """Few ticks, which never touch; distances that lie decades apart on a logarithmic axis."""
+    if metric == "distance" and max(xs) > 10 * min(xs) > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(numticks=6))
+        axes.xaxis.set_major_formatter(FuncFormatter(power_of_ten))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=metric == "count"))
 
 
 def slope_words(slope: Slope | None) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
+from harness.report.figures.palette import Look
 from harness.report.figures.parts import Rows, empty
-from harness.report.figures.style import INK, Look, legend, new_figure
+from harness.report.figures.style import INK, PAGE, legend, new_figure
 
 #: Quantity -> (column, sign: -1 where the quantity grows as the column falls, label).
 PANELS = {
     "forgetting recovered": ("forgetting", -1, "forgetting recovered (points)"),
     "general ability recovered": ("general_delta", 1, "probes recovered (points)"),
-    "accuracy lost": ("last_task_accuracy", -1, "accuracy lost on the last task (points)"),
+    "accuracy lost": ("last_task_accuracy", -1, "lost on the last task (points)"),
 }
 LINES = {"mitigated": "-", "control": (0, (4, 2))}
 
@@ -19,8 +20,8 @@ LINES = {"mitigated": "-", "control": (0, (4, 2))}
 def draw_mitigation(points: Rows, styles: dict[str, Look]):
     quantities = [name for name in PANELS if any(point["quantity"] == name for point in points)]
     if not quantities:
-        return empty("No variant could be scored.")
-    figure = new_figure(3.4 * len(quantities), 3.4)
+        return empty("No variant could be scored.")[0]
+    figure = new_figure(PAGE / 3 * max(2, len(quantities)), 2.5)
     for axes, quantity in zip(figure.subplots(1, len(quantities), squeeze=False)[0], quantities, strict=True):
         _panel(axes, [point for point in points if point["quantity"] == quantity], styles)
         axes.set_ylabel(PANELS[quantity][2])
@@ -38,5 +39,5 @@ def _panel(axes: Axes, points: Rows, styles: dict[str, Look]) -> None:
                 x, y = [p["keep"] for p in line_points] + [1.0], [100 * p["mean"] for p in line_points] + [0.0]
                 look = styles[arm]
                 marker = look.marker if kind == "mitigated" else None
-                axes.plot(x, y, color=look.color, linestyle=line, marker=marker, markersize=5)
+                axes.plot(x, y, color=look.color, linestyle=line, marker=marker)
     axes.set_xlabel("part of the intruders kept, λ\n(dashed: all of ΔW shrunk as much)")

@@ -1,37 +1,31 @@
-"""What the figures along the stream share: lines with intervals, and ticks at the tasks."""
+"""What the figures along the stream share: lines with their trials, and ticks at the stages."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib.axes import Axes
 
-from harness.analysis.statistics import Estimate
-from harness.report.figures.parts import whisker
-from harness.report.figures.style import Look, drawn_name
-from harness.report.study import StudyResults
-
-Series = dict[str, list[tuple[int, Estimate]]]
+from harness.report.figures.palette import Look
+from harness.report.figures.parts import CLEAR, Series, mark
 
 
 def lines_over_stream(axes: Axes, series: Series, styles: dict[str, Look], scale: float = 1.0) -> None:
-    """Lines with intervals, one per arm, moved aside a little so that intervals don't hide each other."""
-    for nth, (name, points) in enumerate(series.items()):
-        shift = (nth - (len(series) - 1) / 2) * min(0.07, 0.5 / len(series))
+    """Lines, one per arm; of few arms with trials or intervals, moved aside a little so that they don't hide others."""
+    clear = len(series) <= CLEAR
+    for nth, (name, spots) in enumerate(series.items()):
+        shift = (nth - (len(series) - 1) / 2) * min(0.08, 0.5 / len(series)) if clear else 0.0
         look = styles[name]
-        axes.plot([x + shift for x, _ in points], [v.mean * scale for _, v in points], color=look.color, ls=look.line)
-        for x, value in points:
-            whisker(axes, x + shift, value, look, scale)
+        xs, means = [spot.x + shift for spot in spots], [spot.value.mean * scale for spot in spots]
+        axes.plot(xs, means, color=look.color, ls=look.line, marker="" if clear else look.marker)
+        for spot in spots if clear else ():
+            mark(axes, spot, look, scale, at=spot.x + shift)
 
 
-def task_ticks(axes: Axes, study: StudyResults, stages: list[int]) -> None:
-    """Ticks at the stages, named by the task just learnt if there is one order."""
-    streams = set(study.streams.values())
-    stream = [drawn_name(task) for task in next(iter(streams))] if len(streams) == 1 else []
-    if stream and len(stages) > 3:
-        axes.set_xticks(
-            stages, [f"{t} {stream[t - 1]}" for t in stages], rotation=30, ha="right", rotation_mode="anchor"
-        )
-    else:
-        axes.set_xticks(stages, [f"{t}\n{stream[t - 1]}" if stream else str(t) for t in stages])
-    axes.set_xlim(min(stages) - 0.45, max(stages) + 0.45)
+def task_ticks(axes: Axes, stages: Sequence[int]) -> None:
+    """Ticks at the stages, by number: the page says which task that is in each order."""
+    step = max(1, len(stages) // 6)
+    axes.set_xticks(stages[::step], [str(t) for t in stages[::step]])
+    axes.set_xlim(min(stages) - 0.4, max(stages) + 0.4)
     axes.set_xlabel("after training task")
     axes.grid(False, axis="x")

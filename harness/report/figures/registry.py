@@ -10,26 +10,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from harness.report.arms import Arm
 from harness.report.csv_files import write_csv
+from harness.report.figures.accuracy_cost import accuracy_cost
 from harness.report.figures.accuracy_forgetting import accuracy_forgetting
 from harness.report.figures.accuracy_matrix import accuracy_matrix
 from harness.report.figures.examples import accuracy_by_examples, varies
+from harness.report.figures.files import remove_from, stem_of
 from harness.report.figures.forgetting import forgetting
 from harness.report.figures.intruders import intruders
 from harness.report.figures.intruders_by_epsilon import by_epsilon
 from harness.report.figures.intruders_by_place import by_place
 from harness.report.figures.intruders_forgetting import against_forgetting
-from harness.report.figures.parts import Rows
-from harness.report.figures.sample_efficiency import sample_efficiency
-from harness.report.figures.style import FIXED, Look, context, looks, save
+from harness.report.figures.palette import Look, looks
+from harness.report.figures.parts import CLEAR, FEW, Drawing
+from harness.report.figures.sample_efficiency import BANDS, sample_efficiency
+from harness.report.figures.style import context, save
+from harness.report.figures.task_scores import task_scores
 from harness.report.leaderboard import BoardRow
 from harness.report.study import StudyResults
-
-#: The most arms that are drawn: more lines and panels can't be told apart.
-DRAWN = 12
 
 
 def draw_all(study: StudyResults, board: Sequence[BoardRow], folder: Path) -> list[Path]:
@@ -38,8 +36,10 @@ def draw_all(study: StudyResults, board: Sequence[BoardRow], folder: Path) -> li
     written: list[Path] = []
     with context():
         for plot in figures_of(study):
-            figure, columns, rows = plot.draw(study, styles)
-            written += save(figure, folder / plot.name)
+            figures, columns, rows = plot.draw(study, styles)
+            for page, figure in enumerate(figures, start=1):
+                written += save(figure, folder / stem_of(plot.name, page))
+            remove_from(folder, plot.name, len(figures) + 1)
             written.append(write_csv(folder / f"{plot.name}.csv", columns, rows))
     return written
 
@@ -50,30 +50,22 @@ def figures_of(study: StudyResults) -> list[Plot]:
 
 
 def drawn_looks(study: StudyResults, board: Sequence[BoardRow]) -> dict[str, Look]:
-    """Looks of the arms that figures draw: all of up to ``DRAWN``, else the main ones and the first of the board.
-
-    Main are the references and the best arm of each remedy that has a fixed colour: a reader looks for them, wherever
-    they stand on the board.  After them comes the best arm of every other method, then the rest.
-    """
-    arms = [row.arm for row in board if row.arm.trials]
-    best = {arm.method: arm.name for arm in reversed(arms) if arm.trains}
-
-    def place(arm: Arm) -> int:
-        first = best.get(arm.method) == arm.name
-        return 0 if arm in study.partners or (first and arm.method in FIXED) else 1 if first else 2
-
-    return looks((arm.name, arm.method) for arm in sorted(arms, key=place)[:DRAWN])
+    """Looks of all arms with a finished trial, in the order of the figures: the reference, contestants, controls."""
+    arms = {row.arm.name: row.arm for row in board if row.arm.trials}
+    styles = looks((arm.name, arm.method) for arm in arms.values())
+    partner = study.reference.name if study.reference else ""
+    return dict(sorted(styles.items(), key=lambda item: (arms[item[0]].control, item[0] != partner)))
 
 
-Draw = Callable[[StudyResults, dict[str, Look]], tuple[Figure, Sequence[str], Rows]]
+Draw = Callable[[StudyResults, dict[str, Look]], Drawing]
 
 
 @dataclass(frozen=True)
 class Plot:
     """A figure of the report.
 
-    ``draw(study, styles)`` returns the figure, and the columns and rows of the data behind it; it draws the arms of
-    ``styles`` (``parts.drawn_arms``), and an empty figure that says why where there is nothing to draw.
+    ``draw(study, styles)`` returns the figure by its pages, and the columns and rows of the data behind it; it draws
+    the arms of ``styles`` (``parts.drawn_arms``), and an empty figure that says why where there is nothing to draw.
     """
 
     name: str  #: of its files
@@ -89,28 +81,46 @@ FIGURES: tuple[Plot, ...] = (
         "accuracy_matrix",
         "Accuracy matrix",
         "Score on each task (columns) of the base model and after each training task (rows), mean over trials. "
-        "Framed: the task just learnt. With several orders the columns are positions in the stream.",
+        "Framed: the task just learnt. With several orders the columns are positions in the stream. Controls stand "
+        "below the contestants.",
         accuracy_matrix,
+    ),
+    Plot(
+        "task_scores",
+        "Every task over the stream",
+        "Score on each task, a row of panels an order, mean over trials. Grey stripe: where the task is trained; "
+        "dashed: the base model; dotted: chance.",
+        task_scores,
     ),
     Plot(
         "forgetting",
         "Forgetting over the stream",
-        "Best earlier score minus the score now, mean over the tasks learnt before. 95 % CI; points are moved aside "
-        "so that intervals don't hide each other.",
+        f"Best earlier score minus the score now, mean over the tasks learnt before. Dots and thin lines are trials; "
+        f"from {FEW} trials up a 95 % CI stands in their place. Dashed grey: the reference.",
         forgetting,
     ),
     Plot(
         "accuracy_forgetting",
         "Accuracy against forgetting",
-        "Arms with 95 % CI both ways, trials as faint dots, incomplete arms hollow. Dashed: the arms whose means no "
-        "other arm beats on both (the Pareto front), without the frozen model, which forgets nothing by not learning.",
+        f"Means of arms, each with a dot a trial; from {FEW} trials up with an ellipse instead, whose axes are the two "
+        "95 % CIs. Hollow: an arm that is not complete. Dashed: the arms whose means no other arm beats on both (the "
+        "Pareto front), without the frozen model, which forgets nothing by not learning.",
         accuracy_forgetting,
+    ),
+    Plot(
+        "accuracy_cost",
+        "Accuracy against cost",
+        "Means of arms against all tokens that training sends through the model, those of teachers and samples "
+        "included, and against a trial's share of its pack's time, which depends on the pack. Dashed: the arms whose "
+        "means no cheaper arm reaches (the Pareto front); grey dashes across: what is not trained.",
+        accuracy_cost,
     ),
     Plot(
         "accuracy_by_examples",
         "Accuracy against training examples",
-        "A separate training for each number of examples, joined where nothing else differs, with 95 % CI; dashed: the "
-        "base model. Log2 axis; points are moved aside so that intervals don't hide each other.",
+        f"A separate training for each number of examples, joined where nothing else differs, with a dot a trial, from "
+        f"{FEW} trials up with the 95 % CI; dashed: what is not trained. Log2 axis; points are moved aside so that "
+        "they don't hide each other.",
         accuracy_by_examples,
         varies,
     ),
@@ -119,34 +129,35 @@ FIGURES: tuple[Plot, ...] = (
         "Sample efficiency",
         "Score on the task being learnt, mean over tasks, against its examples and against all tokens spent on it "
         "(student, teacher, sampled). Log2 axes; hollow: before the first example. Thin dashes: the student "
-        "of an arm that scores an average of it. Bands, of up to six arms: 95 % CI.",
+        f"of an arm that scores an average of it. Bands, of up to {BANDS} arms with {FEW} trials or more: 95 % CI.",
         sample_efficiency,
     ),
     Plot(
         "intruders",
         "Intruder dimensions",
         "Left singular vectors of the scored weights that resemble none of the original ones (best |cosine| below "
-        "0.5), and how far the top ten are from the nearest original one on average. 95 % CI; grey: counts of other "
-        "arms, where they have any.",
+        f"0.5), and how far the top ten are from the nearest original one on average. Of up to {CLEAR} arms with a dot "
+        f"a trial, from {FEW} trials up with the 95 % CI.",
         intruders,
     ),
     Plot(
         "intruders_by_epsilon",
         "Intruder dimensions over the threshold",
-        "The count after the last task for other thresholds than 0.5, mean over trials, 95 % CI; grey: other arms that "
-        "have any at 0.5.",
+        f"The count after the last task for other thresholds than 0.5, mean over trials. Of up to {CLEAR} arms with a "
+        f"dot a trial, from {FEW} trials up with the 95 % CI.",
         by_epsilon,
     ),
     Plot(
         "intruders_by_place",
         "Intruder dimensions by type of matrix and depth",
-        "Counts are sums over the matrices of a type or layer, distances means over them, after the last task.",
+        "A row an arm. Counts are sums over the matrices of a type or layer, distances means over them, after the last "
+        "task; empty: not adapted.",
         by_place,
     ),
     Plot(
         "intruders_forgetting",
         "Forgetting against intruder dimensions",
-        "A point a trained trial, grey those of arms that are not drawn. Spearman's rho is over all of them, with its "
+        "A point a trained trial. Spearman's rho is over all of them, with its "
         "95 % CI (Bonett and Wright 2000); it is not defined where one side is constant, and mixes arms that differ in "
         "much else. Within arms: points of forgetting for one standard deviation of the measure between trials of one "
         "arm, with the norm of the change and learning accuracy held; 95 % CI by bootstrap over arms.",

@@ -13,15 +13,18 @@ from matplotlib.figure import Figure
 from harness.analysis.statistics import SHARE, Estimate
 from harness.report.arms import Arm
 from harness.report.estimates import estimate
-from harness.report.figures.parts import Rows, drawable, drawn_arms, empty, limits, point_row, spans
-from harness.report.figures.style import INK, PAPER, Look, legend, new_figure
+from harness.report.figures.palette import Look
+from harness.report.figures.parts import Drawing, drawable, drawn_arms, empty, limits, pages_of, point_row
+from harness.report.figures.style import INK, PAGE, PAPER, legend, new_figure
 from harness.report.study import StudyResults
 
 #: The most curves that are drawn with bands: more bands hide the lines.
-BANDS = 6
+BANDS = 4
+#: Arm -> (examples, mean tokens, score) at the points of its curve.
+Curves = dict[str, list[tuple[float, float, Estimate]]]
 
 
-def sample_efficiency(study: StudyResults, styles: dict[str, Look]) -> tuple[Figure, Sequence[str], Rows]:
+def sample_efficiency(study: StudyResults, styles: dict[str, Look]) -> Drawing:
     """Score on the task being learnt against examples and against tokens, both log2 with n = 0 set apart."""
     columns = ("arm", "weights", "examples", "tokens", "mean", "ci_low", "ci_high", "trials")
     arms = drawn_arms(study, styles)
@@ -39,11 +42,17 @@ def sample_efficiency(study: StudyResults, styles: dict[str, Look]) -> tuple[Fig
         unlike = any(trial.matrix is None for trial in study.trials)
         why = "No mean learning curve: some task has a metric where lower is better."
         return empty(why if unlike else "No learning curves were taken."), columns, rows
-    figure = new_figure(8.4, 3.6)
+    trained = [arm.name for arm in arms if arm.name in curves and (arm.trains or len(curves) == 1)] or list(curves)
+    pages = pages_of(trained, always=[study.reference.name] if study.reference else [])
+    return [_page(page, curves, students, styles) for page in pages], columns, rows
+
+
+def _page(names: Sequence[str], curves: Curves, students: Curves, styles: dict[str, Look]) -> Figure:
+    figure = new_figure(PAGE, 2.5)
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, exact, label in ((left, True, "examples of the task"), (right, False, "tokens spent on the task")):
         lines, thin = (
-            {n: [(x if exact else spent, v) for x, spent, v in points] for n, points in drawn.items()}
+            {n: [(x if exact else spent, v) for x, spent, v in drawn[n]] for n in names if n in drawn}
             for drawn in (curves, students)
         )
         grid = sorted({x for line in lines.values() for x, _ in line if x > 0})
@@ -51,13 +60,15 @@ def sample_efficiency(study: StudyResults, styles: dict[str, Look]) -> tuple[Fig
         for name, line in thin.items():
             _student(axes, line, styles[name], zero)
         for name, line in lines.items():
-            _learning_curve(axes, line, styles[name], zero, band=len(curves) <= BANDS)
+            _learning_curve(axes, line, styles[name], zero, band=len(lines) <= BANDS)
         _log_axis(axes, grid, zero, exact=exact)
         axes.set_xlabel(label)
-    left.set_ylabel("score on the task being learnt (%)")
-    left.set_ylim(limits(spans((p[2] for points in (*curves.values(), *students.values()) for p in points), 100), 4))
-    legend(figure, curves, styles)
-    return figure, columns, rows
+    left.set_ylabel("score on the task (%)")
+    values = [value for points in (*curves.values(), *students.values()) for *_, value in points]
+    ends = [end for v in values for end in ((v.mean, v.low, v.high) if drawable(v) else (v.mean,)) if end is not None]
+    left.set_ylim(limits([100 * end for end in ends], 4))
+    legend(figure, names, styles)
+    return figure
 
 
 def _curve(arm: Arm, of: Literal["score", "student"]) -> list[tuple[float, float, Estimate]]:
@@ -90,7 +101,7 @@ def _student(axes: Axes, points: list[tuple[float, Estimate]], look: Look, zero:
     """The student of an average: thin dashes in its colour, behind it."""
     x = [math.log2(n) if n > 0 else zero for n, _ in points]
     y = [value.mean * 100 for _, value in points]
-    axes.plot(x, y, color=look.color, linewidth=1, linestyle=(0, (4, 2)), zorder=1.5)
+    axes.plot(x, y, color=look.color, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1.5)
 
 
 def _learning_curve(axes: Axes, points: list[tuple[float, Estimate]], look: Look, zero: float, *, band: bool) -> None:
@@ -102,8 +113,8 @@ def _learning_curve(axes: Axes, points: list[tuple[float, Estimate]], look: Look
         return
     start = 1 if points[0][0] == 0 else 0
     axes.plot(x[: start + 1], y[: start + 1], color=look.color, linewidth=1, linestyle=(0, (1, 2)))
-    axes.plot(x[start:], y[start:], color=look.color, linestyle=look.line, marker=look.marker, markersize=4)
-    axes.plot(x[:start], y[:start], color=look.color, marker=look.marker, markersize=4, markerfacecolor=PAPER)
+    axes.plot(x[start:], y[start:], color=look.color, linestyle=look.line, marker=look.marker, markersize=3.2)
+    axes.plot(x[:start], y[:start], color=look.color, marker=look.marker, markersize=3.2, markerfacecolor=PAPER)
     if band and all(drawable(value) for _, value in points):
         low, high = ([getattr(value, side) * 100 for _, value in points] for side in ("low", "high"))
         axes.fill_between(x, low, high, color=look.color, alpha=0.13, linewidth=0)
@@ -130,7 +141,7 @@ def _log_axis(axes: Axes, grid: list[float], zero: float, *, exact: bool) -> Non
             [between],
             [0],
             marker=[(-1, -2), (1, 2)],
-            markersize=7,
+            markersize=6,
             color=INK,
             clip_on=False,
             transform=axes.get_xaxis_transform(),

@@ -1,13 +1,16 @@
-"""How figures look and how they are saved: colour-blind-safe, the same bytes every time."""
+"""How figures look and how they are saved: one style for print and page, the same bytes every time.
+
+Figures are as wide as a column or a page of a paper (3.3 and 6.9 inches) and are meant to stand there unscaled: letters
+are 8 points, less only in the cells of matrices.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from io import BytesIO
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,96 +20,40 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from harness.report.figures.palette import Look
 from harness.report.files import readable, write_text
 from harness.store.files import atomic_write
 
-#: Okabe & Ito's palette in a fixed order, so that a method has its colour in every report; grey for the control.
-FIXED = {
-    "frozen": "#7A7A7A",
-    "lora": "#0072B2",
-    "stable_lora": "#D55E00",
-    "lora_ema": "#009E73",
-    "self_distill": "#CC79A7",
-    "combined": "#E69F00",
-}
-#: For other arms: Okabe-Ito's sky blue, then Paul Tol's muted wine, olive, teal and rose.
-OTHERS = ("#56B4E9", "#882255", "#999933", "#44AA99", "#CC6677")
-LABEL = 32  #: letters of a name on one line
+#: Inches: a column of a paper with two of them, its text, and the height that a page has room for.
+COLUMN, PAGE, HIGH = 3.3, 6.9, 9.0
 NAME = 80  #: letters of a name at an axis
-#: Inches that a line of a label and the gap between two labels take in a legend.
-LINE_HEIGHT, GAP = 0.142, 0.06
+#: Points: letters of words and legends, and of ticks.
+WORDS, TICKS = 8.0, 7.0
+#: Inches that a line of a label and the gap between two labels take in a legend, and a letter of it.
+LINE_HEIGHT, GAP, LETTER = 0.128, 0.045, 0.064
 INK, GRID, PAPER = "#24292F", "#B4BBC3", "#FFFFFF"
-MARKERS = "osD^v>P<X*ph"
-LINES = ("-", (0, (4, 1.6)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
+#: CSS pixels of a point: letters about as large as the page's small text, a column as wide as a phone.
+PIXELS = 1.5
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 RC = {
-    "font.family": "DejaVu Sans", "font.size": 8.5, "axes.labelsize": 8.5, "axes.titlesize": 9, "legend.fontsize": 8.5,
-    "xtick.labelsize": 8, "ytick.labelsize": 8, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
-    "xtick.color": INK, "ytick.color": INK, "axes.linewidth": 0.7, "xtick.major.width": 0.7, "ytick.major.width": 0.7,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titleweight": "bold",
-    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.5, "grid.alpha": 0.55, "axes.axisbelow": True,
-    "legend.frameon": False, "lines.linewidth": 1.6, "figure.facecolor": PAPER, "axes.facecolor": PAPER,
-    "savefig.facecolor": PAPER, "svg.hashsalt": "lorabench", "svg.fonttype": "path", "axes.formatter.useoffset": False,
+    "font.family": "DejaVu Sans", "font.size": WORDS, "axes.labelsize": WORDS, "axes.titlesize": WORDS,
+    "legend.fontsize": WORDS - 0.5, "xtick.labelsize": TICKS, "ytick.labelsize": TICKS, "text.color": INK,
+    "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlepad": 3,
+    "axes.labelpad": 2.5, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.4, "grid.alpha": 0.55,
+    "axes.axisbelow": True, "legend.frameon": False, "lines.linewidth": 1.2, "lines.markersize": 3.8,
+    "figure.facecolor": PAPER, "axes.facecolor": PAPER, "savefig.facecolor": PAPER, "svg.hashsalt": "lorabench",
+    "svg.fonttype": "path", "axes.formatter.useoffset": False,
     "text.parse_math": False,  # a $ in a name starts no formula
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Look:
-    """How one arm is drawn in every figure; the marker tells arms apart where colour cannot."""
-
-    label: str
-    color: str
-    marker: str
-    line: Any
-
-
-def looks(arms: Iterable[tuple[str, str]]) -> dict[str, Look]:
-    """A look per arm, from (arm, method) pairs: arms of one colour differ in line and marker.
-
-    The first arm of a method of the fixed list has its colour, so that a method looks the same in every report; all
-    other arms take the colours that are left, since a board may be many settings of one method.
-    """
-    known = list(FIXED)
-    pairs = sorted(arms, key=lambda pair: (known.index(pair[1]) if pair[1] in known else 99, pair[0]))
-    first_arms = {method: name for name, method in reversed(pairs) if method in FIXED}
-    reserved = {FIXED[method] for method in first_arms}
-    left = cycle(each for each in (*OTHERS, *list(FIXED.values())[1:]) if each not in reserved)
-    styles: dict[str, Look] = {}
-    used: dict[str, int] = {}
-    for name, method in pairs:
-        taken = FIXED[method] if first_arms.get(method) == name else next(left)
-        nth = used[taken] = used.get(taken, -1) + 1
-        styles[name] = Look(_label(name), taken, MARKERS[len(styles) % len(MARKERS)], LINES[nth % len(LINES)])
-    return styles
-
-
-def looks_in_order(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each name by its place, for names that are not methods: all markers before one comes again."""
-    colors = (*list(FIXED.values())[1:], *OTHERS)
-    return {
-        name: Look(_label(name), colors[i % len(colors)], MARKERS[i % len(MARKERS)], LINES[0])
-        for i, name in enumerate(names)
-    }
 
 
 def drawn_name(name: str) -> str:
     """A name as it stands at an axis: control characters written out, without the middle of a very long one."""
     name = readable(name)
     return name if len(name) <= NAME else f"{name[: NAME - 21]}…{name[-20:]}"
-
-
-def _label(name: str) -> str:
-    """A name as it fits a legend: broken at commas and @ into lines; of a longer part the middle is left out."""
-    lines = [""]
-    for part in re.split(r"(?<=[,@])", " ".join(readable(name).split())):
-        short = part if len(part) <= LABEL else f"{part[: LABEL - 11]}…{part[-10:]}"
-        if len(lines[-1] + short) <= LABEL:
-            lines[-1] += short
-        else:
-            lines.append(short)
-    return "\n".join(lines).strip("\n")
 
 
 def power_of_ten(value: float, place: int | None = None) -> str:
@@ -128,34 +75,45 @@ def context():
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """``stem``.png (200 dpi) and ``stem``.svg, without dates or versions: the same data gives the same bytes."""
-    png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
+    """``stem``.png (300 dpi) and ``stem``.svg, without dates or versions: the same data gives the same bytes."""
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     pixels, drawing = BytesIO(), BytesIO()
-    figure.savefig(pixels, format="png", dpi=200, metadata={"Software": None})
+    figure.savefig(pixels, format="png", dpi=300, metadata={"Software": None})
+    figure.set_layout_engine("none")  # it stays as it is laid out: once is enough
     figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
     atomic_write(png, pixels.getvalue())
     return [png, write_text(svg, drawing.getvalue().decode())]
 
 
-def legend(figure: Figure, arms: Iterable[str], drawn: Mapping[str, Look]) -> None:
-    """One legend above all panels, outside the data, in the fixed order of the arms; the figure grows to hold it."""
+def legend(figure: Figure, arms: Iterable[str], drawn: Mapping[str, Look], *, line: bool = True) -> None:
+    """One legend above all panels, outside the data, in the order of the looks; the figure grows to hold it."""
     names = [name for name in drawn if name in set(arms)]
     if not names:
         return
     handles = [
-        Line2D([], [], color=drawn[n].color, marker=drawn[n].marker, linestyle=drawn[n].line, markersize=5)
+        Line2D([], [], color=drawn[n].color, marker=drawn[n].marker, linestyle=drawn[n].line if line else "none")
         for n in names
     ]
     labels = [drawn[name].label for name in names]
-    # Matplotlib doesn't wrap legends: about 0.07 inch a letter, 0.6 for the line and the gaps.
-    widths = [0.07 * max(map(len, label.split("\n"))) + 0.6 for label in labels]
-    room = figure.get_figwidth()
+    # Matplotlib doesn't wrap legends: so much for letters, and for the line and the gaps.
+    widths = [LETTER * max(map(len, label.split("\n"))) + (0.46 if line else 0.26) for label in labels]
+    room = figure.get_figwidth() - 0.1
     fitting = len(names) if sum(widths) <= room else max(1, int(room / max(widths)))
     columns = np.array_split([1 + label.count("\n") for label in labels], fitting)  # as matplotlib fills them
     lines, rows = max(int(column.sum()) for column in columns), len(columns[0])
     # The height of a figure includes one line of legend; further lines must not shrink the panels.
     figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * (lines - 1) + GAP * (rows - 1))
-    figure.legend(handles, labels, loc="outside upper left", ncols=fitting, handlelength=2.2, columnspacing=1.6)
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=fitting, handlelength=2.0 if line else 1.0, columnspacing=1.2,
+        handletextpad=0.5, labelspacing=GAP * 72 / WORDS, borderpad=0.2,
+    )  # fmt: skip
+
+
+def note(figure: Figure, sentence: str) -> None:
+    """A sentence below all panels, in place of one that would be empty; the figure grows to hold it."""
+    lines = textwrap.wrap(sentence, int((figure.get_figwidth() - 0.1) / 0.0575))
+    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * len(lines) + 0.05)
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=TICKS)
 
 
 def inline(svg: Path, prefix: str, label: str) -> str:
@@ -169,10 +127,10 @@ def inline(svg: Path, prefix: str, label: str) -> str:
     text = re.sub(PAPER, "var(--paper)", text, flags=re.IGNORECASE)
     text = re.sub(GRID, "var(--grid)", text, flags=re.IGNORECASE)
     head, rest = text.split(">", 1)
-    # 1.4 CSS pixels a point: the same size of letters in every figure, about that of the page's small text.
+    # As many CSS pixels a point in every figure: the same size of letters.
     width = re.search(r'width="([\d.]+)pt"', head)
     head = re.sub(r' (width|height)="[^"]*"', "", head)
-    size = float(width.group(1)) * 1.4 if width else 900
+    size = float(width.group(1)) * PIXELS if width else 900
     # On a phone it shrinks to three quarters and then scrolls: smaller letters could not be read.
     style = f' style="max-width:{size:.0f}px;min-width:{0.75 * size:.0f}px"'
     return f'<svg role="img" aria-label="{label}"{style}{head.removeprefix("<svg")}>{rest}'

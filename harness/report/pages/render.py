@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from harness.report.figures.files import stems
 from harness.report.figures.style import inline
 from harness.report.files import write_text
 from harness.report.text.table import Table
@@ -42,11 +43,17 @@ def write_pair(
     ``captions`` maps a figure to its title and its words.  The page is one file, with figures inline; ``data`` is what
     its script works on.
     """
-    figures = [{"name": name, "title": title, "caption": caption} for name, (title, caption) in captions.items()]
+    figures: list[dict[str, Any]] = [
+        {"name": name, "title": title, "caption": caption, "pages": stems(name, folder / "figures")}
+        for name, (title, caption) in captions.items()
+    ]
     tools = {"indented": indented, "grid": _grid}
     markdown = _environment(html=False).get_template(f"{template}.md.j2").render(context, figures=figures, **tools)
     for figure in figures:
-        figure["svg"] = Markup(inline(folder / "figures" / f"{figure['name']}.svg", figure["name"], figure["title"]))
+        figure["svgs"] = [
+            Markup(inline(folder / "figures" / f"{stem}.svg", stem, _page_title(figure["title"], number)))
+            for number, stem in enumerate(figure["pages"], start=1)
+        ]
     path = write_text(folder / f"{template}.md", markdown)
     return [path, write_page(template, context | {"figures": figures}, folder, data)]
 
@@ -65,6 +72,10 @@ def write_page(template: str, context: Mapping[str, Any], folder: Path, data: An
         )
     )
     return write_text(folder / f"{template}.html", html)
+
+
+def _page_title(title: str, number: int) -> str:
+    return title if number == 1 else f"{title}, page {number}"
 
 
 def _environment(*, html: bool) -> jinja2.Environment:

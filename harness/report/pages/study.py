@@ -12,7 +12,7 @@ from harness.report import metrics
 from harness.report.arms import Arm
 from harness.report.estimates import certain
 from harness.report.figures.accuracy_matrix import mean_matrix
-from harness.report.figures.registry import DRAWN, drawn_looks, figures_of
+from harness.report.figures.registry import drawn_looks, figures_of
 from harness.report.figures.style import GRID
 from harness.report.leaderboard import Board, BoardRow
 from harness.report.metrics import PRIMARY
@@ -46,7 +46,6 @@ def _context(study: StudyResults, board: Board) -> dict[str, Any]:
     training, _ = study.common(lambda record: record.spec.training)
     scoring, _ = study.common(lambda record: record.spec.scoring)
     names = list(dict.fromkeys(record.study for record in study.records))
-    drawn = sum(bool(row.arm.trials) for row in board)
     colors = _colors(study, board)
     lower = dict.fromkeys(m.kind or m.name_in_sentence for m in metrics.in_table("main") if m.better == "lower")
     return {
@@ -69,7 +68,6 @@ def _context(study: StudyResults, board: Board) -> dict[str, Any]:
             board_cells(row, board) | {"bar": bar, "color": colors[row.arm.name]}
             for row, bar in zip(board, _bars(board, study.reference), strict=True)
         ],
-        "left_out": f"Drawn: main methods and the best others, {DRAWN} of {drawn} arms." if drawn > DRAWN else "",
         "tables": tables(study, board),
         "failures": _failures(study),
         "streams": {name: " → ".join(stream) for name, stream in study.streams.items()},

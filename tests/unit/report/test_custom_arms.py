@@ -80,7 +80,7 @@ def drawn(folder: Folder):
     styles = drawn_looks(study, leaderboard.rows(study))
     with style.context():
         rows = {plot.name: plot.draw(study, styles)[2] for plot in FIGURES}
-        return rows, accuracy_forgetting(study, styles)[0]
+        return rows, accuracy_forgetting(study, styles)[0][0]
 
 
 def test_figures_draw_custom_arms_by_what_they_are():
@@ -122,6 +122,6 @@ def test_no_module_of_the_report_names_a_method():
     root = Path(__file__).resolve().parents[3]
     methods = {path.stem for path in (root / "baselines").glob("*.py")} - {"__init__", DEFAULT, "combined"}
     for path in (root / "harness" / "report").rglob("*.py"):
-        if path.name != "style.py":
+        if path.name != "palette.py":
             named = [name for name in methods if f'"{name}"' in path.read_text(encoding="utf-8")]
             assert not named, path

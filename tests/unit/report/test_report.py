@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic
-from hypothesis import given
-from hypothesis import strategies as st
 from synthetic import QUICK, STACK, Folder, failed, quick, trial
 
 from harness.errors import InputError
 from harness.report import build_report, leaderboard, leaderboard_csv, numbers, write_report
 from harness.report.csv_files import cell
-from harness.report.figures import registry, style
-from harness.report.figures.accuracy_forgetting import pareto_front
+from harness.report.figures import palette, style
+from harness.report.figures.fronts import pareto_front
 from harness.report.figures.parts import limits
 from harness.report.study import gather
 from harness.report.text import answer, notes
@@ -36,7 +34,8 @@ FIRST = (
 )
 FILES = ["trials.csv", "leaderboard.csv"] + [
     f"figures/{name}.{kind}"
-    for name in ("accuracy_matrix", "forgetting", "accuracy_forgetting", "sample_efficiency", "intruders",
+    for name in ("accuracy_matrix", "task_scores", "forgetting", "accuracy_forgetting", "accuracy_cost",
+                 "sample_efficiency", "intruders",
                  "intruders_by_epsilon", "intruders_by_place", "intruders_forgetting")
     for kind in ("png", "svg", "csv")
 ] + ["report.md", "report.html"]  # fmt: skip
@@ -383,38 +382,20 @@ def test_names_are_text_everywhere(tmp_path):
     assert "'=cmd|x" in methods
 
 
-def test_a_long_board_is_drawn_in_part(tmp_path):
-    """Plain LoRA and the remedies are drawn wherever they come out, then the best; what intruders others have, too."""
-    low, others = ("lora", "stable_lora", "combined", "worst", "clean"), [f"other{i:02}" for i in range(12)]
-    records = [trial(arm, QUICK, seed=seed, intruders="all") for arm in (*low, *others) for seed in range(3)]
-    records = [_halved(record) if record.spec.method in low else record for record in records]
-    none = trial("frozen", QUICK, intruders="all").intruders
-    records = [r.model_copy(update={"intruders": none}) if r.spec.method == "clean" else r for r in records]
-    study = gather(Folder(records))
-    drawn = set(registry.drawn_looks(study, leaderboard.rows(study)))
-    assert {"lora", "stable_lora", "combined"} < drawn < {*low, *others} - {"worst", "clean"}
-    assert len(drawn) == registry.DRAWN
+def test_all_arms_are_drawn_on_as_many_pages_as_it_takes(tmp_path):
+    """And a shorter report in the same folder leaves no page of the longer one."""
+    arms = ("lora", "frozen", *(f"other{i:02}" for i in range(16)))
+    records = [trial(arm, QUICK, seed=seed, intruders="all") for arm in arms for seed in range(2)]
     write_report(tmp_path, Folder(records))
-    for name in ("intruders", "intruders_by_epsilon"):
-        assert {row["arm"] for row in read(tmp_path / "figures" / f"{name}.csv")} == {*low, *others} - {"clean"}
-    assert {row["arm"] for row in read(tmp_path / "figures" / "accuracy_forgetting.csv")} == {*low, *others}
-
-
-def test_one_methods_grid_leaves_room_for_the_best_of_others():
-    low, grid = ("lora", "sdft@tokens=own", "sdft@tokens=given"), [f"self_distill@weight={i}" for i in range(14)]
-    records = [trial(arm, QUICK, seed=seed) for arm in (*low, *grid) for seed in range(3)]
-    study = gather(Folder([_halved(r) if r.spec.method in ("lora", "sdft") else r for r in records]))
-    board = leaderboard.rows(study)
-    drawn = list(registry.drawn_looks(study, board))
-    (best, _) = [row.arm.name for row in board if row.arm.method == "sdft"]
-    assert [name for name in drawn if name in low] == ["lora", best]
-    assert len(drawn) == registry.DRAWN
-
-
-def _halved(record):
-    tasks = {name: task.model_copy(update={"score": tuple(x and x / 2 for x in task.score)})
-             for name, task in record.tasks.items()}  # fmt: skip
-    return record.model_copy(update={"tasks": tasks})
+    figures = tmp_path / "figures"
+    for name in ("accuracy_matrix", "accuracy_forgetting", "task_scores", "sample_efficiency", "intruders"):
+        assert {row["arm"] for row in read(figures / f"{name}.csv")} >= set(arms) - {"frozen"}, name
+    pages = {path.name for path in figures.glob("*.png")}
+    assert {"sample_efficiency.png", "sample_efficiency-2.png", "task_scores-3.png"} <= pages
+    text = (tmp_path / "report.md").read_text()
+    assert all(f"(figures/{page})" in text for page in pages)
+    write_report(tmp_path, Folder([record for record in records if record.spec.method in ("lora", "frozen")]))
+    assert not list(figures.glob("*-2.*"))
 
 
 def test_arms_that_are_not_sequential_have_no_curves_but_an_end(tmp_path):
@@ -509,35 +490,19 @@ def test_nothing_finished_is_an_error(tmp_path):
     assert not everything(tmp_path)
 
 
-def test_settings_of_one_method_have_colours_of_their_own():
-    drawn = style.looks([("lora@rate=2", "lora"), ("other", "other"), ("stable_lora", "stable_lora"), ("lora", "lora")])
-    assert drawn["lora"].color == style.FIXED["lora"]
-    assert drawn["stable_lora"].color == style.FIXED["stable_lora"]
-    assert len({look.color for look in drawn.values()}) == 4
-
-
-@given(st.lists(st.sampled_from([*style.FIXED, "dora", "eva"]), min_size=1, max_size=registry.DRAWN))
-def test_arms_of_one_colour_have_other_lines(methods):
-    drawn = style.looks((f"{method}@setting={i}", method) for i, method in enumerate(methods))
-    assert len({(look.color, look.line) for look in drawn.values()}) == len(methods)
-    assert len({look.marker for look in drawn.values()}) == len(methods)
-    for method in set(methods) & set(style.FIXED):
-        assert style.FIXED[method] in {drawn[name].color for name in drawn if name.startswith(f"{method}@")}
-
-
 def test_long_names_are_broken_into_lines_and_stay_apart():
     names = [f"self_distill@teacher={t},demonstration={d},tokens=own" for t in ("ema", "snapshot") for d in (0, 1)]
-    labels = [look.label for look in style.looks((name, "self_distill") for name in names).values()]
+    labels = [look.label for look in palette.looks((name, "self_distill") for name in names).values()]
     assert [label.replace("\n", "") for label in labels] == names
-    assert all(len(line) <= style.LABEL for label in labels for line in label.split("\n"))
-    (cut,) = style.looks([(f"lora@{'x' * 40}", "lora")]).values()
-    assert cut.label == f"lora@\n{'x' * 21}…{'x' * 10}"
+    assert all(len(line) <= palette.LABEL for label in labels for line in label.split("\n"))
+    (cut,) = palette.looks([(f"lora@{'x' * 40}", "lora")]).values()
+    assert cut.label == f"lora@\n{'x' * 19}…{'x' * 10}"
 
 
 def test_a_long_legend_takes_nothing_off_the_axes():
     def height(arms: int) -> float:
         names = [f"self_distill@teacher=snapshot,demonstration={i}" for i in range(arms)]
-        drawn = style.looks((name, "self_distill") for name in names)
+        drawn = palette.looks((name, "self_distill") for name in names)
         with style.context():
             figure = style.new_figure(6.4, 3.6)
             figure.subplots().set_ylabel("points")

@@ -20,7 +20,7 @@ from synthetic import QUICK, STACK, Folder, failed, trial
 from harness.errors import InputError, LorabenchError
 from harness.report import build_report, leaderboard, write_report
 from harness.report.csv_files import write_csv
-from harness.report.figures import registry, style
+from harness.report.figures import palette, registry
 from harness.report.pages import study as study_page
 from harness.report.pages.index import write_index
 from harness.report.study import gather
@@ -191,10 +191,10 @@ def test_odd_names_break_no_table_and_no_element(odd_names):
 
 
 def test_a_long_name_is_shortened_in_legends_only():
-    (look,) = style.looks([("n" * 100 + "end", "x")]).values()
+    (look,) = palette.looks([("n" * 100 + "end", "x")]).values()
     assert len(look.label) <= 32
     assert look.label.endswith("nend")
-    assert [look.label for look in style.looks([("a\nb", "x")]).values()] == ["a b"]
+    assert [look.label for look in palette.looks([("a\nb", "x")]).values()] == ["a b"]
 
 
 def tuning(**changes: Any) -> str:

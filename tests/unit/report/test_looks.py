@@ -1,0 +1,120 @@
+"""Colours, markers and the layout of figures: nobody is taken for another, and no word lies on another."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.text import Text
+from places import ROOT
+from synthetic import QUICK, SIX, Folder, trial
+
+from harness.report import leaderboard
+from harness.report.figures import palette, registry, style
+from harness.report.study import gather
+
+METHODS = sorted(path.stem for path in (ROOT / "baselines").glob("[a-z]*.py"))
+
+
+def looks(*names: str) -> dict[str, palette.Look]:
+    return palette.looks((name, name.partition("@")[0]) for name in names)
+
+
+def test_every_method_has_a_look_of_its_own():
+    assert set(METHODS) == set(palette.KNOWN)
+    assert len(set(palette.KNOWN.values())) == len(palette.KNOWN)
+
+
+@given(st.sets(st.sampled_from([*METHODS, "mine", "lora@qv", "lora@reinit", "dora@x", "lora@rank2"])))
+def test_an_arm_looks_the_same_whoever_is_beside_it(others):
+    for name in ("lora", "mine", "lora@qv"):
+        alone, among = looks(name)[name], looks(name, *others)[name]
+        assert (among.color, among.marker) == (alone.color, alone.marker)
+
+
+@given(st.lists(st.sampled_from(METHODS), min_size=1, max_size=60), st.sampled_from(["x", "rate=0.", "a=1,b="]))
+def test_no_two_arms_share_colour_and_marker(methods, setting):
+    drawn = looks(*methods, *(f"{method}@{setting}{i}" for i, method in enumerate(methods)))
+    assert len({(look.color, look.marker) for look in drawn.values()}) == len(drawn)
+
+
+def test_numbers_are_a_scale_in_their_order():
+    drawn = looks("lora@rank16", "lora@rank2", "lora", "lora@rank128", "lora@rank4")
+    assert list(drawn) == ["lora", "lora@rank2", "lora@rank4", "lora@rank16", "lora@rank128"]
+    shades = [palette.luminance(tuple(int(look.color[i : i + 2], 16) / 255 for i in (1, 3, 5)))
+              for name, look in drawn.items() if name != "lora"]  # fmt: skip
+    assert shades == sorted(shades, reverse=True)
+    assert shades[0] == pytest.approx(palette.LIGHT, abs=0.02)
+    assert shades[-1] == pytest.approx(palette.DARK, abs=0.02)
+    assert drawn["lora"].color == palette.KNOWN["lora"][0]
+
+
+def five() -> Folder:
+    """Three trials an arm, every intruder counted; a long name, and a control."""
+    arms = ("frozen", "lora", "combined", "self_distill@teacher=snapshot,demonstration=1", "stable_lora@shrink=0.0005")
+    return Folder([trial(arm, QUICK, seed=seed, intruders="all") for arm in arms for seed in range(3)])
+
+
+def many() -> Folder:
+    """27 arms in two orders: controls, a scale, settings, long names."""
+    settings = ("lora@rank2", "lora@rank16", "lora@rank128", "self_distill@teacher=snapshot,demonstration=1")
+    arms = ("frozen", "multitask", "full_finetune", *METHODS[:20], *settings)
+    orders = {"a": SIX[:4], "b": SIX[3::-1]}
+    return Folder(
+        [trial(arm, stream, order=order, intruders="all") for arm in arms for order, stream in orders.items()]
+    )
+
+
+@pytest.mark.parametrize("folder", [five, many])
+def test_no_word_lies_on_another_or_off_the_figure(folder):
+    study = gather(folder())
+    styles = registry.drawn_looks(study, leaderboard.rows(study))
+    drawn = set()
+    with style.context():
+        for plot in registry.figures_of(study):
+            for figure in plot.draw(study, styles)[0]:
+                assert figure.get_figwidth() <= style.PAGE + 1e-6, plot.name
+                assert figure.get_figheight() <= style.HIGH + 0.5, plot.name
+                figure.draw_without_rendering()
+                texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+                texts = [text for text in texts if _shown(text)]
+                boxes = [(text.get_text(), text.get_window_extent(), text) for text in texts]
+                assert min(text.get_fontsize() for text in texts) >= 4.5
+                for said, box, _ in boxes:
+                    assert box.x0 >= -1, (plot.name, said)
+                    assert box.y0 >= -1, (plot.name, said)
+                    assert box.x1 <= figure.bbox.x1 + 1, (plot.name, said)
+                    assert box.y1 <= figure.bbox.y1 + 1, (plot.name, said)
+                touching = [
+                    (one, other) for (one, a, first), (other, b, second) in combinations(boxes, 2)
+                    if not (first.get_rotation() % 90 or second.get_rotation() % 90) and _overlap(a, b)
+                ]  # fmt: skip
+                assert not touching, (plot.name, touching)
+                drawn |= {text.get_text().replace("\n", "") for text in texts}
+    assert {arm.name for arm in study.arms} <= drawn, "every arm has a name somewhere"
+
+
+def _shown(text: Text) -> bool:
+    """Ticks beyond the ends of an axis are there, and not drawn."""
+    axes = text.axes
+    if axes is None:
+        return True
+    if not axes.get_visible():
+        return False
+    (low, high), (left, right) = sorted(axes.get_ylim()), sorted(axes.get_xlim())
+    for axis, ends in ((axes.xaxis, (left, right)), (axes.yaxis, (low, high))):
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            if text in (tick.label1, tick.label2):
+                return ends[0] <= tick.get_loc() <= ends[1] and text.get_visible()
+    return True
+
+
+def _overlap(one, other) -> bool:
+    """By more than half a point, which descenders don't fill."""
+    room = 0.5
+    return (
+        min(one.x1, other.x1) - max(one.x0, other.x0) > room
+        and min(one.y1, other.y1) - max(one.y0, other.y0) > 2 * room
+    )
