@@ -20,6 +20,10 @@ def report(
     out: OutFolder = None,
     allow_mixed: Mixed = False,
     latex: Annotated[bool, typer.Option("--latex", help="Also write the tables as report.tex.")] = False,
+    columns: Annotated[
+        str,
+        typer.Option("--columns", help="Metrics of the main table of report.tex, such as average_accuracy,forgetting."),
+    ] = "",
     partial: Annotated[
         bool, typer.Option("--partial", help="Also while a run is at work: of the trials there are, marked as such.")
     ] = False,
@@ -36,7 +40,8 @@ def report(
     folder = results_folder(resolve(study), model, out)
     if not partial:
         _refuse_at_work(folder)
-    write_report(folder, allow_mixed=allow_mixed, latex=latex)
+    chosen = [name.strip() for name in columns.split(",") if name.strip()]
+    write_report(folder, allow_mixed=allow_mixed, latex=chosen or latex)
 
 
 def _refuse_at_work(folder: Path) -> None:
@@ -82,7 +87,7 @@ def renew_report(folder: Path) -> None:
         write_report(folder)
 
 
-def write_report(folder: Path, *, allow_mixed: bool = False, latex: bool = False) -> None:
+def write_report(folder: Path, *, allow_mixed: bool = False, latex: bool | list[str] = False) -> None:
     """Write it, and say its answer in a sentence and where it is."""
     from harness.report import build_report
 

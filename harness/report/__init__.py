@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from harness.report.pages.index import PAGE, study_folders, write_index
 from harness.report.pages.study import write_pages
 from harness.report.study import Readout, gather
 from harness.report.text.answer import answer, halfway
-from harness.report.text.latex import write_latex
+from harness.report.text.latex import MAIN, write_latex
 from harness.report.text.tuning import tuning_table
 from harness.report.trials_csv import write_trials
 from harness.store.tuning import read_tuning
@@ -26,14 +26,18 @@ __all__ = ["build_index", "build_report", "compare_studies", "write_audit", "wri
 
 
 def build_report(
-    folder: Path, *, allow_mixed: bool = False, latex: bool = False, tell: Callable[[str], object] | None = None
+    folder: Path,
+    *,
+    allow_mixed: bool = False,
+    latex: bool | Sequence[str] = False,
+    tell: Callable[[str], object] | None = None,
 ) -> list[Path]:
     """Write tables, figures, report.md and report.html of ``<folder>/trials/*.json`` into ``folder``.
 
-    Returns the paths written; with ``latex`` report.tex is among them.  ``tell`` gets the answer in a sentence.  Raises
-    ``InputError`` where no trial finished, and where records may not be compared (another stack, base model, task
-    version) unless ``allow_mixed``, which puts a banner on the pages.  One without ``allow_mixed`` is noted as that of
-    these records, so that a run leaves it.
+    Returns the paths written; with ``latex`` report.tex is among them, its main table with the metrics that it names.
+    ``tell`` gets the answer in a sentence.  Raises ``InputError`` where no trial finished, and where records may not be
+    compared (another stack, base model, task version) unless ``allow_mixed``, which puts a banner on the pages.  One
+    without ``allow_mixed`` is noted as that of these records, so that a run leaves it.
     """
     from harness.store import read_trials
     from harness.store.lean import settled
@@ -56,7 +60,7 @@ def write_report(
     readout: Readout,
     *,
     allow_mixed: bool = False,
-    latex: bool = False,
+    latex: bool | Sequence[str] = False,
     tell: Callable[[str], object] | None = None,
 ) -> list[Path]:
     """:func:`build_report` of records already read."""
@@ -76,7 +80,9 @@ def write_report(
     written += write_pages(study, board, folder, tries)
     if tell is not None:
         tell(": ".join(filter(None, (halfway(study), answer(study, board)[0]))))
-    return [*written, write_latex(study, board, folder)] if latex else written
+    if not latex:
+        return written
+    return [*written, write_latex(study, board, folder, MAIN if latex is True else latex)]
 
 
 def build_index(root: Path) -> Path:

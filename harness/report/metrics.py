@@ -299,7 +299,7 @@ def compared() -> list[Metric]:
 
 def indexed() -> list[Metric]:
     """Metrics of the page over all studies."""
-    return sorted((each for each in METRICS if each.indexed), key=lambda each: each.first or len(METRICS))
+    return sorted((each for each in METRICS if each.indexed), key=_by_table)
 
 
 def audited() -> list[Metric]:

@@ -9,6 +9,7 @@ import pytest
 from page_study import ARMS, ODD, ORDERS
 
 PHONE = {"width": 390, "height": 844}
+WIDE = {"width": 1400, "height": 900}
 
 
 def names(page) -> list[str]:
@@ -47,6 +48,36 @@ def test_the_board_sorts_by_any_column_with_mouse_and_keyboard(open_page):
     assert names(page)[-1] == "frozen", "a control stays below, however the board is sorted"
     shown = contestants(page)
     assert shown == page.evaluate("names => [...names].sort((a, b) => a.localeCompare(b))", shown)
+
+
+def test_the_board_asks_the_question_first_and_shows_tests_when_asked(open_page):
+    page = open_page(viewport=WIDE)
+    shown = page.locator("#board thead th:visible")
+    assert [text.partition(",")[0] for text in shown.all_inner_texts()] == [
+        "Method", "Average accuracy", "Difference to LoRA", "Forgetting", "Plain text Δ", "Learning accuracy",
+        "Sample efficiency AUC", "Intruders", "Intruder distance", "Training tokens", "Trials",
+    ]  # fmt: skip
+    region = page.get_by_role("region", name="Leaderboard")
+    assert region.evaluate("box => box.scrollWidth <= box.clientWidth"), "no column is off-screen"
+    assert page.locator(".facts dd strong").first.inner_text() == "combined"
+    page.get_by_label("tests and further columns").check()
+    assert heading(page, "p (Holm)").is_visible()
+    assert shown.count() > 18
+
+
+def test_trials_are_filtered_by_words_and_by_what_is_chosen(open_page):
+    page = open_page()
+    lines = page.locator("#trial-table tbody tr")
+    assert page.locator("#trial-count").inner_text() == "trials 1–32 of 32"
+    page.get_by_label("Filter trials").fill("lora ok")
+    page.locator("#trial-filters").get_by_label("Arm").select_option("lora_ema")
+    page.locator("#trial-filters").get_by_label("Order").select_option("b")
+    assert lines.count() == 3
+    first = lines.first.locator("th, td").all_inner_texts()
+    assert first[:3] == ["lora_ema", "b", "0"]
+    assert first[4] == "ok"
+    page.get_by_label("Filter trials").fill("no such trial")
+    assert page.locator("#trial-count").inner_text() == "no trials"
 
 
 def test_other_tables_sort_and_keep_fixed_rows_on_top(open_page):
@@ -118,11 +149,16 @@ def test_dark_mode_is_dark(open_page):
     assert brightness(open_page(color_scheme="dark")) < 150
 
 
-def test_a_phone_needs_no_sideways_scrolling_but_inside_tables(open_page):
+def test_a_phone_needs_no_sideways_scrolling_but_inside_drawings(open_page):
     page = open_page(viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert page.locator("#board").bounding_box()["width"] > 390
+    wide = page.locator(".scroll:has(table.cards)").evaluate_all(
+        "all => all.filter(one => one.scrollWidth > 390).length"
+    )
+    assert not wide, "tables fit: a row is a card"
     assert page.locator(".summary").bounding_box()["width"] > 300
+    page.get_by_label("Sort by").select_option("Forgetting, points")
+    assert column(page, "Forgetting, points") == sorted(column(page, "Forgetting, points"))
 
 
 def test_print_shows_the_tables_without_controls(open_page):

@@ -11,7 +11,7 @@ from harness.analysis.continual import forgetting_over_stream
 from harness.analysis.statistics import SHARES_APART
 from harness.report.estimates import certain
 from harness.report.figures.over_stream import task_ticks
-from harness.report.figures.palette import Look
+from harness.report.figures.palette import Look, shown_name
 from harness.report.figures.parts import (
     FEW,
     POINT,
@@ -33,6 +33,8 @@ from harness.report.study import StudyResults
 
 #: Inches of a panel without its title, and the most panels side by side.
 PANEL, ACROSS = 0.98, 4
+#: Letters of a name above a panel.
+TITLE = 25
 
 
 def forgetting(study: StudyResults, styles: dict[str, Look]) -> Drawing:
@@ -50,7 +52,7 @@ def forgetting(study: StudyResults, styles: dict[str, Look]) -> Drawing:
     if not series:
         return empty("Forgetting needs two tasks."), POINT, rows
     trained = [arm.name for arm in drawn_arms(study, styles) if arm.name in series and arm.trains] or list(series)
-    title = LINE_HEIGHT * max(1 + styles[name].label.count("\n") for name in series)
+    title = LINE_HEIGHT * max(1 + shown_name(name, TITLE).count("\n") for name in series)
     pages = pages_of(trained, ACROSS * int((HIGH - 0.5) / (PANEL + title)))
     return [_page(page, series, study, styles, PANEL + title) for page in pages], POINT, rows
 
@@ -69,7 +71,7 @@ def _page(names: list[str], series: Series, study: StudyResults, styles: dict[st
             axes.plot([s.x for s in behind], [100 * s.value.mean for s in behind], color=INK, alpha=0.45, lw=0.8,
                       ls=(0, (2, 1.5)), zorder=1)  # fmt: skip
         _panel(axes, series[name], styles[name])
-        axes.set_title(styles[name].label)
+        axes.set_title(shown_name(name, TITLE), fontsize="small")
         task_ticks(axes, stages)
         axes.set_xlabel("")
     panels.flat[0].set_ylim(low, top)

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from harness.report.figures.palette import Look
+from harness.report.figures.palette import Look, shown_name
 from harness.report.figures.style import HIGH, INK, LINE_HEIGHT, PAGE, drawn_name, new_figure
 from harness.report.numbers import number
 
@@ -22,6 +22,8 @@ Named = tuple[str, np.ndarray]
 ROW, BESIDE = 0.165, 1.05
 #: Letters of a task's name that stand below a column without being turned.
 SHORT = 6
+#: Letters of an arm's name above a panel.
+TITLE = 23
 
 
 def heat_maps(blocks: Sequence[Sequence[Named]], names: list[str], styles: dict[str, Look]) -> list[Figure]:
@@ -34,7 +36,7 @@ def heat_maps(blocks: Sequence[Sequence[Named]], names: list[str], styles: dict[
     across = max(1, min(most, int((PAGE - BESIDE) / _wide(tasks)), 6))
     across = math.ceil(most / math.ceil(most / across))  # no orphan in the last row
     lines = [list(block[i : i + across]) for block in blocks for i in range(0, len(block), across)]
-    title = LINE_HEIGHT * max(1 + styles[name].label.count("\n") for block in blocks for name, _ in block)
+    title = LINE_HEIGHT * max(1 + _title(name, styles).count("\n") for block in blocks for name, _ in block)
     high = ROW * (tasks + 1) + 0.1 + title
     longest = max(map(len, names))
     below = 0.1 + (0.046 * longest if longest > SHORT else 0.1)
@@ -67,7 +69,7 @@ def _page(
                 continue
             name, matrix = line[column]
             image = _heat_map(axes, matrix * 100, low, top)
-            axes.set_title(styles[name].label, color=INK, fontsize="small")
+            axes.set_title(_title(name, styles), color=INK, fontsize="small")
             axes.set_yticks(range(tasks + 1), stages if column == 0 else [""] * (tasks + 1))
             lowest = row == down - 1 or (short and column >= len(lines[row + 1]))
             _name_columns(axes, names if lowest else [""] * tasks)
@@ -75,6 +77,11 @@ def _page(
                           label="score (%)", anchor=(0, 1))  # fmt: skip
     bar.outline.set_visible(False)
     return figure
+
+
+def _title(name: str, styles: dict[str, Look]) -> str:
+    """The name as it fits a panel; what has no name has the label of its look."""
+    return shown_name(name, TITLE) or styles[name].label
 
 
 def _wide(tasks: int) -> float:

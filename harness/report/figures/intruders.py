@@ -95,7 +95,7 @@ def _over_stream(
 def _at_the_end(series: dict[str, Series], metrics: Sequence[str], stage: int, styles: dict[str, Look]) -> Figure:
     """Measured after one task only: arms from top to bottom, a stem from zero, the point with its trials."""
     names = list(series["distance"])
-    high = 0.55 + sum(0.15 + 0.12 * styles[name].label.count("\n") for name in names)
+    high = 0.55 + len(names) * (0.15 + 0.11 * max(styles[name].label.count("\n") for name in names))
     figure = new_figure(PAGE if len(metrics) > 1 else COLUMN, high)
     for nth, (axes, metric) in enumerate(zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True)):
         _stems(axes, series[metric], styles)

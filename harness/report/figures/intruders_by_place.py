@@ -16,7 +16,7 @@ from harness.report.figures.heat_maps import shaded
 from harness.report.figures.intruders_at_end import LABELS, NO_COUNTS, intruders_of_arms
 from harness.report.figures.palette import Look
 from harness.report.figures.parts import POINT, Drawing, Rows, drawn_arms, empty, pages_of, point_row
-from harness.report.figures.style import LINE_HEIGHT, PAGE, drawn_name, new_figure, note, power_of_ten
+from harness.report.figures.style import PAGE, drawn_name, new_figure, note, one_line, power_of_ten
 from harness.report.study import StudyResults
 from harness.store.intruders import ByLayer
 
@@ -45,7 +45,7 @@ def by_place(study: StudyResults, styles: dict[str, Look]) -> Drawing:
     if not series:
         return empty("No intruder dimensions were counted by matrix."), columns, rows
     trained = [name for name in arms if by_name[name].trains] or list(arms)
-    return [_page(page, series, styles) for page in pages_of(trained, ARMS)], columns, rows
+    return [_page(page, series) for page in pages_of(trained, ARMS)], columns, rows
 
 
 def _numbers(places: ByLayer, metric: str) -> dict[str, float]:
@@ -53,22 +53,22 @@ def _numbers(places: ByLayer, metric: str) -> dict[str, float]:
     return dict(zip(places.names, getattr(places, metric).tolist(), strict=True))
 
 
-def _page(names: Sequence[str], series: Places, styles: dict[str, Look]) -> Figure:
+def _page(names: Sequence[str], series: Places) -> Figure:
     counted = any(value.mean for place in PLACES for arm in series.get(("count", place), {}).values()
                   for value in arm.values())  # fmt: skip
     metrics = [metric for metric in LABELS if metric == "distance" or counted]
     places = [place for place in PLACES if any((metric, place) in series for metric in metrics)]
-    high = sum(0.15 + LINE_HEIGHT * styles[name].label.count("\n") for name in names)
-    figure = new_figure(PAGE, len(metrics) * (high + 0.75))
+    high = 0.15 * len(names)
+    figure = new_figure(PAGE, len(metrics) * (high + 0.85))
     panels = figure.subplots(len(metrics), len(places), squeeze=False, width_ratios=(1, 2.2)[: len(places)])
     for line, metric in zip(panels, metrics, strict=True):
         norm = _norm(metric, [each for place in places for each in series.get((metric, place), {}).values()])
         for nth, (axes, place) in enumerate(zip(line, places, strict=True)):
             image = _map(axes, series.get((metric, place), {}), names, norm)
-            axes.set_yticks(range(len(names)), [styles[n].label for n in names] if nth == 0 else [""] * len(names))
+            axes.set_yticks(range(len(names)), [one_line(n) for n in names] if nth == 0 else [""] * len(names))
             axes.set_xlabel(PLACES[place])
-        bar = figure.colorbar(image, ax=line, pad=0.01, aspect=12, shrink=min(1.0, 1.3 / high))
-        bar.set_label(LABELS[metric].replace(" (", "\n("), fontsize="small")
+        bar = figure.colorbar(image, ax=line, pad=0.01, aspect=12, shrink=min(1.0, 1.3 / max(high, 0.1)))
+        line[0].set_title(LABELS[metric])
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
         if isinstance(norm, LogNorm):
             bar.ax.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
@@ -79,10 +79,10 @@ def _page(names: Sequence[str], series: Places, styles: dict[str, Look]) -> Figu
 
 
 def _norm(metric: str, arms: Sequence[dict[str, Estimate]]) -> Normalize:
-    """Counts from 0; distances in decades, which is how they differ."""
+    """Counts from 0; distances in decades, where they differ by one."""
     means = [value.mean for arm in arms for value in arm.values() if value.mean > 0]
-    if metric == "count" or not means:
-        return Normalize(0, max([*means, 1.0]))
+    if metric == "count" or not means or max(means) < 10 * min(means):
+        return Normalize(0, max([*means, 1.0 if metric == "count" else 1e-6]))
     top = max(means)
     return LogNorm(max(min(means), top / 1e4), max(top, 1.01 * min(means)))
 

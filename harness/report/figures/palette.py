@@ -63,7 +63,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "full_finetune": (GREY, "D"),
 }
 #: Chosen so that arms of the studies that ship share few colours.
-SALT = "1"
+SALT = "5"
 #: The relative luminance of the lightest and the darkest shade of a scale.
 LIGHT, DARK = 0.50, 0.09
 LABEL = 30  #: letters of a name on one line
@@ -126,12 +126,12 @@ def looks_in_order(names: Iterable[str]) -> dict[str, Look]:
     }
 
 
-def shown_name(name: str) -> str:
+def shown_name(name: str, most: int = LABEL) -> str:
     """A name as it fits a legend: broken at commas and @ into lines; of a longer part the middle is left out."""
     lines = [""]
     for part in re.split(r"(?<=[,@])", " ".join(readable(name).split())):
-        short = part if len(part) <= LABEL else f"{part[: LABEL - 11]}…{part[-10:]}"
-        if len(lines[-1] + short) <= LABEL:
+        short = part if len(part) <= most else f"{part[: most - 11]}…{part[-10:]}"
+        if len(lines[-1] + short) <= most:
             lines[-1] += short
         else:
             lines.append(short)

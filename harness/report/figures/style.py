@@ -27,6 +27,7 @@ from harness.store.files import atomic_write
 #: Inches: a column of a paper with two of them, its text, and the height that a page has room for.
 COLUMN, PAGE, HIGH = 3.3, 6.9, 9.0
 NAME = 80  #: letters of a name at an axis
+ROW_NAME = 36  #: letters of an arm's name beside a row of a map
 #: Points: letters of words and legends, and of ticks.
 WORDS, TICKS = 8.0, 7.0
 #: Inches that a line of a label and the gap between two labels take in a legend, and a letter of it.
@@ -54,6 +55,12 @@ def drawn_name(name: str) -> str:
     """A name as it stands at an axis: control characters written out, without the middle of a very long one."""
     name = readable(name)
     return name if len(name) <= NAME else f"{name[: NAME - 21]}…{name[-20:]}"
+
+
+def one_line(name: str) -> str:
+    """A name beside a row: without the middle where it is longer than ``ROW_NAME``."""
+    name = " ".join(readable(name).split())
+    return name if len(name) <= ROW_NAME else f"{name[: ROW_NAME - 16]}…{name[-15:]}"
 
 
 def power_of_ten(value: float, place: int | None = None) -> str:

@@ -83,10 +83,10 @@ def _arms(entries: Iterable[Entry]) -> Table:
     """Every arm of every study.  No test crosses studies here: `lorabench compare` does that."""
     primary, shown = metrics.metric(PRIMARY), metrics.indexed()
     difference = f"Difference to its reference, {primary.unit_of_difference}"
-    columns = ["Method", "Study", "Tie group", primary.heading, difference, "p (Holm)"]
+    columns = ["Method", "Study", primary.heading, difference]
     table = Table(
         "Every arm",
-        [*columns, *(metric.heading for metric in shown), "Stack"],
+        [*columns, *(metric.heading for metric in shown), "Tie group", "p (Holm)", "Stack"],
         caption="Scores of different studies or stacks are not comparable; a difference and its p are within a study.",
     )
     for entry, board in ((entry, entry.board) for entry in entries):
@@ -96,11 +96,11 @@ def _arms(entries: Iterable[Entry]) -> Table:
                 [
                     row.arm.name,
                     entry.name,
-                    cells["group"],
                     joined(primary.text(outcome.mean), interval(outcome)) if outcome else NOTHING,
                     primary.change(gap.mean if gap else None),
-                    cells["p_holm"],
                     *(metric.text(row.arm.mean(metric)) for metric in shown),
+                    cells["group"],
+                    cells["p_holm"],
                     entry.stack.rpartition(", ")[2],
                 ]
             )

@@ -18,9 +18,12 @@ from harness.report.leaderboard import Board, BoardRow
 from harness.report.metrics import PRIMARY
 from harness.report.numbers import listed
 from harness.report.pages.render import write_pair
+from harness.report.pages.reproduce import reproduction
+from harness.report.pages.trials import trial_list
 from harness.report.study import StudyResults, called
 from harness.report.text.answer import WILL_CHANGE, answer, halfway, scope
-from harness.report.text.board import CONTROLS, board_cells, columns, leaderboard_tables, partners_of
+from harness.report.text.board import CONTROLS, Column, columns, leaderboard_tables
+from harness.report.text.headline import headline
 from harness.report.text.mitigation import cause_tables
 from harness.report.text.notes import notes
 from harness.report.text.table import Table, settings
@@ -37,7 +40,8 @@ def write_pages(study: StudyResults, board: Board, folder: Path, tries: Table | 
     context: dict[str, Any] = _context(study, board) | {"tuning": tries}
     context["tables"] += cause_tables(study, folder)
     captions = {plot.name: (plot.title, plot.caption) for plot in figures_of(study)}
-    return write_pair("report", context, captions, folder, _matrices(study, board))
+    data = _matrices(study, board) | {"trials": trial_list(study)}
+    return write_pair("report", context, captions, folder, data)
 
 
 def _context(study: StudyResults, board: Board) -> dict[str, Any]:
@@ -46,26 +50,26 @@ def _context(study: StudyResults, board: Board) -> dict[str, Any]:
     training, _ = study.common(lambda record: record.spec.training)
     scoring, _ = study.common(lambda record: record.spec.scoring)
     names = list(dict.fromkeys(record.study for record in study.records))
-    colors = _colors(study, board)
+    colors, own = _colors(study, board), columns(board)
     lower = dict.fromkeys(m.kind or m.name_in_sentence for m in metrics.in_table("main") if m.better == "lower")
     return {
         "study": study.name,
-        "commands": [shlex.quote(name) for name in names],
+        "reproduce": [reproduction(study, board, shlex.quote(name), name) for name in names],
         "model": common.get("model", "several models"),
         "scope": scope(study),
+        "headline": headline(study, board),
         "summary": answer(study, board),
         "notes": notes(study, board),
         "mixtures": study.mixtures,
         "halfway": halfway(study),
         "will_change": WILL_CHANGE,
         "leaderboard": leaderboard_tables(board),
-        "columns": columns(board),
+        "columns": own,
         "controls": CONTROLS,
-        "several_references": len(partners_of(board)) > 1,
         "reference": called(study.reference.name) if study.reference else "",
         "lower_is_better": listed(list(lower)),
         "rows": [
-            board_cells(row, board) | {"bar": bar, "color": colors[row.arm.name]}
+            _row(row, own) | {"bar": bar, "color": colors[row.arm.name]}
             for row, bar in zip(board, _bars(board, study.reference), strict=True)
         ],
         "tables": tables(study, board),
@@ -77,8 +81,14 @@ def _context(study: StudyResults, board: Board) -> dict[str, Any]:
     }
 
 
+def _row(row: BoardRow, own: Sequence[Column]) -> dict[str, Any]:
+    """A row of the page's board; ``group`` decides where a line divides."""
+    return {"name": row.arm.name, "control": row.arm.control, "why_not": row.why_not, "group": row.group,
+            "cells": [column.cell(row) for column in own]}  # fmt: skip
+
+
 def _colors(study: StudyResults, board: Sequence[BoardRow]) -> dict[str, str]:
-    """Colour of every arm: that of the figures, or grey where no figure draws the arm."""
+    """Colour of every arm: that of the figures, or grey for an arm without a finished trial."""
     drawn = drawn_looks(study, board)
     return {row.arm.name: drawn[row.arm.name].color if row.arm.name in drawn else GRID for row in board}
 

@@ -16,13 +16,11 @@ from harness.report.estimates import certain
 from harness.report.leaderboard import Board, BoardRow
 from harness.report.metric import Metric
 from harness.report.metrics import PRIMARY
-from harness.report.numbers import interval, joined, listed, number, p_text, percent, plural
+from harness.report.numbers import interval, joined, listed, number, p_text, percent, plural, points
 from harness.report.study import StudyResults
 
 #: The tests of all pairs at once, by the name of their kind.
 TESTS = {"range": "Tukey's range", "max-T": "the largest t of all pairs, labels permuted"}
-#: What training sends through the model.
-TOKENS = ("train_tokens", "teacher_tokens", "prompt_tokens", "sampled_tokens")
 #: What to know of a report that comes half-way.
 WILL_CHANGE = (
     "The others have no record yet. Every number, the order of the arms and every test will change; a study that is "
@@ -66,10 +64,19 @@ def _accuracy(study: StudyResults, board: Board) -> str:
     else:
         ends = f" (95 % CI {percent(value.low)} to {percent(value.high)})" if value.low is not None else ""
         text = f"{best[0].arm.name} has the highest mean of average accuracy, {percent(value.mean)} %{ends}"
-    return f"{text}{_beyond(board, contestants, best)}; {_against_reference(study, board, PRIMARY)}."
+    text += _by_how_much(study, best)
+    return f"{text}{beyond(board, contestants, best)}; {_against_reference(study, board, PRIMARY)}."
 
 
-def _beyond(board: Board, contestants: Sequence[BoardRow], best: Sequence[BoardRow]) -> str:
+def _by_how_much(study: StudyResults, best: Sequence[BoardRow]) -> str:
+    """A clause: the best arm's difference to its reference; empty where it is that, or has none."""
+    gap = next((row.difference for row in best if row.difference), None)
+    if gap is None or len(best) > 1:
+        return ""
+    return f", {joined(f'{points(gap.mean)} points', interval(gap.estimate, points))} against {study.called}"
+
+
+def beyond(board: Board, contestants: Sequence[BoardRow], best: Sequence[BoardRow]) -> str:
     """A clause: what the tests of all pairs say of the best and the other contestants."""
     if len(best) == len(contestants):
         return ""
@@ -143,20 +150,28 @@ def _others(study: StudyResults, board: Sequence[BoardRow]) -> str:
 
 
 def _lowest_forgetting(trained: Sequence[BoardRow]) -> str:
-    known = [(row.arm, value) for row in trained if row.ranked and (value := row.arm.estimate("forgetting"))]
-    if len(known) < 2:
+    lowest = lowest_forgetting(trained)
+    if not lowest:
         return ""
-    least = min(round(value.mean, 12) for _, value in known)
-    lowest = [(arm, value) for arm, value in known if round(value.mean, 12) == least]
-    arm, value = lowest[0]
+    arm = lowest[0]
+    value = certain(arm.estimate("forgetting"))
     size = f"{number(value.mean, 1, 100)} points"
     if len(lowest) > 1:
-        return f"; the lowest mean forgetting, {size}, is an exact tie of {_some([arm.name for arm, _ in lowest])}"
+        return f"; the lowest mean forgetting, {size}, is an exact tie of {some([arm.name for arm in lowest])}"
     learnt = certain(arm.estimate("learning_accuracy"))
     return (
         f"; the lowest mean forgetting of the contestants is that of {arm.name}, {joined(size, interval(value))} at a "
         f"learning accuracy of {percent(learnt.mean)} % (not tested)"
     )
+
+
+def lowest_forgetting(rows: Sequence[BoardRow]) -> list[Arm]:
+    """The ranked arms with the lowest mean forgetting: several where they tie exactly, none of fewer than two."""
+    known = {row.arm.name: value.mean for row in rows if row.ranked and (value := row.arm.estimate("forgetting"))}
+    if len(known) < 2:
+        return []
+    least = min(round(mean, 12) for mean in known.values())
+    return [row.arm for row in rows if row.arm.name in known and round(known[row.arm.name], 12) == least]
 
 
 def _certainty(study: StudyResults, board: Sequence[BoardRow]) -> str:
@@ -178,8 +193,7 @@ def _certainty(study: StudyResults, board: Sequence[BoardRow]) -> str:
 
 def _cost(study: StudyResults, board: Sequence[BoardRow]) -> str:
     """A clause: tokens of training against the reference's.  Seconds depend on the pack: a larger one shares more."""
-    tokens = {row.arm.name: (_tokens(row.arm), _tokens(row.partner)) for row in board if row.partner}
-    times = {name: spent / theirs for name, (spent, theirs) in tokens.items() if spent and theirs}
+    times = times_as_many_tokens(board)
     if not times:
         return f"what training costs against {study.called or 'a reference'} was not measured"
     written = {name: number(factor, 2) for name, factor in times.items()}
@@ -188,23 +202,29 @@ def _cost(study: StudyResults, board: Sequence[BoardRow]) -> str:
     as_many = f"times as many tokens as that of {study.called}"
     if low == high:
         return f"training takes {low} {as_many} for {'every arm' if len(most) > 1 else most[0]}"
-    ends = f"{low} ({_some(least)}) to {high} ({_some(most)})"
+    ends = f"{low} ({some(least)}) to {high} ({some(most)})"
     return f"training takes {ends} {as_many}, those of teachers and samples included"
 
 
+def times_as_many_tokens(board: Sequence[BoardRow]) -> dict[str, float]:
+    """By arm: all tokens that went through the model in training, over those of its reference."""
+    tokens = {row.arm.name: (_tokens(row.arm), _tokens(row.partner)) for row in board if row.partner}
+    return {name: spent / theirs for name, (spent, theirs) in tokens.items() if spent and theirs}
+
+
 def _tokens(arm: Arm) -> float:
-    """All tokens that went through the model in training, mean over trials."""
-    return sum(value.mean for name in TOKENS if (value := arm.estimate(name)))
+    value = arm.estimate("training_tokens")
+    return value.mean if value else 0.0
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     left = len(names) - NAMES
     return listed(names) if left <= 1 else f"{', '.join(names[:NAMES])} and {left} others"
 
 
 def _names(rows: Sequence[BoardRow]) -> str:
-    return _some([row.arm.name for row in rows])
+    return some([row.arm.name for row in rows])
 
 
 def _sizes(rows: Sequence[BoardRow], metric: Metric) -> str:

@@ -77,6 +77,13 @@ def _scored(arm: Arm, task: str, stage: int, scale: Any, group: str = "tasks") -
     return with_error(scale(value.mean), error.mean if error else None, scale) if value else NOTHING
 
 
+def _final(arm: Arm, task: str, scale: Any) -> str:
+    """Mean score at the end with its interval over trials; where there is none, ± the standard error over the items."""
+    value = _scores(arm, task, -1)
+    ends = interval(value, scale) if value else ""
+    return joined(scale(value.mean), ends) if value and ends else _scored(arm, task, -1, scale)
+
+
 def _base(arms: Sequence[Arm], tasks: Sequence[str], scales: Sequence[Any], group: str = "tasks") -> list[str]:
     """The base model's scores, each from the first arm that has it."""
     return [
@@ -94,8 +101,8 @@ def _per_task(study: StudyResults, board: Sequence[BoardRow]) -> Table:
     table = Table(
         f"Final score by task{'' if lower else ', %'}",
         ["Method", *study.tasks],
-        caption="Mean over trials of the score after the last task ± standard error over the items, with its 95 % CI "
-        "over trials; chance is the score of guessing.",
+        caption="Mean over trials of the score after the last task, with its 95 % CI over trials; ±, where there is "
+        "none and of the base model: standard error over the items. Chance is the score of guessing.",
         fixed=[
             ["Metric", *(_metric_of(scores, ", %") if lower else scores.metric for scores in seen)],
             ["Test items", *(str(scores.items) for scores in seen)],
@@ -104,10 +111,7 @@ def _per_task(study: StudyResults, board: Sequence[BoardRow]) -> Table:
         ],
     )
     for arm in arms:
-        finals = [
-            joined(_scored(arm, task, -1, scale), interval(_scores(arm, task, -1), scale))
-            for task, scale in zip(study.tasks, scales, strict=True)
-        ]
+        finals = [_final(arm, task, scale) for task, scale in zip(study.tasks, scales, strict=True)]
         table.rows.append([arm.name, *finals])
     return table
 

@@ -24,7 +24,7 @@ from harness.report import (
 from harness.report.numbers import interval
 from harness.report.study import StudyResults, gather
 from harness.report.text.answer import answer
-from harness.report.text.board import board_cells
+from harness.report.text.board import board_cells, columns
 from harness.report.text.notes import RERUN, notes
 from harness.store import write_trial
 from harness.store.records import TrialRecord
@@ -153,8 +153,8 @@ def test_a_block_interval_needs_seeds_and_the_same_orders():
 def test_intervals_end_with_their_scale_and_say_so():
     study = study_of({"lora": [0.97, 1.0, 1.0], "combined": [0.96, 0.99, 1.0]})
     board = leaderboard.rows(study)
-    cells = {row.arm.name: board_cells(row, board) for row in board}
-    assert cells["lora"]["interval"].endswith(", 100.0] cut")
+    (lora,) = (row for row in board if row.arm.name == "lora")
+    assert str(columns(board)[0].cell(lora)).endswith(", 100.0] cut")
     assert any(text.startswith("Intervals marked cut") for text in notes(study, board))
     middle = study_of({"lora": [0.47, 0.5, 0.5], "combined": [0.46, 0.49, 0.5]})
     for name in ("general_delta", "forgetting"):

@@ -12,8 +12,17 @@ from places import ROOT
 from synthetic import QUICK, STACK, Folder, failed, quick, trial
 
 from harness.errors import InputError
-from harness.report import build_index, build_report, compare_studies, comparison, leaderboard_csv, write_report
+from harness.report import (
+    build_index,
+    build_report,
+    compare_studies,
+    comparison,
+    leaderboard,
+    leaderboard_csv,
+    write_report,
+)
 from harness.report.study import gather
+from harness.report.text import latex
 from harness.report.text.latex import escaped
 from harness.report.trials_csv import COLUMNS
 from harness.store import write_trial
@@ -205,7 +214,7 @@ def test_latex_holds_every_table_and_escapes(tmp_path):
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\toprule")
     for heading in (
         "Leaderboard",
-        "Controls: bounds",
+        "The rest of",
         r"Final score by task, \%",
         "Probes: end minus base",
         "Costs of a trial",
@@ -217,6 +226,34 @@ def test_latex_holds_every_table_and_escapes(tmp_path):
     first = text.split(r"\toprule")[1].split(r"\bottomrule")[0].splitlines()
     assert len({line.count("&") - line.count(r"\&") for line in first if line.endswith(r"\\")}) == 1
     assert escaped("a\nb {x} $1 ~^") == r"a b \{x\} \$1 \textasciitilde{}\textasciicircum{}"
+
+
+def test_the_main_table_marks_the_best_and_the_second_and_leaves_the_rest(tmp_path):
+    arms = ("lora", "combined", "stable_lora", "frozen")
+    records = [trial(arm, QUICK, seed=seed) for arm in arms for seed in range(3)]
+    chosen = ("forgetting", "learning_accuracy")
+    study = gather(Folder(records))
+    path = latex.write_latex(study, leaderboard.rows(study), tmp_path, chosen)
+    main, appendix = path.read_text().split(latex.APPENDIX)
+    lost = {arm.name: arm.estimate("forgetting").mean for arm in study.arms if not arm.control}
+    best, second, last = sorted(lost, key=lost.get)
+    lines = {line.split(" & ")[0].replace(r"\_", "_"): line for line in main.splitlines() if " & " in line}
+    assert rf"\textbf{{{100 * lost[best]:.1f}}}" in lines[best]
+    assert rf"\underline{{{100 * lost[second]:.1f}}}" in lines[second]
+    assert f"& {100 * lost[last]:.1f} {{" in lines[last]
+    assert "textbf" not in lines["frozen"], "a control wins nothing"
+    assert lines["Method"] == r"Method & Forgetting, points & Learning accuracy, \% \\"
+    assert main.count(r"\midrule") == 2, "one above the controls"
+    rest = appendix.split(r"\toprule")[1].splitlines()[1]
+    assert "Average accuracy" in rest
+    assert "Forgetting" not in rest
+
+
+def test_a_column_that_is_none_is_refused_with_the_nearest(tmp_path):
+    study = gather(Folder(eight()))
+    with pytest.raises(InputError, match="unknown column 'forgeting'") as error:
+        latex.write_latex(study, leaderboard.rows(study), tmp_path, ("forgeting",))
+    assert "did you mean 'forgetting'" in error.value.remedy
 
 
 # -- the index --------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@
     const bodies = [...table.tBodies].filter((body) => !["fixed", "heading"].includes(body.className));
     const all = bodies.flatMap((body) => [...body.rows]);
     const words = all.every((row) => !column || amount(row.cells[column]) === null);
-    const up = heading.getAttribute("aria-sort") !== "ascending";
+    const before = heading.getAttribute("aria-sort"); // at first the better end is on top
+    const up = before ? before !== "ascending" : heading.dataset.better !== "higher";
     for (const body of bodies) {
       const value = (row) => (words ? text(row.cells[column]) : amount(row.cells[column]));
       const rows = [...body.rows].map((row) => ({ row, value: value(row) }));
@@ -47,6 +48,12 @@
 
   const board = $("board");
   const lines = () => [...board.tBodies].filter((body) => body.className !== "heading").flatMap((body) => [...body.rows]);
+
+  for (const heading of board.tHead.rows[0].querySelectorAll("th")) { // where a phone hides the headings
+    $("sort").append(element("option", { value: heading.cellIndex, selected: heading.cellIndex === 1 }, heading.textContent));
+  }
+  $("sort").addEventListener("change", () => sort(board, board.tHead.rows[0].cells[$("sort").value]));
+  $("tests").addEventListener("change", () => board.classList.toggle("all", $("tests").checked));
 
   function filter() {
     const wanted = $("filter").value.trim().toLowerCase();
@@ -152,6 +159,47 @@
     first += by * PAGE;
     draw();
   }
+
+  // -- trials: every word of the filter must be in a line, and what is chosen of arm, order, seed and status its own
+
+  const LINES = window.innerWidth > 600 ? 50 : 10;
+  const { columns, rows } = data.trials;
+  let top = 0;
+
+  const chosen = ["Arm", "Order", "Seed", "Status"].map((name) => {
+    const column = columns.indexOf(name);
+    const values = [...new Set(rows.map((row) => row[column]))];
+    const select = element("select", {}, element("option", { value: "" }, "all"),
+      ...values.map((value) => element("option", { value: "=" + value }, value)));
+    if (values.length > 1) $("trial-filters").insertBefore(element("label", {}, `${name} `, select), $("trial-count").parentNode);
+    select.addEventListener("change", () => list(0));
+    return [column, select];
+  });
+
+  function list(from) {
+    const words = $("trial-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const found = rows.filter((row) =>
+      chosen.every(([column, select]) => !select.value || "=" + row[column] === select.value) &&
+      words.every((word) => row.some((cell) => cell.toLowerCase().includes(word))));
+    top = Math.max(0, Math.min(from, LINES * Math.floor((found.length - 1) / LINES)));
+    const page = found.slice(top, top + LINES);
+    const head = element("tr", {}, ...columns.map((name) => element("th", { scope: "col" }, name)));
+    const body = page.map((row) => element("tr", {}, ...row.map((cell, i) => {
+      if (!i) return element("th", { scope: "row" }, element("span", { className: "name" }, cell));
+      const made = element("td", { className: columns[i] === "Trial" || columns[i] === "Commit" ? "code" : "" }, cell);
+      made.dataset.label = columns[i];
+      return made;
+    })));
+    $("trial-table").replaceChildren(element("thead", {}, head), element("tbody", {}, ...body));
+    $("trial-count").textContent = found.length ? `trials ${top + 1}–${top + page.length} of ${found.length}` : "no trials";
+    $("trials-before").disabled = top === 0;
+    $("trials-after").disabled = top + LINES >= found.length;
+  }
+
+  $("trial-filter").addEventListener("input", () => list(0));
+  $("trials-before").addEventListener("click", () => list(top - LINES));
+  $("trials-after").addEventListener("click", () => list(top + LINES));
+  list(0);
 
   const longest = Math.max(0, ...Object.values(data.orders).map((stream) => stream.length));
   $("step").max = longest;
