@@ -127,6 +127,7 @@ def inline(svg: Path, prefix: str, label: str) -> str:
     """The SVG as an element for an HTML page: prefixed ids, an accessible name, ink and paper in the page's colours."""
     text = svg.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
+    text = re.sub(r' id="image[0-9a-f]+"', "", text)  # of equal images, as of two scales of colours, it is the same
     text = re.sub(r'\b(id="|href="#|url\(#)', lambda match: match.group(1) + prefix + "-", text)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

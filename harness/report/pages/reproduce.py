@@ -17,6 +17,8 @@ from harness.store.records import TrialRecord
 ON_TOP = ("adapter", "dtype", "root_seed")
 #: What an arm may have otherwise than the study.
 OF_ARMS = ("adapter", "between_tasks", "examples")
+#: Settings that records have in two forms, and of which the first is made of the second.
+MADE_OF = {"ema_decay": "ema_window"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,11 @@ def study_yaml(records: Sequence[TrialRecord]) -> str:
 
 
 def _arms(records: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
-    return {record.spec.arm: record for record in reversed(records)}
+    """The first record of every arm."""
+    first: dict[str, TrialRecord] = {}
+    for record in records:
+        first.setdefault(record.spec.arm, record)
+    return first
 
 
 def _settings_of_most(records: Sequence[TrialRecord]) -> dict[str, Any]:
@@ -91,8 +97,11 @@ def _settings_of_most(records: Sequence[TrialRecord]) -> dict[str, Any]:
 def _arm(record: TrialRecord, same: dict[str, Any]) -> dict[str, Any]:
     """An arm's settings, and what it has otherwise than the study."""
     spec, facts = record.spec, record.facts
+    given = {key: value for key, value in spec.parameters.items() if spec.parameters.get(MADE_OF.get(key, "")) is None}
     own = {key: spec.training[key] for key in OF_ARMS if facts.trains and spec.training.get(key) != same.get(key)}
-    return spec.parameters | own
+    if "adapter" in own:
+        own["adapter"] = {key: value for key, value in own["adapter"].items() if value != same["adapter"].get(key)}
+    return given | own
 
 
 def _text(value: Any) -> str:

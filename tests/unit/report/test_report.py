@@ -315,7 +315,7 @@ def test_published_numbers_stand_below_the_arms(tmp_path):
     assert "not directly comparable" in section
     page = (tmp_path / "report.html").read_text()
     assert "<h2>Published numbers</h2>" in page
-    assert "<td>&lt;another&gt;</td>" in page
+    assert ">&lt;another&gt;</td>" in page
 
 
 def test_a_study_without_published_numbers_has_no_such_table(quick_folder):
