@@ -28,16 +28,16 @@ class Point:
 def draw_points(axes: Axes, points: Mapping[str, Point], styles: Mapping[str, Look]) -> None:
     """Arms as markers, hollow where trials are missing; behind them an ellipse, or the trials where those are few."""
     for name, point in points.items():
-        look, x, y = styles[name], point.x, point.y
-        if drawable(x) and drawable(y):
-            middle, wide, high = _ellipse(x, y)
+        look, across, up = styles[name], point.x, point.y
+        if drawable(across) and drawable(up):
+            middle, wide, high = _ellipse(across, up)
             axes.add_patch(Ellipse(middle, wide, high, color=look.color, alpha=0.12, linewidth=0, zorder=1.5))
         elif point.trials:
-            dots(axes, *zip(*point.trials, strict=True), look)
-            for trial in point.trials:
-                axes.plot(*zip((x.mean, y.mean), trial, strict=True), color=look.color, alpha=0.25, lw=0.6, zorder=1.6)
+            dots(axes, [x for x, _ in point.trials], [y for _, y in point.trials], look)
+            for x, y in point.trials:
+                axes.plot([across.mean, x], [up.mean, y], color=look.color, alpha=0.25, lw=0.6, zorder=1.6)
         axes.plot(
-            [x.mean], [y.mean], linestyle="none", color=look.color, marker=look.marker, markersize=5.5, zorder=4,
+            [across.mean], [up.mean], linestyle="none", color=look.color, marker=look.marker, markersize=5.5, zorder=4,
             markeredgewidth=0.8, markerfacecolor=look.color if point.arm.complete else PAPER,
         )  # fmt: skip
 

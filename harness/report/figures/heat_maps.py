@@ -12,6 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from harness.report.estimates import certain
 from harness.report.figures.palette import Look, shown_name
 from harness.report.figures.style import HIGH, INK, LINE_HEIGHT, PAGE, drawn_name, new_figure
 from harness.report.numbers import number
@@ -73,7 +74,7 @@ def _page(
             axes.set_yticks(range(tasks + 1), stages if column == 0 else [""] * (tasks + 1))
             lowest = row == down - 1 or (short and column >= len(lines[row + 1]))
             _name_columns(axes, names if lowest else [""] * tasks)
-    bar = figure.colorbar(image, ax=panels, shrink=min(1.0, 1.6 / (down * high)), aspect=14, pad=0.015,
+    bar = figure.colorbar(certain(image), ax=panels, shrink=min(1.0, 1.6 / (down * high)), aspect=14, pad=0.015,
                           label="score (%)", anchor=(0, 1))  # fmt: skip
     bar.outline.set_visible(False)
     return figure

@@ -69,7 +69,7 @@ def _page(names: Sequence[str], series: Places) -> Figure:
             axes.set_xlabel(PLACES[place])
         bar = figure.colorbar(image, ax=line, pad=0.01, aspect=12, shrink=min(1.0, 1.3 / max(high, 0.1)))
         line[0].set_title(LABELS[metric])
-        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+        bar.outline.set_visible(False)
         if isinstance(norm, LogNorm):
             bar.ax.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
             bar.ax.yaxis.set_minor_formatter(NullFormatter())
