@@ -50,7 +50,7 @@ def test_the_board_sorts_by_any_column_with_mouse_and_keyboard(open_page):
     assert shown == page.evaluate("names => [...names].sort((a, b) => a.localeCompare(b))", shown)
 
 
-def test_the_board_asks_the_question_first_and_shows_tests_when_asked(open_page):
+def test_the_board_asks_the_question_first_then_its_tests(open_page):
     page = open_page(viewport=WIDE)
     shown = page.locator("#board thead th:visible")
     assert [text.partition(",")[0] for text in shown.all_inner_texts()] == [
@@ -65,7 +65,7 @@ def test_the_board_asks_the_question_first_and_shows_tests_when_asked(open_page)
     assert shown.count() > 18
 
 
-def test_trials_are_filtered_by_words_and_by_what_is_chosen(open_page):
+def test_trials_are_filtered_by_words_and_by_choices(open_page):
     page = open_page()
     lines = page.locator("#trial-table tbody tr")
     assert page.locator("#trial-count").inner_text() == "trials 1–32 of 32"
@@ -149,7 +149,7 @@ def test_dark_mode_is_dark(open_page):
     assert brightness(open_page(color_scheme="dark")) < 150
 
 
-def test_a_phone_needs_no_sideways_scrolling_but_inside_drawings(open_page):
+def test_a_phone_scrolls_sideways_only_inside_drawings(open_page):
     page = open_page(viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     wide = page.locator(".scroll:has(table.cards)").evaluate_all(

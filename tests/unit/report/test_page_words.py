@@ -24,7 +24,7 @@ def several(*arms: str, seeds: int = 8):
     return [trial(arm, SIX, seed=seed) for arm in arms for seed in range(seeds)]
 
 
-def test_the_best_contestant_has_its_difference_and_how_sure_that_is():
+def test_the_best_contestant_has_its_difference_and_its_p():
     study = gather(Folder(several("lora", "combined", "frozen")))
     (row,) = (row for row in leaderboard.rows(study) if row.arm.name == "combined")
     found = facts(several("lora", "combined", "frozen"))
@@ -51,7 +51,7 @@ def halved(record):
     return record.model_copy(update={"tasks": tasks})
 
 
-def test_exact_ties_are_ties_and_no_ranked_arm_is_no_winner():
+def test_exact_ties_are_ties_and_no_ranked_arm_wins_nothing():
     twin = [trial("lora", QUICK, seed=seed) for seed in range(3)]
     specs = [record.spec.model_copy(update={"setting": "twin"}) for record in twin]
     other = [record.model_copy(update={"spec": spec, "fingerprint": spec.fingerprint})
@@ -74,7 +74,7 @@ def test_every_record_is_a_line_of_the_trials():
 
 
 @pytest.mark.parametrize("name", ["quick", "ablate_adapter"])
-def test_the_study_file_of_the_page_asks_for_the_same_trials(name, tmp_path):
+def test_the_study_file_asks_for_the_same_trials(name, tmp_path):
     """Made from the committed records, against the one that ships, as far as a trial depends on it."""
     records = read_trials(ROOT / "results" / "reference" / name, lean=True).records
     (tmp_path / f"{name}.yaml").write_text(study_yaml(records))
@@ -88,7 +88,7 @@ def test_the_study_file_of_the_page_asks_for_the_same_trials(name, tmp_path):
         assert adapter == record.spec.training["adapter"]
 
 
-def test_commands_name_an_arm_an_order_and_a_seed_that_are_there():
+def test_commands_name_an_arm_order_and_seed_that_are_there():
     study = gather(Folder([trial("lora@rank=2,alpha=4", QUICK, seed=seed) for seed in range(3)]))
     found = reproduction(study, leaderboard.rows(study), "quick", "quick")
     said = "\n".join(command for command, _ in found.commands)

@@ -383,7 +383,7 @@ def test_names_are_text_everywhere(tmp_path):
     assert "'=cmd|x" in methods
 
 
-def test_all_arms_are_drawn_on_as_many_pages_as_it_takes(tmp_path):
+def test_all_arms_are_drawn_in_pages_if_need_be(tmp_path):
     """And a shorter report in the same folder leaves no page of the longer one."""
     arms = ("lora", "frozen", *(f"other{i:02}" for i in range(16)))
     records = [trial(arm, QUICK, seed=seed, intruders="all") for arm in arms for seed in range(2)]

@@ -228,7 +228,7 @@ def test_latex_holds_every_table_and_escapes(tmp_path):
     assert escaped("a\nb {x} $1 ~^") == r"a b \{x\} \$1 \textasciitilde{}\textasciicircum{}"
 
 
-def test_the_main_table_marks_the_best_and_the_second_and_leaves_the_rest(tmp_path):
+def test_the_main_table_marks_the_best_and_the_second(tmp_path):
     arms = ("lora", "combined", "stable_lora", "frozen")
     records = [trial(arm, QUICK, seed=seed) for arm in arms for seed in range(3)]
     chosen = ("forgetting", "learning_accuracy")
@@ -249,7 +249,7 @@ def test_the_main_table_marks_the_best_and_the_second_and_leaves_the_rest(tmp_pa
     assert "Forgetting" not in rest
 
 
-def test_a_column_that_is_none_is_refused_with_the_nearest(tmp_path):
+def test_an_unknown_column_is_refused_with_the_nearest(tmp_path):
     study = gather(Folder(eight()))
     with pytest.raises(InputError, match="unknown column 'forgeting'") as error:
         latex.write_latex(study, leaderboard.rows(study), tmp_path, ("forgeting",))
