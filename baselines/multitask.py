@@ -1,8 +1,8 @@
 """LoRA on the union of the stream's tasks, in random order: the upper bound, since it never leaves a task behind.
 
-A trial sees exactly the examples that a sequential arm of its seed sees, T x N of them, shuffled together; its stage t
-is the t-th of T equal parts.  After the last stage both have seen the same examples as often.  Scores before that say
-how far it is in the union, not in the stream, and one adapter goes through all of it whatever the study says.
+A trial sees exactly the examples that a sequential arm of its seed sees, shuffled together; its stage t has as many of
+them as the t-th task of the stream.  After the last stage both have seen the same examples as often.  Scores before
+that say how far it is in the union, not in the stream, and one adapter goes through all of it whatever the study says.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Union(TaskExamples):
-    """One of as many equal parts as there are tasks, of all their examples in one random order."""
+    """A part of the examples of all tasks in one random order, as long as the task that stands at its place."""
 
     sequential: ClassVar[bool] = False
 
     def choose(self, position: int, drawn: Callable[[int], list[Example]], seeds: Sequence[int]) -> list[Example]:
-        everything = [example for task in range(len(seeds)) for example in drawn(task)]
+        tasks = [drawn(task) for task in range(len(seeds))]
+        everything = [example for examples in tasks for example in examples]
         order = np.random.default_rng(seeds).permutation(len(everything))
-        size = len(everything) // len(seeds)
-        return [everything[i] for i in order[position * size : (position + 1) * size]]
+        start = sum(map(len, tasks[:position]))
+        return [everything[i] for i in order[start : start + len(tasks[position])]]
 
 
 def compose(settings: MethodSettings) -> Recipe:

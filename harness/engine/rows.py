@@ -173,6 +173,17 @@ class Rows:
         self._bind_updates(self.updates if anew else {})
         self._bind_averages(self.averages if anew else {})
 
+    def become(self, specs: Sequence[RowSpec]) -> None:
+        """Go on with other settings of the same parts, as the next task has them: each part with the state it has."""
+        if tuple(specs) == tuple(self.specs):
+            return
+        before, self.specs = self._parts(), specs
+        self.loss = type(self.kind_of_loss).bind([row.recipe.loss for row in specs], self.model.device)
+        self._bind(anew=True)
+        for name, part in self._parts().items():
+            if part is not before[name]:
+                part.load(before[name].state())
+
     def _bind_optimizer(self) -> BoundOptimizer:
         kind = type(self.specs[0].recipe.optimizer)  # in the pack_key: the same for every row
         return kind.bind([row.recipe.optimizer for row in self.specs], self.bank, self.settings.weight_decay)

@@ -16,7 +16,7 @@ from harness.executors.hardware import likely_device
 from harness.executors.interface import ENDED, FAILED, NO_FIGURES, Figures
 from harness.run.claimed import claims_of
 from harness.run.progress import Tracker
-from harness.run.requirements import check_directions, check_sizes, check_streams
+from harness.run.requirements import check_directions, check_sizes, check_streams, short_tasks
 from harness.store.checkpoints import sweep, sweep_signs
 from harness.store.claims import claim
 from harness.store.files import sweep_temporary
@@ -146,7 +146,8 @@ def lay_out(study: Study, where: str, folder: Path, *, device: Callable[[str], D
     kind = device_class(device(study.device).gigabytes)
     size, dense = pack_size(study, source.path, kind), dense_rows(study, source.path, kind)
     plan = build_plan(study, registry, inputs, size, where, dense, shares_of(source.path))
-    notes = (*remarks(study, registry), *tuned, *_model_remarks(study, source.path, plan))
+    short = short_tasks(study, inputs.train_rows)
+    notes = (*remarks(study, registry), *short, *tuned, *_model_remarks(study, source.path, plan))
     return Campaign(
         study,
         where,
@@ -182,6 +183,7 @@ def _inputs(
         model_digest=source.digest,
         task_digests={task: ready.digest for task, ready in prepared.items()},
         task_sources={task: ready.source for task, ready in prepared.items()},
+        train_rows={task: ready.task.splits.get("train", 0) for task, ready in prepared.items()},
         text_digests={task: ready.digest for task, ready in text.items()},
         method_digests={method: method_digest(registry[method]) for method in used},
     )

@@ -35,6 +35,7 @@ from harness.engine.state import state_bytes
 from harness.engine.step import take_step
 from harness.errors import FolderError, LorabenchError
 from harness.executors.interface import Report
+from harness.method.recipe import Recipe
 from harness.run.gauge import Gauge
 from harness.run.groups import grouped
 from harness.run.job import Job, set_up
@@ -84,7 +85,7 @@ class PackRun:
         self.device = self.bench.model.device
         reset_peak_memory(self.device)
         self.digest_before = self.bench.model.digest()
-        self.stages = len(pack.rows[0].stream)
+        self.stages, self.stage = len(pack.rows[0].stream), 0
         self.schedule = make_schedule(self.study.training)
         self._report, self.units, self._gauge = report, forecast.START_UNITS, Gauge(self.device)
         self._advance(0, "making the adapters")
@@ -93,17 +94,22 @@ class PackRun:
         #: Every trial with the number of its row.
         self.trials = [(index, trial) for index, row in enumerate(pack.rows) for trial in row.trials]
 
-    def _fresh_rows(self) -> Rows:
-        training, adapter = self.study.training, self.pack.adapter
-        rows = [
+    def _specs(self, stage: int) -> list[RowSpec]:
+        """What trains in each row at this stage: a setting may be a share of its task's steps."""
+        return [
             RowSpec(
-                recipe=row.trials[0].recipe,
+                recipe=row.trials[0].recipe_at(stage),
                 learning_rate=row.trials[0].learning_rate,
                 init_seed=row.init_seed,
-                also_average=tuple(t.recipe.average for t in row.trials if t.recipe.average is not None),
+                also_average=tuple(
+                    recipe.average for t in row.trials if (recipe := t.recipe_at(stage)).average is not None
+                ),
             )
             for row in self.pack.rows
         ]
+
+    def _fresh_rows(self) -> Rows:
+        training, adapter, rows = self.study.training, self.pack.adapter, self._specs(0)
         settings = OptimizerSettings(weight_decay=training.weight_decay, clip=training.clip)
         return Rows(
             self.bench.model, rows, adapter.rank, adapter.alpha, settings, self._spectra_to_start_from, self.bench.text
@@ -123,6 +129,7 @@ class PackRun:
 
     def run(self) -> None:
         for stage in range(self._resume(), self.stages):
+            self._move_to(stage)
             self._train(stage)
             self._score(stage)
             self._count_intruders(stage)
@@ -130,28 +137,36 @@ class PackRun:
             self._checkpoint(stage)
         self._finish()
 
+    def _move_to(self, stage: int) -> None:
+        self.stage = stage
+        self.rows.become(self._specs(stage))
+
+    def _recipe(self, trial: PlannedTrial) -> Recipe:
+        """A trial's recipe at the present stage."""
+        return trial.recipe_at(self.stage)
+
     def _train(self, stage: int) -> None:
         """One pass over the examples of each row's task, in steps of all rows, with the curve's inner scores."""
         self._advance(0, self._training(stage), stage)  # what fails in the first step has this as its place
-        examples = [self._chosen(row, stage) for row in self.pack.rows]
+        examples, count = [self._chosen(row, stage) for row in self.pack.rows], self.pack.examples[stage]
         losses: list[torch.Tensor] = []
         with self._clock("train"):
             self.rows.begin_task(stage, examples)
         self.ledger.count_read(stage, 0, self.rows.take_read_tokens())
         if stage:
             self._score_students(stage, 0)
-        for start, stop in itertools.pairwise(self.study.curve(self.pack.examples)):
+        for start, stop in itertools.pairwise(self.study.curve(count)):
             with self._clock("train"):
                 for seen in range(start, stop, self.study.training.batch):
                     losses.append(self._step(stage, examples, seen))
-            if stop < self.pack.examples:
+            if stop < count:
                 self._score_curve(stage, stop)
                 self._score_students(stage, stop)
         with self._clock("train"):
             self.rows.end_task()
-        self.ledger.count_read(stage, self.pack.examples, self.rows.take_read_tokens())
+        self.ledger.count_read(stage, count, self.rows.take_read_tokens())
         self.ledger.eager, self.ledger.joined = self.rows.trunk.failed, self.rows.model.joins
-        self._score_students(stage, self.pack.examples)
+        self._score_students(stage, count)
         self.ledger.take_losses(torch.stack(losses, dim=1).tolist())
 
     def _training(self, stage: int) -> str:
@@ -163,12 +178,13 @@ class PackRun:
         training = self.study.training
         rows = [each[seen : seen + training.batch] for each in examples]
         # A row's seed depends on its trial, the task and the step alone: it draws the same whatever it is packed with.
-        step, steps = seen // training.batch, self.pack.examples // training.batch
+        count = self.pack.examples[stage]
+        step, steps = seen // training.batch, count // training.batch
         seeds = [derive(row.data_seeds[stage], "own answers", step) for row in self.pack.rows]
         end, budget = self.bench.lm.eot_token_id, training.pass_tokens
         batch = make_batch(rows, end, self.device, budget, seeds=seeds, join=self.rows.model.joins)
         factor = self.schedule.factor(step, steps)
-        losses, spent = take_step(self.rows, batch, factor, seen / self.pack.examples)
+        losses, spent = take_step(self.rows, batch, factor, seen / count)
         self.ledger.count_tokens(stage, seen + training.batch, spent)
         taught = any(spent.teacher)
         work = [forecast.token_units(row.trials[0].recipe.loss, taught) for row in self.pack.rows]
@@ -186,7 +202,7 @@ class PackRun:
         """The examples of task number ``stage`` that a row's seed draws: a function of nothing else."""
         available = self.bench.training_examples(row.stream[stage], row.trials[0].recipe.loss.demonstration)
         longest = self.study.training.max_length
-        drawn = draw(self.pack.examples, len(available), row.data_seeds[stage])
+        drawn = draw(row.examples[stage], len(available), row.data_seeds[stage])
         return [available[i].truncated(longest, self.bench.model.max_length) for i in drawn]
 
     # -- scores ---------------------------------------------------------------------------------------------------
@@ -197,7 +213,7 @@ class PackRun:
         for trial, scores in self._ask(lambda trial: (*trial.spec.stream, *probes), stage):
             self.ledger.take_scores(trial.fingerprint, stage, scores)
         for row, trial in self.trials:
-            lost = self.rows.lost_energy(row, trial.recipe)
+            lost = self.rows.lost_energy(row, self._recipe(trial))
             if lost is not None and self.ledger.alive(trial.fingerprint):
                 self.ledger.take_lost_energy(trial.fingerprint, stage, lost)
 
@@ -239,12 +255,13 @@ class PackRun:
     def _scored(self) -> list[tuple[PlannedTrial, ScoredWeights]]:
         """What counts as the result of every live trial so far."""
         live = [(row, trial) for row, trial in self.trials if self.ledger.alive(trial.fingerprint)]
-        return [(trial, self.rows.scored(row, trial.recipe)) for row, trial in live]
+        return [(trial, self.rows.scored(row, self._recipe(trial))) for row, trial in live]
 
     def _students(self) -> list[tuple[PlannedTrial, ScoredWeights]]:
         """The student of every row that has a live trial which scores an average, by the first of these."""
         first = {row: trial for row, trial in reversed(self.trials) if self._averages(trial)}
-        return [(t, self.rows.scored(row, replace(t.recipe, scored="student"))) for row, t in sorted(first.items())]
+        students = [(row, t, replace(self._recipe(t), scored="student")) for row, t in sorted(first.items())]
+        return [(t, self.rows.scored(row, recipe)) for row, t, recipe in students]
 
     def _averages(self, trial: PlannedTrial) -> bool:
         return trial.facts.scored == "average" and self.ledger.alive(trial.fingerprint)
@@ -276,6 +293,7 @@ class PackRun:
         if checkpoint is None:
             return 0
         tensors, data = checkpoint
+        self._move_to(data["stage"])
         self.rows.load(tensors)
         self.ledger = Ledger.model_validate(data["ledger"])
         self.units = data["units"]
@@ -311,8 +329,9 @@ class PackRun:
             )
 
     def _record(self, row: int, trial: PlannedTrial) -> TrialRecord:
-        scored, trained = self.rows.scored(row, trial.recipe), self.rows.trained_numbers(row)
-        kept = sum(state_bytes(self.rows, row, trial.recipe).values())
+        recipe = self._recipe(trial)
+        scored, trained = self.rows.scored(row, recipe), self.rows.trained_numbers(row)
+        kept = sum(state_bytes(self.rows, row, recipe).values())
         return self.ledger.record(trial, self.job, self.base, trained, scored.layout.live(scored.values), kept)
 
     def _keep_last_adapter(self, row: int, trial: PlannedTrial) -> None:
@@ -330,7 +349,7 @@ class PackRun:
 
     def _save_adapter(self, row: int, trial: PlannedTrial, name: str) -> None:
         if self.ledger.alive(trial.fingerprint):
-            scored = self.rows.scored(row, trial.recipe)
+            scored = self.rows.scored(row, self._recipe(trial))
             path = adapter_path(self.job.folder, name)
             entries = [(trial.fingerprint, scored.values)]
             save_adapters(path, scored.layout, entries, self.study.model, self.pack.adapter, [float(scored.scaling)])

@@ -1,4 +1,4 @@
-"""What a study asks of its tasks: a training split in a stream, rows enough, and for tuning a direction.
+"""What a study asks of its tasks: a training split in a stream, rows for a batch, and for tuning a direction.
 
 ``where`` names the study's file in errors.
 """
@@ -30,18 +30,17 @@ def _no_training_rows(name: str, where: str) -> InputError:
 
 
 def check_sizes(study: Study, prepared: Mapping[str, PreparedTask], where: str) -> None:
-    """A stream task needs training rows for the study's examples; every scored split needs rows."""
+    """A stream task needs training rows for a batch at least; every scored split needs rows."""
     for name, ready in prepared.items():
         splits = ready.task.splits
         have = splits.get("train", 0)
         if name in study.tasks and not have:
             raise _no_training_rows(name, where)
-        if name in study.tasks and have < study.most_examples:
+        if name in study.tasks and have < study.training.batch:
             raise InputError(
-                f"task '{name}' has {have} training rows, and the study trains on {study.most_examples}",
+                f"task '{name}' has {have} training rows, fewer than one batch ({study.training.batch})",
                 where=f"{where}:streams",
-                remedy=f"train on at most {have} examples (training.examples, or an arm's own), or leave '{name}' out "
-                "of the streams",
+                remedy=f"lower training.batch, or leave '{name}' out of the streams",
             )
         if not splits.get(study.scoring.split):
             raise InputError(
@@ -49,6 +48,19 @@ def check_sizes(study: Study, prepared: Mapping[str, PreparedTask], where: str) 
                 where=f"{where}:scoring.split",
                 remedy="choose another split",
             )
+
+
+def short_tasks(study: Study, rows: Mapping[str, int]) -> tuple[str, ...]:
+    """What a person should know of tasks with fewer training ``rows`` than the study asks for."""
+    own = [settings.get("examples") for settings in study.methods.values()]
+    asked = [study.training.examples, *(n for entry in own for n in (entry if isinstance(entry, list) else [entry]))]
+    most = max(value for value in asked if isinstance(value, int))
+    fewer = {task: study.training.fitting(rows[task], most) for task in study.tasks}
+    said = [f"{task} {count}" for task, count in fewer.items() if count < most]
+    if not said:
+        return ()
+    return (f"where {most} examples a task are asked for, every arm trains on all there are, in whole batches: "
+            f"{', '.join(said)}",)  # fmt: skip
 
 
 def check_directions(prepared: Mapping[str, PreparedTask], where: str) -> None:

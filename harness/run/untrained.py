@@ -25,7 +25,7 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
     spec, study = trial.spec, job.study
     stages = len(spec.stream)
     probed = [True, *(forecast.scores_probes(study, stage, stages) for stage in range(stages))]
-    curve = study.curve(trial.examples)
+    curves = [study.curve(examples) for examples in trial.stage_examples]
     nothing = Intruders(
         matrices=0,
         count=0,
@@ -54,7 +54,7 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
                 score=(base.scores[name].score,) * len(curve),
                 tokens=(0,) * len(curve),
             )
-            for name in spec.stream
+            for name, curve in zip(spec.stream, curves, strict=True)
         ),
         intruders=tuple(nothing if forecast.takes_intruders(study, s, stages) else None for s in range(stages)),
         costs=Costs(trained_parameters=0, adapter_bytes=0, state_bytes=0),

@@ -6,8 +6,9 @@ A list of values for a setting is a grid: a row of the board for each.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -45,6 +46,8 @@ class PlannedArm:
     recipe: RecipeLike
     facts: Facts
     training: ArmTraining
+    #: (settings, recipe) on a task with so many steps, which some settings depend on.
+    on_steps: Callable[[int], tuple[Any, RecipeLike]] = field(compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -100,7 +103,14 @@ def _arm(study: Study, method: MethodLike, setting: str, point: Mapping[str, Any
     settings, recipe = composed(method, given, arm_budget(instead, study, place).steps, place)
     training = arm_training(instead, study, method.name, recipe, place)
     facts = recipe.facts(control=method.control, study_between=training.between_tasks)
-    return PlannedArm(method.name, setting, settings, recipe.under(training.between_tasks), facts, training)
+
+    @cache
+    def on_steps(steps: int) -> tuple[Any, RecipeLike]:
+        its_settings, its_recipe = composed(method, given, steps, place)
+        return its_settings, its_recipe.under(training.between_tasks)
+
+    own = recipe.under(training.between_tasks)
+    return PlannedArm(method.name, setting, settings, own, facts, training, on_steps)
 
 
 def check_streams(settings: Any, study: Study, place: str) -> None:

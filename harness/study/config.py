@@ -44,7 +44,9 @@ class AdapterSettings(_Settings):
 class TrainingSettings(_Settings):
     """Every method's training budget."""
 
-    examples: limits.Examples = Field(default=512, description="training examples of each task, one pass")
+    examples: limits.Examples = Field(
+        default=512, description="training examples of each task, one pass; of a task with fewer all, in whole batches"
+    )
     batch: limits.BatchSize = Field(default=8, description="examples of one optimizer step of one trial")
     warmup_steps: limits.Steps = Field(default=5, description="linear warm-up at the start of each task, then constant")
     clip: limits.Number = Field(default=1.0, gt=0, description="norm of one trial's whole gradient")
@@ -68,6 +70,10 @@ class TrainingSettings(_Settings):
     def steps(self) -> int:
         """Optimizer steps of a task."""
         return self.examples // self.batch
+
+    def fitting(self, rows: int, asked: int) -> int:
+        """Of a task with so many training rows, where so many examples are asked for: whole batches."""
+        return min(asked, rows // self.batch * self.batch)
 
 
 class ScoringSettings(_Settings):
@@ -269,13 +275,6 @@ class Study(CommonSettings):
     def steps_per_task(self) -> int:
         """Of an arm that trains on as many examples as the study says."""
         return self.training.steps
-
-    @property
-    def most_examples(self) -> int:
-        """The most training examples of a task that any arm asks for."""
-        own = [settings.get("examples") for settings in self.methods.values()]
-        asked = [value for entry in own for value in (entry if isinstance(entry, list) else [entry])]
-        return max([self.training.examples, *(value for value in asked if isinstance(value, int))])
 
     def curve(self, examples: int) -> tuple[int, ...]:
         """The grid of the sample-efficiency curve of an arm that trains on so many, with its two ends."""

@@ -108,7 +108,7 @@ def intruder_units(adapter: AdapterSettings, kind: Kind = "low-rank") -> float:
 def stage_train_units(base: BaseRecord, pack: Pack, stage: int) -> float:
     """Training every row of the pack on its task number ``stage``, without the scores in between."""
     tokens = (base.train_tokens[row.stream[stage]] * token_units(row.trials[0].recipe.loss) for row in pack.rows)
-    return pack.examples * train_weight(pack, stage) * sum(tokens)
+    return pack.examples[stage] * train_weight(pack, stage) * sum(tokens)
 
 
 def scores_probes(study: Study, stage: int, stages: int) -> bool:
@@ -126,7 +126,7 @@ def student_scores(study: Study, row: Row, stage: int) -> int:
     Once for all trials that score an average of it, at every point but the first one's start, which is the base.
     """
     averaged = any(trial.facts.scored == "average" for trial in row.trials)
-    return len(study.curve(row.trials[0].examples)) - (stage == 0) if averaged and study.scoring.curve else 0
+    return len(study.curve(row.examples[stage])) - (stage == 0) if averaged and study.scoring.curve else 0
 
 
 def pack_work(study: Study, base: BaseRecord, pack: Pack) -> dict[Effort, float]:
@@ -148,7 +148,7 @@ def pack_work(study: Study, base: BaseRecord, pack: Pack) -> dict[Effort, float]
 
 def _row_scores(study: Study, base: BaseRecord, pack: Pack, row: Row, stage: int) -> float:
     """Scores of a row's trials at and within its task number ``stage``, and of its student."""
-    inner = len(study.curve(pack.examples)) - 2
+    inner = len(study.curve(pack.examples[stage])) - 2
     task = scoring_units(study, base, (row.stream[stage],))
     asked = scoring_units(study, base, row.stream) + inner * task
     if scores_probes(study, stage, len(row.stream)):

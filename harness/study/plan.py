@@ -1,13 +1,14 @@
 """From a study to its trials and packs, by the study alone: the same study has the same packs, hence the same bits.
 
 Trials that train alike (same recipe but for what is scored, same rate, seed and order) share a *row*; rows with the
-same adapter shape and kind of loss share a *pack*.
+same adapter shape, kind of loss and number of steps at every position share a *pack*.  A task with fewer training rows
+than the study asks for has fewer steps, the same for every arm, so orders of such tasks are packs of their own.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,7 +19,7 @@ from harness.store.records import Facts, TrialSpec
 from harness.study.arms import PlannedArm, expand_arms
 from harness.study.config import AdapterSettings, Study
 from harness.study.memory import TABLE_RANK, UNKNOWN, Shares, factor_copies
-from harness.study.methods import AverageLike, MethodLike
+from harness.study.methods import AverageLike, MethodLike, RecipeLike
 from harness.study.seeds import derive
 
 
@@ -29,6 +30,7 @@ class Inputs:
     model_digest: str
     task_digests: Mapping[str, str]
     method_digests: Mapping[str, str]
+    train_rows: Mapping[str, int] = field(default_factory=dict)  #: of each task; one that is not here has enough
     task_sources: Mapping[str, str] = field(default_factory=dict)  #: where the rows of each task come from
     text_digests: Mapping[str, str] = field(default_factory=dict)  #: of the tasks whose text a start looks at
     tuned: Mapping[str, int] = field(default_factory=dict)  #: arm -> settings that `tune` tried to choose the arm's
@@ -42,6 +44,14 @@ class PlannedTrial:
     fingerprint: str
     recipe: Any = field(compare=False)  #: a :class:`RecipeLike` to planning, a ``Recipe`` to the engine
     facts: Facts
+    #: Training examples of each task of the stream: those that are asked for, or all of a task that has fewer.
+    stage_examples: tuple[int, ...] = ()
+    #: The recipe at each position, where some setting depends on a task's steps and not all have as many; else empty.
+    recipes: tuple[Any, ...] = field(default=(), compare=False)
+
+    def recipe_at(self, position: int) -> Any:
+        """The recipe for the task at this position of the stream."""
+        return self.recipes[position] if self.recipes else self.recipe
 
     @property
     def learning_rate(self) -> float:
@@ -56,7 +66,7 @@ class PlannedTrial:
 
     @property
     def examples(self) -> int:
-        """Training examples of each task, the study's or what the arm has instead."""
+        """Training examples of a task that are asked for, by the study or by the arm instead."""
         examples = self.spec.training["examples"]
         assert isinstance(examples, int), "the settings of a study say so"
         return examples
@@ -73,6 +83,11 @@ class Row:
     @property
     def stream(self) -> tuple[str, ...]:
         return self.trials[0].spec.stream
+
+    @property
+    def examples(self) -> tuple[int, ...]:
+        """Training examples of each task of its stream."""
+        return self.trials[0].stage_examples
 
     @property
     def averages(self) -> set[AverageLike]:
@@ -96,9 +111,9 @@ class Pack:
         return self.rows[0].trials[0].adapter
 
     @property
-    def examples(self) -> int:
-        """Training examples of each task."""
-        return self.rows[0].trials[0].examples
+    def examples(self) -> tuple[int, ...]:
+        """Training examples of the tasks at each position."""
+        return self.rows[0].examples
 
     @property
     def stacks(self) -> bool:
@@ -173,12 +188,14 @@ def build_plan(
                 if arm.recipe.adapter is None:
                     untrained.append(trial)
                 else:
-                    key = (arm.recipe.training_key, trial.learning_rate, arm.training.adapter, trial.examples)
+                    each = [recipe.training_key for recipe in trial.recipes or (arm.recipe,)]
+                    trained = tuple(each) if len(set(each)) > 1 else each[0]
+                    key = (trained, trial.learning_rate, arm.training.adapter, trial.stage_examples)
                     rows.setdefault((order, seed, key), []).append(trial)
     groups: dict[Any, list[Row]] = {}
     for (order, seed, (*_, adapter, examples)), trials in rows.items():
-        kind = (trials[0].recipe.pack_key, len(trials[0].spec.stream), adapter, examples)
-        groups.setdefault(kind, []).append(Row(*seeds[order, seed], tuple(trials)))
+        kind = (trials[0].recipe.pack_key, adapter, examples)
+        groups.setdefault(kind, []).extend(Row(*seeds[order, seed], part) for part in _told_apart(trials))
     packs = []
     for group in groups.values():
         first = group[0].trials[0]
@@ -242,8 +259,53 @@ def _trial(
     text = arm.recipe.adapter.reads_text if arm.recipe.adapter else None
     if text is not None and text not in digests:
         digests[text] = inputs.text_digests[text]
+    training, asked = study.training, arm.training.examples
+    counts = tuple(training.fitting(inputs.train_rows.get(task, asked), asked) for task in stream)
+    recipes, by_task = _by_position(arm, [count // training.batch for count in counts], asked // training.batch)
+    if by_task:
+        shared = {**shared, "training": {**shared["training"], "by_task": by_task}}
     spec = TrialSpec(**shared, order=order, stream=stream, task_digests=digests, seed=seed)
-    return PlannedTrial(spec, spec.fingerprint, arm.recipe, arm.facts)
+    return PlannedTrial(spec, spec.fingerprint, arm.recipe, arm.facts, counts, recipes)
+
+
+def _by_position(
+    arm: PlannedArm, steps: Sequence[int], asked: int
+) -> tuple[tuple[RecipeLike, ...], dict[str, list[Any]]]:
+    """The recipe at every position, and those of the arm's parameters that are not the same at all of them.
+
+    Both empty where every task has the steps that are ``asked`` for, or where no setting depends on them.
+    """
+    if arm.recipe.adapter is None or set(steps) == {asked}:
+        return (), {}
+    found = [arm.on_steps(count) for count in steps]
+    each = [settings.model_dump() for settings, _ in found]
+    of_arm = arm.settings.model_dump()
+    differ = {key: [values[key] for values in each] for key in of_arm if any(v[key] != of_arm[key] for v in each)}
+    return (tuple(recipe for _, recipe in found), differ) if differ else ((), {})
+
+
+def _told_apart(trials: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, ...]]:
+    """Trials that train alike, divided where their averages are not.
+
+    A row knows its averages by what they are.  Two that differ on a long task may be the same on a short one (a window
+    has a least number of steps), with what the long one has left in them.
+    """
+    parts: list[list[tuple[tuple[AverageLike | None, ...], PlannedTrial]]] = []
+    for trial in trials:
+        averages = tuple(recipe.average for recipe in trial.recipes)
+        for part in parts:
+            if all(_apart_or_one(averages, others) for others, _ in part):
+                part.append((averages, trial))
+                break
+        else:
+            parts.append([(averages, trial)])
+    return [tuple(trial for _, trial in part) for part in parts]
+
+
+def _apart_or_one(first: Sequence[AverageLike | None], second: Sequence[AverageLike | None]) -> bool:
+    """Whether two averages are the same at every position, or at none."""
+    same = {a == b for a, b in zip(first, second, strict=False)}
+    return first == second or True not in same
 
 
 def _seeds(study: Study) -> dict[tuple[str, int], tuple[int, tuple[int, ...]]]:

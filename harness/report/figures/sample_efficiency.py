@@ -74,7 +74,8 @@ def _page(names: Sequence[str], curves: Curves, students: Curves, styles: dict[s
 def _curve(arm: Arm, of: Literal["score", "student"]) -> list[tuple[float, float, Estimate]]:
     """(examples, mean tokens, score) at the grid points every curve of the arm has; tasks averaged within a trial.
 
-    Empty where a curve is missing, or has no scores ``of`` this.
+    A task that has fewer examples than others counts beyond its end with where it ended.  Empty where a curve is
+    missing, or has no scores ``of`` this.
     """
     if not arm.sequential:
         return []
@@ -84,17 +85,23 @@ def _curve(arm: Arm, of: Literal["score", "student"]) -> list[tuple[float, float
         return []
     if not all(getattr(curve, of) for group in curves.values() for curve in group):
         return []
-    shared = set.intersection(*(set(curve.examples) for group in curves.values() for curve in group))
+    every = [curve.examples for group in curves.values() for curve in group]
+    shared = [n for n in sorted(set().union(*every)) if all(n in grid or n > grid[-1] for grid in every)]
     points = []
-    for n in sorted(shared):
+    for n in shared:
         at = {
-            key: [(getattr(c, of)[i], c.tokens[i]) for c in group for i in [c.examples.index(n)]]
+            key: [(getattr(c, of)[i], c.tokens[i]) for c in group for i in [_place(c.examples, n)]]
             for key, group in curves.items()
         }
         scores = {key: float(np.mean([score for score, _ in pairs])) for key, pairs in at.items()}
         tokens = float(np.mean([token for pairs in at.values() for _, token in pairs]))
         points.append((float(n), tokens, estimate(scores, SHARE)))
     return points
+
+
+def _place(grid: Sequence[int], n: int) -> int:
+    """Where n stands in the grid, or where that ends before."""
+    return grid.index(n) if n in grid else len(grid) - 1
 
 
 def _student(axes: Axes, points: list[tuple[float, Estimate]], look: Look, zero: float) -> None:

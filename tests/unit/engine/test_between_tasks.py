@@ -240,3 +240,19 @@ def test_o_lora_is_plain_lora_on_its_first_task_then_turns_away():
     for (a, _), (old, _) in zip(layout.split(engine.bank.values), frozen.layout.split(frozen.values), strict=True):
         overlap += torch.bmm(a, old.mT).abs().sum((1, 2))
     assert overlap[0] < 0.9 * overlap[1]
+
+
+def test_an_average_goes_on_with_the_decay_of_the_next_task():
+    """What it holds and what the optimizer knows stay; from then on it moves by the new decay alone."""
+    first, second = (replace(LORA, average=lora_ema.FactorEma(decay), scored="average") for decay in (0.9, 0.5))
+    engine = trainer(packed_model(), [first] * 2, (1e-2, 1e-3))
+    examples = [random_examples(8, row) for row in range(2)]
+    train(engine, batches(examples, 4, 2))
+    held, moments = engine.scored(0, first).values.clone(), engine.optimizer.mean.clone()
+    engine.become([replace(row, recipe=second) for row in engine.specs])
+    assert torch.equal(engine.scored(0, second).values, held)
+    assert torch.equal(engine.optimizer.mean, moments)
+    assert engine.optimizer.step_count == 2
+    train(engine, batches(examples, 4, 1))
+    live = engine.scored(0, replace(second, scored="student")).values
+    torch.testing.assert_close(engine.scored(0, second).values, held.lerp(live, 0.5))

@@ -289,13 +289,14 @@ def test_numbers_of_two_stacks_stand_in_no_folder_together(load, tmp_path):
 # -- sizes and roles --------------------------------------------------------------------------------------------------
 
 
-def test_more_examples_than_rows_are_refused(load):
-    error = refused(load, training={"examples": 1024, "batch": 8})
-    assert "'toy_recall' has 512 training rows" in error.what
-    assert "1024" in error.what
-    assert "at most 512" in str(error.remedy)
+def test_more_examples_than_rows_are_all_rows_and_said(load):
+    found = load(training={"examples": 1024, "batch": 8})
+    assert {pack.examples for pack in found.plan.packs} == {(512, 512)}
+    assert any("1024 examples" in line and "toy_recall 512" in line for line in found.remarks)
+    assert not any("asked for" in line for line in load(training={"examples": 512, "batch": 8}).remarks)
+    error = refused(load, training={"examples": 1024, "batch": 1024})
+    assert "'toy_recall' has 512 training rows, fewer than one batch (1024)" in error.what
     assert str(error.where).endswith("mine.yaml:streams")
-    assert load(training={"examples": 512, "batch": 8}).study.training.examples == 512
 
 
 def test_a_probe_in_a_stream_is_refused(load):
@@ -323,8 +324,10 @@ def test_lm_evals_own_tasks_stand_in_a_study(load, tmp_path, monkeypatch):
         hub_copies.copy_of(tmp_path / "mirror", name)
     found = load(streams={"order": ["toy_recall", "arc_easy"]}, probes=["lambada_openai"], training=SMALL)
     assert set(found.task_digests) == {"toy_recall", "arc_easy", "lambada_openai"}
-    error = refused(load, streams={"order": ["arc_easy"]}, probes=[])
-    assert "'arc_easy' has 30 training rows, and the study trains on 64" in error.what
+    (few,) = load(streams={"order": ["arc_easy"]}, probes=[]).plan.packs[0].examples
+    assert few == 24, "all of its 30 rows, in whole batches"
+    error = refused(load, streams={"order": ["arc_easy"]}, probes=[], training={"examples": 64, "batch": 32})
+    assert "'arc_easy' has 30 training rows, fewer than one batch (32)" in error.what
     error = refused(load, streams={"order": ["lambada_openai"]}, probes=[], training=SMALL)
     assert "'lambada_openai' has no training split" in error.what
     error = refused(load, streams={"order": ["sciq"]}, probes=[], training=SMALL)

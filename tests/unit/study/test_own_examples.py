@@ -33,7 +33,7 @@ def plan(given: dict[str, Any], **changes: Any) -> Plan:
 def test_a_list_makes_rows_that_never_share_a_pack():
     found = plan({"lora": {"examples": [16, 64]}})
     assert list(found.by_arm) == ["lora@examples=16", "lora@examples=64"]
-    assert sorted((pack.examples, len(pack.rows)) for pack in found.packs) == [(16, 2), (64, 2)]
+    assert sorted((pack.examples, len(pack.rows)) for pack in found.packs) == [((16, 16), 2), ((64, 64), 2)]
     few, many = found.packs
     assert [row.data_seeds for row in few.rows] == [row.data_seeds for row in many.rows]
     assert differences(found.study, few.trials[0].spec.training) == {"examples": 16}
@@ -109,7 +109,9 @@ def test_the_forecast_knows_the_arm_s_examples(done):
     assert 2 * few == pytest.approx(many)
 
 
-def test_too_few_training_rows_for_any_arm_are_refused(tmp_path, in_shared_cache):
+def test_of_a_task_with_fewer_rows_an_arm_takes_all(tmp_path, in_shared_cache):
     study = TOY | {"methods": {"lora": {"examples": [16, 80_000]}}, "training": {"examples": 32}}
-    with pytest.raises(InputError, match="training rows, and the study trains on 80000"):
-        campaigns.load(campaigns.write_study(tmp_path, study), tmp_path / "out")
+    found = campaigns.load(campaigns.write_study(tmp_path, study), tmp_path / "out")
+    assert sorted(pack.examples for pack in found.plan.packs) == [(16, 16), (512, 512)]
+    (note,) = (line for line in found.remarks if "80000 examples" in line)
+    assert note.endswith("toy_recall 512, toy_digits 512")
