@@ -130,6 +130,6 @@ def synchronize(device: torch.device) -> None:
 
 def base_key(study: Study, stack: Mapping[str, Any], model_digest: str, task_digests: Mapping[str, str]) -> str:
     """Digest of everything the base model's scores depend on; ``stack`` is what :func:`versions` says of where."""
-    asked = {"split", "items", "probe_items", "max_length", "num_fewshot", "chat_template"}
-    scoring = study.scoring.model_dump(mode="json", include=asked)
+    asked = {"split", "items", "probe_items", "max_length", "num_fewshot", "chat_template", "answers"}
+    scoring = {key: value for key, value in study.scoring.identity.items() if key in asked}
     return digest([stack["digest"], model_digest, dict(task_digests), scoring, list(study.tasks), list(study.probes)])

@@ -52,6 +52,10 @@ CLEAR = 2.0
 Measure = Callable[[list[list[float]]], Mapping[str, float | None]]
 
 
+#: Of what is scored, keys that mean nothing to an audit.
+NOT_ASKED = ("curve", "probes_after", "intruders_after")
+
+
 @dataclass(frozen=True)
 class Audit:
     """What is audited, everything read and checked but the base model, and where the record goes."""
@@ -291,7 +295,7 @@ def _record(
         name=audit.folder.name,
         model=settings.model,
         model_digest=audit.model.digest,
-        scoring=settings.scoring.model_dump(mode="json", exclude={"curve", "probes_after", "intruders_after"}),
+        scoring={key: value for key, value in settings.scoring.identity.items() if key not in NOT_ASKED},
         tasks=tuple(asked),
         adapters=tuple(adapters),
         sequence=sequence,

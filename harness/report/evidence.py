@@ -85,6 +85,7 @@ class Evidence:
     record: TrialRecord
     yardstick: Yardstick
     on_one_task: OnOneTask = field(default_factory=dict)
+    unlearnt: frozenset[str] = frozenset()  #: tasks that this model does not learn, by themselves (headroom)
 
     @cached_property
     def matrix(self) -> np.ndarray | None:
@@ -206,6 +207,15 @@ def reached_90(axis: Literal["examples", "tokens"], part: Literal["mean", "share
         return None if restricted is None else getattr(restricted, part)
 
     return value
+
+
+def average_accuracy_of_learnt(trial: Evidence) -> float | None:
+    """Without the tasks that are not learnt; None where there are none of these, or nothing else."""
+    stream = trial.record.spec.stream
+    kept = [place for place, task in enumerate(stream) if task not in trial.unlearnt]
+    if trial.matrix is None or not 0 < len(kept) < len(stream):
+        return None
+    return float(trial.matrix[-1][kept].mean())
 
 
 def general_delta(trial: Evidence) -> float | None:

@@ -13,6 +13,7 @@ from harness.analysis import continual
 from harness.analysis.statistics import FROM_ZERO, SHARE, SHARES_APART
 from harness.report.evidence import (
     all_tokens,
+    average_accuracy_of_learnt,
     average_accuracy_stderr,
     general_delta,
     interquartile_mean,
@@ -33,6 +34,13 @@ METRICS: tuple[Metric, ...] = (
         of_matrix(continual.average_accuracy), better="higher", unit="%", scale=100, spoken="average accuracy",
         tested="primary", first=1, interval=True, compared=True, audited=True,
         ends=SHARE,
+    ),
+    Metric(
+        "average_accuracy_of_learnt", "Average accuracy without tasks that are not learnt",
+        "mean of R[T][j] over the tasks that the control that learns each task afresh gains at least 5 points on, over "
+        "the base model and over always giving the most frequent answer; empty without that control, or where it "
+        "learns all of them",
+        average_accuracy_of_learnt, better="higher", unit="%", scale=100, table="more", place=0, ends=SHARE,
     ),
     Metric(
         "average_accuracy_stderr", "Standard error of average accuracy",

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from harness.errors import InputError
 from harness.report.arms import Arm, adapter_of
 from harness.report.evidence import Yardstick, learnt_on_one_task
+from harness.report.headroom import Headroom, headroom, unlearnt
 from harness.report.trial import Trial, measure
 from harness.store.published import PublishedRow
 from harness.store.records import TrialRecord
@@ -110,6 +111,11 @@ class StudyResults:
         """All tasks of all orders, in the first order's order."""
         return list(dict.fromkeys(task for stream in self.streams.values() for task in stream))
 
+    @cached_property
+    def headroom(self) -> dict[str, Headroom]:
+        """Whether each task can be learnt by itself, where a control tells."""
+        return headroom(self.records)
+
     def common(self, key: Callable[[TrialRecord], dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
         """The settings that all records agree on, and the names of those that vary."""
         seen: dict[str, set[str]] = defaultdict(set)
@@ -192,11 +198,11 @@ def _arms(
         method, _, setting = name.partition("@")
         by_name.setdefault(name, Arm(name, method, setting or "default", 0))
     yardstick = Yardstick.of(record for record in finished if compared and record.spec.arm == compared.arm)
-    on_one_task = learnt_on_one_task(finished)
+    on_one_task, not_learnt = learnt_on_one_task(finished), unlearnt(headroom(finished))
     for record in records:
         arm = by_name[record.spec.arm]
         if record.status == "ok":
-            arm.trials.append(measure(record, yardstick, on_one_task))
+            arm.trials.append(measure(record, yardstick, on_one_task, not_learnt))
         else:
             arm.unfinished.append(record)
     of_method: dict[str, int] = defaultdict(int)

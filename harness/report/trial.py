@@ -26,9 +26,11 @@ class Trial:
         return self.record.spec.order, self.record.spec.seed
 
 
-def measure(record: TrialRecord, yardstick: Yardstick, on_one_task: OnOneTask) -> Trial:
+def measure(
+    record: TrialRecord, yardstick: Yardstick, on_one_task: OnOneTask, unlearnt: frozenset[str] = frozenset()
+) -> Trial:
     """All metrics of one finished trial, in the order of their declaration."""
-    evidence = Evidence(record, yardstick, on_one_task)
+    evidence = Evidence(record, yardstick, on_one_task, unlearnt)
     last = record.intruders[-1] if record.intruders else None
     values: dict[str, float | None] = {}
     for metric in metrics.METRICS:

@@ -99,6 +99,11 @@ def load_suite(settings: CommonSettings, names: tuple[str, ...], prompting: Prom
     for name in names:
         prepared = prepare_task(name)
         splits = {split: read_split(prepared, split) for split in prepared.files}
-        data.append(TaskData(name, prepared.config, splits, prepared.task.chance, prepared.shuffled))
+        generated = (
+            settings.scoring.answers == "generated"
+            and name not in settings.probes
+            and prepared.config["output_type"] == "multiple_choice"
+        )
+        data.append(TaskData(name, prepared.config, splits, prepared.task.chance, prepared.shuffled, generated))
     items = {name: settings.items(name) for name in names}
     return Suite(data, split=settings.scoring.split, items=items, prompting=prompting)

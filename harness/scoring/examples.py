@@ -17,6 +17,7 @@ from harness.errors import InputError
 from harness.method.prompts import fill_teacher_prompt
 from harness.scoring.encoding import Encoder
 from harness.scoring.lm_eval_task import Prompting, ScoredTask
+from harness.scoring.written import place_of_answer
 
 
 class TrainingExamples(Sequence[Example]):
@@ -74,7 +75,7 @@ def right_answer(scored: ScoredTask, prompting: Prompting, row: Mapping[str, Any
         return context, delimiter + str(target[0] if isinstance(target, list) else target)
     chat = settings["apply_chat_template"]
     requests = task.construct_requests(row, context, metadata=(scored.name, 0, 1), apply_chat_template=chat)
-    label = _label(task, row)
+    label = place_of_answer(task, row)
     if label is None:
         raise InputError(
             f"label {task.doc_to_target(row)!r} is not one of the {len(task.doc_to_choice(row))} choices",
@@ -93,7 +94,7 @@ def majority(scored: ScoredTask) -> float | None:
         return None
     docs = scored.task.eval_docs
     if scored.kind == "multiple_choice":
-        answers = [str(_label(scored.task, doc)) for doc in docs]
+        answers = [str(place_of_answer(scored.task, doc)) for doc in docs]
     else:
         answers = [str(scored.task.doc_to_target(doc)) for doc in docs]
     return max(Counter(answers).values()) / len(answers)
@@ -109,16 +110,6 @@ def _delimiter(task: Any, prompting: Prompting, row: Mapping[str, Any]) -> str:
     if begun:
         return "" if begun[-1].isspace() else " "
     return "" if prompting.chat_template else task.config.target_delimiter
-
-
-def _label(task: Any, row: Mapping[str, Any]) -> int | None:
-    """The place of the right answer among a row's requests, as ``ConfigurableTask.process_results`` finds it."""
-    choices = task.doc_to_choice(row)
-    gold = task.doc_to_text(row) if task.multiple_input else task.doc_to_target(row)
-    gold = gold[0] if isinstance(gold, list) and gold else gold
-    if isinstance(gold, str):
-        return choices.index(gold) if gold in choices else None
-    return gold if isinstance(gold, int) and 0 <= gold < len(choices) else None
 
 
 def _teacher_prompt(

@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.errors import InputError, LorabenchError, unknown_name
+from harness.scoring.written import written
 
 # lm-eval's tasks here are local files; nothing may wait for a hub (measured: a hang or a five-second retry each).
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -32,6 +33,7 @@ class TaskData:
     splits: Mapping[str, Sequence[Mapping[str, Any]]]  # train, validation, test, fewshot
     chance: float | None
     shuffled: bool = True  #: whether the first n rows are a fair sample
+    generated: bool = False  #: whether its choices are listed in the prompt, and the answer is written
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,10 @@ def make_scored_task(
     Raises InputError for what lm-eval can't make or score, and for too few rows to take examples from.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    if data.generated:
+        choices = _make_task(data, splits)
+        with trusted(f"task '{data.name}'"):
+            data = replace(data, config=written(data.config, choices, data.name), chance=0.0)
     task = _make_task(data, splits)
     shots = prompting.shots(data)
     _check_examples(task, data.name, shots)

@@ -99,9 +99,19 @@ class ScoringSettings(_Settings):
         default=None,
         description="examples before a scored question, of all tasks or by name; null: what the task says",
     )
+    answers: Literal["ranked", "generated"] = Field(
+        default="ranked",
+        description="of choices in the streams: the likeliest one, or what the model writes, with the choices in the "
+        "prompt, training's too",
+    )
     chat_template: bool = Field(
         default=False, description="put prompts, training's too, into the model's chat template"
     )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it is part of a trial's identity: all, but for what came later and is as it was before."""
+        return self.model_dump(mode="json", exclude={"answers"} if self.answers == "ranked" else None)
 
     @field_validator("curve")
     @classmethod

@@ -245,7 +245,7 @@ def _of_arm(study: Study, arm: PlannedArm, inputs: Inputs) -> dict[str, Any]:
             "dtype": study.dtype,
             "root_seed": study.root_seed,
         },
-        "scoring": study.scoring.model_dump(mode="json"),
+        "scoring": study.scoring.identity,
         "tuned": arm.name in inputs.tuned,
         "settings_tried": inputs.tuned.get(arm.name, 1),
     }

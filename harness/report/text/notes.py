@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 from harness.analysis.statistics import LEAST_PAIRS, Estimate
 from harness.report import metrics
 from harness.report.arms import LEAST_SEEDS, adapter_of, adapters_differ
+from harness.report.headroom import LEAST_GAIN
 from harness.report.leaderboard import Board, BoardRow
 from harness.report.numbers import interval, listed
 from harness.report.reliability import caveats
@@ -41,7 +43,7 @@ def notes(study: StudyResults, board: Board) -> list[str]:
     varying = [
         f"{kind} ({', '.join(names)})"
         for kind, names in (
-            ("training", study.common(lambda record: record.spec.training)[1]),
+            ("training", study.common(lambda record: _of_all_tasks(record.spec.training))[1]),
             ("scoring", study.common(lambda record: record.spec.scoring)[1]),
             ("probes", study.common(lambda record: {"probes": list(record.spec.probes)})[1]),
         )
@@ -58,6 +60,7 @@ def notes(study: StudyResults, board: Board) -> list[str]:
         )
     if cut := _truncated(study):
         sentences.append(f"Items longer than the context lost their beginning, as in lm-eval: {cut}.")
+    sentences += _unlearnt(study)
     if any(trial.matrix is None for trial in study.trials):
         sentences.append("Some tasks have a metric where lower is better: their trials have no average accuracy.")
     if any(trial.record.costs.shared_by > 1 for trial in study.trials):
@@ -66,6 +69,11 @@ def notes(study: StudyResults, board: Board) -> list[str]:
             "tokens a second and peak memory are those of the whole pack. So they have neither interval nor p."
         )
     return sentences
+
+
+def _of_all_tasks(training: dict[str, Any]) -> dict[str, Any]:
+    """Without what follows from a task's own number of steps."""
+    return {key: value for key, value in training.items() if key != "by_task"}
 
 
 def _reference(study: StudyResults) -> list[str]:
@@ -79,6 +87,18 @@ def _reference(study: StudyResults) -> list[str]:
         pairs = listed([f"{arm} with {compared.partners[arm]}" for arm in on_board])
         sentences.append(f"Compared at equal settings, not with the reference itself: {pairs}.")
     return sentences
+
+
+def _unlearnt(study: StudyResults) -> list[str]:
+    """Tasks that this model does not learn, as far as a control tells."""
+    names = [task for task in study.tasks if task in study.headroom and not study.headroom[task].learnt]
+    if not names:
+        return []
+    return [
+        f"Not learnt by this model: {', '.join(names)}. Trained on such a task alone it gains less than "
+        f"{100 * LEAST_GAIN:.0f} points over the base model, or over always giving the most frequent answer. Such "
+        "tasks count in every average but that of the column which says so."
+    ]
 
 
 def _truncated(study: StudyResults) -> str:

@@ -108,12 +108,25 @@ def _per_task(study: StudyResults, board: Sequence[BoardRow]) -> Table:
             ["Test items", *(str(scores.items) for scores in seen)],
             ["Chance", *(scale(scores.chance) for scale, scores in zip(scales, seen, strict=True))],
             ["Base model", *_base(arms, study.tasks, scales)],
+            *_headroom(study),
         ],
     )
     for arm in arms:
         finals = [_final(arm, task, scale) for task, scale in zip(study.tasks, scales, strict=True)]
         table.rows.append([arm.name, *finals])
     return table
+
+
+def _headroom(study: StudyResults) -> list[list[str]]:
+    """What can be reached on each task by itself, with a mark where that is nothing; no rows where no control tells."""
+    found = [study.headroom.get(task) for task in study.tasks]
+    if not any(found):
+        return []
+    alone = [f"{percent(each.alone)}{'' if each.learnt else ', not learnt'}" if each else NOTHING for each in found]
+    return [
+        ["Most frequent answer", *(percent(each.majority) if each else NOTHING for each in found)],
+        ["Trained on alone", *alone],
+    ]
 
 
 def _metric_of(scores: TaskScores, unit: str) -> str:

@@ -82,6 +82,11 @@ def _science(i: int) -> dict:
             "category": "c", "skill": "s", "lecture": "l", "solution": "s"}  # fmt: skip
 
 
+def _siqa(i: int) -> dict:
+    return {"context": f"Ann gave Eve {i} coins. ", "question": "How does Eve feel?", "answerA": f"sad {i}",
+            "answerB": "glad", "answerC": "nothing", "label": str(1 + i // 3 % 3)}  # fmt: skip
+
+
 #: task: row of a number
 ROWS: dict[str, Callable[[int], dict]] = {
     "scl_dbpedia": _dbpedia,
@@ -99,6 +104,7 @@ ROWS: dict[str, Callable[[int], dict]] = {
     "scl_yelp": _review(5),
     "scl_sst2": lambda i: {"sentence": f"a fine film {i} ", "label": _label(i, 2), "idx": i},
     "scl_multirc": _multirc,
+    "siqa": _siqa,
     "trace_c_stance": _trace("判断以下文本，选择一项。\n文本：\n第{}条\n对象：\n价格\n态度：", lambda i: "ABC"[i % 3]),
     "trace_fomc": _fomc,
     "trace_meetingbank": _meeting,

@@ -55,7 +55,7 @@ def _small(name: str) -> tasks.Task:
 
 def test_every_hub_task_has_rows_here():
     assert [name for name in tasks.task_names() if tasks.load_task(name).hub] == NAMES
-    assert all(name.startswith(("scl_", "trace_")) for name in NAMES)
+    assert all(name.startswith(("scl_", "siqa", "trace_")) for name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -159,6 +159,7 @@ COPIED = {
     "trace_numglue_cm": {"NumGLUE_cm": 300},
     "trace_20minuten": {"20Minuten": 1200},
     "trace_fomc": {"train": 1984, "test": 496},
+    "siqa": {"train": 33_410},
 }
 
 
@@ -209,6 +210,11 @@ def test_the_orders_are_the_published_ones():
         number, *names = line.split()
         wanted[f"order{number}"] = tuple(f"scl_{name}" for name in names)
     assert found[0] | found[1] == wanted
+    without = {name: tuple(task for task in tasks if task != "scl_yahoo") for name, tasks in wanted.items()}
+    short, long = (load_study(paths.studies_dir() / f"standard_cl{n}.yaml").streams for n in (3, 14))
+    assert long == {name: without[name] for name in ("order4", "order5", "order6")}
+    assert without["order1"] == without["order2"], "so standard_cl3 has one of them"
+    assert short == {name: without[name] for name in ("order1", "order3")}
     (trace,) = load_study(paths.studies_dir() / "trace.yaml").streams.values()
     names = ["c_stance", "fomc", "meetingbank", "py150", "scienceqa", "numglue_cm", "numglue_ds", "20minuten"]
     assert trace == tuple(f"trace_{name}" for name in names)
@@ -221,6 +227,19 @@ def test_their_probes_are_tasks_of_lm_evals(tmp_path, monkeypatch):
         found = load_study(paths.studies_dir() / f"{study}.yaml")
         assert {tasks.load_task(name).origin for name in found.probes} == {"lm-eval"}
         assert {tasks.load_task(name).kind for name in found.probes} == {"multiple_choice"}
+
+
+@pytest.mark.parametrize(("name", "model"), [("standard_cl14", "smollm2-135m-instruct"), ("standard_cl3", None)])
+def test_the_studies_of_the_benchmarks_files_need_no_hub(name, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORABENCH_CL_BENCHMARK", str(tmp_path))
+    study = load_study(paths.studies_dir() / f"{name}.yaml")
+    assert study.model == (model or study.model)
+    assert all(tasks.load_task(task).files for task in study.tasks)
+    assert not any(tasks.load_task(probe).hub for probe in study.probes)
+    assert set(study.methods) == {
+        "frozen", "multitask", "single_task", "lora", "stable_lora", "lora_ema", "self_distill", "combined", "o_lora",
+        "lora_ewc", "lora_replay",
+    }  # fmt: skip
 
 
 # -- published numbers ------------------------------------------------------------------------------------------------
@@ -249,6 +268,9 @@ def test_the_published_numbers_are_those_of_their_sources():
     assert chat["sequential LoRA"] == (12.7, -45.7)
     assert chat["replay"] == (55.5, 2.6)
     assert chat["each task alone"] == (57.6, None)
+    alone = {(method, model): score for (method, model, _), (score, _) in _published("stable_lora_qa").items()}
+    assert alone["Stable-LoRA", "Qwen2-0.5B"] == 64.01
+    assert alone["LoRA (AdamW)", "Qwen2-0.5B"] == 61.94
 
 
 def test_every_list_of_published_numbers_is_a_study_s():

@@ -208,6 +208,38 @@ def test_intransigence_needs_one_reference():
     assert next(arm for arm in fewer.arms if arm.name == "lora").values("intransigence") == {}
 
 
+# -- headroom ---------------------------------------------------------------------------------------------------------
+
+
+def with_majority(record, majority: dict[str, float]):
+    columns = {
+        task: scores.model_copy(update={"majority": majority.get(task)}) for task, scores in record.tasks.items()
+    }
+    return record.model_copy(update={"tasks": columns})
+
+
+def test_averages_are_given_without_tasks_that_are_not_learnt(tmp_path):
+    """By the control that learns each task afresh: no better there than always giving the most frequent answer."""
+    records = several(("lora", "single_task", "frozen"))
+    assert not gather(Folder(records)).named("lora").values("average_accuracy_of_learnt"), "all are learnt"
+    hard = [with_majority(record, {QUICK[1]: 0.97, QUICK[0]: 0.1}) for record in records]
+    study = gather(Folder(hard))
+    assert [study.headroom[task].learnt for task in QUICK] == [True, False, True]
+    for each in study.named("lora").trials:
+        last = each.matrix[-1]
+        assert each.metrics["average_accuracy"] == pytest.approx(last.mean())
+        assert each.metrics["average_accuracy_of_learnt"] == pytest.approx((last[0] + last[2]) / 2)
+    for record in hard:
+        write_trial(tmp_path, record)
+    write_report(tmp_path, Folder(hard))
+    page = (tmp_path / "report.md").read_text()
+    assert f"Not learnt by this model: {QUICK[1]}." in page
+    assert ", not learnt" in page
+    assert "Average accuracy without tasks that are not learnt" in page
+    without = gather(Folder([record for record in hard if record.spec.method != "single_task"]))
+    assert not without.headroom, "nobody tells"
+
+
 # -- on every page ----------------------------------------------------------------------------------------------------
 
 
