@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from harness.executors.interface import STARTING, Job, Outcome, Watch, Work, sta
 from harness.executors.ray.cluster import Cluster
 from harness.executors.ray.room import Room
 from harness.executors.ray.staying import NEVER, can_leave
-from harness.executors.ray.task import Signs, carry_out, read_progress
+from harness.executors.ray.task import Signs, carry_out_packed, packed, read_progress
 from harness.store.records import Failure, Status
 
 if TYPE_CHECKING:
@@ -46,10 +47,16 @@ def _remote(device: str, stays: bool) -> Any:
     leave does one pack on a GPU, and any number on a CPU (0).
     """
     calls = NEVER if stays else 1 if device == "cuda" else 0
-    return ray.remote(max_retries=0, max_calls=calls)(carry_out)
+    return ray.remote(max_retries=0, max_calls=calls)(carry_out_packed)
 
 
 _REMOTE = {device: _remote(device, can_leave()) for device in ("cpu", "cuda")}
+
+
+@functools.cache
+def _with_options(device: str, options: tuple[tuple[str, Any], ...]) -> Any:
+    """The same, told what such a job needs: to Ray that takes as long as to send one."""
+    return _REMOTE[device].options(**dict(options))
 
 
 @dataclass
@@ -109,10 +116,10 @@ class Flight:
             attempt = self._tries[job.name] = self._tries.get(job.name, 0) + 1
             signs = Signs.of(job)
             signs.remove()
-            remote = _REMOTE[job.device].options(**self.room.options(job))
+            remote = _with_options(job.device, tuple(self.room.options(job).items()))
             errand = self.mail.errand(job, attempt) if self.mail else None
             try:
-                reference = remote.remote(job, self.work, errand)
+                reference = remote.remote(packed(job, self.work), errand)
             except RayError as error:
                 raise _lost(job, error) from error
             self._running[reference] = Running(job, signs, attempt)
@@ -128,10 +135,12 @@ class Flight:
             if reference not in self._running:
                 continue
             given = self._running.pop(reference)
+            outcome = None
             try:
                 outcome = self._fetch(reference, given)
             finally:
-                given.signs.remove()
+                if outcome is None or outcome.failed or given.away:  # else its worker has done so
+                    given.signs.remove()
             self._end(given.job, outcome)
 
     def _end(self, job: Job, outcome: Outcome | None) -> None:

@@ -35,6 +35,9 @@ DEFAULTS = {
     "RAY_task_oom_retries": "1",  # Ray would try 15 times; the memory monitor may have hit the wrong one, but not twice
 }
 
+#: A cluster of our own keeps no account of its tasks for a dashboard that it does not have.
+UNWATCHED = {"RAY_task_events_report_interval_ms": "0", "RAY_enable_metrics_collection": "0"}
+
 #: The longest path of a socket (``sun_path`` without its end), and the longest name that Ray puts below its folder.
 LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
 PREFIX = "ray-"
@@ -59,6 +62,8 @@ def prepare() -> None:
     if address() is not None:
         os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # what we say goes beside what `ray job submit` was told
     else:
+        for key, value in UNWATCHED.items():
+            os.environ.setdefault(key, value)
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = _token()
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # elsewhere, too: this node's address is 127.0.0.1

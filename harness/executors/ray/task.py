@@ -84,6 +84,16 @@ def carry_out(job: Job, work: Work, errand: Errand | None = None) -> Outcome | N
             staying.leave()
 
 
+def packed(job: Job, work: Work) -> bytes:
+    """A job with its work for :func:`carry_out_packed`: Ray takes three times as long to pickle the two by itself."""
+    return pickle.dumps((job, work))
+
+
+def carry_out_packed(content: bytes, errand: Errand | None) -> Outcome | None:
+    job, work = pickle.loads(content)
+    return carry_out(job, work, errand)
+
+
 def answer(question: bytes) -> Any:
     """What a pickled function of no arguments gives here, in a process that has not asked CUDA for anything yet."""
     unhide()
