@@ -11,6 +11,22 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Threads that wait for others of theirs spin by default, and take the core from those and from the other tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core; studies say how many threads they take
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+#: Slow files that take longest.  They begin first, so that the workers of pytest-xdist end at about the same time.
+LONGEST = (
+    "test_ray_clusters.py", "test_ray_messages.py", "test_contributing.py", "test_progress.py", "test_smoke.py",
+    "test_examples.py", "test_ray_doors.py", "test_ray_workers.py", "test_all_arms.py", "test_wheel.py",
+    "test_whole_tasks.py", "test_tune.py", "test_ray_nodes.py", "test_kill_ray.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
