@@ -19,6 +19,9 @@ from places import ROOT
 from harness.executors import make_executor
 from harness.executors.interface import Executor
 
+#: Of a node's object store, where runs keep nothing; Ray would take 30 % of the memory, which takes long to fill.
+STORE_BYTES = 80 * 2**20
+
 #: Python reads this in every process of a node; torch then says that it sees a GPU.
 FAKE = """
 import importlib.abc, importlib.machinery, sys
@@ -56,6 +59,7 @@ class Nodes:
         self.folder = folder
         self._there: list[Any] = []
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": system or None}
+        head["object_store_memory"] = STORE_BYTES
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
 
     @property
@@ -80,7 +84,7 @@ class Nodes:
         with pytest.MonkeyPatch.context() as patch:  # what the node starts has this, too
             for key, value in given.items():
                 patch.setenv(key, value)
-            node = self._cluster.add_node(num_cpus=cpus, **words)
+            node = self._cluster.add_node(num_cpus=cpus, object_store_memory=STORE_BYTES, **words)
         self._there.append(node)
         return node
 
@@ -141,7 +145,7 @@ def blind_node(cluster: Nodes, hidden: Path, cpus: int = 1, paths: Sequence[Path
     They import from ``paths`` first, and from the clone where there are none.
     """
     join = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}", f"--num-cpus={cpus}",
-            "--disable-usage-stats", "--block"]  # fmt: skip
+            f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats", "--block"]  # fmt: skip
     hide = f"mount -t tmpfs none {shlex.quote(str(hidden))} && exec {shlex.join(join)}"
     before = len(cluster.alive())
     node = subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import Command
+from filelock import FileLock
 from places import ROOT
 
 
@@ -32,10 +34,24 @@ def lorabench(cache) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def local_run(lorabench, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("local")
-    lorabench("run", "smoke", "--executor", "local", "--out", folder)
-    return folder
+def smoke_run(lorabench, tmp_path_factory) -> Path:
+    """Made by the worker of xdist that needs it first, for all."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke"
+    with FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            made = tmp_path_factory.mktemp("made")
+            lorabench("run", "smoke", "--executor", "local", "--out", made)
+            made.replace(shared)
+        else:
+            lorabench("fetch", "smoke")  # into the cache of this worker
+    return shared
+
+
+@pytest.fixture(scope="module")
+def local_run(smoke_run, tmp_path_factory) -> Path:
+    """A copy for the tests of a file, which may add to it."""
+    return shutil.copytree(smoke_run, tmp_path_factory.mktemp("local") / "out")  # with the times of the files
 
 
 @pytest.fixture(scope="session")
@@ -46,4 +62,7 @@ def ray_run(cache, tmp_path_factory) -> Path:
     environment = {**os.environ, "LORABENCH_CACHE": str(cache)}
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=280, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("[smoke] ") for line in lines), "nothing of Ray's, nor of a library's"
+    assert lines[-1].startswith("[smoke] 100%  ETA 0:00  "), lines
     return folder

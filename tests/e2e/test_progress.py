@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STUDY = campaigns.TOY | {
     "methods": {"lora": {}, "stable_lora": {}, "self_distill": {}}, "seeds": [0, 1], "pack": 2,
-    "training": {"examples": 512, "batch": 8}, "scoring": {"items": 32, "curve": [16, 64]},
+    "training": {"examples": 320, "batch": 8}, "scoring": {"items": 32, "curve": [16, 64]},
 }  # fmt: skip
 
 
@@ -88,43 +88,60 @@ def standing_still(run: subprocess.Popen[str], executor: str) -> Iterator[None]:
             process.resume()
 
 
-@pytest.mark.parametrize("executor", ["ray", "local"])
-def test_another_shell_sees_the_packs_at_work(shell, executor):
-    run = shell.start("run", "--executor", executor, "--no-report")
+def seen_from_another_shell(shell: Shell, run: subprocess.Popen[str], executor: str) -> None:
+    """What ``status`` and ``report --partial`` say of a run at work."""
+    shell.wait_for(run, done=1)
+    with standing_still(run, executor):
+        now = shell.running
+        assert now is not None
+        assert (now["study"], now["packs"]) == ("mine", 3)
+        assert 1 <= now["done"] <= 2
+        assert {job["number"] for job in now["jobs"]} <= {1, 2, 3}
+        shown = shell.ask("status")
+        assert "of 3 packs done" in shown
+        assert re.search(r"^[123]/3 +2 +[12]/2 +(training|scoring|intruder)", shown, re.MULTILINE), shown
+        shell.ask("report", "--partial")
+        assert "Partial: " in (shell.out / "report.md").read_text()
+
+
+def its_lines(err: str) -> list[str]:
+    """What a run says without a terminal: its own lines, nothing of Ray's, nor of a library's."""
+    lines = err.splitlines()
+    assert all(line.startswith("[mine] ") for line in lines), err
+    assert any("pack " in line and "/3  2 trials  position " in line for line in lines)
+    return lines
+
+
+def test_another_shell_sees_the_packs_at_work(shell):
+    run = shell.start("run", "--executor", "local", "--no-report")
     try:
-        shell.wait_for(run, done=1)
-        with standing_still(run, executor):
-            now = shell.running
-            assert now is not None
-            assert (now["study"], now["packs"]) == ("mine", 3)
-            assert 1 <= now["done"] <= 2
-            assert {job["number"] for job in now["jobs"]} <= {1, 2, 3}
-            shown = shell.ask("status")
-            assert "of 3 packs done" in shown
-            assert re.search(r"^[123]/3 +2 +[12]/2 +(training|scoring|intruder)", shown, re.MULTILINE), shown
-            shell.ask("report", "--partial")
-            assert "Partial: " in (shell.out / "report.md").read_text()
+        seen_from_another_shell(shell, run, "local")
     finally:
         out, err = run.communicate()
     assert run.returncode == 0, err
     assert "all 6 trials are done (6 ok)" in out
-    lines = err.splitlines()
-    assert all(line.startswith("[mine] ") for line in lines), "nothing of Ray's, nor of a library's"
-    assert any("pack " in line and "/3  2 trials  position " in line for line in lines)
-    assert lines[-1] == "[mine] 100%  ETA 0:00  3 of 3 packs done"
+    assert its_lines(err)[-1] == "[mine] 100%  ETA 0:00  3 of 3 packs done"
     assert shell.running is None
     assert not list((shell.out / "running").iterdir())
-    logs = sorted((shell.out / "logs").glob("pack-*.log"))
-    assert [path.name.rpartition("-")[0] for path in logs] == ["pack-0001", "pack-0002", "pack-0003"]
+    check_logs(shell.out, 3)
+
+
+def check_logs(out: Path, packs: int) -> None:
+    logs = sorted((out / "logs").glob("pack-*.log"))
+    assert [path.name.rpartition("-")[0] for path in logs] == [f"pack-{number + 1:04}" for number in range(packs)]
     assert all(path.read_text().endswith("ended: done\n") for path in logs)
 
 
 def test_a_killed_run_is_seen_no_more_and_goes_on(shell):
+    """One under Ray, which another shell has seen until then."""
     run = shell.start("run", "--executor", "ray", "--no-report")
-    shell.wait_for(run, done=1)
-    below = rays.children(run.pid)
-    run.send_signal(signal.SIGKILL)
-    run.communicate()
+    try:
+        seen_from_another_shell(shell, run, "ray")
+        below = rays.children(run.pid)
+    finally:
+        run.send_signal(signal.SIGKILL)
+        _, err = run.communicate()
+    its_lines(err)
     rays.wait_until(lambda: not rays.living(below))
     assert shell.standing(), "left by the dead"
     assert shell.running is None

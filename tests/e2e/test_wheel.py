@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from places import ROOT, STUDIES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -115,11 +116,18 @@ def test_the_installed_wheel_lists_the_studies(lorabench):
     assert {path.stem for path in STUDIES.glob("*.yaml")} <= set(lorabench("studies").split())
 
 
-def test_the_installed_wheel_runs_the_smoke_study(lorabench, tmp_path):
+def test_the_installed_wheel_runs_a_study_of_smoke_s_tasks(lorabench, tmp_path):
     """With what only a run and a report need: task files with their code, the catalogue, templates, style, script."""
-    lorabench("run", "smoke", "--executor", "local", "--no-report", "--out", str(tmp_path / "smoke"))
+    smoke = yaml.safe_load((STUDIES / "smoke.yaml").read_text(encoding="utf-8"))
+    study = smoke | {
+        "methods": {"frozen": None, "lora": {}},
+        "seeds": [0],
+    }
+    (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(study))
+    words = ("run", str(tmp_path / "smoke.yaml"), "--executor", "local", "--out", str(tmp_path / "smoke"))
+    lorabench(*words, "--no-report")
     assert not (tmp_path / "smoke" / "report.html").exists()
-    lorabench("run", "smoke", "--executor", "local", "--out", str(tmp_path / "smoke"))
+    lorabench(*words)
     page = (tmp_path / "smoke" / "report.html").read_text(encoding="utf-8")
     for name in ("report.css", "report.js"):
         first = (

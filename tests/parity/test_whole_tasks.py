@@ -147,7 +147,7 @@ def test_every_task_with_the_real_model(other_world, tmp_path):
     path = resolve_model("smollm2-135m-instruct").path
     real = other_world(path, tmp_path, 0.01)  # larger ones leave nothing of the model, and noise grows with it
     tokenizer = AutoTokenizer.from_pretrained(path)
-    data = [prepared_data(name, items=8) for name in _own_tasks() if not name.startswith("toy_")]
+    data = [prepared_data(name, items=4) for name in _own_tasks() if not name.startswith("toy_")]
     suite = Suite(data, split="test", items={})
     lm = PackedLM(real.model, tokenizer, max_length=1024, batch_tokens=4096)
     names = [task.name for task in data]

@@ -65,7 +65,7 @@ dtype: float32
 threads: 1
 device: cpu
 pack: 1
-stall_minutes: 1
+stall_minutes: 0.6
 seeds: [0]
 streams:
   one: [toy_recall]
@@ -104,7 +104,7 @@ def test_each_death_is_told_apart_and_takes_no_other_with_it(tmp_path, tmp_path_
     }  # fmt: skip
     failures = {name: record.failure for name, record in records.items() if record.failure}
     assert {failure.phase for failure in failures.values()} == {"task 1/1: training"}
-    assert "no sign of life for 1 minutes" in failures["hangs"].message
+    assert "no sign of life for 0.6 minutes" in failures["hangs"].message
     assert "the worker crashed, twice: Segmentation fault" in failures["crashes"].message
     assert "crashes.py" in failures["crashes"].traceback, "the line where it happened"
     assert "sys.exit(3)" in failures["exits"].message
