@@ -14,7 +14,9 @@ from typing import Any
 
 from harness.analysis.statistics.promises import outside, unreliable
 from harness.report import leaderboard_csv, metrics, trials_csv
+from harness.report.documented_boards import REFERENCES, board
 from harness.report.documented_claims import claims_table
+from harness.report.documented_metrics import metric_tables
 from harness.report.findings import RULE
 from harness.report.numbers import NOTHING, number
 from harness.report.reliability import UNRELIABLE
@@ -22,10 +24,12 @@ from harness.report.reliability import UNRELIABLE
 README = Path("results", "README.md")
 STATISTICS = Path("docs", "statistics.md")
 CLAIMS_PAGE = Path("docs", "claims.md")
+METRICS_PAGE = Path("docs", "metrics.md")
+REFERENCE = REFERENCES / "README.md"
 SIMULATION = Path("results", "perf", "statistics.json")
 _MARKED = re.compile(
-    r"(<!-- (columns of leaderboard\.csv|columns of trials\.csv|simulation|rule of claims|claims) -->\n)"
-    r".*?(?=<!-- end -->)",
+    r"(<!-- (columns of leaderboard\.csv|columns of trials\.csv|simulation|rule of claims|claims|metrics"
+    r"|board of [a-z0-9_]+) -->\n).*?(?=<!-- end -->)",
     re.DOTALL,
 )
 #: Of the simulation's table.
@@ -48,8 +52,13 @@ def documented(text: str) -> str:
         "simulation": lambda: simulation_table(simulated()),
         "rule of claims": lambda: f"{RULE}\n",
         "claims": claims_table,
+        "metrics": metric_tables,
     }
-    return _MARKED.sub(lambda match: match[1] + tables[match[2]](), text)
+
+    def table(name: str) -> str:
+        return board(name.removeprefix("board of ")) if name.startswith("board of ") else tables[name]()
+
+    return _MARKED.sub(lambda match: match[1] + table(match[2]), text)
 
 
 def leaderboard_columns() -> str:
@@ -98,6 +107,6 @@ def _joined(lines: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    for path in (README, STATISTICS, CLAIMS_PAGE):
+    for path in (README, STATISTICS, CLAIMS_PAGE, METRICS_PAGE, REFERENCE):
         path.write_text(documented(path.read_text(encoding="utf-8")), encoding="utf-8")
     UNRELIABLE.write_text(kept(simulated()), encoding="utf-8")

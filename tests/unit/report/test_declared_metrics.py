@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from places import ROOT
 from synthetic import QUICK, Folder, trial
 
 from harness.report import comparison, documentation, evidence, metrics, sequence, write_report
+from harness.report.documented_boards import REFERENCES
+from harness.report.documented_metrics import metric_tables
 from harness.report.metric import TABLES, Metric
 from harness.report.reliability import UNRELIABLE
 from harness.report.study import gather
@@ -96,6 +99,23 @@ def test_the_simulation_s_table_is_the_committed_result():
     text = (ROOT / documentation.STATISTICS).read_text(encoding="utf-8")
     assert text == documentation.documented(text), "run: python -m harness.report.documentation"
     assert UNRELIABLE.read_text(encoding="utf-8") == documentation.kept(documentation.simulated())
+
+
+@pytest.mark.parametrize("page", [documentation.METRICS_PAGE, documentation.REFERENCE], ids=str)
+def test_a_page_s_tables_are_what_is_declared(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert text == documentation.documented(text), "run: python -m harness.report.documentation"
+
+
+def test_the_page_of_metrics_has_every_one():
+    tables = metric_tables()
+    assert [tables.count(f"| `{each.name}` |") for each in metrics.METRICS] == [1] * len(metrics.METRICS)
+
+
+def test_every_reference_study_has_its_board():
+    text = (ROOT / documentation.REFERENCE).read_text(encoding="utf-8")
+    folders = sorted(path.parent.name for path in (ROOT / REFERENCES).glob("*/leaderboard.csv"))
+    assert sorted(re.findall(r"<!-- board of (\w+) -->", text)) == folders
 
 
 def test_every_number_of_a_record_is_a_metric():

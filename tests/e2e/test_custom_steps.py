@@ -1,4 +1,4 @@
-"""CONTRIBUTING's steps for a custom method and a custom task, as they stand there: in a folder, and inside a clone."""
+"""The steps of docs/custom-method.md and custom-task.md, as they stand there: in a folder, and inside a clone."""
 
 from __future__ import annotations
 
@@ -16,25 +16,18 @@ from places import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+METHOD, TASK = ((ROOT / "docs" / f"custom-{kind}.md").read_text(encoding="utf-8") for kind in ("method", "task"))
 
 
-def section(title: str) -> str:
-    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S)[1]
-
-
-def steps(title: str) -> list[str]:
-    """The three commands of a section."""
-    found = re.findall(r"^    (lorabench .*)$", section(title), re.M)
+def steps(page: str) -> list[str]:
+    """The three commands of a page."""
+    found = re.search(r"```sh\n(.*?)```", page, re.S)[1].splitlines()
     assert len(found) == 3
     return found
 
 
-def study(title: str) -> str:
-    return re.search(r"```yaml\n(.*?)```", section(title), re.S)[1]
-
-
-METHOD, TASK = "A custom method, in three steps", "A custom task, in three steps"
+def study(page: str) -> str:
+    return re.search(r"```yaml\n(.*?)```", page, re.S)[1]
 
 
 @pytest.fixture(params=["in a folder", "in a clone"])
@@ -81,14 +74,14 @@ def test_a_method_in_three_steps(place, tmp_path):
     do(run)
     assert set(scores(tmp_path / "results" / "my_method")) == {"lora", "my_method"}
     if methods.name == "baselines":  # in the clone there is one step more
-        [tests] = re.findall(r"run `(pytest .*?)`", section("Where they go"))
+        [tests] = re.findall(r"run `(pytest .*?)`", METHOD)
         assert re.search(r"^\d\d passed", do(f"{tests} -p no:cacheprovider", cwd=methods.parent), re.M)
 
 
 def test_a_task_in_three_steps(place, tmp_path):
     do, _, tasks = place
     write, look, run = steps(TASK)
-    row = json.loads(re.search(r"such as `(\{.*?\})`", section(TASK))[1])
+    row = json.loads(re.search(r"such as `(\{.*?\})`", TASK)[1])
     assert row == {"question": "is 7 odd?", "answer": "yes"}
     rows = [{"question": f"is {n} odd?", "answer": ("no", "yes")[n % 2]} for n in range(64)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

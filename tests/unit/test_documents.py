@@ -1,0 +1,114 @@
+"""What is written for people: README is short, links lead somewhere, numbers are those of the records."""
+
+from __future__ import annotations
+
+import csv
+import re
+
+import pytest
+import yaml
+from documents import PAGES, anchors, links
+from places import REFERENCE, ROOT
+
+from harness.method.registry import methods
+from harness.report.metrics import metric
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
+#: What README says of an arm's difference to plain LoRA: study, arm, column, text, whether it is significant.
+FOUND = (
+    ("quick_tuned", "combined", "average_accuracy", "+4.9 points [−2.6, +12.3]", False),
+    ("quick_tuned", "lora_ema", "sample_efficiency_auc", "−11.6 points [−18.6, −4.5]", True),
+    ("ablate_adapter", "lora@reinit", "forgetting", "−4.0 points [−5.8, −2.1]", False),
+    ("ablate_adapter", "lora@rank64", "average_accuracy", "+2.0 points of accuracy [−4.5, +8.5]", False),
+    ("ablate_adapter", "lora@rank64", "intruder_distance", "+0.0091 [+0.0050, +0.0131]", True),
+    ("ablate_stable", "stable_lora@shrink=0.01", "forgetting", "+3.6 points of forgetting [−1.6, +8.7]", False),
+    ("ablate_stable_reinit", "stable_lora@shrink=0.01", "forgetting", "−2.3 [−6.2, +1.7]", False),
+)
+
+
+def board(study: str) -> dict[str, dict[str, str]]:
+    with (REFERENCE / study / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+        return {row["method"]: row for row in csv.DictReader(file)}
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 120
+    assert len(README.split()) <= 900
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    lost = []
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+            lost.append(link)
+    assert lost == []
+
+
+def test_the_index_of_docs_has_every_page():
+    listed = {link.partition("#")[0] for link in links(DOCS / "README.md")}
+    assert {path.name for path in DOCS.glob("*.md")} - {"README.md"} <= listed
+
+
+@pytest.mark.parametrize(("study", "arm", "column", "text", "significant"), FOUND)
+def test_findings_of_readme_are_those_of_the_records(study, arm, column, text, significant):
+    section = flat(README.split("## What it has found")[1].split("\n## ")[0])
+    assert text in section
+    assert f"]({REFERENCE.relative_to(ROOT)}/{study}/report.md)" in section
+    row = board(study)[arm]
+    prefix = "" if column == "average_accuracy" else f"{column}_"
+    ends = [float(row[f"{prefix}difference_to_reference{end}"]) for end in ("", "_ci_low", "_ci_high")]
+    digits = 4 if column == "intruder_distance" else 1
+    shown = [f"{metric(column).scale * value:+.{digits}f}".replace("-", "−") for value in ends]
+    assert re.findall(r"[+−][\d.]+", text) == shown
+    assert (float(row[f"{prefix}p_holm"]) < 0.05) is significant
+
+
+def test_counts_of_readme_are_those_of_the_records():
+    section = flat(README.split("## What it has found")[1].split("\n## ")[0])
+    tuned = board("quick_tuned")
+    assert f"{float(tuned['combined']['average_accuracy']):.1%}".replace("%", " %") in section
+    assert f"from {100 * float(board('ablate_adapter')['lora']['forgetting']):.1f}" in section
+    effects = [
+        100 * float(row["minimum_detectable_effect"]) for row in tuned.values() if row["minimum_detectable_effect"]
+    ]
+    assert f"{min(effects):.0f} to {max(effects):.0f} points" in section
+    for pairs, trials, study in re.findall(r"\((\d+) pairs; (\d+) trials: \[`(\w+)`\]", section):
+        rows = board(study).values()
+        assert {row["pairs"] for row in rows if row["pairs"]} == {pairs}
+        assert sum(int(row["trials"].split("/")[0]) for row in rows) == int(trials)
+
+
+def test_readme_counts_methods():
+    assert int(re.search(r"plain LoRA with (\d+) ", flat(README))[1]) == len(methods()) - 1
+    rows = (ROOT / "baselines" / "README.md").read_text(encoding="utf-8").splitlines()
+    assert sum(line.startswith("| `") and "equal to PEFT" in line for line in rows) == 1 + 13
+    assert "thirteen other methods" in flat(README)
+
+
+def test_the_citation_is_one():
+    file = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    entry = dict(re.findall(r"(\w+)\s*= \{+(.*?)\}+,?\n", README.split("```bibtex")[1]))
+    assert entry["title"] == file["title"]
+    assert entry["author"] == file["authors"][0]["name"]
+    assert entry["year"] == str(file["date-released"])[:4]
+    assert entry["version"] == file["version"]
+
+
+def test_messages_that_are_explained_are_those_of_the_code():
+    sources = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "harness").rglob("*.py")))
+    # Strings that stand one behind the other are one, and what is filled in is a gap.
+    sources = re.sub(r'"\s*f?"', "", re.sub(r"\{[^{}]*\}", "…", sources))
+    said = [text for row in re.findall(r"^\| (`.*?) \|", (DOCS / "errors.md").read_text(encoding="utf-8"), re.M)
+            for text in re.findall(r"`(.*?)`", row)]  # fmt: skip
+    assert len(said) > 20
+    for text in said:
+        parts = [part.strip(" '()") for part in text.split("…")]
+        assert all(part in sources for part in parts), text
