@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,13 @@ from harness.store.records import TrialRecord
 ON_TOP = ("adapter", "dtype", "root_seed")
 #: What an arm may have otherwise than the study.
 OF_ARMS = ("adapter", "between_tasks", "examples")
+#: Text that YAML reads as that text without quotes, but for what it reads as something else.
+PLAIN, NO_WORDS = (
+    re.compile(r"[A-Za-z_][\w.-]*", re.ASCII),
+    {"null", "true", "false", "yes", "no", "on", "off", "y", "n"},
+)
+#: What would be markup on a page.
+ESCAPED = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "<>&"})
 #: Settings that records have in two forms, and of which the first is made of the second.
 MADE_OF = {"ema_decay": "ema_window"}
 
@@ -37,13 +45,17 @@ def reproduction(study: StudyResults, board: Sequence[BoardRow], quoted: str, na
     shown = next((row.arm for row in board if row.arm.trials), None)
     record = shown.trials[0].record if shown else records[0]
     spec = record.spec
-    arm, order = shlex.quote(spec.arm), shlex.quote(spec.order)
+    fingerprint = record.fingerprint[:DIGITS]
+    # A name that a shell would read otherwise is left to the fingerprint.
+    plain = all(shlex.quote(name) == name for name in (spec.arm, spec.order))
+    of_arm = f" --arm {spec.arm}" if plain else ""
+    adapter = f"DIR --study {quoted} --arm {spec.arm} --order {spec.order} --seed {spec.seed}"
     commands = [
         (f"lorabench run {quoted}", "trains what is missing; what is done stays"),
         (f"lorabench report {quoted}", "this page"),
-        (f"lorabench trials {quoted} --arm {arm}", "the trials of an arm, with their fingerprints"),
-        (f"lorabench run {quoted} --trial {record.fingerprint[:DIGITS]}", "one of them"),
-        (f"lorabench export DIR --study {quoted} --arm {arm} --order {order} --seed {spec.seed}", "its adapter"),
+        (f"lorabench trials {quoted}{of_arm}", "trials, with their fingerprints"),
+        (f"lorabench run {quoted} --trial {fingerprint}", "one of them"),
+        (f"lorabench export {adapter if plain else f'{fingerprint} DIR --study {quoted}'}", "its adapter"),
     ]
     commits = list(dict.fromkeys(commit_of(each) for each in records if each.commit))
     return Reproduction(commands, commits, f"{name}.yaml", study_yaml(records))
@@ -105,15 +117,11 @@ def _arm(record: TrialRecord, same: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """JSON is YAML; plain words need no quotes."""
-    if isinstance(value, str) and value.replace("_", "").replace("-", "").replace(".", "").isalnum():
-        return (
-            value
-            if not value[0].isdigit() and value not in ("null", "true", "false", "yes", "no", "on", "off")
-            else f'"{value}"'
-        )
+    """JSON is YAML; plain words need no quotes, and no text is markup."""
+    if isinstance(value, str) and PLAIN.fullmatch(value) and value.lower() not in NO_WORDS:
+        return value
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_text, value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_text(key)}: {_text(each)}' for key, each in value.items())}}}"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).translate(ESCAPED)

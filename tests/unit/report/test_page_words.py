@@ -95,3 +95,6 @@ def test_commands_name_an_arm_order_and_seed_that_are_there():
     assert "lorabench run quick --trial " + study.records[0].fingerprint[:12] in said
     assert "--arm lora@rank=2,alpha=4 --order a --seed 0" in said
     assert found.commits == []
+    odd = gather(Folder([trial("a b;$(x)", QUICK)]))
+    commands = [command for command, _ in reproduction(odd, leaderboard.rows(odd), "quick", "quick").commands]
+    assert not [command for command in commands if "$" in command], "a fingerprint says it as well"
