@@ -61,8 +61,10 @@ def _figure(
     panels: dict[str, dict[str, Point]], fronts: dict[str, list[str]], arms: list[Arm], styles: dict[str, Look]
 ) -> Figure:
     """A panel a cost; one that is the same for all arms is a sentence."""
-    same = {cost: points for cost, points in panels.items() if _alike(points) and len(panels) > 1 and len(points) > 1}
-    panels = {cost: points for cost, points in panels.items() if cost not in same} or panels
+    same = {cost: points for cost, points in panels.items() if _alike(points)}
+    panels = {cost: points for cost, points in panels.items() if cost not in same}
+    if not panels:
+        return empty(f"Training costs the same in every arm. {' '.join(map(_of_every_arm, same, same.values()))}")[0]
     figure = new_figure(PAGE if len(panels) > 1 else COLUMN, 2.5)
     names = dict.fromkeys(name for points in panels.values() for name in points)
     for axes, (cost, points) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(),
@@ -83,11 +85,15 @@ def _figure(
                                     xycoords=("axes fraction", "data"), fontsize=TICKS)  # fmt: skip
     figure.axes[0].set_ylim(low, high)
     figure.axes[0].set_ylabel("average accuracy (%)")
-    for cost in same.keys() - panels.keys():
-        number = EngFormatter(sep="")(next(iter(same[cost].values())).x.mean)
-        note(figure, f"{PANELS[cost][0].upper()}{PANELS[cost][1:]}: {number} for every arm.")
+    for cost, points in same.items():
+        note(figure, _of_every_arm(cost, points))
     legend(figure, names, styles, line=False)
     return figure
+
+
+def _of_every_arm(cost: str, points: dict[str, Point]) -> str:
+    number = EngFormatter(places=1, sep="")(next(iter(points.values())).x.mean)
+    return f"{PANELS[cost][0].upper()}{PANELS[cost][1:]}: {number} for every arm."
 
 
 def _alike(points: dict[str, Point]) -> bool:

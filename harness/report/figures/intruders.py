@@ -13,6 +13,7 @@ from harness.report.figures.intruders_at_end import LABELS, NO_COUNTS
 from harness.report.figures.over_stream import lines_over_stream, task_ticks
 from harness.report.figures.palette import Look
 from harness.report.figures.parts import (
+    CLEAR,
     FEW,
     POINT,
     Drawing,
@@ -79,7 +80,7 @@ def _over_stream(
     metrics: Sequence[str],
     styles: dict[str, Look],
 ) -> Figure:
-    figure = new_figure(PAGE if len(metrics) > 1 else COLUMN, 2.5)
+    figure = new_figure(PAGE if len(metrics) > 1 or len(names) > CLEAR else COLUMN, 2.5)
     for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         lines = {name: series[metric][name] for name in names if name in series[metric]}
         lines_over_stream(axes, lines, styles)

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from harness.analysis.correlation import LEAST_ARMS, Correlation, Slope, spearman
 from harness.report.figures.intruders_at_end import LABELS
 from harness.report.figures.palette import Look
-from harness.report.figures.parts import Drawing, Rows, drawn_arms, empty, limits
+from harness.report.figures.parts import CLEAR, Drawing, Rows, drawn_arms, empty, limits
 from harness.report.figures.style import COLUMN, PAGE, TICKS, legend, new_figure, note, power_of_ten
 from harness.report.numbers import plural
 from harness.report.study import StudyResults
@@ -66,7 +66,8 @@ def _figure(
     """A panel a measure; counts that are the same in every trial are a sentence."""
     counts = {taken.count for *_, taken in points}
     metrics = [metric for metric in LABELS if metric == "distance" or len(counts) > 1]
-    figure = new_figure(PAGE if len(metrics) > 1 else COLUMN, 2.6)
+    names = {name for name, *_ in points}
+    figure = new_figure(PAGE if len(metrics) > 1 or len(names) > CLEAR else COLUMN, 2.6)
     for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True):
         xs = [float(getattr(taken, metric)) for *_, taken in points]
         marks = [(name, [x], [100 * y]) for (name, *_), x, y in zip(points, xs, lost, strict=True)]
@@ -83,7 +84,7 @@ def _figure(
     figure.axes[0].set_ylim(limits([100 * value for value in lost], 2))
     if len(metrics) == 1:
         note(figure, f"Every trial has {plural(counts.pop(), 'intruder dimension')}: nothing to draw, no correlation.")
-    legend(figure, {name for name, *_ in points}, styles, line=False)
+    legend(figure, names, styles, line=False)
     return figure
 
 
@@ -91,8 +92,9 @@ def _axis(axes: Axes, metric: str, xs: Sequence[float]) -> None:
     """Few ticks, which never touch; distances that lie decades apart on a logarithmic axis."""
     if metric == "distance" and max(xs) > 10 * min(xs) > 0:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(numticks=6))
-        axes.xaxis.set_major_formatter(FuncFormatter(power_of_ten))
+        decades = max(xs) > 100 * min(xs)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades else (1.0, 2.0, 5.0), numticks=8))
+        axes.xaxis.set_major_formatter(FuncFormatter(power_of_ten) if decades else FormatStrFormatter("%g"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=metric == "count"))

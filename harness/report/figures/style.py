@@ -82,10 +82,10 @@ def context():
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """``stem``.png (300 dpi) and ``stem``.svg, without dates or versions: the same data gives the same bytes."""
+    """``stem``.png (240 dpi) and ``stem``.svg, without dates or versions: the same data gives the same bytes."""
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     pixels, drawing = BytesIO(), BytesIO()
-    figure.savefig(pixels, format="png", dpi=300, metadata={"Software": None})
+    figure.savefig(pixels, format="png", dpi=240, metadata={"Software": None})
     figure.set_layout_engine("none")  # it stays as it is laid out: once is enough
     figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
     atomic_write(png, pixels.getvalue())
