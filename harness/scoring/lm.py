@@ -147,7 +147,7 @@ class PackedLM(EncodingLM):
                 requests.append(request)
         owners = {request_key(instance): i for i, instance in enumerate(instances)}
         rows = build_rows(list(groups.values()), self.max_length, self.model.window, self.model.branches)
-        owner = np.asarray([owners[request.key] for request in requests])
+        owner = np.asarray([owners[request.key] for request in requests], dtype=np.int64)  # also of none
         documents = defaultdict(list)
         for number in range(len(requests)):
             documents[instances[owner[number]].task_name, instances[owner[number]].doc_id].append(number)

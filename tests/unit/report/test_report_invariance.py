@@ -30,7 +30,8 @@ from harness.store.records import Curve, TrialRecord
 #: Columns that a definition makes depend on the other arms.
 RELATIVE = {
     "tie_group", "minimum_detectable_effect", "difference_to_reference_block_low", "difference_to_reference_block_high",
-    "intransigence", "Intransigence, points", "settings_tried", "Settings tried", "on_front",
+    "intransigence", "Intransigence, points", "average_accuracy_of_learnt",
+    "Average accuracy without tasks that are not learnt, %", "settings_tried", "Settings tried", "on_front",
 }  # fmt: skip
 #: Columns of the tables behind figures that say which number of an arm a row is.
 PLACE = ("order", "seed", "metric", "place", "x", "examples", "after_task", "position")

@@ -7,6 +7,7 @@ from pathlib import Path
 import benchmark_files
 import campaigns
 import pytest
+import yaml
 from campaigns import TOY
 from folders import records
 
@@ -38,6 +39,18 @@ def file(tmp_path, in_shared_cache, monkeypatch) -> Path:
 def run(file: Path, folder: Path) -> dict[str, dict]:
     campaigns.run(campaigns.load(file, folder))
     return {record["spec"]["method"]: record for record in records(folder).values()}
+
+
+def test_answers_are_written_where_the_study_says_so(file, tmp_path):
+    study = yaml.safe_load(file.read_text())
+    scoring = study["scoring"] | {"answers": "generated", "curve": []}
+    probes = ["toy_digits"]  # of choices too, and never trained on: as everywhere
+    asked = {"methods": {"lora": {}}, "streams": {"order": STREAM[1:]}, "scoring": scoring, "probes": probes}
+    found = run(campaigns.write_study(tmp_path, study | asked, "written"), tmp_path / "written")["lora"]
+    assert found["status"] == "ok"
+    assert {scores["metric"] for scores in found["tasks"].values()} == {"exact_match"}
+    assert {scores["metric"] for scores in found["probes"].values()} == {"acc"}
+    assert found["spec"]["scoring"]["answers"] == "generated"
 
 
 def test_tasks_of_unlike_length_are_learnt_and_resumed(file, tmp_path, monkeypatch):
