@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
 from harness.report.arms import Arm
 from harness.report.figures.palette import Look, looks
 from harness.report.figures.parts import Drawing, Rows, Spot, empty, limits, mark, point_row, spans, spots_of
-from harness.report.figures.style import PAGE, TICKS, legend, new_figure
+from harness.report.figures.style import PAGE, TICKS, legend, new_figure, note
 from harness.report.metric import Metric
 from harness.report.metrics import metric
+from harness.report.numbers import listed
 from harness.report.study import StudyResults
 
 PANELS = ("average_accuracy", "learning_accuracy")
@@ -45,16 +46,31 @@ def accuracy_by_examples(study: StudyResults, styles: dict[str, Look]) -> Drawin
     if not rows:
         return empty("No arm has an average accuracy."), columns, rows
     figure = new_figure(PAGE, 2.5)
+    untrained = [arm for arm in study.arms if arm.trials and not arm.trains]
+    off: dict[str, float] = {}
     for axes, panel in zip(figure.subplots(1, len(panels)), panels, strict=True):
         _panel(axes, panel, lines, drawn)
-        for arm in (arm for arm in study.arms if arm.trials and not arm.trains):
-            if value := arm.estimate(panel.name):
-                look = styles[arm.name]
-                axes.axhline(100 * value.mean, color=look.color, linestyle=(0, (4, 2)), linewidth=1, zorder=1)
-                axes.annotate(look.label, (0.99, 100 * value.mean), (0, 2), textcoords="offset points",
-                              xycoords=("axes fraction", "data"), ha="right", fontsize=TICKS)  # fmt: skip
+        off |= _across(axes, untrained, panel, styles)
+    if off:
+        note(figure, f"Off the axis: {listed([f'{name}, {value:.1f} %' for name, value in off.items()])}.")
     legend(figure, lines, drawn)
     return [figure], columns, rows
+
+
+def _across(axes: Axes, arms: Sequence[Arm], of: Metric, styles: dict[str, Look]) -> dict[str, float]:
+    """Draw what is not trained as lines with names; returns the values of those that would lie off the axis."""
+    low, high = axes.get_ylim()
+    off = {}
+    for arm in arms:
+        if value := arm.estimate(of.name):
+            y, look = of.scale * value.mean, styles[arm.name]
+            if not low < y < high:
+                off[arm.name] = y
+                continue
+            axes.axhline(y, color=look.color, linestyle=(0, (4, 2)), linewidth=1, zorder=1)
+            axes.annotate(look.label, (0.99, y), (0, 2), textcoords="offset points",
+                          xycoords=("axes fraction", "data"), ha="right", fontsize=TICKS)  # fmt: skip
+    return off
 
 
 def line_of(arm: Arm) -> str:

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from harness.report.figures.palette import Look
 from harness.report.figures.parts import Rows, empty
-from harness.report.figures.style import INK, PAGE, legend, new_figure
+from harness.report.figures.style import INK, PAGE, legend, new_figure, note
 
 #: Quantity -> (column, sign: -1 where the quantity grows as the column falls, label).
 PANELS = {
@@ -25,6 +25,7 @@ def draw_mitigation(points: Rows, styles: dict[str, Look]):
     for axes, quantity in zip(figure.subplots(1, len(quantities), squeeze=False)[0], quantities, strict=True):
         _panel(axes, [point for point in points if point["quantity"] == quantity], styles)
         axes.set_ylabel(PANELS[quantity][2])
+    note(figure, "Dashed: all of ΔW shrunk as much.")
     legend(figure, {point["arm"] for point in points}, styles)
     return figure
 
@@ -40,4 +41,4 @@ def _panel(axes: Axes, points: Rows, styles: dict[str, Look]) -> None:
                 look = styles[arm]
                 marker = look.marker if kind == "mitigated" else None
                 axes.plot(x, y, color=look.color, linestyle=line, marker=marker)
-    axes.set_xlabel("part of the intruders kept, λ\n(dashed: all of ΔW shrunk as much)")
+    axes.set_xlabel("part of the intruders kept, λ")

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.analysis.statistics import Estimate
 from harness.errors import clipped
 from harness.report import metrics
 from harness.report.arms import Arm
 from harness.report.estimates import certain
 from harness.report.figures.accuracy_matrix import mean_matrix
+from harness.report.figures.parts import FEW
 from harness.report.figures.registry import drawn_looks, figures_of
 from harness.report.figures.style import GRID
 from harness.report.leaderboard import Board, BoardRow
@@ -94,10 +96,15 @@ def _colors(study: StudyResults, board: Sequence[BoardRow]) -> dict[str, str]:
 
 
 def _bars(board: Sequence[BoardRow], reference: Arm | None) -> list[dict[str, Any] | None]:
-    """Point and interval of the outcome on one axis for all arms, in per cent of it, marked at the reference's mean."""
+    """Point and interval, or few trials, of the outcome on one axis for all arms, in per cent of it.
+
+    It is marked at the reference's mean.
+    """
     outcomes = [row.arm.estimate(PRIMARY) for row in board]
-    trained = [v for row, v in zip(board, outcomes, strict=True) if v and row.arm.trains]
-    ends = [x for v in trained or outcomes if v for x in (v.mean, v.low, v.high) if x is not None]
+    dots = [sorted(row.arm.values(PRIMARY).values()) if v and v.n < FEW else [] for row, v in _with(board, outcomes)]
+    trained = [(v, own) for (row, v), own in zip(_with(board, outcomes), dots, strict=True) if v and row.arm.trains]
+    shown = trained or [(v, own) for v, own in zip(outcomes, dots, strict=True) if v]
+    ends = [x for v, own in shown for x in (v.mean, *(own or (v.low, v.high))) if x is not None]
     if not ends:
         return [None] * len(outcomes)
     low, high = min(ends), max(ends)
@@ -108,11 +115,15 @@ def _bars(board: Sequence[BoardRow], reference: Arm | None) -> list[dict[str, An
 
     mark = next((at(v.mean) for row, v in zip(board, outcomes, strict=True) if v and row.arm is reference), None)
     return [
-        {"mean": at(v.mean), "low": at(v.low), "high": at(v.high), "mark": mark}
-        if v and low <= v.mean <= high
-        else None
-        for v in outcomes
-    ]
+        {"mean": at(v.mean), "dots": [at(each) for each in own], "mark": mark,
+         "low": None if own else at(v.low), "high": None if own else at(v.high)}
+        if v and low <= v.mean <= high else None
+        for v, own in zip(outcomes, dots, strict=True)
+    ]  # fmt: skip
+
+
+def _with(board: Sequence[BoardRow], outcomes: Sequence[Estimate | None]) -> list[tuple[BoardRow, Estimate | None]]:
+    return list(zip(board, outcomes, strict=True))
 
 
 def _matrices(study: StudyResults, board: Sequence[BoardRow]) -> dict[str, Any]:
