@@ -30,6 +30,7 @@ from harness.study.config import ResourceSettings
 from harness.study.stack import Device
 
 CLOSE_SECONDS = 30.0  #: for a driver to end Ray; it is killed then
+GONE_SECONDS = 5.0  #: for killed processes to be gone
 MORE_SECONDS = 30.0  #: beyond what a driver takes to say that Ray has not started
 
 NOTHING: Mapping[str, Callable[..., object]] = {}
@@ -88,18 +89,23 @@ class Supervisor:
         if self._over:
             return
         self._over = True
-        end = time.monotonic() + CLOSE_SECONDS
         try:
-            self._channel.send(("close",))
-            while self._channel.poll(max(0.0, end - time.monotonic())) and os.read(self._channel.fileno(), 2**16):
-                pass  # what it still says is of no use; the connection ends when it does
-        except OSError:
-            pass
+            # A cluster of our own has nothing to keep, and takes Ray seconds to end in order.
+            if self._joins or sys.platform != "linux":
+                self._end_driver()
         finally:
             self._kill()
             self._channel.close()
         if self._folder and str(self._folder) not in str(self._error):  # else somebody will look into it
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end_driver(self) -> None:
+        """Have it leave the user's cluster, in bounded time."""
+        end = time.monotonic() + CLOSE_SECONDS
+        with contextlib.suppress(OSError):
+            self._channel.send(("close",))
+            while self._channel.poll(max(0.0, end - time.monotonic())) and os.read(self._channel.fileno(), 2**16):
+                pass  # what it still says is of no use; the connection ends when it does
 
     def _launch(self) -> tuple[Any, subprocess.Popen[bytes]]:
         here, there = Pipe()
@@ -170,12 +176,26 @@ def print_line(text: str) -> None:
 
 
 def _kill_session(leader: int) -> None:
+    """Kill all of a session, and see them end: what comes next may need their memory, or their GPU."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-    for path in Path("/proc").glob("[1-9]*"):  # Ray's workers have groups of their own
-        with contextlib.suppress(OSError, ValueError):
-            if os.getsid(int(path.name)) == leader:
-                os.kill(int(path.name), signal.SIGKILL)
+    end = time.monotonic() + GONE_SECONDS
+    while (left := _session(leader)) and time.monotonic() < end:  # Ray's workers have groups of their own
+        for process in left:
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of a session but its leader, those that have ended and are not waited for left out."""
+    found = []
+    for path in Path("/proc").glob("[1-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            state = (path / "stat").read_text().rpartition(")")[2].split()[0]
+            if path.name != str(leader) and state != "Z" and os.getsid(int(path.name)) == leader:
+                found.append(int(path.name))
+    return found
 
 
 def _end_orderly() -> None:

@@ -121,12 +121,23 @@ def test_no_process_of_a_dead_driver_is_left(start, tmp_path, group):
     rays.wait_until(lambda: not rays.living(rays.processes(int(file.read_text()))), 10)
 
 
-def test_a_driver_that_does_not_end_is_killed_at_the_close(start, monkeypatch):
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_driver_that_does_not_end_is_killed_at_the_close(start, monkeypatch, joins):
     monkeypatch.setattr(supervisor, "CLOSE_SECONDS", 0.2)
+    if joins:
+        monkeypatch.setenv("RAY_ADDRESS", "auto")
     running = start(STARTED + "signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(1000)")
     running.close()
     assert running._process.returncode == -signal.SIGKILL
-    assert not running._folder.exists(), "nobody was told to look into it"
+    assert joins or not running._folder.exists(), "nobody was told to look into it"
+
+
+def test_a_driver_leaves_the_users_cluster_in_order(start, monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    left = tmp_path / "left"
+    running = start(STARTED + f"assert channel.recv() == ('close',); open({str(left)!r}, 'w').close()")
+    running.close()
+    assert left.exists()
 
 
 def test_errors_of_a_driver_keep_class_and_place(start):
