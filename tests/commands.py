@@ -17,13 +17,13 @@ PRELOADED = ["harness.cli.study", "harness.cli.results", "harness.run.worker", "
 class Command:
     """One command line at work; its output goes to a file, its exit status is ``status`` (-9: killed)."""
 
-    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, arguments: list[str], environment: dict[str, str], folder: Path = ROOT) -> None:
         handle, name = mkstemp(suffix=".log")
         os.close(handle)
         self._log = Path(name)
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(PRELOADED)
-        self._process: BaseProcess = server.Process(target=_run, args=(arguments, environment, name))
+        self._process: BaseProcess = server.Process(target=_run, args=(arguments, environment, name, folder))
         self._process.start()
 
     @property
@@ -52,13 +52,13 @@ class Command:
         return self._process.exitcode
 
 
-def _run(arguments: list[str], environment: dict[str, str], log: str) -> None:
+def _run(arguments: list[str], environment: dict[str, str], log: str, folder: Path) -> None:
     """What ``python -m harness`` does, in the child."""
     file = os.open(log, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(file, stream)
     os.environ.update(environment)
-    os.chdir(ROOT)
+    os.chdir(folder)
     sys.argv = ["lorabench", *arguments]
     from harness import cli
 

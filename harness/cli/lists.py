@@ -52,8 +52,18 @@ def tasks(
     _list(rows, as_json, f"no task matches '{pattern}'{elsewhere}")
 
 
-def studies(as_json: AsJson = False) -> None:
-    """List the studies, one line each."""
+def studies(
+    as_json: AsJson = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of a study's file, for editors, instead.")
+    ] = False,
+) -> None:
+    """List the studies, one line each; with --schema what a study's file may say."""
+    if schema:
+        from harness.cli.documentation import schema_text
+
+        typer.echo(schema_text(), nl=False)
+        return
     from harness.data import paths
     from harness.study.load import load_study
 

@@ -1,13 +1,36 @@
-"""``lorabench new``: the start of a custom method or task."""
+"""``lorabench new``: the start of a study, of a custom method or of a task."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Start a custom method or task.", no_args_is_help=True)
+from harness.cli.options import ModelName, names
+
+app = typer.Typer(help="Start a study, a custom method or a custom task.", no_args_is_help=True)
+
+
+@app.command("study")
+def new_study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the study: NAME.yaml, in this folder.")],
+    model: ModelName = None,
+    tasks: Annotated[str | None, typer.Option("--tasks", help="What is trained on, comma-separated.")] = None,
+    probes: Annotated[str | None, typer.Option("--probes", help="What is scored only, comma-separated.")] = None,
+    methods: Annotated[str | None, typer.Option("--methods", help="Methods, comma-separated.")] = None,
+) -> None:
+    """Write a study with comments that plans as it is, to be changed."""
+    from harness.cli import new_study as written
+
+    given = {"tasks": tasks, "arms": methods}
+    chosen: dict[str, Any] = {key: names(text) for key, text in given.items() if text is not None}
+    if model is not None:
+        chosen["model"] = model
+    # Probes of our own go with tasks of our own: who names tasks names probes as well.
+    own = () if tasks is not None else written.PROBES
+    file = written.new_study(name, probes=names(probes) if probes is not None else own, **chosen)
+    typer.echo(f"{file}\nplan it with: lorabench plan {file}")
 
 
 @app.command("method")

@@ -106,7 +106,12 @@ def _joined(lines: list[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-if __name__ == "__main__":
+def write() -> None:
+    """Write the tables of every page again, and what the report keeps."""
     for path in (README, STATISTICS, CLAIMS_PAGE, METRICS_PAGE, REFERENCE):
         path.write_text(documented(path.read_text(encoding="utf-8")), encoding="utf-8")
     UNRELIABLE.write_text(kept(simulated()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

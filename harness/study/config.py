@@ -34,10 +34,12 @@ class _Settings(BaseModel):
 class AdapterSettings(_Settings):
     """Shape of the low-rank adapter (scaling alpha / rank); an arm may have some of it otherwise."""
 
-    rank: limits.Rank = 8
-    alpha: limits.Number = Field(default=16, gt=0)
+    rank: limits.Rank = Field(default=8, description="columns of A and B")
+    alpha: limits.Number = Field(default=16, gt=0, description="the change is alpha / rank times B A")
     targets: tuple[str, ...] = Field(
-        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
+        description="names of the projections that are adapted, in every layer",
     )
 
 
@@ -50,7 +52,7 @@ class TrainingSettings(_Settings):
     batch: limits.BatchSize = Field(default=8, description="examples of one optimizer step of one trial")
     warmup_steps: limits.Steps = Field(default=5, description="linear warm-up at the start of each task, then constant")
     clip: limits.Number = Field(default=1.0, gt=0, description="norm of one trial's whole gradient")
-    weight_decay: limits.Number = Field(default=0.0, ge=0)
+    weight_decay: limits.Number = Field(default=0.0, ge=0, description="of the optimizer, decoupled from the gradient")
     max_length: limits.Length = Field(default=512, description="tokens; longer examples lose their beginning")
     pass_tokens: limits.PassTokens = Field(
         default=49152, description="padded tokens of a pack that go through the model at once"
@@ -79,7 +81,7 @@ class TrainingSettings(_Settings):
 class ScoringSettings(_Settings):
     """What is scored, when, and on how many items."""
 
-    split: Literal["test", "validation"] = "test"
+    split: Literal["test", "validation"] = Field(default="test", description="whose items are scored")
     items: limits.Items = Field(default=None, description="at most this many items a task; null: all")
     probe_items: limits.ItemsByName = Field(default=None, description="the same for probes, or for each by name")
     curve: tuple[limits.Mark, ...] = Field(
@@ -87,8 +89,10 @@ class ScoringSettings(_Settings):
         max_length=limits.MOST_POINTS,
         description="examples after which the task being learnt is scored; 0 and all of them always are",
     )
-    probes_after: Literal["every_task", "last_task"] = "every_task"
-    intruders_after: Literal["every_task", "last_task", "never"] = "every_task"
+    probes_after: Literal["every_task", "last_task"] = Field(default="every_task", description="when probes are scored")
+    intruders_after: Literal["every_task", "last_task", "never"] = Field(
+        default="every_task", description="when intruder dimensions are counted"
+    )
     batch_tokens: limits.PassTokens = Field(
         default=16384, description="token budget of one scoring pass; part of the stack"
     )
@@ -148,7 +152,7 @@ class ResourceSettings(_Settings):
     )
     num_cpus: limits.Cpus = Field(default=None, description="CPUs that Ray counts for a pack; null: threads")
     num_gpus: limits.CardShare = Field(
-        default=1, description="share of a GPU that Ray counts for a pack; plan: as much of its memory as it needs"
+        default=1.0, description="share of a GPU that Ray counts for a pack; plan: as much of its memory as it needs"
     )
     wait_minutes: limits.Minutes = Field(
         default=10, description="how long a node of a cluster is waited for that is large enough for a pack"
@@ -158,11 +162,11 @@ class ResourceSettings(_Settings):
 class CommonSettings(_Settings):
     """What a study and an audit have in common: all that scores depend on beside the adapter."""
 
-    model: limits.ModelName
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    model: limits.ModelName = Field(description="the base: a name of the catalogue, a folder, or a hub id")
+    dtype: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="of the base; adapters are float32")
     threads: limits.Threads = Field(default=2, description="CPU threads of every pack, whoever runs it")
-    probes: limits.Tasks = ()
-    scoring: ScoringSettings = ScoringSettings()
+    probes: limits.Tasks = Field(default=(), description="tasks that are scored and never trained on")
+    scoring: ScoringSettings = Field(default=ScoringSettings(), description="what is scored, when, on how much")
 
     def items(self, task: str) -> int | None:
         """At most how many items of a task or probe are scored; None for all."""
@@ -202,24 +206,37 @@ class Study(CommonSettings):
     """One study: ``study -> trials -> packs -> records -> tables and figures``."""
 
     name: str = ""
-    title: str = ""
-    device: Literal["cpu", "cuda", "any"] = "any"
-    pack: limits.PackSize = "auto"
-    root_seed: limits.Seed = 0
-    seeds: tuple[limits.Seed, ...] = Field(min_length=1)
-    streams: dict[str, limits.Tasks] = Field(min_length=1)
-    methods: dict[str, dict[str, Any]] = Field(min_length=1)
+    title: str = Field(default="", description="a line for lists and reports")
+    device: Literal["cpu", "cuda", "any"] = Field(
+        default="any", description="what it has to run on; any: a GPU where there is one"
+    )
+    pack: limits.PackSize = Field(
+        default="auto",
+        description="trainings side by side; auto: as many as model and device suggest",
+    )
+    root_seed: limits.Seed = Field(default=0, description="what every other seed is derived from")
+    seeds: tuple[limits.Seed, ...] = Field(
+        min_length=1, description="which examples are drawn, in which order, where adapters start; 3 at least for tests"
+    )
+    streams: dict[str, limits.Tasks] = Field(
+        min_length=1, description="orders by name: tasks that are trained on one after another"
+    )
+    methods: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="arms: METHOD or METHOD@NAME, with settings; a list of values is a grid"
+    )
     reference: str | None = Field(
         default=None, description="the arm that others are compared with, or a method: its arms; null: lora"
     )
-    adapter: AdapterSettings = AdapterSettings()
-    training: TrainingSettings = TrainingSettings()
-    keep_adapters: Literal["none", "last", "all"] = "last"
+    adapter: AdapterSettings = Field(default=AdapterSettings(), description="shape of the adapters")
+    training: TrainingSettings = Field(default=TrainingSettings(), description="every method's budget")
+    keep_adapters: Literal["none", "last", "all"] = Field(
+        default="last", description="after which tasks what is scored is kept, for export, audit and mitigate"
+    )
     stall_minutes: float = Field(
         default=30, ge=0.1, description="a pack that gives no sign of life for so long is stopped"
     )
-    resources: ResourceSettings = ResourceSettings()
-    tuning: TuningSettings = TuningSettings()
+    resources: ResourceSettings = Field(default=ResourceSettings(), description="what a pack takes of a Ray cluster")
+    tuning: TuningSettings = Field(default=TuningSettings(), description="what `lorabench tune` spends on every arm")
     published: str | None = Field(default=None, description="a file of tasks/published: numbers for the report to show")
     claims: str | None = Field(default=None, description="a file of tasks/claims: what sources claim, for the report")
     cl_benchmark: str | None = Field(

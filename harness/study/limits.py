@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from harness.errors import InputError, clipped
 
@@ -29,12 +30,42 @@ MOST_BYTES = 2_000_000
 
 
 @dataclass(frozen=True)
-class Whole:
+class Range:
+    """From where to where the numbers of a type go, in the schema of a study."""
+
+    least: float
+    most: float
+
+    @property
+    def ends(self) -> Range:
+        """These alone, for a type that is checked otherwise."""
+        return Range(self.least, self.most)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return self._bounded(handler(schema))
+
+    def _bounded(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """The schema with the ends at every number in it: of one, of ``null`` or one, of one by name."""
+        if schema.get("type") in ("integer", "number"):
+            return {**schema, "minimum": self.least, "maximum": self.most}
+        parts: dict[str, Any] = (
+            {"anyOf": [self._bounded(part) for part in schema["anyOf"]]} if "anyOf" in schema else {}
+        )
+        if isinstance(named := schema.get("additionalProperties"), dict):
+            parts["additionalProperties"] = self._bounded(named)
+        return {**schema, **parts}
+
+
+@dataclass(frozen=True)
+class Whole(Range):
     """A whole number from ``least`` to ``most``, for the reason ``why``; raises ValueError for anything else."""
 
     least: int
     most: int
     why: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self, handler(source))
 
     def __call__(self, value: Any) -> int:
         if type(value) is not int or not self.least <= value <= self.most:
@@ -57,12 +88,13 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Amount:
+class Amount(Range):
     """A number from ``least`` to ``most``, for the reason ``why``; raises ValueError for anything else."""
 
-    least: float
-    most: float
     why: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self, handler(source))
 
     def __call__(self, value: Any) -> float:
         if type(value) not in (int, float) or not self.least <= value <= self.most:
@@ -97,29 +129,33 @@ _CARD = Amount(0.01, 1, "a pack runs on one GPU, or on a share of one")
 _PACK = Whole(1, 65_536, "rows of a pack train at once")
 
 Number = Annotated[float, BeforeValidator(_number)]
-Seed = Annotated[int, BeforeValidator(Whole(0, 2**53 - 1, _SEED))]
-Examples = Annotated[int, BeforeValidator(Whole(1, 10_000_000, _ROWS))]
-Mark = Annotated[int, BeforeValidator(Whole(0, 10_000_000, _ROWS))]
-BatchSize = Annotated[int, BeforeValidator(Whole(1, 65_536, "examples of one step go through the model together"))]
-Steps = Annotated[int, BeforeValidator(Whole(0, 10_000_000, _ROWS))]
-Rank = Annotated[int, BeforeValidator(Whole(1, 16_384, "no layer of a model that fits here is wider"))]
-Threads = Annotated[int, BeforeValidator(Whole(1, 1024, "no machine has more cores"))]
-Settings = Annotated[int, BeforeValidator(Whole(2, 1000, "each is a trial, for every arm, seed and stream"))]
-PassTokens = Annotated[int, BeforeValidator(Whole(64, 2**24, _PASS))]
-Length = Annotated[int, BeforeValidator(Whole(8, 2**20, _LENGTH))]
-Items = Annotated[int | None, BeforeValidator(lambda value: None if value is None else _ITEMS(value))]
+Seed = Annotated[int, Whole(0, 2**53 - 1, _SEED)]
+Examples = Annotated[int, Whole(1, 10_000_000, _ROWS)]
+Mark = Annotated[int, Whole(0, 10_000_000, _ROWS)]
+BatchSize = Annotated[int, Whole(1, 65_536, "examples of one step go through the model together")]
+Steps = Annotated[int, Whole(0, 10_000_000, _ROWS)]
+Rank = Annotated[int, Whole(1, 16_384, "no layer of a model that fits here is wider")]
+Threads = Annotated[int, Whole(1, 1024, "no machine has more cores")]
+Settings = Annotated[int, Whole(2, 1000, "each is a trial, for every arm, seed and stream")]
+PassTokens = Annotated[int, Whole(64, 2**24, _PASS)]
+Length = Annotated[int, Whole(8, 2**20, _LENGTH)]
+Items = Annotated[int | None, BeforeValidator(lambda value: None if value is None else _ITEMS(value)), _ITEMS.ends]
 ItemsByName = Annotated[
-    int | dict[str, int] | None, BeforeValidator(lambda value: None if value is None else _ITEMS.by_name(value))
+    int | dict[str, int] | None,
+    BeforeValidator(lambda value: None if value is None else _ITEMS.by_name(value)),
+    _ITEMS.ends,
 ]
 ShotsByName = Annotated[
-    int | dict[str, int] | None, BeforeValidator(lambda value: None if value is None else _SHOTS.by_name(value))
+    int | dict[str, int] | None,
+    BeforeValidator(lambda value: None if value is None else _SHOTS.by_name(value)),
+    _SHOTS.ends,
 ]
-Cpus = Annotated[float | None, BeforeValidator(lambda value: None if value is None else _CPUS(value))]
+Cpus = Annotated[float | None, BeforeValidator(lambda value: None if value is None else _CPUS(value)), _CPUS.ends]
 CardShare = Annotated[
-    Literal["plan"] | float, BeforeValidator(lambda value: value if value == "plan" else _CARD(value))
+    Literal["plan"] | float, BeforeValidator(lambda value: value if value == "plan" else _CARD(value)), _CARD.ends
 ]
-Minutes = Annotated[float, BeforeValidator(Amount(0, 100_000, "a run that waits longer is forgotten"))]
-PackSize = Annotated[Literal["auto"] | int, BeforeValidator(_PACK.or_auto)]
+Minutes = Annotated[float, Amount(0, 100_000, "a run that waits longer is forgotten")]
+PackSize = Annotated[Literal["auto"] | int, BeforeValidator(_PACK.or_auto), _PACK.ends]
 ModelName = Annotated[str, BeforeValidator(model_name)]
 Tasks = Annotated[tuple[str, ...], Field(max_length=MOST_TASKS)]
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import yaml
-from documents import PAGES, anchors, links
+from documents import PAGES, anchors, blocks, links, parsed
 from places import REFERENCE, ROOT
 
 from harness.method.registry import methods
@@ -112,3 +112,44 @@ def test_messages_that_are_explained_are_those_of_the_code():
     for text in said:
         parts = [part.strip(" '()") for part in text.split("…")]
         assert all(part in sources for part in parts), text
+
+
+def lines_of_commands() -> list[tuple[str, str]]:
+    """(page, a line of ``lorabench``) of every block, also of those that a test can't run."""
+    found = []
+    for page in PAGES:
+        for token in parsed(page):
+            if token.type in ("code_block", "fence"):
+                lines = [line.strip() for line in token.content.splitlines()]
+                found += [(page.name, line) for line in lines if line.startswith("lorabench ")]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), lines_of_commands())
+def test_verbs_and_options_of_a_line_are_there(page, line):
+    from typer.main import get_command
+
+    from harness.cli import app
+
+    words = re.sub(r"[\[\]]", " ", line.partition("#")[0]).split()[1:]
+    verbs = [word for at, word in enumerate(words) if at == 0 or words[at - 1] == "|"] if "|" in words else words[:1]
+    for verb in verbs:
+        command = get_command(app)
+        options = {option for part in command.params for option in (*part.opts, *part.secondary_opts)}
+        if verb.startswith("--"):
+            assert verb in options
+            continue
+        rest = words[words.index(verb) :]
+        while hasattr(command, "commands"):
+            assert rest[0] in command.commands, line
+            command, rest = command.commands[rest[0]], rest[1:]
+        options |= {option for part in command.params for option in (*part.opts, *part.secondary_opts)}
+        assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options, line
+
+
+def test_blocks_that_no_test_runs_say_what_they_need():
+    needs = {block.needs for page in PAGES for block in blocks(page)}
+    assert {"a GPU", "a cluster", "Slurm", "Kubernetes"} <= needs
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.commands, f"{page.name}:{block.line}"
