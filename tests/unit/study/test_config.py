@@ -12,7 +12,8 @@ from harness.errors import InputError
 from harness.study.config import check_name
 from harness.study.load import build_study, find_study, load_study
 
-LM_EVAL = ("hellaswag", "arc_challenge", "winogrande", "piqa")  # probes by lm-eval's own names
+#: lm-eval's own, by their names.
+LM_EVAL = ("hellaswag", "arc_challenge", "arc_easy", "openbookqa", "winogrande", "piqa")
 GOOD = {"model": "m", "seeds": [0], "streams": {"one": ["a", "b"]}, "methods": {"lora": None}}
 
 
