@@ -7,8 +7,13 @@ The Python interface is these functions; ``import harness`` is instant, what the
     study = lb.load_study("quick", name="one-seed", seeds=[0])
     lb.plan_study(study)                         # a table of its trials, and how far each is
     folder = lb.run_study(study)                 # only what is missing; results/one-seed
-    lb.read_results(folder)                      # a table of one row a trial
+    lb.read_results(folder)                      # a table of one row a trial, or (tidy=True) of one row a number
+    lb.leaderboard(folder)                       # a row an arm: means, intervals, tests against the reference
     lb.compare_arms(folder, "combined", "lora")  # paired differences, and how sure they are
+    lb.audit("adapter", "org/model", tasks=["tomi"])   # PEFT folders made elsewhere, against their base
+
+``docs/notebook.md`` walks through them.  The verbs have objects in their names because ``harness.run`` is the package
+that runs studies: a function of its name would be the package again as soon as anything imports that.
 
 Whatever a caller can get wrong is an :class:`harness.errors.InputError`: what, where, and what to do next.
 
@@ -23,14 +28,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
 
     from harness.run.campaign import Campaign
     from harness.study.config import Study
 
-__all__ = ["compare_arms", "load_study", "plan_study", "read_results", "run_study", "write_report"]
+__all__ = [
+    "audit",
+    "compare_arms",
+    "leaderboard",
+    "load_study",
+    "plan_study",
+    "read_results",
+    "run_study",
+    "write_report",
+]
 
 
 def load_study(study: str | Path, *, name: str | None = None, **changes: Any) -> Study:
@@ -139,6 +153,26 @@ def read_results(folder: str | Path, *, tidy: bool = False, allow_mixed: bool = 
     return pd.DataFrame(rows)
 
 
+def leaderboard(folder: str | Path, *, allow_mixed: bool = False) -> pd.DataFrame:
+    """The board of a folder of results (or of a study's, by name): a row an arm, with the columns of leaderboard.csv.
+
+    Contestants first, ranked where the evidence is complete, controls below them.  Shares are from 0 to 1.  Raises
+    InputError where no trial is finished, and for trials that may not be compared unless ``allow_mixed``.
+    """
+    import pandas as pd
+
+    from harness.report import leaderboard as boards
+    from harness.report import leaderboard_csv
+    from harness.report.study import gather
+    from harness.store import read_trials
+    from harness.store.tuning import read_tuning
+
+    place = _folder(folder)
+    study = gather(read_trials(place), allow_mixed=allow_mixed, where=str(place), tuning=read_tuning(place))
+    table = leaderboard_csv.table(boards.rows(study), partial=study.partial)
+    return pd.DataFrame(table, columns=leaderboard_csv.columns_of(study))
+
+
 def compare_arms(
     folder: str | Path, first: str, second: str, *, other: str | Path | None = None, allow_mixed: bool = False
 ) -> pd.DataFrame:
@@ -159,6 +193,53 @@ def compare_arms(
     data = as_data(compare_studies(one, first, two, second, allow_mixed=allow_mixed))
     table = pd.DataFrame.from_dict(data["differences"], orient="index").rename_axis("metric")
     table.attrs["answer"] = data["answer"]
+    return table
+
+
+def audit(
+    adapters: str | Path | Sequence[str | Path],
+    model: str,
+    *,
+    tasks: Sequence[str] = (),
+    probes: Sequence[str] = (),
+    out: str | Path | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Score PEFT folders made elsewhere (LoRA or DoRA) against their base ``model``, and write the page of the audit.
+
+    One row for the base and one for each adapter, with the columns of ``audit.csv``: scores, differences to the base on
+    the same items with their standard error and McNemar's p, intruder dimensions.  ``attrs["answer"]`` says it in
+    sentences, ``attrs["folder"]`` is where page and record are (``out``, or ``results/audit-<adapter>``).
+
+    ``settings`` are ``dtype``, ``threads``, ``independent``, ``another_base``, and those of ``scoring`` (``items``,
+    ``probe_items``, ``split``, ``num_fewshot``, ...).  Raises InputError for what can't be audited.
+    """
+    from contextlib import nullcontext
+
+    import pandas as pd
+
+    from harness.cli.show.progress import progress
+    from harness.executors import make_executor
+    from harness.executors.interface import Watcher
+    from harness.posthoc import audit as audits
+    from harness.report import write_audit
+    from harness.report.pages.audit import rows
+    from harness.report.sequence import of_sequence
+    from harness.report.text.audit import verdict
+    from harness.study.config import AuditSettings
+
+    own = {key: settings.pop(key) for key in list(settings) if key in AuditSettings.model_fields and key != "scoring"}
+    scoring = {**settings.pop("scoring", {}), **settings}
+    folders = [Path(adapters)] if isinstance(adapters, str | Path) else [Path(each) for each in adapters]
+    values = {"model": model, "tasks": list(tasks), "probes": list(probes), "scoring": scoring, **own}
+    loaded = audits.load_audit(folders, values, Path(out) if out else None)
+    silent = nullcontext(Watcher(lambda units: None, lambda job, units, what: None))
+    with silent if quiet else progress(loaded.folder.name) as watcher:
+        record = audits.run(loaded, make_executor("local").device("any").kind, watcher, of_sequence)
+    write_audit(record, loaded.folder)
+    table = pd.DataFrame(rows(record))
+    table.attrs |= {"answer": verdict(record), "folder": str(loaded.folder)}
     return table
 
 

@@ -1,8 +1,8 @@
 """The command line: one verb a function, thin, and quick to start (torch and ray are imported only where they run).
 
 ``VERBS`` says where each verb is: ``study`` runs a study, ``results`` reads what it left, ``trials`` lists and exports
-single ones, ``adapters`` takes what was trained, ``lists`` says what there is; ``perf`` and ``new`` are groups of
-verbs.  ``options`` is what several share.
+single ones, ``track`` logs them elsewhere, ``adapters`` takes what was trained, ``lists`` says what there is; ``perf``
+and ``new`` are groups of verbs.  ``options`` is what several share.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import adapters, lists, new, perf, results, study, trials
+from harness.cli import adapters, lists, new, perf, results, study, track, trials
 from harness.cli.options import kind_of
 from harness.cli.terminal import say, stopped, take_any_encoding
 from harness.data.files import FULL
@@ -24,7 +24,7 @@ from harness.errors import InputError, LorabenchError
 VERBS = (
     study.fetch, study.plan, study.run, study.tune, study.status,
     results.report, results.compare,
-    trials.trials, trials.export, adapters.audit, adapters.mitigate,
+    trials.trials, trials.export, track.log, adapters.audit, adapters.mitigate,
     lists.doctor, lists.methods, lists.tasks, lists.studies,
 )  # fmt: skip
 

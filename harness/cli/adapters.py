@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli.options import (
+    AsJson,
     ModelName,
     OutFolder,
     model_option,
@@ -18,7 +19,10 @@ from harness.cli.options import (
     shares,
     shots,
 )
-from harness.cli.terminal import say
+from harness.cli.terminal import plural, say, when_stopped
+
+if TYPE_CHECKING:
+    from harness.report.pages.mitigation import About
 
 
 def audit(
@@ -46,14 +50,18 @@ def audit(
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
     batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", help="Token budget of one pass.")] = None,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens; longer items are cut.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score adapters made elsewhere: tasks, probes, what the base lost, intruder dimensions, on one page."""
+    from harness.cli.show.found import show_table
     from harness.cli.show.progress import progress
-    from harness.cli.show.screen import preparing
+    from harness.cli.show.screen import preparing, print_json, screen
     from harness.executors import make_executor
     from harness.posthoc import audit as audits
     from harness.report import write_audit
+    from harness.report.pages.audit import changes, glance
     from harness.report.sequence import of_sequence
+    from harness.report.text.audit import verdict
 
     scoring = {"split": split, "items": items, "probe_items": probe_items, "max_length": max_length,
                "batch_tokens": batch_tokens, "chat_template": chat_template,
@@ -63,12 +71,25 @@ def audit(
     with preparing("preparing the audit"):
         loaded = audits.load_audit(adapters, _given(values), out)
     said: list[str] = []
-    with progress(loaded.folder.name) as watcher:
+    nothing_kept = "an audit keeps nothing half-way: the same command starts again"
+    with when_stopped(nothing_kept), progress(loaded.folder.name) as watcher:
         device = make_executor("local").device("any").kind
         record = audits.run(loaded, device, watcher, of_sequence, said.append)
     for line in said:
-        typer.echo(line, err=True)
+        say(line, err=True)
     write_audit(record, loaded.folder)
+    if as_json:
+        # Which items were right is in audit.json, and a screen long.
+        bits = {
+            "tasks": {"__all__": {"base": {"correct"}}},
+            "adapters": {"__all__": {"scores": {"__all__": {"correct"}}}},
+        }
+        print_json({"page": str(loaded.folder / "audit.html"), **record.model_dump(mode="json", exclude=bits)})
+        return
+    for sentence in verdict(record):
+        screen.print(sentence)
+    show_table(glance(record))
+    show_table(changes(record))
     say(f"report: {loaded.folder / 'audit.html'}")
 
 
@@ -90,6 +111,7 @@ def mitigate(
     study: Annotated[str, typer.Option("--study", help="The study that a TRIAL belongs to.")] = "auto",
     model: ModelName = None,
     out: OutFolder = None,
+    as_json: AsJson = False,
 ) -> None:
     """Scale the intruder dimensions of trained adapters and score them again, beside a shrink of the same size."""
     from harness.cli.show.progress import progress
@@ -97,7 +119,7 @@ def mitigate(
     from harness.data import paths
     from harness.executors import make_executor
     from harness.posthoc import mitigation, variants
-    from harness.report import write_mitigation
+    from harness.report.pages.mitigation import About
     from harness.run.campaign import load_campaign
 
     keeps, chosen = shares(keep), one_of(which, "--which", variants.WHICH)
@@ -110,17 +132,39 @@ def mitigate(
         adapters, left_out = mitigation.read_adapters(campaign.folder, trials)
     for reason in left_out:
         say(f"left out: {reason}", err=True)
-    with progress(campaign.study.name) as watcher:
+    nothing_kept = "a mitigation keeps nothing half-way: the same command starts again; the trials are as they were"
+    with when_stopped(nothing_kept), progress(campaign.study.name) as watcher:
         rows = mitigation.mitigate(
             campaign.study, campaign.model.path, adapters, chosen, keeps, device(campaign.study.device).kind, watcher
         )
-    if not rows:
-        say(f"no intruder dimensions in {len(adapters)} trial(s): nothing to mitigate")
-        return
     folder = mitigation.results_folder(campaign.folder, chosen, None if whole else trials[0])
-    write_mitigation(rows, mitigation.COLUMNS, folder)
-    touched = len({row["trial"] for row in rows})
-    say(f"{touched} of {len(adapters)} trial(s) have intruder dimensions; results: {folder}")
-    if differ := mitigation.differ_from_records(rows):
+    one = None if whole else trials[0].fingerprint
+    about = About(campaign.study.name, chosen, keeps, len(adapters), tuple(left_out), one)
+    _show_mitigation(rows, about, folder, as_json=as_json)
+    if rows and not as_json and (differ := mitigation.differ_from_records(rows)):
         say(f"scored again, {differ} of them differ from their records by the rounding of {campaign.study.dtype}: "
             "what variants change is against `rescored`")  # fmt: skip
+
+
+def _show_mitigation(rows: list[dict[str, Any]], about: About, folder: Path, *, as_json: bool) -> None:
+    """Write its files where there are any, and say what they say."""
+    from harness.cli.show.found import show_table
+    from harness.cli.show.screen import print_json
+    from harness.posthoc.mitigation import COLUMNS
+    from harness.report import write_mitigation, write_mitigation_page
+    from harness.report.text.mitigation import mitigation_table
+
+    if rows:
+        write_mitigation(rows, COLUMNS, folder)
+        write_mitigation_page(rows, about, folder)
+    touched = len({row["trial"] for row in rows})
+    if as_json:
+        page = str(folder / "mitigation.html") if rows else None
+        print_json({"page": page, "trials": about.trials, "with_intruders": touched, "left_out": about.left_out,
+                    "rows": rows})  # fmt: skip
+    elif not rows:
+        say(f"no intruder dimensions in {plural(about.trials, 'trial')}: nothing to mitigate")
+    else:
+        show_table(mitigation_table(about.which, rows))
+        say(f"{touched} of {plural(about.trials, 'trial')} have intruder dimensions; results: {folder}")
+        say(f"page: {folder / 'mitigation.html'}")

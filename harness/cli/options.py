@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Annotated, Any
@@ -53,8 +54,8 @@ def model_option(help_text: str) -> Any:
     return typer.Option("--model", parser=model_text, metavar="TEXT", help=help_text)
 
 
-def out_option(help_text: str) -> Any:
-    return typer.Option("--out", parser=out_folder, metavar="PATH", help=help_text)
+def out_option(help_text: str, flag: str = "--out") -> Any:
+    return typer.Option(flag, parser=partial(out_folder, where=flag), metavar="PATH", help=help_text)
 
 
 def study_names(incomplete: str) -> list[str]:

@@ -1,7 +1,8 @@
 """An audit from adapter folders to its record: adapters that were made elsewhere, scored like trials.
 
-The base model and all adapters are the rows of one pack, the base with an adapter of zeros, so that everything about
-two rows but their adapters is the same: an adapter that does nothing differs from the base by exactly nothing.
+The base model and all plain adapters are the rows of one pack, the base with an adapter of zeros, so that everything
+about two rows but their adapters is the same: an adapter that does nothing differs from the base by exactly nothing.
+DoRA's are a pack of their own, where magnitudes scale rows; in it the base would have a scale of exactly 1.
 """
 
 from __future__ import annotations
@@ -14,19 +15,24 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
 from harness.analysis.statistics import jackknife_error, paired_change
 from harness.data import models as model_files
 from harness.data import paths, tasks
-from harness.engine.adapters.layout import Layout
-from harness.engine.adapters.peft import PeftAdapter, check_base_name, check_fits, names_base, read_peft, stack_adapters
+from harness.engine.adapters.peft import (
+    PeftAdapter,
+    check_base_name,
+    check_fits,
+    names_base,
+    read_peft,
+)
 from harness.engine.environment import host, use_threads, versions
 from harness.engine.model.load import load_model, wrap
 from harness.engine.model.packed import PackedModel
 from harness.engine.spectra import Spectra
 from harness.errors import InputError, LorabenchError
 from harness.executors.interface import Watcher
+from harness.posthoc.stacks import score, stacks_of
 from harness.scoring.bench import Bench, make_bench
 from harness.scoring.scorer import Score
 from harness.store.audit import (
@@ -132,8 +138,8 @@ def run(
     watcher.progress("base", 0, "loading the model and the tasks")
     use_threads(audit.settings.threads)
     model = _load_base(audit, torch.device(device), say)
-    layout, values, scaling = stack_adapters(list(audit.adapters.values()), model)
-    bench = _bench(audit, model, layout)
+    stacks = stacks_of(audit.adapters, model)
+    bench = _bench(audit, model, max(stack.layout.rank for stack in stacks))
     done, count = 0.0, len(audit.adapters)
     watcher.total(bench.scorer.tokens(list(audit.tasks)) * (count + 1) + forecast.INTRUDER_UNITS * count)
 
@@ -142,7 +148,7 @@ def run(
         done += units
         watcher.progress("audit", done, what)
 
-    base, *scores = _score(audit, bench, values, scaling, lambda n: advance(n, "scoring"))
+    base, scores = score(bench, sorted(audit.tasks), stacks, lambda n: advance(n, "scoring"))
     if base is None:
         raise LorabenchError(
             "the base model gives log-probabilities that are not finite",
@@ -150,14 +156,17 @@ def run(
             remedy="check the weights; in bfloat16 some models need --dtype float32",
         )
     spectra = Spectra(model, paths.cache_dir() / "spectra", lambda text: advance(0, text))
-    intruders = spectra.intruders(layout, values, scaling, [a.factors.keys() for a in audit.adapters.values()])
+    counts = {}
+    for stack in stacks:
+        modules = [audit.adapters[name].factors.keys() for name in stack.names]
+        found = spectra.intruders(stack.layout, stack.values[stack.first :], stack.scaling, modules)
+        # None would be of factors that are not finite, and such are refused when they are read.
+        counts |= {name: Intruders.of(each) for name, each in zip(stack.names, found, strict=True) if each is not None}
     advance(forecast.INTRUDER_UNITS * count, "intruder dimensions")
-    # None would be of factors that are not finite, and such are refused when they are read.
-    counts = [Intruders.of(summary) for summary in intruders if summary is not None]
     asked = _tasks(audit, bench, base)
     entries = [
-        _adapter(name, _file(adapter, audit), asked, score, bench, counted)
-        for (name, adapter), score, counted in zip(audit.adapters.items(), scores, counts, strict=True)
+        _adapter(name, _file(adapter, audit), asked, scores[name], bench, counts[name])
+        for name, adapter in audit.adapters.items()
     ]
     record = _record(audit, asked, entries, torch.device(device), measure)
     write_json(audit.folder / AUDIT_FILE, record.model_dump(mode="json"))
@@ -179,16 +188,8 @@ def _load_base(audit: Audit, device: torch.device, say: Callable[[str], object])
     return wrap(base.module, audit.model.path, dtype, targets)
 
 
-def _bench(audit: Audit, model: PackedModel, layout: Layout) -> Bench:
-    return make_bench(audit.settings, tuple(audit.tasks), model, audit.model.path, layout.rank)
-
-
-def _score(
-    audit: Audit, bench: Bench, values: Tensor, scaling: Tensor, progress: Callable[[int], None]
-) -> list[dict[str, Score] | None]:
-    """The scores of the base, then of every adapter; None for a row whose log-probabilities are not finite."""
-    pack = torch.cat([torch.zeros_like(values[:1]), values]), torch.cat([torch.ones_like(scaling[:1]), scaling])
-    return bench.scorer.score(sorted(audit.tasks), *pack, progress)  # sorted: in whatever order they were named
+def _bench(audit: Audit, model: PackedModel, rank: int) -> Bench:
+    return make_bench(audit.settings, tuple(audit.tasks), model, audit.model.path, rank)
 
 
 # -- the record -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from harness.report.figures.registry import draw_all
 from harness.report.mitigation import write_mitigation
 from harness.report.pages.audit import write_audit
 from harness.report.pages.index import PAGE, study_folders, write_index
+from harness.report.pages.mitigation import write_mitigation_page
 from harness.report.pages.study import write_pages
 from harness.report.study import Readout, gather
 from harness.report.text.answer import answer, halfway
@@ -22,7 +23,15 @@ from harness.report.text.tuning import tuning_table
 from harness.report.trials_csv import write_trials
 from harness.store.tuning import read_tuning
 
-__all__ = ["build_index", "build_report", "compare_studies", "write_audit", "write_mitigation", "write_report"]
+__all__ = [
+    "build_index",
+    "build_report",
+    "compare_studies",
+    "write_audit",
+    "write_mitigation",
+    "write_mitigation_page",
+    "write_report",
+]
 
 
 def build_report(

@@ -27,7 +27,7 @@ Effects = dict[tuple[str, str, float, str], dict[tuple[str, int], float]]
 
 
 def write_mitigation(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], folder: Path) -> list[Path]:
-    """Write ``scores.csv`` (one row per variant) and the figure ``mitigation`` with its numbers into ``folder``.
+    """Write ``scores.csv`` (one row per variant) and ``figures/mitigation`` with its numbers into ``folder``.
 
     ``rows`` are those of :func:`harness.posthoc.mitigation.mitigate`, of at least one trial.
     """
@@ -36,8 +36,8 @@ def write_mitigation(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], 
     styles = looks({(row["arm"], row["arm"].partition("@")[0]) for row in rows})
     with context():
         written = [write_csv(folder / SCORES, (*columns, *scores), map(dict, rows))]
-        written += save(draw_mitigation(points, styles), folder / "mitigation")
-    return [*written, write_csv(folder / "mitigation.csv", FIGURE, points)]
+        written += save(draw_mitigation(points, styles), folder / "figures" / "mitigation")
+    return [*written, write_csv(folder / "figures" / "mitigation.csv", FIGURE, points)]
 
 
 def read_mitigation(folder: Path, fingerprints: Collection[str]) -> list[dict[str, Any]]:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file, save_file
 
-from harness.engine.adapters.peft import read_peft, stack_adapters
+from harness.engine.adapters.peft import read_peft, stack_adapters, unchanged
 from harness.engine.adapters.peft_config import PeftConfig
 
 MODULES = [slot.module for slot in packed_model().slots] + [
@@ -126,7 +127,7 @@ def test_what_tools_write_is_read_as_peft_reads_it(tool, tmp_path):
     folder = write_peft(tmp_path, random_factors(model, 4), **WRITTEN[tool])
     layout, values, scaling = stack_adapters([read_peft(folder)], model)
     assert scaling.tolist() == [1]
-    ours = tiny_model()
+    ours: Any = tiny_model()
     with torch.no_grad():
         for slot, (a, b) in zip(layout.slots, layout.split(values), strict=True):
             ours.get_submodule(slot.module).weight += b[0] @ a[0]
@@ -134,3 +135,29 @@ def test_what_tools_write_is_read_as_peft_reads_it(tool, tmp_path):
         wanted = PeftModel.from_pretrained(tiny_model(), folder).eval()(ids).logits
         assert torch.allclose(ours(ids).logits, wanted, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(tiny_model()(ids).logits, wanted, rtol=1e-1, atol=1e-1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dora_is_what_peft_computes(tmp_path):
+    """Of some of the matrices; those without factors keep the norms of their rows, and stay as they are."""
+    factors = dict(list(random_factors(packed_model(), 3).items())[::2])
+    folder = write_peft(tmp_path, factors, use_dora=True, lora_alpha=6)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    generator = torch.Generator().manual_seed(1)
+    for module, (_, b) in factors.items():
+        tensors[f"base_model.model.{module}.lora_magnitude_vector"] = torch.rand(b.shape[0], generator=generator) + 0.2
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    model, adapter = packed_model(), read_peft(folder)
+    layout, values, scaling = stack_adapters([adapter], model)
+    assert adapter.parameters == sum(tensor.numel() for tensor in tensors.values())
+    ids = torch.arange(3, 15)[None]
+    with torch.no_grad():
+        wanted = PeftModel.from_pretrained(tiny_model(), folder).eval()(ids).logits
+        plain = tiny_model()(ids).logits
+        with model.adapted(layout, values, scaling):
+            found = model.module(ids).logits
+        with model.adapted(layout, unchanged(layout, model), scaling):
+            same = model.module(ids).logits
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(same, plain, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(plain, wanted, rtol=1e-1, atol=1e-1)

@@ -1,15 +1,15 @@
 """PEFT adapter folders as the engine's stacked factors: several adapters, of any ranks, become the trials of one pack.
 
 What is read is plain LoRA on linear projections, W0 + s B A with s = alpha / r (or alpha / sqrt r), whatever rank and
-alpha each matrix has.  Everything that adds to that or changes W0 is refused by name: its scores would be of another
-model than the one a person ships.
+alpha each matrix has, and DoRA, whose magnitudes are the norms of the rows of that.  Everything else that adds to it or
+changes W0 is refused by name: its scores would be of another model than the one a person ships.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from harness.data.files import sha256_of
 from harness.engine.adapters.layout import Layout
 from harness.engine.adapters.peft_config import CONFIG, PeftConfig, read_config
-from harness.engine.adapters.peft_weights import WEIGHTS, read_factors
+from harness.engine.adapters.peft_weights import WEIGHTS, read_weights
 from harness.engine.model.packed import PackedModel
 from harness.errors import InputError
 
@@ -34,6 +34,11 @@ class PeftAdapter:
     scaling: Mapping[str, float]  #: the factor of B A in W0 + s B A, by module
     sha256: str  #: of the weights file
     bytes: int
+    magnitudes: Mapping[str, Tensor] = field(default_factory=dict)  #: of DoRA: [m], by module
+
+    @property
+    def is_dora(self) -> bool:
+        return bool(self.magnitudes)
 
     @cached_property
     def ranks(self) -> tuple[int, ...]:
@@ -52,14 +57,15 @@ class PeftAdapter:
 
     @cached_property
     def parameters(self) -> int:
-        return sum(a.numel() + b.numel() for a, b in self.factors.values())
+        vectors = sum(magnitude.numel() for magnitude in self.magnitudes.values())
+        return vectors + sum(a.numel() + b.numel() for a, b in self.factors.values())
 
 
 def read_peft(folder: Path) -> PeftAdapter:
     """Read a folder that ``PeftModel.save_pretrained`` wrote.
 
-    Raises :class:`InputError` where it is not plain LoRA on linear projections in safetensors, or where PEFT would not
-    load all of its factors.
+    Raises :class:`InputError` where it is not LoRA or DoRA on linear projections in safetensors, or where PEFT would
+    not load all of it.
     """
     _check_folder(folder)
     config = read_config(folder / CONFIG)
@@ -71,13 +77,34 @@ def read_peft(folder: Path) -> PeftAdapter:
         instead = f"but {', '.join(others[:3])}, which PEFT does not read" if others else instead
         remedy = "save the adapter with PEFT's save_pretrained, in safetensors"
         raise InputError(f"no {WEIGHTS}, {instead}", where=str(folder), remedy=remedy)
-    factors = read_factors(weights)
+    factors, magnitudes = read_weights(weights)
     ranks = config.ranks(list(factors))
     for module, (a, b) in factors.items():
         _check_ranks((a.shape[0], b.shape[1]), ranks[module], f"{weights}:{module}")
     scaling = config.scalings(ranks)
     _check_reach(config, factors, scaling, weights)
-    return PeftAdapter(folder, config, factors, scaling, sha256_of(weights), weights.stat().st_size)
+    _check_magnitudes(config, factors, magnitudes, weights)
+    return PeftAdapter(folder, config, factors, scaling, sha256_of(weights), weights.stat().st_size, magnitudes)
+
+
+def _check_magnitudes(
+    config: PeftConfig, factors: Mapping[str, tuple[Tensor, Tensor]], magnitudes: Mapping[str, Tensor], weights: Path
+) -> None:
+    """Refuse DoRA without a magnitude for each row of each matrix, and magnitudes that PEFT would not load."""
+    again = "save weights and configuration together"
+    if magnitudes and not config.use_dora:
+        where = f"{weights}:{next(iter(magnitudes))}"
+        raise InputError(f"PEFT would not load this magnitude: {CONFIG} lacks use_dora", where=where, remedy=again)
+    if not config.use_dora:
+        return
+    for module, (_, b) in factors.items():
+        if module not in magnitudes:
+            raise InputError("lora_magnitude_vector is missing", where=f"{weights}:{module}", remedy=again)
+        if len(magnitudes[module]) != b.shape[0]:
+            what = f"there are {len(magnitudes[module])} magnitudes for {b.shape[0]} rows"
+            raise InputError(what, where=f"{weights}:{module}", remedy=again)
+    if stray := sorted(magnitudes.keys() - factors.keys()):
+        raise InputError("there is a magnitude without factors", where=f"{weights}:{stray[0]}", remedy=again)
 
 
 def _check_folder(folder: Path) -> None:
@@ -169,13 +196,16 @@ def check_fits(adapter: PeftAdapter, base: PackedModel) -> list[str]:
 
 
 def stack_adapters(adapters: Sequence[PeftAdapter], model: PackedModel) -> tuple[Layout, Tensor, Tensor]:
-    """(layout, values [K, P] in fp32, scaling [K]) of K adapters, on the model's device.
+    """(layout, values [K, P] in fp32, scaling [K]) of K adapters, all with magnitudes or none, on the model's device.
 
     The alpha / r of every matrix is in its B, so scaling is 1.  Lower ranks are filled up with zero rows of A and zero
-    columns of B, and matrices that an adapter does not touch are zero: neither changes a product.
+    columns of B, and matrices that an adapter does not touch are zero, with the magnitudes that they have: none of
+    that changes a product.
     """
     layout = model.layout(max(adapter.ranks[-1] for adapter in adapters))
-    values = torch.zeros(len(adapters), layout.size)
+    if any(adapter.is_dora for adapter in adapters):
+        layout = replace(layout, vectors=("magnitude",))
+    values = unchanged(layout, model).repeat(len(adapters), 1)
     for slot, (a, b) in zip(layout.slots, layout.split(values), strict=True):
         for k, adapter in enumerate(adapters):
             if slot.module in adapter.factors:
@@ -183,7 +213,21 @@ def stack_adapters(adapters: Sequence[PeftAdapter], model: PackedModel) -> tuple
                 rank = lora_a.shape[0]
                 a[k, :rank] = lora_a
                 b[k, :, :rank] = lora_b * adapter.scaling[slot.module]
+    if layout.vectors:
+        for slot, lengths in zip(layout.slots, layout.vector("magnitude", values), strict=True):
+            for k, adapter in enumerate(adapters):
+                if slot.module in adapter.magnitudes:
+                    lengths[k] = adapter.magnitudes[slot.module]
     return layout, values.to(model.device), torch.ones(len(adapters), device=model.device)
+
+
+def unchanged(layout: Layout, model: PackedModel) -> Tensor:
+    """The row [1, P], on the CPU, that leaves the base as it is: no factors, and the magnitudes that W0 has."""
+    row = torch.zeros(1, layout.size)
+    if layout.vectors:
+        for magnitude, (_, weight) in zip(layout.vector("magnitude", row), model.weights(), strict=True):
+            magnitude.copy_(weight.float().square().sum(1).sqrt())
+    return row
 
 
 def _last(name: str) -> str:

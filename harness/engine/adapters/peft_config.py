@@ -73,6 +73,7 @@ class PeftConfig(BaseModel):
     rank_pattern: dict[str, PositiveInt] = {}
     alpha_pattern: dict[str, float] = {}
     use_rslora: bool = False
+    use_dora: bool = False
     init_lora_weights: bool | str = True
     target_modules: Names = []
     exclude_modules: Names = []
@@ -129,7 +130,7 @@ FIELDS = set(PeftConfig.model_fields) - {"path", "ignored"}
 
 
 def read_config(path: Path) -> PeftConfig:
-    """Read a configuration of plain LoRA.  Raises InputError, as ``file:key``, where it is not one."""
+    """Read a configuration of LoRA or DoRA.  Raises InputError, as ``file:key``, where it is not one."""
     data = read_json(path, remedy="save the adapter again")
     if not isinstance(data, dict):
         raise InputError("must be a JSON object", where=str(path), remedy="save the adapter again")
@@ -175,7 +176,7 @@ def _refuse_more_than_lora(config: PeftConfig, others: Mapping[str, Any]) -> Non
         )
     for key, value in others.items():
         raise InputError(
-            f"{key} is {reprlib.repr(value)}; only plain LoRA is scored, W0 + s B A on linear projections",
+            f"{key} is {reprlib.repr(value)}; only plain LoRA is scored, W0 + s B A on linear projections, and DoRA",
             where=f"{config.path}:{key}",
             remedy=f"train or save the adapter without {key}, or remove the key if nothing was computed with it",
         )

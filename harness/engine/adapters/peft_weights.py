@@ -1,4 +1,4 @@
-"""The factors in ``adapter_model.safetensors``, named as PEFT names them; whatever else is there is refused by name."""
+"""The factors and magnitudes of ``adapter_model.safetensors``, as PEFT names them; all else is refused by name."""
 
 from __future__ import annotations
 
@@ -13,25 +13,35 @@ from harness.errors import InputError
 
 WEIGHTS = "adapter_model.safetensors"
 FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<name>[AB])\.weight")
+MAGNITUDE = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_magnitude_vector(\.weight)?")  #: DoRA's
 NAMED = re.compile(r".+\.lora_(?P<name>[AB])\.(?P<adapter>[^.]+)\.weight")  #: as in a model that is being trained
 OTHERS = re.compile(r"\.lora_(a|b|A|B|down|up)(\.weight)?$")  #: MLX's, kohya's, and PEFT's without their beginning
 #: Types of tensors whose values stand for themselves.
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
-def read_factors(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """(A [r, in], B [out, r]) in fp32 by module, in the order of the names.
+#: (A [r, in], B [out, r]) by module.
+Factors = dict[str, tuple[Tensor, Tensor]]
 
-    Raises :class:`InputError` for a tensor that is no factor of a linear projection, and for a file that is none.
+
+def read_weights(path: Path) -> tuple[Factors, dict[str, Tensor]]:
+    """The factors in fp32, in the order of the names, and DoRA's magnitudes [out], both by module.
+
+    Raises :class:`InputError` for a tensor that is neither of a linear projection, and for a file that is none.
     """
     pairs: dict[str, dict[str, Tensor]] = {}
+    magnitudes: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
             for name in sorted(file.keys()):
+                if match := MAGNITUDE.fullmatch(name):
+                    magnitudes[match["module"]] = _values(file.get_tensor(name), 1, f"{path}:{name}")
+                    continue
                 match = FACTOR.fullmatch(name)
                 if match is None:
                     raise _no_factor(name, f"{path}:{name}")
-                pairs.setdefault(match["module"], {})[match["name"]] = _factor(file.get_tensor(name), f"{path}:{name}")
+                pair = pairs.setdefault(match["module"], {})
+                pair[match["name"]] = _values(file.get_tensor(name), 2, f"{path}:{name}")
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"not a safetensors file: {error}", where=str(path), remedy="copy or fetch it again"
@@ -43,7 +53,7 @@ def read_factors(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
             raise InputError(
                 f"lora_{absent.pop()} is missing", where=f"{path}:{module}", remedy="copy or save the adapter again"
             )
-    return {module: (pair["A"], pair["B"]) for module, pair in pairs.items()}
+    return {module: (pair["A"], pair["B"]) for module, pair in pairs.items()}, magnitudes
 
 
 def _no_factor(name: str, where: str) -> InputError:
@@ -64,14 +74,14 @@ def _no_factor(name: str, where: str) -> InputError:
     return InputError(
         "the tensor is not A or B of a linear projection",
         where=where,
-        remedy="audit plain LoRA: no embeddings, biases, magnitudes or whole layers beside it",
+        remedy="audit LoRA or DoRA: no embeddings, biases or whole layers beside it",
     )
 
 
-def _factor(tensor: Tensor, where: str) -> Tensor:
-    if tensor.ndim != 2:
+def _values(tensor: Tensor, dimensions: int, where: str) -> Tensor:
+    if tensor.ndim != dimensions:
         raise InputError(
-            f"the tensor has {tensor.ndim} dimensions, as adapters of convolutions do; a linear one has 2",
+            f"the tensor has {tensor.ndim} dimensions, as adapters of convolutions do; a linear one has {dimensions}",
             where=where,
             remedy="audit an adapter of linear projections",
         )

@@ -44,11 +44,16 @@ OF_TASK = ("score", "stderr", "difference", "difference_stderr", "p", "clear")
 def write_audit(record: AuditRecord, folder: Path) -> list[Path]:
     """Write table, figures and pages of an audit into ``folder``; returns the paths written."""
     columns = [*ADAPTER, *_of_weights(), *FILE, *(f"{task.name}_{name}" for task in record.tasks for name in OF_TASK)]
-    written = [write_csv(folder / "audit.csv", columns, [_base_row(record), *map(_csv_row, record.adapters)])]
+    written = [write_csv(folder / "audit.csv", columns, rows(record))]
     written += draw_audit(record, folder / "figures")
     return written + write_pair(
         "audit", _context(record), {name: CAPTIONS[name] for name in figures_of(record)}, folder
     )
+
+
+def rows(record: AuditRecord) -> list[dict[str, Any]]:
+    """Of ``audit.csv``: the base, then every adapter."""
+    return [_base_row(record), *map(_csv_row, record.adapters)]
 
 
 def _of_weights() -> dict[str, Metric]:
@@ -86,10 +91,10 @@ def _context(record: AuditRecord) -> dict[str, Any]:
         "tasks": ", ".join(task.name for task in record.stream),
         "probes": ", ".join(task.name for task in record.tasks if task.probe),
         "verdict": verdict(record),
-        "glance": _glance(record),
+        "glance": glance(record),
         "notes": notes(record),
         "tables": [
-            _changes(record), _scores(record), *_stream(record), _weights(record), _projections(record), _files(record),
+            changes(record), _scores(record), *_stream(record), _weights(record), _projections(record), _files(record),
         ],
         "settings": settings({"model": record.model, "model digest": record.model_digest, **record.scoring}),
         "stack": settings(record.stack),
@@ -97,7 +102,7 @@ def _context(record: AuditRecord) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _glance(record: AuditRecord) -> Table:
+def glance(record: AuditRecord) -> Table:
     """One row per adapter: how it compares with the base, and what it did to the weights."""
     probes = [task for task in record.tasks if task.probe]
     kinds = {name: tasks for name, tasks in (("Tasks", record.stream), ("Probes", probes)) if tasks}
@@ -121,7 +126,8 @@ def _glance(record: AuditRecord) -> Table:
     return table
 
 
-def _changes(record: AuditRecord) -> Table:
+def changes(record: AuditRecord) -> Table:
+    """Of every adapter on every task: the difference to the base, its error, and how sure it is."""
     table = Table(
         "Differences to the base",
         ["Task", "Items", *(adapter.name for adapter in record.adapters)],

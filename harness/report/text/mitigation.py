@@ -37,10 +37,11 @@ def mitigation_tables(study: StudyResults, folder: Path) -> list[Table]:
     """A table for each whole-study mitigation that lies in the results ``folder`` and is of its records."""
     fingerprints = [record.fingerprint for record in study.records]
     found = {which: read_mitigation(folder / "mitigation" / which, fingerprints) for which in SCALED}
-    return [_table(which, rows) for which, rows in found.items() if rows]
+    return [mitigation_table(which, rows) for which, rows in found.items() if rows]
 
 
-def _table(which: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def mitigation_table(which: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """By arm and part kept: what scaling and shrinking recover and cost; the verdict is its caption."""
     each = effects(rows)
     keeps = sorted({keep for _, _, keep, _ in each})
     arms = sorted({arm for arm, *_ in each})

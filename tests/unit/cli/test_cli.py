@@ -21,8 +21,8 @@ from harness.errors import LorabenchError
 from harness.store import write_trial
 
 VERBS = (
-    "fetch", "plan", "run", "tune", "status", "report", "compare", "trials", "export", "audit", "mitigate", "new",
-    "doctor", "perf", "methods", "tasks", "studies",
+    "fetch", "plan", "run", "tune", "status", "report", "compare", "trials", "export", "log", "audit", "mitigate",
+    "new", "doctor", "perf", "methods", "tasks", "studies",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,33 @@ def test_ctrl_c_in_a_run_says_what_is_kept(lorabench, finished, monkeypatch):
         f"stopped; 0 of 3 trials finished and kept in {finished / 'other'}, 1 pack will go on from the last task "
         "boundary; run the same command to go on"
     )
+
+
+def test_a_chosen_trial_takes_its_pack_along(lorabench, finished):
+    from harness.executors.hardware import likely_device
+    from harness.run import campaign
+
+    opened = campaign.load_campaign("mine.yaml", model=None, out=finished / "new", device=likely_device)
+    whole = campaign.read_state(opened)
+    names = {trial.spec.arm: trial.fingerprint for trial in opened.plan.trials}
+    assert whole.of(opened) is whole
+    one = replace(opened, only=frozenset({names["lora"]}))
+    assert set(whole.of(one).statuses) == {names["lora"], names["stable_lora"]}
+    assert (len(whole.of(one).todo), whole.of(one).untrained_todo) == (1, 0)
+    base = replace(opened, only=frozenset({names["frozen"]}))
+    assert set(whole.of(base).statuses) == {names["frozen"]}
+    assert (whole.of(base).todo, whole.of(base).untrained_todo) == ((), 1)
+
+
+def test_a_run_of_one_trial_says_what_is_trained_for_it(lorabench, monkeypatch):
+    trial = json.loads(lorabench("trials", "mine.yaml", "--arm", "lora", "--json")[1])[0]["trial"]
+    status, out, err = lorabench("run", "mine.yaml", "--executor", "local", "--trial", trial[:10], "--no-report")
+    assert (status, err) == (0, "")
+    assert f"--trial: lora, order one, seed 0 ({trial[:12]})" in out
+    assert "its pack of 2 trials is trained whole" in out
+    assert "all 2 trials are done (2 ok); nothing to do" in out
+    status, _, err = lorabench("run", "mine.yaml", "--executor", "local", "--trial", "zz")
+    assert status == 2
+    assert "--trial zz: 0 trials begin with 'zz'" in err
+    status, _, err = lorabench("run", "mine.yaml", "--executor", "local", "--trial", "")
+    assert (status, err.splitlines()[0]) == (2, "error: --trial: this is empty")

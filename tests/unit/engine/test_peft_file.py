@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,8 @@ def model() -> PackedModel:
 @pytest.fixture(scope="module")
 def base() -> PackedModel:
     """The same, with nothing wrapped yet."""
-    return PackedModel(tiny_model(), ())
+    plain: Any = tiny_model()
+    return PackedModel(plain, ())
 
 
 @pytest.fixture
@@ -199,7 +201,7 @@ def test_starts_that_changed_the_base(folder, start):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("use_dora", True), ("modules_to_save", ["lm_head"]), ("bias", "all"), ("bias", "lora_only"),
+        ("modules_to_save", ["lm_head"]), ("bias", "all"), ("bias", "lora_only"),
         ("lora_bias", True),
         ("trainable_token_indices", [1, 2]), ("target_parameters", ["experts.gate_up_proj"]),
         ("layer_replication", [[0, 4], [2, 5]]), ("alora_invocation_tokens", [1]),
@@ -213,12 +215,38 @@ def test_settings_that_add_to_lora(folder, key, value):
 
 @pytest.mark.parametrize(
     "name",
-    ["base_model.model.model.embed_tokens.lora_embedding_A", "base_model.model.lm_head.weight",
-     "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector", "something.else"],
-)  # fmt: skip
+    ["base_model.model.model.embed_tokens.lora_embedding_A", "base_model.model.lm_head.weight", "something.else"],
+)
 def test_tensors_beside_the_factors(folder, name):
     retensor(folder, lambda tensors: tensors.update({name: torch.zeros(2, 2)}))
     refused(folder, "not A or B of a linear projection", where=f"adapter_model.safetensors:{name}")
+
+
+LENGTHS = f"base_model.model.{Q0}.lora_magnitude_vector"
+STRAY = Q0.replace("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("use_dora", "tensors", "said", "place"),
+    [
+        (True, {}, "lora_magnitude_vector is missing", f":{Q0}"),
+        (False, {LENGTHS: torch.ones(32)}, "lacks use_dora", f":{Q0}"),
+        (True, {LENGTHS: torch.ones(31)}, "31 magnitudes for 32 rows", f":{Q0}"),
+        (True, {LENGTHS: torch.ones(32, 1)}, "2 dimensions", f":{LENGTHS}"),
+        (True, {LENGTHS: torch.full((32,), math.nan)}, "not finite", f":{LENGTHS}"),
+        (
+            True,
+            {LENGTHS: torch.ones(32), LENGTHS.replace("0", "1"): torch.ones(32)},
+            "without factors",
+            Q0.replace("0", "1"),
+        ),
+    ],
+    ids=["none", "not asked for", "too few", "a matrix", "not finite", "stray"],
+)
+def test_magnitudes_that_do_not_fit(tmp_path, model, use_dora, tensors, said, place):
+    folder = write_peft(tmp_path, {Q0: random_factors(model, 2)[Q0]}, use_dora=use_dora)
+    retensor(folder, lambda own: own.update(tensors))
+    refused(folder, said, "together" if "dim" not in said and "finite" not in said else "adapter", where=place)
 
 
 def test_adapters_of_convolutions(folder):

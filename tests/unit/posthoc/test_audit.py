@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from campaigns import QUIET
 from helpers import random_factors, write_peft
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from harness.engine.adapters import patterns
 from harness.engine.model.load import load_model
@@ -116,6 +117,26 @@ def test_others_in_the_audit_change_nothing_but_rounding(record, folders, tmp_pa
         assert score.correct == record.adapters[2].scores[name].correct
 
 
+def test_dora_is_audited_beside_others_and_changes_none(record, base, folders, tmp_path):
+    """One whose B is zero, with the norms of W0's rows, does nothing."""
+    nothing = {name: (a, torch.zeros_like(b)) for name, (a, b) in random_factors(base, 2).items()}
+    folder = write_peft(tmp_path / "dora", nothing, use_dora=True)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    for slot, weight in base.weights():
+        tensors[f"base_model.model.{slot.module}.lora_magnitude_vector"] = weight.float().norm(dim=1)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    found = run([folder, *folders.values()], tmp_path / "out")
+    assert [adapter.name for adapter in found.adapters] == ["dora", *folders]
+    dora, others = found.adapters[0], found.adapters[1:]
+    assert [a.scores for a in others] == [a.scores for a in record.adapters]
+    assert {name: score.correct for name, score in dora.scores.items()} == {t.name: t.base.correct for t in found.tasks}
+    assert dora.intruders.count == 0
+    assert dora.intruders.delta_norm == pytest.approx(0, abs=1e-4)
+    alone = run([folder], tmp_path / "alone")
+    assert alone.adapters[0].scores == dora.scores
+    assert [task.base for task in alone.tasks] == [task.base for task in found.tasks]
+
+
 def test_differences_are_of_the_same_items(record):
     for adapter in record.adapters:
         for task in record.tasks[:2]:
@@ -142,8 +163,8 @@ def test_a_change_in_bits_per_byte_is_paired_too(record):
     task = next(task for task in record.tasks if task.name == "toy_text")
 
     def change(after):
-        scores = (Score(bits_per_byte(values), 0.2, None, values) for values in (before, after))
-        return audits._change(task, *scores, bits_per_byte)
+        first, second = (Score(bits_per_byte(values), 0.2, None, values) for values in (before, after))
+        return audits._change(task, first, second, bits_per_byte)
 
     everywhere, once = change(worse), change(lucky)
     assert everywhere.difference == everywhere.loss == pytest.approx(0.1 / np.log(2))
@@ -183,10 +204,15 @@ RIGHT = {0.25: (True, False, False, False), 0.5: (True, True, False, False), 0.7
          1.0: (True,) * 4, 0.0: (False,) * 4}  # fmt: skip
 
 
-def scored(monkeypatch, rows: list[dict[str, float] | None]) -> None:
+def scored(monkeypatch, rows: Sequence[dict[str, float] | None]) -> None:
     """The scorer says these shares, row 0 for the base, whatever the adapters are."""
     found = [row and {name: Score(value, None, RIGHT[value]) for name, value in row.items()} for row in rows]
-    monkeypatch.setattr(audits, "_score", lambda *_: found)
+
+    def score(bench, tasks, stacks, progress):
+        names = [name for stack in stacks for name in stack.names]
+        return found[0], dict(zip(names, found[1:], strict=True))
+
+    monkeypatch.setattr(audits, "score", score)
 
 
 TWO = {"model": MODEL, "tasks": ["toy_recall", "toy_digits"], "scoring": {"items": 4}}
@@ -360,10 +386,38 @@ def test_the_command_from_end_to_end(folders, tmp_path, monkeypatch, in_process)
     assert status == 0
     folder = tmp_path / "results" / "audit-little"
     assert f"report: {folder / 'audit.html'}" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["Task", "Items", "little", "planted"] in lines
+    assert [line[0] for line in lines if line[:1] in (["toy_recall"], ["toy_digits"])] == ["toy_recall", "toy_digits"]
     data = json.loads((folder / "audit.json").read_text())
     assert [task["items"] for task in data["tasks"]] == [16, 8]
     assert [adapter["name"] for adapter in data["adapters"]] == ["little", "planted"]
     assert (folder / "audit.html").exists()
+
+
+def test_the_command_as_json_is_the_record_without_items(folders, tmp_path, monkeypatch, in_process):
+    monkeypatch.chdir(tmp_path)
+    words = ("audit", folders["little"], "--model", MODEL, "--tasks", "toy_recall", "--items", "8")
+    status, out, _ = in_process(*words, "--json")
+    said = json.loads(out)
+    whole = json.loads((tmp_path / "results/audit-little/audit.json").read_text())
+    assert status == 0
+    assert said["page"] == str(tmp_path / "results/audit-little/audit.html")
+    assert said["adapters"][0]["changes"] == whole["adapters"][0]["changes"]
+    assert "correct" not in said["adapters"][0]["scores"]["toy_recall"]
+    assert whole["adapters"][0]["scores"]["toy_recall"]["correct"]
+
+
+def test_ctrl_c_in_an_audit_says_that_nothing_is_kept(folders, tmp_path, monkeypatch, in_process):
+    monkeypatch.chdir(tmp_path)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audits, "score", stopped)
+    status, out, err = in_process("audit", folders["little"], "--model", MODEL, "--tasks", "toy_recall", "--items", "8")
+    assert (status, out) == (130, "")
+    assert "an audit keeps nothing half-way: the same command starts again" in err
 
 
 def test_bad_input_is_2(folders, tmp_path, monkeypatch, in_process):

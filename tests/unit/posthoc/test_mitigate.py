@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,7 @@ from harness.scoring.scorer import Scorer
 from harness.store import write_trial
 from harness.study.config import AdapterSettings
 
-TRIALS = [SimpleNamespace(fingerprint=f"{n}abc") for n in range(3)]
+TRIALS: Any = [SimpleNamespace(fingerprint=f"{n}abc") for n in range(3)]
 
 
 @pytest.fixture
@@ -64,14 +65,14 @@ ROWS = [
 def test_without_intruders_it_says_so_and_is_done(lorabench, tmp_path):
     status, out, _ = lorabench([], "smoke")
     assert status == 0
-    assert "no intruder dimensions in 3 trial(s): nothing to mitigate" in out
+    assert "no intruder dimensions in 3 trials: nothing to mitigate" in out
     assert not (tmp_path / "mitigation").exists()
 
 
 def test_it_says_where_the_results_are(lorabench, tmp_path):
     status, out, _ = lorabench(ROWS, "smoke")
     assert status == 0
-    assert f"3 of 3 trial(s) have intruder dimensions; results: {tmp_path / 'mitigation' / 'first'}" in out
+    assert f"3 of 3 trials have intruder dimensions; results: {tmp_path / 'mitigation' / 'first'}" in out
     assert "differ from their records" not in out
     with (tmp_path / "mitigation" / "first" / "scores.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
@@ -199,14 +200,14 @@ def test_a_trial_without_an_adapter_is_refused_with_why(results, name, words):
 def test_a_fingerprint_of_nobody_or_of_many_is_refused(results):
     for beginning, count in (("no such", 0), ("", 4)):
         with pytest.raises(InputError, match=f"{count} trials begin with"):
-            mitigation.find_trials(*results[:1], set(), beginning)
+            mitigation.find_trials(results[0], set(), beginning)
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def toy(shared_cache, tmp_path_factory) -> dict[str, Any]:
+def toy(shared_cache, tmp_path_factory) -> Iterator[dict[str, Any]]:
     """Arguments of ``mitigate`` for a finished toy study in bfloat16, whose rates are high enough for intruders."""
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:

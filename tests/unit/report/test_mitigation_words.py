@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from synthetic import QUICK, Folder, trial
 
-from harness.report import write_mitigation, write_report
+from harness.report import write_mitigation, write_mitigation_page, write_report
 from harness.report.mitigation import effects, read_mitigation
+from harness.report.pages.mitigation import About
 from harness.report.text.mitigation import mitigation_tables, verdict
 from harness.store.reported import current_answer, note_report, sources
 
@@ -79,3 +80,19 @@ def test_a_study_without_mitigation_has_no_table(tmp_path):
     from harness.report.study import gather
 
     assert mitigation_tables(gather(Folder(RECORDS)), tmp_path) == []
+
+
+def test_the_page_has_verdict_table_and_every_variant(tmp_path):
+    found = rows(0.10, 0.02)
+    write_mitigation(found, COLUMNS, tmp_path)
+    about = About("mine", "first", (0.0, 0.5), 9, ("one has no adapter",))
+    html, markdown = (next(path for path in write_mitigation_page(found, about, tmp_path) if path.suffix == end)
+                      for end in (".html", ".md"))  # fmt: skip
+    text = markdown.read_text()
+    assert "Do intruder dimensions cause forgetting? Scaling the first intruder dimension" in text
+    assert f"{len({row['trial'] for row in found})} of 9 trials have intruder dimensions" in text
+    assert "Left out: one has no adapter" in text
+    assert text.count("| mitigated |") == sum(row["kind"] == "mitigated" for row in found)
+    assert "lorabench mitigate mine --which first --keep 0,0.5" in text
+    assert (tmp_path / "figures" / "mitigation.png").stat().st_size > 0
+    assert "<svg" in html.read_text()

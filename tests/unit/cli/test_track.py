@@ -1,0 +1,128 @@
+"""``lorabench log``: what a tracker is given, and TensorBoard's own files read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from synthetic import QUICK, Folder, failed, quick
+
+from harness.report import leaderboard, leaderboard_csv
+from harness.report.series import board_of, series_of
+from harness.report.study import gather
+from harness.store import write_trial
+from harness.store.packed import Floats
+
+LOSSES = tuple(Floats.of([2.0 - 0.1 * step - task for step in range(12)]) for task in range(3))
+#: Twelve steps a task, as 96 examples in batches of 8 are.
+RECORDS = [record.model_copy(update={"train_loss": LOSSES}) for record in quick().records]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Results of made-up trials, one of which failed."""
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "results" / "mine"
+    for record in (*RECORDS, failed("lora", QUICK, status="oom", seed=9)):
+        write_trial(place, record)
+    return place
+
+
+def study():
+    return gather(Folder(RECORDS), where="here")
+
+
+def test_steps_of_a_trial_rise_and_hold_the_whole_matrix():
+    for series, trial in zip(series_of(study()), study().trials, strict=True):
+        record = trial.record
+        steps = [step for step, _ in series.points]
+        assert steps == sorted(set(steps))
+        points = dict(series.points)
+        last = points[steps[-1]]
+        for j, task in enumerate(QUICK):
+            assert points[0][f"task/{task}"] == record.tasks[task].score[0]
+            assert last[f"task/{task}"] == record.tasks[task].score[-1]
+            assert [values[f"learning/{task}"] for _, values in series.points if f"learning/{task}" in values] == list(
+                record.curves[j].score
+            )
+        assert last["final/average_accuracy"] == trial.metrics["average_accuracy"]
+        assert last["stream/average_accuracy_so_far"] == pytest.approx(trial.metrics["average_accuracy"])
+        assert series.settings["setting/learning_rate"] == 5e-4
+        assert not [value for value in series.settings.values() if not isinstance(value, str | int | float | bool)]
+
+
+def test_the_board_is_leaderboard_csv():
+    found = study()
+    (((step, values),), table) = board_of(found).points, leaderboard_csv.table(leaderboard.rows(found))
+    assert step == 0
+    for line in table:
+        assert values[f"average_accuracy/{line['method']}"] == line["average_accuracy"]
+
+
+def read(folder: Path, run: str) -> dict[str, list[tuple[int, float]]]:
+    """Tag -> (step, value) of a run that TensorBoard's own reader finds in the folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (file,) = folder.glob(f"{run}/events.*")
+    found = EventAccumulator(str(file)).Reload()
+    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def test_tensorboard_reads_what_was_logged(folder, in_process):
+    status, out, err = in_process("log", "mine", "--to", "tensorboard")
+    assert status == 0, err
+    assert out == f"16 runs logged to tensorboard: tensorboard --logdir {folder / 'tensorboard'}\n"
+    record = next(r for r in quick().records if (r.spec.method, r.spec.seed) == ("lora", 1))
+    found = read(folder / "tensorboard", f"lora/a/seed1-{record.fingerprint[:8]}")
+    assert [step for step, _ in found["train/loss"]] == list(range(1, 37))
+    assert found["train/loss"][12][1] == pytest.approx(1.0)
+    for task in QUICK:
+        assert [step for step, _ in found[f"task/{task}"]] == [0, 12, 24, 36]
+        assert [value for _, value in found[f"task/{task}"]] == pytest.approx(record.tasks[task].score)
+    assert [step for step, _ in found[f"learning/{QUICK[1]}"]] == [12, 16, 24], "0, 32 and 96 examples of task 2"
+    mean = sum(trial.metrics["average_accuracy"] or 0 for trial in study().arms[1].trials) / 3
+    assert read(folder / "tensorboard", "board")["average_accuracy/lora"] == [(0, pytest.approx(mean))]
+    status, _, err = in_process("log", "mine")
+    assert status == 2
+    assert "there is a log here" in err
+
+
+def test_some_trials_are_logged_without_the_board(folder, in_process, tmp_path):
+    status, out, _ = in_process("log", "mine", "--arm", "lora", "--seed", "2", "--dir", tmp_path / "there")
+    assert status == 0
+    assert out.startswith("1 run logged to tensorboard")
+    assert {path.name for path in (tmp_path / "there").iterdir()} == {"lora"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--to", "wanb"], "'wanb' is none of tensorboard, wandb, mlflow, trackio"),
+        (["--to", "wandb"], "--to wandb: wandb is not installed\n  -> pip install 'lorabench[wandb]'"),
+        (["--arm", "lroa"], "did you mean 'lora'?"),
+        (["--seed", "9"], "there is no trial of seed 9"),
+        (["--dir", ""], "--dir: this is empty"),
+        (["--out", "nowhere"], "there are no results here"),
+    ],
+)
+def test_what_can_t_be_logged(folder, in_process, monkeypatch, words, said):
+    if "wandb" in words:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    status, out, err = in_process("log", "mine", *words)
+    assert (status, out) == (2, "")
+    assert said in err
+    assert not (folder / "tensorboard").exists()
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
+def test_other_trackers_are_made_by_accelerate(monkeypatch, name):
+    """Made, not started: that needs their packages, and an account or a server."""
+    from accelerate.tracking import MLflowTracker, TrackioTracker, WandBTracker
+
+    from harness.posthoc.trackers import _tracker
+
+    run = next(series_of(study()))
+    made = _tracker(name, run, "mine", Path("x"))
+    kind = {"wandb": WandBTracker, "mlflow": MLflowTracker, "trackio": TrackioTracker}[name]
+    assert isinstance(made, kind)
+    assert "mine" in (getattr(made, "run_name", None), getattr(made, "experiment_name", None))
