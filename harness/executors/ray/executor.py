@@ -87,8 +87,9 @@ class RayExecutor:
             return Flight(self.cluster, room, mail, work, watch).land(jobs)
 
     def describe(self) -> str:
-        resources = ray.cluster_resources()
-        return f"starts: {resources.get('CPU', 0):g} CPU, {resources.get('GPU', 0):g} GPU, {len(ray.nodes())} node(s)"
+        resources, count = ray.cluster_resources(), len(ray.nodes())
+        there = f"{resources.get('CPU', 0):g} CPU, {resources.get('GPU', 0):g} GPU"
+        return f"starts: {there}, {count} node{'s' if count != 1 else ''}"
 
     def close(self) -> None:
         self.cluster.close()
