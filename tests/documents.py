@@ -14,7 +14,7 @@ from markdown_it.token import Token
 from places import ROOT
 
 #: First line of a block that a test can only read, and what follows it: what it needs.
-NEEDS = re.compile(r"# needs (a GPU|the internet|the hub|a cluster|Slurm|Kubernetes|an environment)\b")
+NEEDS = re.compile(r"# needs (a GPU|the internet|a cluster|Slurm|Kubernetes)\b")
 PAGES = sorted(
     [
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "results/README.md", "results/reference/README.md")),

@@ -12,7 +12,7 @@ GROUPS: dict[str, Callable[[Metric], bool]] = {
     "The board": lambda each: each.table == "main" or each.tested == "primary",
     "More of the same trials": lambda each: each.table == "more",
     "Costs": lambda each: each.of == "costs",
-    "In the files only": lambda each: True,
+    "Elsewhere: in files, comparisons and figures": lambda each: True,
 }
 TESTED = {"primary": "yes, the primary outcome", "secondary": "yes, with a Holm of its own", "": ""}
 
