@@ -227,7 +227,7 @@ def audit(
     from harness.report.pages.audit import rows
     from harness.report.sequence import of_sequence
     from harness.report.text.audit import verdict
-    from harness.study.config import AuditSettings
+    from harness.study.audit_settings import AuditSettings
 
     own = {key: settings.pop(key) for key in list(settings) if key in AuditSettings.model_fields and key != "scoring"}
     scoring = {**settings.pop("scoring", {}), **settings}

@@ -49,7 +49,8 @@ from harness.store.intruders import Intruders
 from harness.store.records import pack_bits
 from harness.store.results import MANIFEST
 from harness.study import forecast
-from harness.study.config import AuditSettings, first_problem
+from harness.study.audit_settings import AuditSettings
+from harness.study.config import first_problem
 from harness.study.folders import model_label
 
 #: More than this many standard errors is a clear difference.

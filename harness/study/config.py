@@ -181,27 +181,6 @@ class CommonSettings(_Settings):
         return shots.get(task) if isinstance(shots, dict) else shots
 
 
-class AuditSettings(CommonSettings):
-    """One audit: adapters that were made elsewhere, on tasks and probes."""
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    tasks: limits.Tasks = ()
-    another_base: bool = Field(default=False, description="take adapters that name another base than the model")
-    independent: bool = Field(default=False, description="never take the adapters as a sequence")
-
-    @model_validator(mode="after")
-    def _distinct(self) -> AuditSettings:
-        names = (*self.tasks, *self.probes)
-        if not names:
-            raise ValueError("there is nothing to score: name tasks, probes or both")
-        if again := twice(names):
-            raise ValueError(f"'{again}' is named twice among tasks and probes")
-        shots = self.scoring.num_fewshot
-        if isinstance(shots, dict) and (unknown := sorted(set(shots) - set(names))):
-            raise ValueError(f"num_fewshot names '{unknown[0]}', which is not among tasks and probes")
-        return self
-
-
 class Study(CommonSettings):
     """One study: ``study -> trials -> packs -> records -> tables and figures``."""
 
