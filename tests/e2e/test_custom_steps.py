@@ -89,6 +89,6 @@ def test_a_task_in_three_steps(place, tmp_path):
     said = do(write)
     assert "40 train, 8 validation, 16 test; digest " in said
     assert len((tasks / "my_task" / "my_task.yaml").read_text().splitlines()) <= 18
-    assert do(look).split()[:4] == ["my_task", "stream", "multiple_choice", "40/8/16"]
+    assert do(look).splitlines()[-1].split()[:4] == ["my_task", "stream", "multiple_choice", "40/8/16"]
     do(run)
     assert list(scores(tmp_path / "results" / "my_task")["lora"]) == ["my_task", "toy_digits"]
