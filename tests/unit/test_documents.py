@@ -153,3 +153,14 @@ def test_blocks_that_no_test_runs_say_what_they_need():
     for page in PAGES:
         for block in blocks(page):
             assert block.commands, f"{page.name}:{block.line}"
+
+
+def test_the_example_of_a_study_is_one():
+    from harness.study.arms import expand_arms
+    from harness.study.load import build_study
+
+    (text, *_) = [block.text for block in blocks(DOCS / "study.md", "yaml")]
+    study = build_study({**yaml.safe_load(text), "name": "example"}, where="docs/study.md")
+    arms = {arm.name for arm in expand_arms(study, methods(), "docs/study.md")}
+    grid = {"stable_lora@shrink=0.001", "stable_lora@shrink=0.01"}
+    assert arms == {"frozen", "lora", "lora@hot", "lora@rank2", "lora@reinit"} | grid
