@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from harness.method import LowRank, Method, MethodSettings, Recipe, Start
+from harness.method import LowRank, Method, MethodSettings, Recipe, Start, eigen
 from harness.method.lazy import torch
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ def least(weight: Tensor, moment: Tensor, rank: int, scaling: float) -> tuple[Te
     product = w @ (c + DAMPING * c.diagonal().mean() * torch.eye(len(c), dtype=c.dtype, device=c.device))
     # The smaller of M M^T and M^T M has the same directions at a part of the cost, and fp64 has room for the squares.
     if product.shape[0] <= product.shape[1]:
-        u = torch.linalg.eigh(product @ product.mT).eigenvectors[:, :rank]
+        u = eigen.smallest(product @ product.mT, rank)[1]
         sizes = (u.mT @ product).norm(dim=1)
     else:
-        scaled = product @ torch.linalg.eigh(product.mT @ product).eigenvectors[:, :rank]
+        scaled = product @ eigen.smallest(product.mT @ product, rank)[1]
         sizes = scaled.norm(dim=0)
         u = scaled / sizes.clamp(min=torch.finfo(sizes.dtype).tiny)
     root = (sizes / scaling).sqrt()

@@ -27,9 +27,9 @@ task), and a lower ``threshold`` or rank is the remedy.  Only a rank larger than
 What deviates: M is held as one basis (the code holds its complement instead where that is smaller, with the same
 projection), the threshold stays where it is (the code lets it grow to 1 with the tasks, from 0.95 or 0.98), C is taken
 from the first ``input_tokens`` tokens of a task's examples, and all projections are adapted, not keys and values
-alone.  What is read counts as tokens of the trial; the decompositions, which no forecast has, take 75 seconds of one
-core a reading with all matrices of SmolLM2-135M, so 150 a task.  On a stream of one task it is LoRA with a fixed A that
-its inputs chose.
+alone.  What is read counts as tokens of the trial; the decompositions, which no forecast has, take some 50 seconds of
+one core a task with all matrices of SmolLM2-135M.  On a stream of one task it is LoRA with a fixed A that its inputs
+chose.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from baselines.lora_fa import FixedA
-from harness.method import BoundUpdate, CurrentTask, Method, MethodSettings, Recipe, UpdateRule, check_room
+from harness.method import BoundUpdate, CurrentTask, Method, MethodSettings, Recipe, UpdateRule, check_room, eigen
 from harness.method.lazy import torch
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class _BoundFreeInputs(BoundUpdate):
             check_room(rank, slot, slot.in_features, "inputs")
         pairs = bank.layout.split(bank.values)
         for row, _, readers, moment in self._moments(task):
-            vectors = directions(self.bases[row][readers[0]], moment)[0][:, :rank]
+            vectors, _ = directions(self.bases[row][readers[0]], moment, rank)
             for a in (pairs[i][0][row] for i in readers):
                 a.zero_()
                 a[: vectors.shape[1]] = vectors.mT / 3**0.5
@@ -101,7 +101,7 @@ class _BoundFreeInputs(BoundUpdate):
         for row, rule in enumerate(self.rules):
             if rule is not None:
                 for readers, moment in task.inputs(row).moments(task.examples[row], rule.tokens)[0]:
-                    yield row, rule, readers, moment
+                    yield row, rule, readers, moment.nan_to_num_(0.0, 0.0, 0.0)  # of one that has diverged
 
     def state(self) -> dict[str, Tensor]:
         """Every basis once, one after the other, and how wide they are; a width of -1: that of the slot before."""
@@ -123,16 +123,19 @@ class _BoundFreeInputs(BoundUpdate):
                     bases[i], done = flat[done : done + width * count].view(width, count).clone(), done + width * count
 
 
-def directions(basis: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-    """(left singular vectors [n, n - d], squares of their values [n - d]) of (I - M M^T) C, the largest first.
+def directions(basis: Tensor, moment: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(left singular vectors [n, count], squares of their values [count]) of (I - M M^T) C, the largest first.
 
-    M [n, d] is the basis.  They are taken among the directions orthogonal to it, in fp64: those of what is 0 but for
-    rounding would lie anywhere.
+    M [n, d] is the basis; there are n - d at most.  They are taken among the directions orthogonal to it, in fp64:
+    those of what is 0 but for rounding would lie anywhere.
     """
+    if not basis.shape[1]:
+        values, vectors = eigen.largest(moment.double(), count)
+        return vectors.float(), values.clamp(min=0).square()
     free = torch.linalg.qr(basis.double(), mode="complete")[0][:, basis.shape[1] :]
     rest = free.mT @ moment.double()
-    squares, vectors = torch.linalg.eigh(rest @ rest.mT)
-    return (free @ vectors.flip(1)).float(), squares.flip(0).clamp(min=0)
+    squares, vectors = eigen.largest(rest @ rest.mT, count)
+    return (free @ vectors).float(), squares.clamp(min=0)
 
 
 def grown(basis: Tensor, moment: Tensor, threshold: float) -> Tensor:
@@ -140,7 +143,7 @@ def grown(basis: Tensor, moment: Tensor, threshold: float) -> Tensor:
 
     As published, a first basis leaves out the direction with which it would pass the threshold, and has one at least.
     """
-    vectors, squares = directions(basis, moment)
+    vectors, squares = directions(basis, moment, len(basis))
     if not len(squares):
         return basis
     held = 1 - (squares.sum() - squares.cumsum(0)) / moment.double().square().sum()  # with so many more, and one

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.method import LowRank, Method, MethodSettings, Recipe, Start
+from harness.method import LowRank, Method, MethodSettings, Recipe, Start, eigen
 from harness.method.lazy import torch
 
 if TYPE_CHECKING:
@@ -53,9 +53,8 @@ class NullSpace(LowRank):
     def start(self, drawn: Tensor, at: Start) -> tuple[Tensor, Tensor]:
         pairs, weights = at.layout.split(drawn[None]), list(at.model.weights())
         for readers, moment in at.moments(self.tokens):
-            energy, directions = torch.linalg.eigh(moment.double())
-            null = int((energy <= self.level * energy.mean()).sum())
-            n = directions[:, : at.layout.rank]
+            energy, n = eigen.smallest(moment.double(), at.layout.rank)
+            null = int((energy <= self.level * moment.diagonal().double().mean()).sum())  # of those that are wanted
             for (a, b), (slot, weight) in ((pairs[i], weights[i]) for i in readers):
                 room = min(null, len(weight))
                 at.check_room(slot, room, f"directions that hold at most {self.level:g} of a mean one's energy")

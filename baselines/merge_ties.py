@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from baselines.merge_mean import BoundMerge
-from harness.method import Average, BoundAverage, Method, MethodSettings, Recipe
+from harness.method import Average, BoundAverage, Method, MethodSettings, Recipe, eigen
 from harness.method.lazy import torch
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def largest(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     By the eigenvectors of the smaller of M M^T and M^T M in fp64: a tenth of the time of a whole decomposition.
     """
     wide = matrix.shape[0] <= matrix.shape[1]
-    m = (matrix if wide else matrix.mT).double()
-    vectors = torch.linalg.eigh(m @ m.mT).eigenvectors[:, -rank:]
+    m = (matrix if wide else matrix.mT).double().nan_to_num(0.0, 0.0, 0.0)  # of one that has diverged
+    vectors = eigen.largest(m @ m.mT, rank)[1]
     factor = vectors.mT @ m
     short = rank - vectors.shape[1]  # a rank beyond the matrix's: nothing is in it
     vectors, factor = (torch.nn.functional.pad(vectors, (0, short)), torch.nn.functional.pad(factor, (0, 0, 0, short)))

@@ -9,6 +9,7 @@
 ``import torch``.
 """
 
+from harness.method import eigen
 from harness.method.bound import (
     BoundAverage,
     BoundLoss,
@@ -60,4 +61,5 @@ __all__ = [
     "UpdateRule",
     "Vector",
     "check_room",
+    "eigen",
 ]  # fmt: skip

@@ -64,7 +64,7 @@ def test_one_large_direction_hides_others_from_a_low_threshold():
 def test_a_new_adapter_reads_what_is_left_by_hand():
     moment = torch.diag(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]))
     basis = torch.eye(5)[:, [0, 2]]
-    vectors, squares = directions(basis, moment)
+    vectors, squares = directions(basis, moment, len(moment))
     assert squares.tolist() == pytest.approx([16, 4, 1])
     assert vectors.abs().tolist() == torch.eye(5)[:, [1, 3, 4]].tolist()
 
@@ -160,7 +160,7 @@ def test_a_nearly_full_memory_gives_only_free_directions():
     turn = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)))[0]
     moment = turn @ moment @ turn.T
     basis = turn[:, :3]
-    vectors, _ = directions(basis, moment)
+    vectors, _ = directions(basis, moment, len(moment))
     assert vectors.shape == (6, 3)
     assert (vectors.T @ basis).abs().max() <= 1e-6
     assert grown(turn, moment, 0.9).shape == (6, 6), "a full one grows no more"
