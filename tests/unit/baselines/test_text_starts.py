@@ -201,3 +201,40 @@ def test_text_too_short_for_a_covariance_is_refused(recipe):
     with pytest.raises(SettingError, match=r"47 tokens of text are too short for the covariance of the 48 inputs") as e:
         trainer(packed_model(), [recipe], [1e-3], texts=lambda task, seed: short)
     assert e.value.key == "text_tokens"
+
+
+# -- rows side by side ------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_one_seed_start_once_and_count_their_tokens(monkeypatch):
+    """As in a study of rates: the same start, which each trial alone would have made."""
+    made, least = [], corda.least
+    monkeypatch.setattr(corda, "least", lambda *given: made.append(1) or least(*given))
+    examples = [random_examples(40, seed) for seed in (4, 4, 5)]
+    engine = trainer(packed_model(), [CORDA] * 3, [1e-3, 1e-4, 1e-3], [4, 4, 5], examples=examples)
+    slots = len(engine.model.slots)
+    assert len(made) == 2 * slots
+    assert torch.equal(engine.bank.values[0], engine.bank.values[1])
+    assert not torch.equal(engine.bank.values[0], engine.bank.values[2])
+    alone = trainer(packed_model(), [CORDA], [1e-4], [4], examples=examples[:1])
+    assert torch.equal(alone.bank.values[0], engine.bank.values[1])
+    assert engine.take_read_tokens()[:2] == alone.take_read_tokens() * 2
+    other = corda.compose(corda.Settings(text_tokens=100))
+    trainer(packed_model(), [CORDA, other], [1e-3] * 2, [4, 4], examples=examples[:2])
+    assert len(made) == 5 * slots, "another setting has another start"
+
+
+@pytest.mark.parametrize("recipe", [CORDA, NULL, eva.compose(eva.Settings())], ids=["corda", "lora_null", "eva"])
+def test_a_diverged_row_stops_no_other_at_the_next_task(recipe):
+    """Whose model gives what is not finite: under ``reinit`` a start would look at that."""
+    recipe = recipe.under("reinit")
+    data = [random_examples(40, seed) for seed in range(2)]
+    engine = trainer(packed_model(), [recipe] * 2, [1e36, 1e-3], examples=data)
+    good = trainer(packed_model(), [recipe] * 2, [1e-3, 1e-3], examples=data)
+    for each in (engine, good):
+        train(each, batches(data, 4, 4))
+        each.end_task()
+        each.begin_task(1, data)
+        train(each, batches(data, 4, 2))
+    assert engine.alive.tolist() == [False, True]
+    assert torch.equal(engine.bank.values[1], good.bank.values[1])
