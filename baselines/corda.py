@@ -44,6 +44,9 @@ class TextOriented(LowRank):
 
     puts_below: ClassVar[bool] = True
 
+    def room(self, shape: tuple[int, int]) -> int:
+        return min(shape)
+
     @property
     def reads_text(self) -> str:
         return self.text

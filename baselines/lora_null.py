@@ -42,6 +42,9 @@ class NullSpace(LowRank):
 
     puts_below: ClassVar[bool] = True
 
+    def room(self, shape: tuple[int, int]) -> int:
+        return min(shape)
+
     @property
     def reads_text(self) -> str:
         return self.text

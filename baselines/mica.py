@@ -27,6 +27,9 @@ class MinorOutputs(LowRank):
     def fixes(self) -> Literal["B"]:
         return "B"
 
+    def room(self, shape: tuple[int, int]) -> int:
+        return min(shape)
+
     def start(self, drawn: Tensor, at: Start) -> Tensor:
         rank = at.layout.rank
         for slot, (a, b), base in zip(at.layout.slots, at.layout.split(drawn[None]), at.spectra(), strict=True):

@@ -32,6 +32,9 @@ class Minor(LowRank):
 
     puts_below: ClassVar[bool] = True
 
+    def room(self, shape: tuple[int, int]) -> int:
+        return min(shape)
+
     def start(self, drawn: Tensor, at: Start) -> tuple[Tensor, Tensor]:
         rank = at.layout.rank
         for slot, (a, b), base in zip(at.layout.slots, at.layout.split(drawn[None]), at.spectra(), strict=True):

@@ -33,6 +33,9 @@ class Orthonormal(LowRank):
 
     puts_below: ClassVar[bool] = True
 
+    def room(self, shape: tuple[int, int]) -> int:
+        return min(shape)
+
     def start(self, drawn: Tensor, at: Start) -> tuple[Tensor, Tensor]:
         for (a, b), (slot, weight) in zip(at.layout.split(drawn[None]), at.model.weights(), strict=True):
             at.check_room(slot, min(weight.shape), "orthonormal directions")

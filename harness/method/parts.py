@@ -84,6 +84,10 @@ class Adapter(ABC):
         """What the adapters of one pack agree on."""
         return (self.rank_factor, self.vectors, self.puts_below)
 
+    def room(self, shape: tuple[int, int]) -> int | None:
+        """The largest rank that a matrix of this shape [m, n] has directions for; None: any will do."""
+        return None
+
     def trained_rank(self, rank: int) -> int | None:
         """The rank of its factors in an arm of this ``rank``; None: it has no factors, or not of the arm's rank."""
         return None if self.rank_factor is None else round(self.rank_factor * rank)

@@ -33,7 +33,7 @@ from harness.study import search, tuning
 from harness.study.arms import expand_arms, remarks, texts
 from harness.study.changes import Changes, changes
 from harness.study.config import Study
-from harness.study.fits import check_fits
+from harness.study.fits import check_fits, check_ranks
 from harness.study.folders import TUNING, results_folder
 from harness.study.halving import unfinished
 from harness.study.load import find_study, load_study
@@ -207,8 +207,9 @@ def open_campaign(load: Callable[..., Campaign], executor: Executor) -> tuple[Ca
 
 
 def check_memory(campaign: Campaign, state: State, device: Device) -> None:
-    """Raise InputError where what is left to do can't fit the device that its packs run on."""
+    """Raise InputError where what is left to do can't fit its model, or the device that its packs run on."""
     if not state.complete:
+        check_ranks(campaign.study, state.todo, campaign.model.path, campaign.file)
         check_fits(campaign.study, state.todo, campaign.model.path, device, campaign.file)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.errors import InputError
 from harness.study.arms import key_of
 from harness.study.config import AdapterSettings, Study
-from harness.study.memory import CONTEXT, Shares, parameters, shares_of
+from harness.study.memory import CONTEXT, Shares, adapted, parameters, shares_of
 from harness.study.plan import Pack, Row, copies_of, trained_rank
 from harness.study.stack import Device
 
@@ -88,6 +88,25 @@ def check_fits(study: Study, packs: Sequence[Pack], model: Path, device: Device,
         raise _no_room(room, worst, f"{where}:methods.{key_of(study, worst.trials[0].spec.arm)}")
     if worst is not None and (large := [pack for pack in packs if room.rows(pack) < len(pack.rows)]):
         raise _too_many(room, min(large, key=room.rows), f"{where}:pack")
+
+
+def check_ranks(study: Study, packs: Sequence[Pack], model: Path, where: str) -> None:
+    """Raise InputError, as ``file:key``, for a rank that is larger than what its arm's start finds in a matrix."""
+    seen: set[tuple[str, AdapterSettings]] = set()
+    for trial in (trial for pack in packs for trial in pack.trials):
+        adapter, recipe = trial.adapter, trial.recipe.adapter
+        if (trial.spec.arm, adapter) in seen:
+            continue
+        seen.add((trial.spec.arm, adapter))
+        rooms = {name: recipe.room(shape) for name, shape in adapted(model, adapter.targets).items()}
+        least = min((room for room in rooms.values() if room is not None), default=adapter.rank)
+        if adapter.rank > least:
+            name = next(name for name, room in rooms.items() if room == least)
+            raise InputError(
+                f"rank {adapter.rank} is larger than the {least} directions of {name}",
+                where=f"{where}:methods.{key_of(study, trial.spec.arm)}.adapter.rank",
+                remedy=f"set a rank of at most {least}, or leave {name.rpartition('.')[2]} out of adapter.targets",
+            )
 
 
 def _known(device: Device) -> float | None:

@@ -69,6 +69,12 @@ def factor_copies(share: float, rank: int, below: int, averages: int = 0, spare:
     return share * (max(0, 1 - spare / rank) * FACTOR_COPIES + FROZEN_COPIES * below + more)
 
 
+def adapted(model: Path, targets: tuple[str, ...]) -> dict[str, tuple[int, int]]:
+    """Name in the model -> shape [m, n] of the matrices of these types."""
+    named = ((name.removesuffix(".weight"), shape) for name, shape in _shapes(model) if name.endswith(".weight"))
+    return {name: (s[0], s[1]) for name, s in named if name.rpartition(".")[2] in targets and len(s) == 2}
+
+
 def shares_of(model: Path) -> Callable[[AdapterSettings], Shares]:
     """The shares of an adapter in the model of this folder (a function of its rank and targets)."""
     shapes = dict(_shapes(model))

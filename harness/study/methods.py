@@ -41,6 +41,10 @@ class AdapterLike(Protocol):
         """fp32 tensors of the adapted matrices' size that a row holds."""
         ...
 
+    def room(self, shape: tuple[int, int]) -> int | None:
+        """The largest rank that a matrix of this shape has directions for; None: any will do."""
+        ...
+
     def trained_rank(self, rank: int) -> int | None:
         """The rank of its factors in an arm of this ``rank``; None: it trains full matrices."""
         ...

@@ -13,7 +13,7 @@ from harness.errors import InputError
 from harness.executors.hardware import device_here
 from harness.method.registry import methods
 from harness.run.campaign import check_memory, read_state
-from harness.study.fits import check_fits
+from harness.study.fits import check_fits, check_ranks
 from harness.study.load import build_study
 from harness.study.memory import shares_of
 from harness.study.plan import Inputs, build_plan
@@ -118,3 +118,31 @@ def test_plan_and_run_ask_it_of_what_is_left_to_do(tmp_path):
     with pytest.raises(InputError, match="the model alone needs") as error:
         check_memory(opened, read_state(opened), small)
     assert error.value.where == f"{file}:model"
+
+
+@pytest.mark.parametrize("method", ["olora", "milora", "mica", "corda", "lora_null"])
+def test_a_rank_beyond_a_matrix_is_refused_in_the_plan(model, method):
+    """Before anything is loaded, and as its start would say it; the smallest matrix has 1000 directions."""
+
+    def asked(rank: int) -> None:
+        data = {"model": "m", "seeds": [0], "streams": {"o": ["a"]}, "adapter": {"targets": ["q_proj", "up_proj"]}}
+        arms = {"lora": {"adapter": {"rank": 1001}}, "pissa": {"adapter": {"rank": 1001}},
+                f"{method}@big": {"adapter": {"rank": rank}}}  # fmt: skip
+        study = build_study(data | {"methods": arms}, where="s.yaml")
+        inputs = Inputs("m", {"a": "a"}, dict.fromkeys(methods(), "d"), text_digests={"plain_text": "t"})
+        plan = build_plan(study, methods(), inputs, 1, "s.yaml", None, shares_of(model))
+        check_ranks(study, plan.packs, model, "s.yaml")
+
+    asked(1000)
+    with pytest.raises(InputError, match=r"rank 1001 is larger than the 1000 directions of layers\.0\.") as error:
+        asked(1001)
+    assert error.value.where == f"s.yaml:methods.{method}@big.adapter.rank"
+    assert error.value.remedy == "set a rank of at most 1000, or leave q_proj out of adapter.targets"
+
+
+def test_plan_and_run_ask_ranks_as_well(tmp_path):
+    methods = {"milora": {"adapter": {"rank": 500}}}
+    file, here = campaigns.write_study(tmp_path, campaigns.TOY, methods=methods), device_here("cpu")
+    opened = campaigns.load(file, tmp_path / "out", device=here)
+    with pytest.raises(InputError, match="rank 500 is larger than"):
+        check_memory(opened, read_state(opened), here)
