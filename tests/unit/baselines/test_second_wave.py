@@ -12,7 +12,7 @@ from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import Layout, Slot
 from harness.engine.optimizer import OptimizerSettings
 from harness.engine.rows import Rows, RowSpec
-from harness.errors import InputError
+from harness.errors import SettingError
 from harness.method import MethodSettings
 
 LORA = lora.compose(MethodSettings())
@@ -68,10 +68,10 @@ def test_a_rank_beyond_a_matrixs_directions_is_refused(method):
     """The smallest matrix of the model is [16, 32]."""
     rows = Rows(packed_model(), [RowSpec(method, 1e-3, 0)], 17, 34.0, OptimizerSettings())
     with pytest.raises(
-        InputError, match=r"rank 17 is larger than the 16 .* of model\.layers\.0\.self_attn\.k_proj"
+        SettingError, match=r"rank 17 is larger than the 16 .* of model\.layers\.0\.self_attn\.k_proj"
     ) as e:
         rows.begin_task(0, [random_examples(4, 0)])
-    assert e.value.where == "adapter.rank"
+    assert e.value.key == "adapter.rank"
     assert "at most 16" in str(e.value.remedy)
     fits = Rows(packed_model(), [RowSpec(method, 1e-3, 0)], 16, 32.0, OptimizerSettings())
     fits.begin_task(0, [random_examples(4, 0)])
