@@ -23,7 +23,7 @@ given["self_distill@jsd"] = {"divergence": "jsd(0.5)", **shown}
 for between in ("continue", "reinit"):
     training = {"examples": 64, "batch": 8, "between_tasks": between}
     study = Study(model="m", seeds=(0, 1), streams={"a": ("t", "u")}, methods=given, training=training)
-    inputs = Inputs("model", {"t": "t", "u": "u"}, digests, {"plain_text": "p"})
+    inputs = Inputs("model", {"t": "t", "u": "u"}, digests, text_digests={"plain_text": "p"})
     plan = build_plan(study, registry, inputs, 4, "s.yaml", lambda copies: 3)
     assert len(plan.trials) == 2 * len(given)
 """
