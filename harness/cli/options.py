@@ -109,6 +109,16 @@ def resolve(study: str) -> str:
     return "core" if "GPU 0" in listed.stdout else "quick"
 
 
+def refuse_unknown(study: str, folder: Path) -> None:
+    """A study that has no results and no file is a mistyped name, not one that has yet to run."""
+    from harness.data import paths
+    from harness.study.load import find_study
+
+    if kind_of(folder) != "folder":
+        is_file = study.endswith((".yaml", ".yml"))
+        find_study(study if is_file else study.partition("@")[0], paths.studies_dir())
+
+
 def names(text: str) -> list[str]:
     """The parts of a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, resolve
+from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, refuse_unknown, resolve
 from harness.cli.preflight import check_methods, checked_study
 from harness.cli.results import renew_report
 from harness.cli.terminal import plural, say, when_stopped
@@ -21,8 +21,21 @@ if TYPE_CHECKING:
     from harness.run.campaign import Campaign, State
     from harness.store.survey import Survey
 
+
+def _executors(incomplete: str) -> list[str]:
+    """For the shell: executors that begin so."""
+    from harness.executors import EXECUTORS
+
+    return [name for name in EXECUTORS if name.startswith(incomplete)]
+
+
 ExecutorName = Annotated[
-    str, typer.Option("--executor", help="Where packs run: ray, or local: in this process, without importing ray.")
+    str,
+    typer.Option(
+        "--executor",
+        help="Where packs run: ray, or local: in this process, without importing ray.",
+        autocompletion=_executors,
+    ),
 ]
 Address = Annotated[
     str | None,
@@ -186,6 +199,7 @@ def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = 
 
     name = resolve(study)
     folder = results_folder(name, model, out)
+    refuse_unknown(name, folder)
     surveyed = survey(folder, cache_dir())
     changes = _changes(name, model, out, surveyed) if any(folder.glob("*/*.json")) else ()
     show_status(folder, surveyed, as_json, changes, read_standing(folder) or read_standing(folder / TUNING))

@@ -14,10 +14,20 @@ from harness.errors import InputError
 from harness.store.choice import Choice
 
 
+def _trackers(incomplete: str) -> list[str]:
+    """For the shell: trackers that begin so."""
+    from harness.posthoc.trackers import TRACKERS
+
+    return [name for name in TRACKERS if name.startswith(incomplete)]
+
+
 def log(
     study: StudyName = "auto",
     to: Annotated[
-        str, typer.Option("--to", metavar="TRACKER", help="tensorboard, wandb, mlflow or trackio.")
+        str,
+        typer.Option(
+            "--to", metavar="TRACKER", help="tensorboard, wandb, mlflow or trackio.", autocompletion=_trackers
+        ),
     ] = "tensorboard",
     arm: ArmName = None,
     order: OrderName = None,
@@ -40,7 +50,9 @@ def log(
     check_tracker(one_of(to, "--to", TRACKERS))
     results = results_folder(resolve(study), model, out)
     if not results.is_dir():
-        raise InputError("there are no results here", where=str(results), remedy="run the study first")
+        raise InputError(
+            "there are no results here", where=str(results), remedy="run the study first: lorabench run STUDY"
+        )
     gathered = gather(read_trials(results), allow_mixed=allow_mixed, where=str(results))
     choice = Choice(arm=arm, order=order, seed=seed)
     meant = {record.fingerprint for record in choice.among([trial.record for trial in gathered.trials])}

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, method_names, out_folder, resolve
+from harness.cli.options import (
+    AsJson,
+    ModelName,
+    OutFolder,
+    StudyName,
+    method_names,
+    out_folder,
+    refuse_unknown,
+    resolve,
+)
 from harness.cli.terminal import plural, say
 from harness.errors import InputError, LorabenchError
 from harness.store.choice import Choice, name_of
@@ -40,6 +49,7 @@ def trials(
 
     name, choice = resolve(study), Choice(arm=arm, order=order, seed=seed)
     folder = results_folder(name, model, out)
+    refuse_unknown(name, folder)
     readout = read_trials(folder, lean=True)
     campaign = laid_out(name, model, out)
     rows = listed(readout, () if isinstance(campaign, str) else campaign.plan.trials)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -57,7 +58,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 def folded(arm: str, width: int = NAME_WIDTH) -> str:
     """An arm's name in lines of at most ``width`` characters, broken between its settings where that is enough."""
     lines = [""]
-    for part in re.findall(r"[^@,]+[@,]?|[@,]", arm):
+    for part in _parts(arm):
         if lines[-1] and len(lines[-1]) + len(part) > width:
             lines.append("")
         lines[-1] += part
@@ -66,14 +67,31 @@ def folded(arm: str, width: int = NAME_WIDTH) -> str:
 
 def listing(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()) -> None:
     """A list with a header and no frame: folded to a terminal, a line a row anywhere else; ``numeric`` to the right."""
+    names = [columns[0], *(row[0] for row in rows)]
+    if screen.is_terminal:
+        names = [folded(name, _name_width(columns, rows)) for name in names]
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    named = folded if screen.is_terminal else str
-    for column in columns:
-        grid.add_column(named(column), justify="right" if column in numeric else "left", overflow="fold")
-    for name, *cells in rows:
-        grid.add_row(named(name), *cells)
+    widest = max(cell_len(line) for name in names for line in name.split("\n"))
+    grid.add_column(names[0], overflow="fold", min_width=min(widest, NAME_WIDTH))
+    for column in columns[1:]:
+        grid.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
+    for name, (_, *cells) in zip(names[1:], rows, strict=True):
+        grid.add_row(name, *cells)
     for line in _rendered(grid):
         screen.print(line)
+
+
+def _name_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Characters of a line of a name: so few that no setting is cut, where the whole list is wider than the screen."""
+    natural = sum(2 + max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True))
+    if natural <= screen.width:
+        return NAME_WIDTH
+    return min(NAME_WIDTH, max(cell_len(part) for row in rows for part in _parts(row[0])))
+
+
+def _parts(arm: str) -> list[str]:
+    """An arm's name where it may be broken: after its method and after each setting."""
+    return re.findall(r"[^@,]+[@,]?|[@,]", arm)
 
 
 def _rendered(grid: Table) -> Iterator[Text]:

@@ -188,6 +188,8 @@ def test_the_version_is_the_package_s_and_the_clone_s(lorabench):
         ("lorabench sta", {"status"}),
         ("lorabench plan smo", {"smoke"}),
         ("lorabench methods --check stable", {"stable_lora"}),
+        ("lorabench run smoke --executor lo", {"local"}),
+        ("lorabench log smoke --to w", {"wandb"}),
     ],
 )
 def test_the_shell_completes_verbs_studies_and_methods(monkeypatch, lorabench, line, found):

@@ -162,6 +162,15 @@ def test_a_list_is_folded_to_a_terminal_alone(screen, monkeypatch):
     assert screen.getvalue().endswith("lora                                           [red]x\n")
 
 
+def test_a_list_of_many_columns_cuts_no_setting(screen, monkeypatch):
+    columns = ("arm", *(f"a wordy heading {number}" for number in range(6)))
+    monkeypatch.setattr(screens.screen, "_width", 90)
+    screens.listing(columns, [("stable_lora@shrink=0.0005", *["12.3"] * 6), ("lora", *["4.5"] * 6)])
+    lines = screen.getvalue().splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("stable_lora@ "))
+    assert lines[first + 1 : first + 2] == ["shrink=0.0005"]
+
+
 def test_an_encoding_that_lacks_a_letter_is_no_traceback(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))

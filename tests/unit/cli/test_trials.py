@@ -80,9 +80,18 @@ def test_no_trial_is_said(folder, in_process):
     assert in_process("trials", "mine", "--arm", "frozen", "--seed", "1") == (
         0, "", f"{folder}: no trial is of arm frozen, seed 1\n",
     )  # fmt: skip
-    status, out, err = in_process("trials", "other")
+    status, out, err = in_process("trials", "smoke@another")
     assert (status, out) == (0, "")
     assert err.endswith("no trials yet\n")
+
+
+@pytest.mark.parametrize("verb", ["trials", "status"])
+def test_a_name_that_is_no_study_is_not_one_that_has_yet_to_run(folder, in_process, verb):
+    status, out, err = in_process(verb, "quikc")
+    assert (status, out) == (2, "")
+    assert "unknown study 'quikc'" in err and "did you mean 'quick'" in err
+    assert in_process(verb, "smoke@another")[0] == 0, "another model's results, before there are any"
+    assert in_process(verb, "mine")[0] == 0, "results whose study file is elsewhere"
 
 
 def test_an_export_has_a_card_and_is_for_everybody(folder, in_process, tmp_path):
