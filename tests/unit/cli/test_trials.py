@@ -89,7 +89,7 @@ def test_no_trial_is_said(folder, in_process):
 def test_a_name_that_is_no_study_is_not_one_that_has_yet_to_run(folder, in_process, verb):
     status, out, err = in_process(verb, "quikc")
     assert (status, out) == (2, "")
-    assert "unknown study 'quikc'" in err and "did you mean 'quick'" in err
+    assert "unknown study 'quikc'\n  -> did you mean 'quick'?" in err
     assert in_process(verb, "smoke@another")[0] == 0, "another model's results, before there are any"
     assert in_process(verb, "mine")[0] == 0, "results whose study file is elsewhere"
 
