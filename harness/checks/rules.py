@@ -36,6 +36,10 @@ LONGEST_FILE = 200  # lines: a method is read from top to bottom
 #: Rates at one of which the toy is learnt: LoRA's, and that of methods with larger steps.
 TOY_RATES = (1e-2, 2e-3)
 
+#: What the weights of a trial alone may be apart from those in a pack, as a share of their norm: sums in another order
+#: took the dense changes of full_finetune 1.4e-5 apart on one thread, a row's neighbour takes them tenths.
+SAME_WEIGHTS = 1e-4
+
 
 class BrokenRuleError(Exception):
     """A rule does not hold; ``part`` is the class or function that it is about, or a place in a file."""
@@ -215,7 +219,7 @@ def _alone_is_packed(method: Method, kept: Recipe) -> None:
         losses = train_two_tasks(alone, kept, [row])[:, 0]
         ours, theirs = alone.scored(0, kept).values, engine.scored(row, kept).values
         apart = float((ours - theirs).norm() / theirs.norm().clamp_min(1e-12))
-        if not torch.allclose(losses, packed_losses[:, row], rtol=1e-5, atol=1e-5) or apart > 1e-5:
+        if not torch.allclose(losses, packed_losses[:, row], rtol=1e-5, atol=1e-5) or apart > SAME_WEIGHTS:
             what = f"row {row} of a pack of three differs from the same trial alone (weights by {apart:.2g})"
             raise BrokenRuleError(what, _part_of_method(method, kept, [*kept.updates, kept.average, kept.loss]))
 

@@ -15,7 +15,7 @@ from harness.data import paths, tasks
 from harness.data.tasks import cache
 from harness.data.tasks.own.task_yaml import KEYS, REFUSED
 from harness.errors import InputError, LorabenchError
-from harness.scoring.lm_eval_task import TaskData
+from harness.scoring.lm_eval_task import ScoredTask, TaskData
 from harness.scoring.suite import Suite
 
 ROWS = """
@@ -267,11 +267,12 @@ def test_what_fails_in_lm_evals_evaluation_names_the_tasks(folder, monkeypatch):
         raise TypeError("unsupported operand")
 
     monkeypatch.setattr(scorer, "evaluate", fail)
+    monkeypatch.setattr(ScoredTask, "by_document", False)
     model = SimpleNamespace(module=torch.nn.Linear(1, 1), device=torch.device("cpu"))
     asked = scorer.Scorer(model, scored(tasks.prepare_task("foo")), SimpleNamespace(broken=set()), None)
     with pytest.raises(InputError, match="unsupported operand") as caught:
-        asked._judge(0, {"foo": None, "bar": None})
-    assert caught.value.where == "scoring of foo, bar"
+        asked._judge(0, ["foo"])
+    assert caught.value.where == "scoring of foo"
 
 
 # -- prepare.py -------------------------------------------------------------------------------------------------------
