@@ -142,8 +142,8 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "plain_text_delta", "Plain text Δ", "bits per byte on plain text, after - base", plain_text_delta,
-        better="lower", unit="bits/byte", digits=3, signed=True, spoken="plain text", first=6, interval=True,
-        table="main", place=2, compared=True, indexed=True,
+        better="lower", unit="bits/byte", digits=3, signed=True, spoken="loss of plain text", tested="secondary",
+        answered=True, first=6, interval=True, table="main", place=2, compared=True, indexed=True,
     ),
     Metric(
         "delta_<probe>", "Probe Δ", "that probe, after - base", lambda scores: continual.delta(scores.score),

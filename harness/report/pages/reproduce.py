@@ -39,8 +39,10 @@ class Reproduction:
     yaml: str
 
 
-def reproduction(study: StudyResults, board: Sequence[BoardRow], quoted: str, name: str) -> Reproduction:
-    """``quoted`` is the name as a shell takes it."""
+def reproduction(study: StudyResults, board: Sequence[BoardRow], name: str) -> Reproduction:
+    """Of the study of this name; commands take its file: a shipped study of that name may have other settings."""
+    file = f"{name}.yaml"
+    quoted = shlex.quote(file)
     records = [record for record in study.records if record.study == name]
     shown = next((row.arm for row in board if row.arm.trials), None)
     record = shown.trials[0].record if shown else records[0]
@@ -58,7 +60,7 @@ def reproduction(study: StudyResults, board: Sequence[BoardRow], quoted: str, na
         (f"lorabench export {adapter if plain else f'{fingerprint} DIR --study {quoted}'}", "its adapter"),
     ]
     commits = list(dict.fromkeys(commit_of(each) for each in records if each.commit))
-    return Reproduction(commands, commits, f"{name}.yaml", study_yaml(records))
+    return Reproduction(commands, commits, file, study_yaml(records))
 
 
 def study_yaml(records: Sequence[TrialRecord]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def _context(study: StudyResults, board: Board) -> dict[str, Any]:
     lower = dict.fromkeys(m.kind or m.name_in_sentence for m in metrics.in_table("main") if m.better == "lower")
     return {
         "study": study.name,
-        "reproduce": [reproduction(study, board, shlex.quote(name), name) for name in names],
+        "reproduce": [reproduction(study, board, name) for name in names],
         "model": common.get("model", "several models"),
         "scope": scope(study),
         "headline": headline(study, board),

@@ -1,6 +1,7 @@
 """The answer at the top of the page: three sentences from the statistics, never stronger than they are.
 
-One on accuracy, one on forgetting, learning speed and intruder dimensions, one on how sure that is and what it costs.
+One on accuracy, one on forgetting, learning speed, plain text and intruder dimensions, one on how sure that is and
+what it costs.
 Every claim of a difference to the reference is a paired t test with Holm over the contestants, and every claim of a
 winner a test of all pairs; what was not tested is not claimed, and controls win nothing.
 """
@@ -39,8 +40,31 @@ def scope(study: StudyResults) -> str:
     lost = [f"{count} {word}" for word, count in counts.items() if count]
     return (
         f"{plural(len(study.arms), 'arm')}, {tasks} in {plural(len(streams), 'order')}, {plural(len(seeds), 'seed')}: "
-        f"{plural(len(study.trials), 'finished trial')}{', ' + ', '.join(lost) if lost else ''}."
+        f"{plural(len(study.trials), 'finished trial')}{', ' + ', '.join(lost) if lost else ''}. {_size(study)}"
     )
+
+
+def _size(study: StudyResults) -> str:
+    """A sentence: how much a trial trains on and is asked, and whether its settings were chosen; empty of no trial."""
+    trained = [arm for arm in study.arms if arm.records and arm.trains]
+    if not trained:
+        return ""
+    examples = {int(record.spec.training.get("examples", 0)) for arm in trained for record in arm.records}
+    items = {scores.items for arm in trained for record in arm.records for scores in record.tasks.values()}
+    tuned = sum(arm.tuned for arm in trained)
+    how = (
+        "every trained arm is tuned"
+        if tuned == len(trained)
+        else "no arm is tuned"
+        if not tuned
+        else (f"{tuned} of {len(trained)} trained arms are tuned")
+    )
+    return f"At most {_range(examples)} training examples and {_range(items)} scored items a task; {how}."
+
+
+def _range(numbers: set[int]) -> str:
+    low, high = min(numbers, default=0), max(numbers, default=0)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def halfway(study: StudyResults) -> str:
@@ -127,7 +151,7 @@ def _others(study: StudyResults, board: Sequence[BoardRow]) -> str:
     trained = [row for row in board if row.arm.trains and not row.arm.control]
     lowest = _lowest_forgetting(trained)
     if study.reference is None:
-        return f"Without a reference nothing is tested of forgetting, learning speed and intruder dimensions{lowest}."
+        return f"Without a reference nothing is tested of forgetting, learning speed, plain text and intruders{lowest}."
     clauses, level, unknown = [], [], []
     for metric in (each for each in metrics.secondary() if each.answered):
         name = metric.name_in_sentence
@@ -161,7 +185,7 @@ def _lowest_forgetting(trained: Sequence[BoardRow]) -> str:
     learnt = certain(arm.estimate("learning_accuracy"))
     return (
         f"; the lowest mean forgetting of the contestants is that of {arm.name}, {joined(size, interval(value))} at a "
-        f"learning accuracy of {percent(learnt.mean)} % (not tested)"
+        f"learning accuracy of {percent(learnt.mean)} %"
     )
 
 
@@ -188,7 +212,8 @@ def _certainty(study: StudyResults, board: Sequence[BoardRow]) -> str:
             f"How sure: with {plural(pairs, 'pair')} a true difference to {study.called} of "
             f"{low if low == high else f'{low} to {high}'} points, depending on the arm, is found with 80 % power"
         )
-    return f"{sure}; {_cost(study, board)}."
+    cost = _cost(study, board)
+    return f"{sure}. {cost[0].upper()}{cost[1:]}."
 
 
 def _cost(study: StudyResults, board: Sequence[BoardRow]) -> str:

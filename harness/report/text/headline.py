@@ -80,7 +80,19 @@ def _forgetting(board: Board) -> Fact | None:
     if partner and partner not in lowest and (theirs := partner.estimate("forgetting")):
         detail += f"; {partner.name}: {metric.text(theirs.mean)} at {_learnt(partner)}"
     tie = "exact tie; " if len(lowest) > 1 else ""
-    return Fact("Forgets least", some([each.name for each in lowest]), f"{tie}{detail} (not tested)")
+    return Fact("Lowest mean forgetting", some([each.name for each in lowest]), f"{tie}{detail}{_tested(board, arm)}")
+
+
+def _tested(board: Board, arm: Arm) -> str:
+    """What the test of an arm's forgetting against its reference says; empty for the reference."""
+    row = next(row for row in board if row.arm is arm)
+    if row.partner is None:
+        return ""
+    test = row.tested.get("forgetting")
+    if test is None or test.p_holm is None:
+        return " (difference not tested)"
+    gap = joined(metrics.metric("forgetting").change(test.gap.mean), interval(test.gap.estimate, points))
+    return f"; difference {gap}, p {p_text(test.p_holm)} after Holm"
 
 
 def _learnt(arm: Arm) -> str:
@@ -116,6 +128,5 @@ def _sure(study: StudyResults, board: Board) -> Fact | None:
         return None
     low, high = number(min(detectable), 1, 100), number(max(detectable), 1, 100)
     size = f"{low} points" if low == high else f"{low} to {high} points"
-    return Fact(
-        "A test here finds", size, f"of true difference to {study.called}: with {plural(pairs, 'pair')} and 80 % power"
-    )
+    found = f"the least true difference to {study.called} that {plural(pairs, 'pair')} find with 80 % power"
+    return Fact("Detectable", size, found)

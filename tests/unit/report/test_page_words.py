@@ -32,8 +32,8 @@ def test_the_best_contestant_has_its_difference_and_its_p():
     value, detail = found["Against plain LoRA"]
     assert value == f"+{100 * row.difference.mean:.1f} points"
     assert detail.endswith("p < .001 after Holm, significant")
-    assert found["Forgets least"][0] == "combined"
-    assert "; lora: " in found["Forgets least"][1]
+    assert found["Lowest mean forgetting"][0] == "combined"
+    assert "; lora: " in found["Lowest mean forgetting"][1]
     assert found["Costs of combined"][0] == "2.00 ×"
 
 
@@ -90,11 +90,11 @@ def test_the_study_file_asks_for_the_same_trials(name, tmp_path):
 
 def test_commands_name_an_arm_order_and_seed_that_are_there():
     study = gather(Folder([trial("lora@rank=2,alpha=4", QUICK, seed=seed) for seed in range(3)]))
-    found = reproduction(study, leaderboard.rows(study), "quick", "quick")
+    found = reproduction(study, leaderboard.rows(study), "quick")
     said = "\n".join(command for command, _ in found.commands)
-    assert "lorabench run quick --trial " + study.records[0].fingerprint[:12] in said
+    assert "lorabench run quick.yaml --trial " + study.records[0].fingerprint[:12] in said
     assert "--arm lora@rank=2,alpha=4 --order a --seed 0" in said
     assert found.commits == []
     odd = gather(Folder([trial("a b;$(x)", QUICK)]))
-    commands = [command for command, _ in reproduction(odd, leaderboard.rows(odd), "quick", "quick").commands]
+    commands = [command for command, _ in reproduction(odd, leaderboard.rows(odd), "quick").commands]
     assert not [command for command in commands if "$" in command], "a fingerprint says it as well"

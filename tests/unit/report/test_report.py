@@ -85,11 +85,11 @@ def test_what_training_costs_is_told_in_tokens():
             for n, r in enumerate(records, 1)
         ]
         study = gather(Folder(records))
-        return answer.answer(study, leaderboard.rows(study))[2].rpartition("; ")[2]
+        return answer.answer(study, leaderboard.rows(study))[2].rpartition("power. ")[2]
 
-    assert clause() == "training takes 1.00 times as many tokens as that of plain LoRA for sdft."
+    assert clause() == "Training takes 1.00 times as many tokens as that of plain LoRA for sdft."
     dear = clause(teacher_tokens=1500, prompt_tokens=700, sampled_tokens=50)
-    assert dear == "training takes 3.25 times as many tokens as that of plain LoRA for sdft."
+    assert dear == "Training takes 3.25 times as many tokens as that of plain LoRA for sdft."
 
 
 def test_leaderboard_columns_and_values(quick_folder):

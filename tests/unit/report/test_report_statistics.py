@@ -89,8 +89,8 @@ def test_exact_ties_are_named_and_nobody_wins():
 
 def test_equally_cheap_arms_are_named_together():
     study = gather(Folder(several(("lora", "lora_ema", "stable_lora", "self_distill"))))
-    cost = answer(study, leaderboard.rows(study))[2].rpartition("; ")[2]
-    assert cost.startswith("training takes 1.00 (lora_ema and stable_lora) to 2.00 (self_distill) times as many")
+    cost = answer(study, leaderboard.rows(study))[2].rpartition("power. ")[2]
+    assert cost.startswith("Training takes 1.00 (lora_ema and stable_lora) to 2.00 (self_distill) times as many")
 
 
 # -- what can be tested -----------------------------------------------------------------------------------------------
