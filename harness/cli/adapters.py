@@ -19,7 +19,8 @@ from harness.cli.options import (
     shares,
     shots,
 )
-from harness.cli.terminal import plural, say, when_stopped
+from harness.cli.terminal import say, when_stopped
+from harness.words import plural
 
 if TYPE_CHECKING:
     from harness.report.pages.mitigation import About

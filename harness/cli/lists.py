@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.options import AsJson, method_names
-from harness.cli.terminal import plural, say
+from harness.cli.terminal import say
+from harness.words import plural
 
 
 def doctor(as_json: AsJson = False) -> None:

@@ -13,9 +13,10 @@ import typer
 from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, refuse_unknown, resolve
 from harness.cli.preflight import check_methods, checked_study
 from harness.cli.results import renew_report
-from harness.cli.terminal import plural, say, when_stopped
+from harness.cli.terminal import say, when_stopped
 from harness.errors import InputError, LorabenchError
 from harness.store.choice import Choice, name_of
+from harness.words import plural
 
 if TYPE_CHECKING:
     from harness.run.campaign import Campaign, State

@@ -58,11 +58,6 @@ def stopped() -> str:
     return words
 
 
-def plural(count: int, word: str) -> str:
-    """``1 trial``, ``2 trials``."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
-
-
 def take_any_encoding() -> None:
     """What the terminal's encoding lacks is written out, too; an arrow is no reason for a traceback."""
     for stream in (sys.stdout, sys.stderr):

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import ModelName, OutFolder, StudyName, one_of, out_option, resolve
-from harness.cli.terminal import plural, say, when_stopped
+from harness.cli.terminal import say, when_stopped
 from harness.cli.trials import ArmName, OrderName, Seed
 from harness.errors import InputError
 from harness.store.choice import Choice
+from harness.words import plural
 
 
 def _trackers(incomplete: str) -> list[str]:

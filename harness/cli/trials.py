@@ -18,9 +18,10 @@ from harness.cli.options import (
     refuse_unknown,
     resolve,
 )
-from harness.cli.terminal import plural, say
+from harness.cli.terminal import say
 from harness.errors import InputError, LorabenchError
 from harness.store.choice import Choice, name_of
+from harness.words import plural
 
 if TYPE_CHECKING:
     from harness.store.records import TrialRecord

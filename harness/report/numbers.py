@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from harness.analysis.statistics import Estimate
+from harness.words import NOTHING, number, plural
 
-NOTHING = "–"
+__all__ = [
+    "NOTHING",
+    "NOT_TESTABLE",
+    "interval",
+    "joined",
+    "listed",
+    "number",
+    "p_text",
+    "percent",
+    "plural",
+    "points",
+    "with_error",
+]
+
 #: Instead of a p or a group that no data could have given.
 NOT_TESTABLE = "not testable"
-
-
-def number(value: float | None, digits: int = 1, scale: float = 1.0, sign: bool = False) -> str:
-    """A number with a real minus sign; a dash for what is undefined or not finite.
-
-    A mean that lies on the edge of two texts, as 43.75 does, may be a last bit off it, to a side that depends on how a
-    machine's libraries add up: what is below ten digits does not decide.
-    """
-    if value is None or not math.isfinite(value):
-        return NOTHING
-    text = f"{float(f'{value * scale:.10g}'):{'+' if sign else ''},.{digits}f}"
-    # A mean that rounds to zero has no sign.
-    if not text.strip("+-0.,"):
-        text = text.lstrip("+-")
-    return text.replace("-", "−")
 
 
 def percent(value: float | None) -> str:
@@ -62,7 +60,3 @@ def joined(*parts: str) -> str:
 
 def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def plural(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from harness.cli.show.screen import clock, damaged_lines, folded, print_json, screen, table
-from harness.cli.terminal import plural
 from harness.executors.hardware import emulates_bfloat16
 from harness.method.registry import methods
 from harness.run.estimate import forecast_left
@@ -16,6 +15,7 @@ from harness.store.records import FINAL
 from harness.study.overrides import differences
 from harness.study.plan import PlannedTrial
 from harness.study.reference import lines
+from harness.words import plural
 
 if TYPE_CHECKING:
     from harness.run.campaign import Campaign, State
