@@ -42,7 +42,7 @@ def trials(
     out: OutFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """List a study's trials: fingerprint, status, scores, commit; also what is missing, where the plan is at hand."""
+    """List a study's trials: fingerprint, status, scores, commit; what is missing or stale, where that is known."""
     from harness.cli.show.trials import listed, show_trials
     from harness.cli.study import laid_out
     from harness.store import read_trials
@@ -53,7 +53,7 @@ def trials(
     refuse_unknown(name, folder)
     readout = read_trials(folder, lean=True)
     campaign = laid_out(name, model, out)
-    rows = listed(readout, () if isinstance(campaign, str) else campaign.plan.trials)
+    rows = listed(readout, None if isinstance(campaign, str) else campaign.plan)
     show_trials(folder, readout.quarantined, choice.among(rows), choice, as_json=as_json)
 
 

@@ -51,7 +51,7 @@ class PlannedArm:
 
     @property
     def name(self) -> str:
-        return self.method if self.setting == "default" else f"{self.method}@{self.setting}"
+        return named(self.method, self.setting)
 
 
 def expand_arms(study: Study, methods: Mapping[str, MethodLike], where: str) -> list[PlannedArm]:
@@ -163,6 +163,20 @@ def remarks(study: Study, methods: Mapping[str, MethodLike]) -> tuple[str, ...]:
         for name in names
         if methods[name].on_one_task
     )
+
+
+def arm_names(study: Study) -> list[str]:
+    """The arms, in the study's order, by its keys alone: whether their methods are there is not looked at."""
+    return [
+        named(key.partition("@")[0], setting)
+        for key, given in study.methods.items()
+        for setting, _ in grid_points(given, key.partition("@")[2])
+    ]
+
+
+def named(method: str, setting: str) -> str:
+    """An arm's name."""
+    return method if setting == "default" else f"{method}@{setting}"
 
 
 def grid_points(given: Mapping[str, Any], label: str) -> list[tuple[str, dict[str, Any]]]:

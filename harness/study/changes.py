@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from harness.store.records import TrialSpec
 from harness.study.plan import Plan
+from harness.words import plural
 
 #: Fields of a spec that are digests, and what it means that one differs.
 _DIGESTS = {
@@ -19,7 +20,7 @@ _DIGESTS = {
 
 @dataclass(frozen=True)
 class Changes:
-    """Records that the plan does not ask for: arm -> (how many, why); and trials that fit again, by fingerprint."""
+    """What the plan does not ask for: (arm, why) -> how many records; and trials that fit again, by fingerprint."""
 
     aside: Mapping[tuple[str, str], int]
     back: tuple[str, ...] = ()
@@ -28,13 +29,14 @@ class Changes:
     def lines(self) -> tuple[str, ...]:
         """A line for each arm and reason, and one for what comes back."""
         lines = [
-            f"{count} record{'s' if count > 1 else ''} of '{arm}' would be set aside: {why}"
+            f"{plural(count, 'record')} of '{arm}' would be set aside: {why}"
             for (arm, why), count in self.aside.items()
         ]
         if lines:
             lines.insert(0, "the study has changed since; the next run moves what no longer fits to superseded/")
         if self.back:
-            lines.append(f"{len(self.back)} records in superseded/ fit again and will be taken back")
+            fit = "fits" if len(self.back) == 1 else "fit"
+            lines.append(f"{plural(len(self.back), 'record')} in superseded/ {fit} again and will be taken back")
         return tuple(lines)
 
 
@@ -49,13 +51,18 @@ class Identified(Protocol):
 
 
 def changes(plan: Plan, records: Iterable[Identified], back: Iterable[str] = ()) -> Changes:
-    """Compare the records of a results folder with a plan; ``back`` are trials whose records fit again."""
+    """Compare the records of a results folder with a plan; ``back`` are trials whose records fit again.
+
+    Arms come in the study's order, those that it has no longer after them.
+    """
     planned = {trial.fingerprint for trial in plan.trials}
     named = {(trial.spec.arm, trial.spec.order, trial.spec.seed): trial.spec for trial in plan.trials}
     aside = Counter(
         (record.spec.arm, _why(record.spec, named)) for record in records if record.fingerprint not in planned
     )
-    return Changes(dict(aside), tuple(back))
+    place = {arm: number for number, arm in enumerate(plan.by_arm)}
+    in_order = sorted(aside.items(), key=lambda entry: (place.get(entry[0][0], len(place)), entry[0]))
+    return Changes(dict(in_order), tuple(back))
 
 
 def _why(spec: TrialSpec, named: Mapping[tuple[str, str, int], TrialSpec]) -> str:

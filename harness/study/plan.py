@@ -16,7 +16,7 @@ from typing import Any
 from harness.store.fingerprint import digest
 from harness.store.lean import uncollected
 from harness.store.records import Facts, TrialSpec
-from harness.study.arms import PlannedArm, expand_arms
+from harness.study.arms import PlannedArm, arm_names, expand_arms
 from harness.study.config import AdapterSettings, Study
 from harness.study.memory import TABLE_RANK, UNKNOWN, Shares, factor_copies
 from harness.study.methods import AverageLike, MethodLike, RecipeLike
@@ -150,17 +150,15 @@ class Plan:
 
     @cached_property
     def by_arm(self) -> dict[str, list[PlannedTrial]]:
-        """The trials of every arm, in the study's order of methods."""
-        order = list(dict.fromkeys(key.partition("@")[0] for key in self.study.methods))
-        place = {method: number for number, method in enumerate(order)}
-        trials_of_arm: dict[str, list[PlannedTrial]] = {}
-        for trial in sorted(self.trials, key=lambda trial: place[trial.spec.method]):
-            trials_of_arm.setdefault(trial.spec.arm, []).append(trial)
+        """The trials of every arm, in the study's order of arms."""
+        trials_of_arm: dict[str, list[PlannedTrial]] = {arm: [] for arm in arm_names(self.study)}
+        for trial in self.trials:
+            trials_of_arm[trial.spec.arm].append(trial)
         return trials_of_arm
 
     @property
     def expected(self) -> dict[str, int]:
-        """Trials an arm, in the study's order of methods."""
+        """Trials an arm, in the study's order of arms."""
         return {arm: len(trials) for arm, trials in self.by_arm.items()}
 
 

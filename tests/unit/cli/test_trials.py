@@ -12,10 +12,16 @@ import synthetic
 import torch
 import yaml
 
+from harness.cli.show.trials import Listed, _cells, listed, show_trials
 from harness.engine.adapters.files import adapter_path, save_adapters
 from harness.engine.adapters.layout import Layout, Slot
+from harness.method.registry import methods
 from harness.store import write_trial
+from harness.store.choice import Choice
+from harness.store.results import Readout
 from harness.study.config import AdapterSettings
+from harness.study.load import build_study
+from harness.study.plan import Inputs, Plan, build_plan
 
 STREAM = ("toy_recall", "toy_digits")
 #: In place of the smoke study's own settings: what a card shows.
@@ -62,7 +68,7 @@ def test_trials_are_listed_with_what_tells_them_apart(folder, in_process):
     ]  # fmt: skip
     assert lines[4][3] == record("lora", 1).fingerprint[:12]
     assert lines[4][-1] == "c" * 12
-    assert lines[5][5:] == ["-", "-", "-", "-"]
+    assert lines[5][5:] == ["–", "–", "–", "–"]
 
 
 def test_trials_as_json_have_their_scores(folder, in_process):
@@ -74,6 +80,55 @@ def test_trials_as_json_have_their_scores(folder, in_process):
     failed = json.loads(in_process("trials", "mine", "--seed", "2", "--json")[1])
     assert (failed[0]["status"], failed[0]["failure"]) == ("oom", "loss is not finite")
     assert failed[0]["average_accuracy"] is None
+
+
+def planned(**changes: Any) -> Plan:
+    """A study with a grid, whose arms are more than one pack; orders and arms stand in no alphabet's order."""
+    data = {"name": "s", "model": "m", "seeds": [0], "streams": {"two": ["a", "b"], "one": ["b", "a"]},
+            "methods": {"stable_lora": {"shrink": [0.1, 0.01]}, "frozen": {}, "lora_ema": {}, "lora": {}}}  # fmt: skip
+    study = build_study(data | changes, where="s.yaml")
+    digests = Inputs("model", dict.fromkeys("ab", "task"), dict.fromkeys(methods(), "source"))
+    return build_plan(study, methods(), digests, 8, "s.yaml")
+
+
+def test_before_a_run_trials_stand_in_the_studys_order():
+    rows = listed(Readout([], {}), planned())
+    arms = ["stable_lora@shrink=0.1", "stable_lora@shrink=0.01", "frozen", "lora_ema", "lora"]
+    assert [(row.spec.arm, row.spec.order) for row in rows] == [
+        (arm, order) for arm in arms for order in ("two", "one")
+    ]
+    assert {row.status for row in rows} == {"missing"}
+    assert all(row.row["planned"] == row.fingerprint for row in rows)
+
+
+def test_a_record_of_another_version_is_stale_on_one_line():
+    old, new = planned(), planned(training={"examples": 16, "batch": 8})
+    kept = [trial for trial in (*old.trials, *new.trials) if trial.spec.order == "two" and trial.spec.arm == "lora"]
+    gone = synthetic.trial("rslora", ("a", "b"), order="two")
+    records = [*(synthetic.trial("lora", ("a", "b"), spec=trial.spec) for trial in kept[:1]), gone]
+    rows = {(row.spec.arm, row.spec.order): row for row in listed(Readout(records, {}), new)}
+    assert len(rows) == len(listed(Readout(records, {}), new)) == len(new.trials) + 1, "a line each"
+    stale = rows["lora", "two"]
+    assert (stale.status, stale.fingerprint) == ("stale", kept[0].fingerprint)
+    assert stale.row["planned"] == kept[1].fingerprint
+    assert stale.row["average_accuracy"] is not None
+    assert rows["lora", "one"].status == "missing"
+    assert (rows["rslora", "two"].status, rows["rslora", "two"].planned) == ("stale", None)
+    assert list(rows)[-1] == ("rslora", "two"), "after the arms of the study"
+    both = listed(Readout([*records, synthetic.trial("lora", ("a", "b"), spec=kept[1].spec)], {}), new)
+    assert [row.status for row in both if row.spec == kept[1].spec] == ["ok"]
+    assert {row.status for row in listed(Readout(records, {}), None)} == {"ok"}, "without a plan nobody knows"
+
+
+def test_a_table_marks_what_is_stale_and_has_a_real_minus(capsys, tmp_path):
+    record = synthetic.trial("rslora", ("a", "b"))
+    row = Listed(record.spec, record.fingerprint, record, stale=True)
+    show_trials(tmp_path, {}, [row], Choice(), as_json=False)
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1].split()[4] == "stale"
+    assert "the next run sets these aside" in err
+    gained = {**dict.fromkeys(row.row), "arm": "a", "order": "o", "seed": 0, "trial": "f", "status": "ok"}
+    assert _cells({**gained, "forgetting": -0.031})[-2:] == ["−3.1", "–"]
 
 
 def test_no_trial_is_said(folder, in_process):
