@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.completion import arm_names, column_names
 from harness.cli.options import AsJson, ModelName, OutFolder, StudyName, kind_of, resolve
 from harness.cli.terminal import say
 from harness.errors import InputError
@@ -22,7 +23,11 @@ def report(
     latex: Annotated[bool, typer.Option("--latex", help="Also write the tables as report.tex.")] = False,
     columns: Annotated[
         str,
-        typer.Option("--columns", help="Metrics of the main table of report.tex, such as average_accuracy,forgetting."),
+        typer.Option(
+            "--columns",
+            help="Metrics of the main table of report.tex, such as average_accuracy,forgetting.",
+            autocompletion=column_names,
+        ),
     ] = "",
     partial: Annotated[
         bool, typer.Option("--partial", help="Also while a run is at work: of the trials there are, marked as such.")
@@ -55,8 +60,10 @@ def _refuse_at_work(folder: Path) -> None:
 
 def compare(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="The study of both arms, or of A.")],
-    first: Annotated[str, typer.Argument(metavar="A", help="An arm, as the board names it.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The arm that A is compared with.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="An arm, as the board names it.", autocompletion=arm_names)],
+    second: Annotated[
+        str, typer.Argument(metavar="B", help="The arm that A is compared with.", autocompletion=arm_names)
+    ],
     other: Annotated[str | None, typer.Option("--with", help="The study of B, or its folder, if another.")] = None,
     model: ModelName = None,
     out: OutFolder = None,

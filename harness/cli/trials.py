@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.completion import arm_names, order_names
 from harness.cli.options import (
     AsJson,
     ModelName,
     OutFolder,
     StudyName,
-    method_names,
     out_folder,
     refuse_unknown,
     resolve,
@@ -26,10 +26,11 @@ from harness.words import plural
 if TYPE_CHECKING:
     from harness.store.records import TrialRecord
 
-ArmName = Annotated[
-    str | None, typer.Option("--arm", help="An arm, as the board names it.", autocompletion=method_names)
+ArmName = Annotated[str | None, typer.Option("--arm", help="An arm, as the board names it.", autocompletion=arm_names)]
+OrderName = Annotated[
+    str | None,
+    typer.Option("--order", help="A stream of the study, by its name.", autocompletion=order_names),
 ]
-OrderName = Annotated[str | None, typer.Option("--order", help="A stream of the study, by its name.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="A seed of the study.")]
 
 

@@ -190,9 +190,17 @@ def test_the_version_is_the_package_s_and_the_clone_s(lorabench):
         ("lorabench methods --check stable", {"stable_lora"}),
         ("lorabench run smoke --executor lo", {"local"}),
         ("lorabench log smoke --to w", {"wandb"}),
+        (
+            "lorabench trials ablate_stable --arm stable_lora@shrink",
+            {f"stable_lora@shrink={value}" for value in (0.0005, 0.001, 0.002, 0.005, 0.01)},
+        ),
+        ("lorabench export --study ablate_stable --order order", {"order1", "order2", "order3"}),
+        ("lorabench compare ablate_stable lora lora_p", {"lora_plus"}),
+        ("lorabench report quick --latex --columns forgetting,average_accuracy", {"forgetting,average_accuracy"}),
+        ("lorabench trials there_is_none --arm l", set()),
     ],
 )
-def test_the_shell_completes_verbs_studies_and_methods(monkeypatch, lorabench, line, found):
+def test_the_shell_completes_what_there_is(monkeypatch, lorabench, line, found):
     words = line.split()
     monkeypatch.setenv("_LORABENCH_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", line)
