@@ -261,7 +261,8 @@ def _folder(folder: str | Path) -> Path:
 
     place = Path(folder) if Path(folder).is_dir() else results_folder(str(folder), None, None)
     if not place.is_dir():
-        raise InputError("there are no results here", where=str(place), remedy="run the study first")
+        remedy = "run the study first: run_study(STUDY), or lorabench run STUDY"
+        raise InputError("there are no results here", where=str(place), remedy=remedy)
     return place
 
 

@@ -72,7 +72,9 @@ def find_trials(folder: Path, planned: Collection[str], beginning: str | None) -
         trials = [trial for trial in records if trial.fingerprint in planned and not _why_not(trial)]
         if not trials:
             raise InputError(
-                "no trained trial of this study is finished", where=str(folder), remedy="run the study first"
+                "no trained trial of this study is finished",
+                where=str(folder),
+                remedy="run the study first: lorabench run STUDY",
             )
         return trials
     trials = [trial for trial in records if trial.fingerprint.startswith(beginning)]

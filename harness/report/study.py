@@ -154,7 +154,7 @@ def gather(
         raise InputError(
             f"no finished trial to report ({len(records)} failed, {len(readout.quarantined)} damaged)",
             where=where,
-            remedy="run the study first: lorabench run <study>",
+            remedy="run the study first: lorabench run STUDY",
         )
     _refuse_duplicates(records, where)
     mixtures = find_mixtures(records)

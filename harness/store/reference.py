@@ -33,4 +33,4 @@ def check_reference(data: Any, where: str) -> Reference | None:
         return Reference.model_validate(data)
     except ValidationError as problem:
         what = f"not readable as the reference of a comparison: {problem.errors()[0]['msg']}"
-        raise InputError(what, where=where, remedy="run the study again: lorabench run <study>") from None
+        raise InputError(what, where=where, remedy="run the study again: lorabench run STUDY") from None

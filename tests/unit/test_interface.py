@@ -138,5 +138,5 @@ def test_a_comparison_says_what_the_verb_says(folder):
 
 
 def test_a_folder_that_is_not_there_is_refused(folder):
-    with pytest.raises(InputError, match="no results here"):
+    with pytest.raises(InputError, match=r"no results here\n  -> run the study first: .* lorabench run STUDY"):
         lb.read_results("quack")
