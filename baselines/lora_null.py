@@ -19,7 +19,7 @@ space of the model as it is then.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -37,7 +37,7 @@ class NullSpace(LowRank):
 
     text: str
     tokens: int
-    level: float = field(compare=False)  #: a limit: within it, it moves no number
+    level: float  #: a limit: within it, it moves no number
     fix_a: bool
 
     puts_below: ClassVar[bool] = True
@@ -68,6 +68,8 @@ class NullSpace(LowRank):
 
 
 class Settings(MethodSettings):
+    limits: ClassVar[frozenset[str]] = frozenset({"null_level"})
+
     learning_rate: float = Field(1e-4, gt=0, description="rate of AdamW after warm-up")
     text: str = Field("plain_text", description="the task whose unscored text is read before training")
     text_tokens: int = Field(0, ge=0, description="tokens of that text; 0: 8,192, or six an input of the widest matrix")

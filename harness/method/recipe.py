@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,6 +44,10 @@ class NoSettings(BaseModel):
     """For a method that has nothing to set; the root of all settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    #: Settings that only refuse: within them no number moves, so there is nothing of them to tune.  Arms with different
+    #: ones are trainings of their own all the same, or only the first one's limit would be looked at.
+    limits: ClassVar[frozenset[str]] = frozenset()
 
     def resolved(self, steps_per_task: int) -> Self:
         """These settings with every default that depends on the study filled in, as the record shows them."""

@@ -150,9 +150,14 @@ def _grid(
 def _idle(
     study: Study, method: MethodLike, values: Mapping[str, Any], setting: str, choices: Sequence[Any], place: str
 ) -> bool:
-    """Whether a setting of the method does nothing for an arm with these values: as a window of an unused average."""
+    """Whether a setting of the method moves no number of an arm with these values.
+
+    As a window of an average that nobody uses, or a limit that only refuses.
+    """
     if setting not in method.settings.model_fields or setting == "learning_rate":
         return False
+    if setting in cast(Any, method.settings).limits:  # of the settings of every method
+        return True
     fixed, instead = taken_apart(values)
     steps = arm_budget(instead, study, place).steps
     given = (checked(method, {**fixed, setting: value}, place) for value in choices)

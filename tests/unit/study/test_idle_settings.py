@@ -11,6 +11,7 @@ from places import ROOT
 from harness.errors import InputError
 from harness.method.registry import methods
 from harness.study.load import build_study
+from harness.study.plan import Inputs, build_plan
 from harness.study.search import Search, lay_out
 
 WINDOW = {"ema_window": [0.1, 0.3]}
@@ -42,6 +43,25 @@ def test_a_limit_is_nothing_to_tune():
     with pytest.raises(InputError, match="'null_level' changes nothing"):
         search("lora_null", {}, {"null_level": [0.1, 0.2]})
     assert search("lora_null", {}, {"fix_a": [False, True]}).grid == 2
+
+
+@pytest.mark.parametrize("levels", [[0.1, 1e-4], [1e-4, 0.1]])
+def test_each_limit_of_a_grid_is_looked_at(levels):
+    """A strict one is not let pass because it is listed behind one that is met."""
+    data: dict[str, Any] = {"model": "m", "seeds": [0], "streams": {"o": ["a", "b"]}}
+    study = build_study({**data, "methods": {"lora_null": {"null_level": levels}}}, where="s.yaml")
+    digests = dict.fromkeys(("a", "b"), "task")
+    inputs = Inputs("model", digests, {"lora_null": "source"}, text_digests={"plain_text": "text"})
+    packs = build_plan(study, methods(), inputs, 8, "s.yaml").packs
+    rows = [row for pack in packs for row in pack.rows]
+    assert [[trial.recipe.adapter.level for trial in row.trials] for row in rows] == [[level] for level in levels]
+
+
+def test_limits_are_settings():
+    for name, method in methods().items():
+        settings = cast(Any, method.settings)
+        assert settings.limits <= set(settings.model_fields), name
+        assert not settings.limits & set(settings.grid(64)), name
 
 
 def test_the_readme_says_what_is_tuned():
