@@ -50,10 +50,11 @@ def sources(folder: Path) -> str:
     """A digest of all that a report of this folder is made of."""
     sha = hashlib.sha256()
     harness = Path(__file__).parents[1]
-    code = (path for part in CODE for path in (harness / part).rglob("*") if "__pycache__" not in path.parts)
+    code = [path for part in CODE for path in (harness / part).rglob("*") if "__pycache__" not in path.parts]
     records = [folder / MANIFEST, folder / TUNING, *folder.glob(MITIGATION), *(folder / "trials").glob("*.json")]
-    for path in (*sorted(filter(Path.is_file, code)), *sorted(filter(Path.is_file, records))):
-        sha.update(f"{path.parent.name}/{path.name} {_sha(path)}\n".encode())
+    for place, paths in ((harness, code), (folder, records)):  # wherever both lie, and whatever the folder is called
+        for path in sorted(filter(Path.is_file, paths)):
+            sha.update(f"{path.relative_to(place).as_posix()} {_sha(path)}\n".encode())
     sha.update(" ".join([sys.version, *map(version, LIBRARIES)]).encode())
     return sha.hexdigest()
 
