@@ -60,6 +60,11 @@ def foreign_cluster(folder: Path, *options: str) -> Iterator[str]:
         end(head.pid)
 
 
+def clusters() -> list[psutil.Process]:
+    """The heads of Ray clusters that run on this machine, whoever started them."""
+    return [process for process in psutil.process_iter(["name"]) if process.info["name"] == "gcs_server"]
+
+
 def children(pid: int) -> list[psutil.Process]:
     """All that lives below this process."""
     try:
