@@ -46,7 +46,15 @@ def finished(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     "words",
-    ["methods", "tasks", "studies", "plan mine.yaml", "status mine.yaml", "run mine.yaml --executor ray"],
+    [
+        "methods",
+        "tasks",
+        "studies",
+        "plan mine.yaml",
+        "status mine.yaml",
+        "trials mine.yaml",
+        "run mine.yaml --executor ray",
+    ],
 )
 def test_a_verb_imports_nothing_that_takes_seconds(finished, tmp_path_factory, words):
     cache = str(tmp_path_factory.getbasetemp() / "lorabench-cache")
