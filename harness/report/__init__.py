@@ -17,7 +17,7 @@ from harness.report.pages.index import PAGE, study_folders, write_index
 from harness.report.pages.mitigation import write_mitigation_page
 from harness.report.pages.study import write_pages
 from harness.report.study import Readout, gather
-from harness.report.text.answer import answer, halfway
+from harness.report.text.answer import opening
 from harness.report.text.latex import MAIN, write_latex
 from harness.report.text.tuning import tuning_table
 from harness.report.trials_csv import write_trials
@@ -88,7 +88,7 @@ def write_report(
     written += draw_all(study, board, folder / "figures")
     written += write_pages(study, board, folder, tries)
     if tell is not None:
-        tell(": ".join(filter(None, (halfway(study), answer(study, board)[0]))))
+        tell(opening(study, board))
     if not latex:
         return written
     return [*written, write_latex(study, board, folder, MAIN if latex is True else latex)]

@@ -1,4 +1,4 @@
-"""Average accuracy against what training costs, in tokens and in seconds, with the Pareto fronts."""
+"""Average accuracy against what training costs: in tokens, with the Pareto front, and in seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.report.figures.fronts import Point, draw_front, draw_points, held, 
 from harness.report.figures.palette import Look
 from harness.report.figures.parts import Drawing, Rows, drawn_arms, empty, limits
 from harness.report.figures.style import COLUMN, GRID, PAGE, TICKS, legend, new_figure, note
-from harness.report.metrics import PRIMARY
+from harness.report.metrics import PRIMARY, metric
 from harness.report.study import StudyResults
 
 #: The metric of a panel, and what stands at its axis.
@@ -40,14 +40,20 @@ def accuracy_cost(study: StudyResults, styles: dict[str, Look]) -> Drawing:
     fronts: dict[str, list[str]] = {}
     rows: Rows = []
     for cost, points in panels.items():
-        ready = {name: (point.x.mean, point.y.mean) for name, point in points.items() if point.arm.complete}
-        fronts[cost] = pareto_front(ready)
+        # A trial's seconds are its share of its pack's: who trained beside it decides them, too, and no front can.
+        shared = metric(cost).shared
+        fronts[cost] = [] if shared else pareto_front(_means_of_complete(points))
         for name, point in points.items():
             rows.append(
                 {"arm": name, "cost": cost, "mean": point.x.mean, "average_accuracy": point.y.mean / 100,
-                 "trials": point.y.n, "complete": point.arm.complete, "on_front": name in fronts[cost]}
+                 "trials": point.y.n, "complete": point.arm.complete,
+                 "on_front": None if shared else name in fronts[cost]}
             )  # fmt: skip
     return [_figure(panels, fronts, arms, styles)], COLUMNS, rows
+
+
+def _means_of_complete(points: dict[str, Point]) -> dict[str, tuple[float, float]]:
+    return {name: (point.x.mean, point.y.mean) for name, point in points.items() if point.arm.complete}
 
 
 def _point(arm: Arm, cost: str) -> Point | None:

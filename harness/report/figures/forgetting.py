@@ -28,7 +28,7 @@ from harness.report.figures.parts import (
     spans,
     spots_of,
 )
-from harness.report.figures.style import HIGH, INK, LINE_HEIGHT, PAGE, new_figure
+from harness.report.figures.style import HIGH, INK, LINE_HEIGHT, PAGE, TICKS, new_figure
 from harness.report.study import StudyResults
 
 #: Inches of a panel without its title, and the most panels side by side.
@@ -71,7 +71,7 @@ def _page(names: list[str], series: Series, study: StudyResults, styles: dict[st
             axes.plot([s.x for s in behind], [100 * s.value.mean for s in behind], color=INK, alpha=0.45, lw=0.8,
                       ls=(0, (2, 1.5)), zorder=1)  # fmt: skip
         _panel(axes, series[name], styles[name])
-        axes.set_title(shown_name(name, TITLE), fontsize="small")
+        axes.set_title(shown_name(name, TITLE), fontsize=TICKS)
         task_ticks(axes, stages)
         axes.set_xlabel("")
     panels.flat[0].set_ylim(low, top)

@@ -14,17 +14,17 @@ from matplotlib.patches import Rectangle
 
 from harness.report.estimates import certain
 from harness.report.figures.palette import Look, shown_name
-from harness.report.figures.style import HIGH, INK, LINE_HEIGHT, PAGE, drawn_name, new_figure
+from harness.report.figures.style import HIGH, INK, LINE_HEIGHT, PAGE, TICKS, new_figure, one_line
 from harness.report.numbers import number
 
 #: An arm and its (T+1) x T matrix.
 Named = tuple[str, np.ndarray]
 #: Inches of a row of cells, and of what stands beside the panels: the names of stages, and the bar of colours.
 ROW, BESIDE = 0.165, 1.05
-#: Letters of a task's name that stand below a column without being turned.
-SHORT = 6
-#: Letters of an arm's name above a panel.
-TITLE = 23
+#: Inches of a letter of a name, and of one that stands below a column without being turned.
+LETTER, LEVEL = 0.0585, 0.05
+#: Tasks whose panel still is no wider than a page, and points of the numbers up to there: three digits fill a cell.
+FITTING, NUMBERS = 27, 6.0
 
 
 def heat_maps(blocks: Sequence[Sequence[Named]], names: list[str], styles: dict[str, Look]) -> list[Figure]:
@@ -32,15 +32,15 @@ def heat_maps(blocks: Sequence[Sequence[Named]], names: list[str], styles: dict[
 
     Pages are as high as a paper's at most; all share one scale of colours.
     """
-    tasks, names = len(names), [drawn_name(name) for name in names]
+    tasks, names = len(names), [one_line(name) for name in names]
     most = max(map(len, blocks))
     across = max(1, min(most, int((PAGE - BESIDE) / _wide(tasks)), 6))
     across = math.ceil(most / math.ceil(most / across))  # no orphan in the last row
     lines = [list(block[i : i + across]) for block in blocks for i in range(0, len(block), across)]
-    title = LINE_HEIGHT * max(1 + _title(name, styles).count("\n") for block in blocks for name, _ in block)
+    title = LINE_HEIGHT * max(1 + _title(name, tasks, styles).count("\n") for block in blocks for name, _ in block)
     high = ROW * (tasks + 1) + 0.1 + title
     longest = max(map(len, names))
-    below = 0.1 + (0.046 * longest if longest > SHORT else 0.1)
+    below = 0.1 + (LETTER * longest if _turned(names) else 0.1)
     count = max(1, int((HIGH - below) / high))
     scale = _scale([matrix for block in blocks for _, matrix in block])
     cuts = np.array_split(np.arange(len(lines)), math.ceil(len(lines) / count))
@@ -54,14 +54,14 @@ def _page(
     scale: tuple[float, float],
     sizes: tuple[int, float, float],
 ) -> Figure:
-    """Rows of panels; the names of tasks stand below the lowest, and short ones below the lowest of each column."""
-    across, high, below = sizes
+    """Rows of panels; the names of tasks stand below the lowest of each column."""
+    across, high, under = sizes
     down, tasks, (low, top) = len(lines), len(names), scale
     width = min(PAGE, max(2.6, BESIDE + across * _wide(tasks)))
-    figure = new_figure(width, down * high + below)
+    figure = new_figure(width, down * high + under)
     panels = figure.subplots(down, across, squeeze=False)
     stages = ["base", *(f"after {i}" for i in range(1, tasks + 1))]
-    image, short = None, max(map(len, names)) <= SHORT
+    image = None
     for row, line in enumerate(lines):
         for column in range(across):
             axes = panels[row][column]
@@ -70,19 +70,19 @@ def _page(
                 continue
             name, matrix = line[column]
             image = _heat_map(axes, matrix * 100, low, top)
-            axes.set_title(_title(name, styles), color=INK, fontsize="small")
+            axes.set_title(_title(name, tasks, styles), color=INK, fontsize=TICKS)
             axes.set_yticks(range(tasks + 1), stages if column == 0 else [""] * (tasks + 1))
-            lowest = row == down - 1 or (short and column >= len(lines[row + 1]))
-            _name_columns(axes, names if lowest else [""] * tasks)
+            lowest = all(column >= len(below) for below in lines[row + 1 :])
+            _name_columns(axes, names if lowest else [""] * tasks, hanging=row < down - 1)
     bar = figure.colorbar(certain(image), ax=panels, shrink=min(1.0, 1.6 / (down * high)), aspect=14, pad=0.015,
                           label="score (%)", anchor=(0, 1))  # fmt: skip
     bar.outline.set_visible(False)
     return figure
 
 
-def _title(name: str, styles: dict[str, Look]) -> str:
+def _title(name: str, tasks: int, styles: dict[str, Look]) -> str:
     """The name as it fits a panel; what has no name has the label of its look."""
-    return shown_name(name, TITLE) or styles[name].label
+    return shown_name(name, int(_wide(tasks) / LETTER)) or styles[name].label
 
 
 def _wide(tasks: int) -> float:
@@ -90,16 +90,16 @@ def _wide(tasks: int) -> float:
     return max(0.9, (0.31 if tasks <= 4 else 0.213) * tasks) + 0.09
 
 
-def _name_columns(axes: Axes, names: Sequence[str]) -> None:
-    long = max(map(len, names)) > SHORT
-    axes.set_xticks(
-        range(len(names)),
-        names,
-        rotation=40 if long else 0,
-        ha="right" if long else "center",
-        rotation_mode="anchor" if long else None,
-        fontsize=6.5,
-    )
+def _turned(names: Sequence[str]) -> bool:
+    """Whether some name is wider than a column."""
+    return LEVEL * max(map(len, names)) > _wide(len(names)) / len(names)
+
+
+def _name_columns(axes: Axes, names: Sequence[str], *, hanging: bool) -> None:
+    """Names straight below their columns; ``hanging``: into the room of the panels that are not there."""
+    axes.set_xticks(range(len(names)), names, rotation=90 if _turned(names) else 0)
+    for label in axes.get_xticklabels():
+        label.set_in_layout(not hanging)
 
 
 def _scale(matrices: list[np.ndarray]) -> tuple[float, float]:
@@ -114,7 +114,7 @@ def _heat_map(axes: Axes, percent: np.ndarray, low: float, high: float) -> QuadM
     tasks = percent.shape[1]
     image = shaded(axes, percent, Normalize(low, high))
     for (i, j), value in np.ndenumerate(percent):
-        text, size = number(value, 1 if tasks <= 4 else 0), 6.0 if tasks <= 8 else 4.5
+        text, size = number(value, 1 if tasks <= 4 else 0), NUMBERS * min(1.0, FITTING / tasks)
         write_in(axes, (i, j), text, (value - low) / (high - low), size)
     for j in range(tasks):
         axes.add_patch(_frame(j, j + 1))

@@ -8,15 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from harness.analysis.correlation import LEAST_ARMS, Correlation, Slope, spearman
+from harness.analysis.correlation import LEAST_ARMS, Correlation, Slope
 from harness.report.figures.intruders_at_end import LABELS
 from harness.report.figures.palette import Look
-from harness.report.figures.parts import CLEAR, Drawing, Rows, drawn_arms, empty, limits
+from harness.report.figures.parts import CLEAR, Drawing, Rows, empty, limits
 from harness.report.figures.style import COLUMN, PAGE, TICKS, legend, new_figure, note, power_of_ten
-from harness.report.numbers import plural
+from harness.report.numbers import number, plural
 from harness.report.study import StudyResults
 from harness.report.trial import Trial
-from harness.report.within_arms import last_intruders, slope_of
+from harness.report.within_arms import correlation_of, points_of, slope_of
 from harness.store.intruders import Intruders
 
 #: Up to so many trials each is a drawn object, which can be taken out of the SVG; more are one an arm, which takes a
@@ -32,19 +32,14 @@ def against_forgetting(study: StudyResults, styles: dict[str, Look]) -> Drawing:
     """Every trained trial's forgetting against its intruders; Spearman's rho is over all, slopes within arms."""
     columns = ("arm", "order", "seed", "count", "distance", "forgetting", "rho_count", "rho_distance",
                *(f"slope_{metric}{end}" for metric in LABELS for end in ("", "_ci_low", "_ci_high")))  # fmt: skip
-    points = [
-        (arm.name, trial, taken)
-        for arm in drawn_arms(study, styles)
-        for trial in arm.trials
-        if (taken := last_intruders(trial)) and trial.metrics.get("forgetting") is not None
-    ]
+    known = points_of(study)
+    points = sorted((point for point in known if point[0] in styles), key=lambda point: list(styles).index(point[0]))
     if not points:
         return empty("Intruders against forgetting needs two tasks and trained adapters."), columns, []
     lost = [float(trial.metrics["forgetting"] or 0.0) for _, trial, _ in points]
-    correlations = {
-        metric: spearman([float(getattr(taken, metric)) for *_, taken in points], lost) for metric in LABELS
-    }
-    slopes = {metric: slope_of(points, metric) for metric in LABELS}
+    # Of the points in the order of the study: by what is resampled first the bootstrap's ends differ from the table's.
+    correlations = {metric: correlation_of(known, metric) for metric in LABELS}
+    slopes = {metric: slope_of(known, metric) for metric in LABELS}
     ends = {f"slope_{m}{end}": getattr(s, of) if s else None for m, s in slopes.items()
             for end, of in (("", "value"), ("_ci_low", "low"), ("_ci_high", "high"))}  # fmt: skip
     rows: Rows = [
@@ -103,9 +98,9 @@ def _axis(axes: Axes, metric: str, xs: Sequence[float]) -> None:
 def slope_words(slope: Slope | None) -> str:
     """The slope within arms in points of forgetting; "not testable" where it is None."""
     if slope is None:
-        return f"within arms: not testable (under {LEAST_ARMS} arms vary)"
-    ends = f"[{100 * slope.low:+.2f}, {100 * slope.high:+.2f}]"
-    return f"within arms {100 * slope.value:+.2f} {ends} points an SD, {slope.arms} arms"
+        return f"Within arms: not testable (under {LEAST_ARMS} arms vary)"
+    value, low, high = (number(each, 2, 100, sign=True) for each in (slope.value, slope.low, slope.high))
+    return f"Within arms: {value} points an SD [{low}, {high}], {plural(slope.arms, 'arm')}"
 
 
 def _by_arm(marks: Iterable[Marks]) -> list[Marks]:
@@ -122,4 +117,10 @@ def correlation_words(correlation: Correlation | None, n: int) -> str:
     """Spearman's rho with its interval; "not defined" where it is None."""
     if correlation is None:
         return f"Spearman's ρ: not defined ({n} trials)"
-    return f"Spearman's ρ {correlation.rho:.2f} [{correlation.low:.2f}, {correlation.high:.2f}], {correlation.n} trials"
+    return f"Spearman's ρ: {rho_with_ends(correlation)}, {plural(correlation.n, 'trial')}"
+
+
+def rho_with_ends(correlation: Correlation) -> str:
+    """``−0.32 [−0.59, +0.02]``"""
+    rho, low, high = (number(each, 2, sign=True) for each in (correlation.rho, correlation.low, correlation.high))
+    return f"{rho} [{low}, {high}]"

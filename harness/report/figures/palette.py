@@ -2,15 +2,17 @@
 
 The project's methods are in a table; other arms find theirs by their name, so that it doesn't depend on who else is on
 the board.  Arms whose settings differ in numbers, as ``lora@rank2`` and ``lora@rank16``, are a scale: shades of one
-colour from light to dark, in the order of the numbers.
+colour from light to dark, in the order of the numbers.  The method without a setting, ``lora`` of rank 8, keeps its
+look and stands where its own number belongs; the shades of the others lead up to its colour and on from there.
 """
 
 from __future__ import annotations
 
 import colorsys
+import math
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -68,6 +70,10 @@ SALT = "5"
 LIGHT, DARK = 0.50, 0.09
 LABEL = 30  #: letters of a name on one line
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+#: The setting of arms that differ in one number, in what their names have in common.
+ONE_NUMBER = re.compile(r"@(\w+?)=?#")
+#: Numbers of an arm's settings, by arm and name.
+Values = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class Look:
     color: str
     marker: str
     line: Any
+    scale: str = ""  #: what the arms of one scale have in common; empty of an arm that is in none
 
 
 @dataclass(frozen=True)
@@ -96,9 +103,13 @@ class _Arm:
         return at, self.method, self.family, self.numbers, self.name
 
 
-def looks(arms: Iterable[tuple[str, str]]) -> dict[str, Look]:
-    """A look per arm, from (arm, method) pairs, in the order of the methods and of the numbers in their settings."""
-    ordered = sorted((_parts(name, method) for name, method in dict.fromkeys(arms)), key=lambda arm: arm.place)
+def looks(arms: Iterable[tuple[str, str]], values: Values | None = None) -> dict[str, Look]:
+    """A look per arm, from (arm, method) pairs, in the order of the methods and of the numbers in their settings.
+
+    With the ``values`` that arms train with, an arm without a setting stands in the scale of its method's.
+    """
+    parts = [_parts(name, method) for name, method in dict.fromkeys(arms)]
+    ordered = sorted((_in_scale(arm, parts, values or {}) for arm in parts), key=lambda arm: arm.place)
     families: dict[str, list[_Arm]] = {}
     for arm in ordered:
         if arm.numbers:
@@ -106,14 +117,18 @@ def looks(arms: Iterable[tuple[str, str]]) -> dict[str, Look]:
     taken: dict[str, tuple[str, str]] = {}
     # Who has a look of its own first: what it is must not depend on who else is here.
     for arm in sorted(ordered, key=lambda arm: (arm.name not in KNOWN, bool(arm.numbers), arm.name)):
-        wanted = _shades(arm, families[arm.family]) if arm.numbers else _own(arm)
+        plain = not arm.numbers or arm.name == arm.method
+        wanted = _own(arm) if plain else _shades(arm, families[arm.family])
         taken[arm.name] = next(pair for pair in wanted if pair not in taken.values())
     lines: dict[str, int] = {}
     styles: dict[str, Look] = {}
     for arm in ordered:
         color, marker = taken[arm.name]
-        nth = lines[color] = lines.get(color, -1) + 1
-        styles[arm.name] = Look(shown_name(arm.name), color, marker, LINES[nth % len(LINES)])
+        scale = arm.family if arm.numbers else ""
+        # Darker than the method's own colour there is little room: lines tell these apart.
+        kind = scale if _beyond_its_method(arm, families.get(scale, [])) else color
+        nth = lines[kind] = lines.get(kind, -1) + 1
+        styles[arm.name] = Look(shown_name(arm.name), color, marker, LINES[nth % len(LINES)], scale)
     return styles
 
 
@@ -143,6 +158,22 @@ def _parts(name: str, method: str) -> _Arm:
     return _Arm(name, method, method + NUMBER.sub("#", setting), tuple(map(float, NUMBER.findall(setting))))
 
 
+def _in_scale(arm: _Arm, arms: Iterable[_Arm], values: Values) -> _Arm:
+    """An arm without a setting as one of the scale whose number it has, where all of that are called after theirs."""
+    families: dict[str, list[_Arm]] = {}
+    for other in arms:
+        if other.method == arm.method and len(other.numbers) == 1:
+            families.setdefault(other.family, []).append(other)
+    for family, members in families.items():
+        setting = ONE_NUMBER.fullmatch(family.removeprefix(arm.method))
+        if arm.name != arm.method or not setting:
+            continue
+        own = [values.get(each.name, {}).get(setting[1]) for each in (arm, *members)]
+        if own[0] is not None and own[1:] == [each.numbers[0] for each in members]:
+            return replace(arm, family=family, numbers=(own[0],))
+    return arm
+
+
 def _own(arm: _Arm) -> Iterator[tuple[str, str]]:
     """Looks of an arm whose setting is no number, the best first: the table's, then those that its name leads to."""
     if arm.name in KNOWN:
@@ -160,10 +191,29 @@ def _shades(arm: _Arm, family: list[_Arm]) -> Iterator[tuple[str, str]]:
     if len(arm.numbers) > 1 or "," in arm.family or base == GREY:
         base = COLORS[_digest(arm.family) % len(COLORS)]
     place = family.index(arm)
-    color = base if len(family) == 1 else shade(base, place / (len(family) - 1))
+    color = base if len(family) == 1 else shade(base, _share(place, family, base))
     first = MARKERS.index(marker)
     yield from ((color, MARKERS[(first + place + 1 + step) % len(MARKERS)]) for step in range(len(MARKERS)))
     yield from _endless(color)
+
+
+def _share(place: int, family: list[_Arm], base: str) -> float:
+    """How dark the arm at this place is: even steps, on each side of the one that has the colour itself."""
+    last = len(family) - 1
+    fixed = next((i for i, arm in enumerate(family) if arm.name == arm.method and _own_color(arm) == base), None)
+    if fixed is None:
+        return place / last
+    at = math.log(luminance(_rgb(base)) / LIGHT) / math.log(DARK / LIGHT)
+    return at * place / fixed if place < fixed else at + (1 - at) * (place - fixed) / (last - fixed)
+
+
+def _beyond_its_method(arm: _Arm, family: list[_Arm]) -> bool:
+    """Whether it stands at or after the arm without a setting that the scale leads through."""
+    return any(each.name == each.method and arm.numbers >= each.numbers for each in family)
+
+
+def _own_color(arm: _Arm) -> str:
+    return KNOWN[arm.name][0] if arm.name in KNOWN else ""
 
 
 def _endless(color: str) -> Iterator[tuple[str, str]]:
@@ -181,14 +231,18 @@ def _digest(text: str) -> int:
 def shade(color: str, share: float) -> str:
     """The colour with the luminance that lies so far between ``LIGHT`` and ``DARK``."""
     wanted = LIGHT * (DARK / LIGHT) ** share
-    red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    hue, _, saturation = colorsys.rgb_to_hls(red, green, blue)
+    hue, _, saturation = colorsys.rgb_to_hls(*_rgb(color))
     low, high = 0.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
         tried = colorsys.hls_to_rgb(hue, middle, saturation)
         low, high = (middle, high) if luminance(tried) < wanted else (low, middle)
     return "#" + "".join(f"{round(255 * part):02X}" for part in colorsys.hls_to_rgb(hue, low, saturation))
+
+
+def _rgb(color: str) -> tuple[float, float, float]:
+    red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return red, green, blue
 
 
 def luminance(rgb: tuple[float, float, float]) -> float:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from harness.report.arms import adapter_of
 from harness.report.csv_files import write_csv
 from harness.report.figures.accuracy_cost import accuracy_cost
 from harness.report.figures.accuracy_forgetting import accuracy_forgetting
@@ -28,6 +30,7 @@ from harness.report.figures.style import context, save
 from harness.report.figures.task_scores import task_scores
 from harness.report.leaderboard import BoardRow
 from harness.report.study import StudyResults
+from harness.store.records import TrialRecord
 
 
 def draw_all(study: StudyResults, board: Sequence[BoardRow], folder: Path) -> list[Path]:
@@ -50,11 +53,27 @@ def figures_of(study: StudyResults) -> list[Plot]:
 
 
 def drawn_looks(study: StudyResults, board: Sequence[BoardRow]) -> dict[str, Look]:
-    """Looks of all arms with a finished trial, in the order of the figures: the reference, contestants, controls."""
+    """Looks of all arms with a finished trial, in the order of the figures: the reference, contestants, controls.
+
+    A scale that the reference is one of comes first as a whole, in the order of its numbers.
+    """
     arms = {row.arm.name: row.arm for row in board if row.arm.trials}
-    styles = looks((arm.name, arm.method) for arm in arms.values())
+    values = {name: _numbers(arm.trials[0].record) for name, arm in arms.items()}
+    styles = looks(((arm.name, arm.method) for arm in arms.values()), values)
     partner = study.reference.name if study.reference else ""
-    return dict(sorted(styles.items(), key=lambda item: (arms[item[0]].control, item[0] != partner)))
+    scale = styles[partner].scale if partner in styles else ""
+
+    def place(item: tuple[str, Look]) -> tuple[bool, bool]:
+        name, look = item
+        return arms[name].control, name != partner and (not scale or look.scale != scale)
+
+    return dict(sorted(styles.items(), key=place))
+
+
+def _numbers(record: TrialRecord) -> dict[str, float]:
+    """The settings that are numbers."""
+    known: dict[str, Any] = record.spec.parameters | adapter_of(record)
+    return {name: float(value) for name, value in known.items() if type(value) in (int, float)}
 
 
 Draw = Callable[[StudyResults, dict[str, Look]], Drawing]
@@ -111,8 +130,10 @@ FIGURES: tuple[Plot, ...] = (
         "accuracy_cost",
         "Accuracy against cost",
         "Means of arms against all tokens that training sends through the model, those of teachers and samples "
-        "included, and against a trial's share of its pack's time, which depends on the pack. Dashed: the arms whose "
-        "means no cheaper arm reaches (the Pareto front); grey dashes across: what is not trained.",
+        "included, and against a trial's share of its pack's time. Dashed, over tokens: the arms whose means no "
+        "cheaper arm reaches (the Pareto front). There is no front over seconds: they depend on which trials shared "
+        "the pack, on the device and on its load, so they order packs as much as arms. Grey dashes across: what is "
+        "not trained.",
         accuracy_cost,
     ),
     Plot(

@@ -1,7 +1,8 @@
 """How figures look and how they are saved: one style for print and page, the same bytes every time.
 
-Figures are as wide as a column or a page of a paper (3.3 and 6.9 inches) and are meant to stand there unscaled: letters
-are 8 points, less only in the cells of matrices.
+Figures are as wide as a column or a page of a paper (3.3 and 6.9 inches) and are meant to stand there unscaled.  Names
+of axes are 8 points; legends, which have most of the words, 7.5; ticks, names of panels and notes, of which there are
+many side by side, 7.  Only numbers in the cells of matrices are 6, as three digits must fit; beyond 27 tasks less.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from harness.report.figures.palette import Look
 from harness.report.files import readable, write_text
@@ -57,10 +59,11 @@ def drawn_name(name: str) -> str:
     return name if len(name) <= NAME else f"{name[: NAME - 21]}…{name[-20:]}"
 
 
-def one_line(name: str) -> str:
-    """A name beside a row: without the middle where it is longer than ``ROW_NAME``."""
+def one_line(name: str, most: int = ROW_NAME) -> str:
+    """A name on one line: without the middle where it has more letters than that."""
     name = " ".join(readable(name).split())
-    return name if len(name) <= ROW_NAME else f"{name[: ROW_NAME - 16]}…{name[-15:]}"
+    tail = most * 15 // 36
+    return name if len(name) <= most else f"{name[: most - tail - 1]}…{name[-tail:]}"
 
 
 def power_of_ten(value: float, place: int | None = None) -> str:
@@ -85,10 +88,13 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """``stem``.png (240 dpi) and ``stem``.svg, without dates or versions: the same data gives the same bytes."""
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     pixels, drawing = BytesIO(), BytesIO()
-    figure.savefig(pixels, format="png", dpi=240, metadata={"Software": None})
+    figure.savefig(pixels, format="png", dpi=240, metadata={"Software": None}, pil_kwargs={"compress_level": 0})
+    opaque = BytesIO()
+    # Nothing is transparent: a tenth less.
+    Image.open(pixels).convert("RGB").save(opaque, "png", dpi=(240, 240), compress_level=9)
     figure.set_layout_engine("none")  # it stays as it is laid out: once is enough
     figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
-    atomic_write(png, pixels.getvalue())
+    atomic_write(png, opaque.getvalue())
     return [png, write_text(svg, drawing.getvalue().decode())]
 
 

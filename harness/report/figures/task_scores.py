@@ -12,12 +12,14 @@ from harness.analysis.statistics import SHARE
 from harness.report.arms import Arm
 from harness.report.figures.palette import Look
 from harness.report.figures.parts import Drawing, Rows, Series, Spot, drawn_arms, empty, pages_of, point_row
-from harness.report.figures.style import INK, PAGE, drawn_name, legend, new_figure
+from harness.report.figures.style import INK, PAGE, TICKS, legend, new_figure, one_line
 from harness.report.study import StudyResults
 
 COLUMNS = ("order", "task", "position", "arm", "x", "mean", "ci_low", "ci_high", "trials", "chance", "base")
 #: The most arms on a page, the most panels side by side, and inches of a panel.
 ARMS, ACROSS, PANEL = 8, 6, 1.12
+#: Inches of a letter above a panel, on average.
+SMALL_LETTER = 0.055
 #: A panel: an order and the place of a task in it, from 0.
 Place = tuple[str, int]
 
@@ -96,9 +98,9 @@ def _page(
                 axes.set_visible(False)
                 continue
             order, at = line[column]
-            task = drawn_name(study.streams[order][at])
-            first = f"{order}: " if column == 0 and len(study.streams) > 1 else ""
-            axes.set_title(f"{first}{at + 1} {task}", fontsize="small")
+            first = (f"{order}: " if column == 0 and len(study.streams) > 1 else "") + f"{at + 1} "
+            room = int((figure.get_figwidth() - 0.6) / across / SMALL_LETTER) - len(first)
+            axes.set_title(first + one_line(study.streams[order][at], max(6, room)), fontsize=TICKS)
             _panel(axes, series[order, at], names, marks[order, at], styles)
             axes.axvspan(at + 0.5, at + 1, color=INK, alpha=0.09, linewidth=0, zorder=0)
             stages = len(study.streams[order])

@@ -16,7 +16,7 @@ from harness.report.metrics import PRIMARY
 from harness.report.numbers import NOTHING, interval, joined
 from harness.report.pages.render import write_page
 from harness.report.study import StudyResults, gather
-from harness.report.text.answer import answer, halfway, scope
+from harness.report.text.answer import opening, scope
 from harness.report.text.board import board_cells
 from harness.report.text.notes import RERUN
 from harness.report.text.table import Table
@@ -66,7 +66,7 @@ def _entry(folder: Path, root: Path) -> Entry:
     board = leaderboard.rows(study)
     stack, _ = study.common(lambda record: record.stack)
     seen = ", ".join(str(stack[key]) for key in ("device", "dtype", "digest") if key in stack)
-    said = ": ".join(filter(None, (halfway(study), answer(study, board)[0])))
+    said = opening(study, board)
     return Entry(link, name, f"{_model(study)}. {scope(study)}", said, "", seen, board)
 
 

@@ -72,6 +72,12 @@ def halfway(study: StudyResults) -> str:
     return f"Partial: {len(study.records)} of {study.planned} trials" if study.partial else ""
 
 
+def opening(study: StudyResults, board: Board) -> str:
+    """The first sentence of the answer, after one that says of a partial report that it is one."""
+    so_far = f"{halfway(study)} so far. " if study.partial else ""
+    return so_far + answer(study, board)[0]
+
+
 def answer(study: StudyResults, board: Board) -> list[str]:
     """The three sentences."""
     return [_accuracy(study, board), _others(study, board), _certainty(study, board)]
@@ -126,7 +132,7 @@ def _against_reference(study: StudyResults, board: Sequence[BoardRow], metric: s
         )
     clear = _clear(tested, metric)
     if not clear:
-        return f"no contestant differs significantly from {study.called}{left}"
+        return f"no contestant differs significantly from {study.called} in accuracy{left}"
     parts = []
     for word, sign in (("above", 1), ("below", -1)):
         same = [row for row, gap in clear if gap.mean * sign > 0]
@@ -136,7 +142,9 @@ def _against_reference(study: StudyResults, board: Sequence[BoardRow], metric: s
             are = "are" if len(same) > 1 else "is"
             parts.append(f"{_names(same)} {are} significantly {word} {study.called} ({size})")
     it = "it" if len(study.partners) == 1 else study.called
-    others = "" if len(clear) == len(tested) else f", and no other contestant differs significantly from {it}"
+    others = (
+        "" if len(clear) == len(tested) else f", and no other contestant differs significantly from {it} in accuracy"
+    )
     return " and ".join(parts) + others + left
 
 

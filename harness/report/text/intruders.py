@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.analysis.correlation import Slope
 from harness.report.figures.intruders_at_end import LABELS
+from harness.report.figures.intruders_forgetting import rho_with_ends
 from harness.report.numbers import NOTHING, number
 from harness.report.study import StudyResults
 from harness.report.text.table import Table
@@ -29,7 +30,7 @@ def intruder_tables(study: StudyResults, tested: bool) -> list[Table]:
     )
     for measure, slope in slopes.items():
         rho = correlation_of(points, measure)
-        over = f"{rho.rho:.2f} [{rho.low:.2f}, {rho.high:.2f}]".replace("-", "−") if rho else NOTHING
+        over = rho_with_ends(rho) if rho else NOTHING
         within = f"{_points(slope.value)} {_ends(slope)}" if slope else NOTHING
         arms = str(slope.arms) if slope else NOTHING
         table.rows.append([f"intruder {measure}", over, within, arms, str(len(points))])

@@ -6,43 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import unknown_name
-from harness.report.files import readable, write_text
+from harness.report.files import write_text
 from harness.report.leaderboard import Board
 from harness.report.metrics import PRIMARY
 from harness.report.study import StudyResults
 from harness.report.text.answer import WILL_CHANGE, halfway
 from harness.report.text.board import Cell, Column, columns
+from harness.report.text.latex_tables import MOST, environment, escaped, floats, heading
 from harness.report.text.mitigation import cause_tables
 from harness.report.text.table import Table
 from harness.report.text.tables import parameters, tables
 
-#: Signs that LaTeX does not read as text, and signs that its usual fonts lack.
-SIGNS = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"$<$",
-        ">": r"$>$",
-        "|": r"$|$",
-        '"': r"\textquotedbl{}",
-        "−": r"$-$",
-        "±": r"$\pm$",
-        "–": r"--",
-        "…": r"\ldots{}",
-        "×": r"$\times$",
-        "Δ": r"$\Delta$",
-        "→": r"$\to$",
-        "≤": r"$\leq$",
-        "·": r"$\cdot$",
-    }
-)
 HEAD = r"""% Tables of a lorabench report: \input{report}, with \usepackage{booktabs,graphicx} and
 % \usepackage[T1]{fontenc} in the preamble.
 """
-
-
 #: Between the main table and all others.
 APPENDIX = "% -- for an appendix ----------------------------------------------------------------------------------\n"
 #: Metrics of the main table, beside the method.
@@ -64,7 +41,7 @@ def write_latex(study: StudyResults, board: Board, folder: Path, chosen: Sequenc
         "In brackets: 95 % CI.",
     )
     others = [board_rest, *tables(study, board), *cause_tables(study, folder), parameters(study)]
-    parts = [_float(table, f"tab:{label}-{i}") for i, table in enumerate(others, start=1)]
+    parts = [part for i, table in enumerate(others, start=1) for part in floats(table, f"tab:{label}-{i}")]
     mark = f"% {escaped(halfway(study))}. {escaped(WILL_CHANGE)}\n" if study.partial else ""
     return write_text(folder / "report.tex", HEAD + mark + main + APPENDIX + "\n".join(parts))
 
@@ -84,7 +61,7 @@ def _main(board: Board, shown: Sequence[Column], label: str) -> str:
     """The best ranked contestant of a column in bold, the second underlined; controls below a rule, unmarked."""
     marks = {column.heading: _marks(board, column) for column in shown}
     parts = [[row for row in board if row.arm.control is control] for control in (False, True)]
-    lines = [[escaped(name) for name in ("Method", *(column.heading for column in shown))]]
+    lines = [[heading(name) for name in ("Method", *(column.heading for column in shown))]]
     bodies = [
         [[escaped(row.arm.name), *(_marked(column.cell(row), marks[column.heading].get(row.arm.name, ""))
                                    for column in shown)] for row in rows]
@@ -95,7 +72,8 @@ def _main(board: Board, shown: Sequence[Column], label: str) -> str:
         rules += [r"\midrule", *_lines(body)]
     caption = "Means over trials, with the 95 % CI. Bold: the best contestant of a column; underlined: the second."
     below = " Below the line: controls." if len(bodies) > 1 else ""
-    return _environment(rules, "l" + "r" * len(shown), escaped(f"Leaderboard. {caption}{below}"), label)
+    caption, wide = escaped(f"Leaderboard. {caption}{below}"), len(shown) >= MOST - 1
+    return environment(rules, "l" + "r" * len(shown), caption, label, wide=wide)
 
 
 def _marks(board: Board, column: Column) -> dict[str, str]:
@@ -120,38 +98,3 @@ def _marked(cell: Cell, command: str) -> str:
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     return [" & ".join(row) + r" \\" for row in rows]
-
-
-def escaped(text: str) -> str:
-    """Text that stays text: no command, and no line break that would end a row."""
-    return " ".join(readable(text).split()).translate(SIGNS)
-
-
-def _float(table: Table, label: str) -> str:
-    """One table; a wide one is scaled to the width of the text."""
-    rows = [" & ".join(map(_cell, row)) + r" \\" for row in (table.columns, *table.fixed, *table.rows)]
-    rules = [r"\toprule", rows[0], r"\midrule", *rows[1 : 1 + len(table.fixed)]]
-    if table.fixed:
-        rules.append(r"\midrule")
-    rules += [*rows[1 + len(table.fixed) :], r"\bottomrule"]
-    columns = "p{32mm}" * len(table.columns) if table.prose else "l" + "r" * (len(table.columns) - 1)
-    return _environment(rules[:-1], columns, escaped(f"{table.heading}. {table.caption}".strip()), label)
-
-
-def _environment(rules: Sequence[str], columns: str, caption: str, label: str) -> str:
-    """A float; a wide table is scaled to the width of the text."""
-    tabular = "\n".join([rf"\begin{{tabular}}{{{columns}}}", *rules, r"\bottomrule", r"\end{tabular}"])
-    if columns.count("r") > 4:
-        tabular = f"\\resizebox{{\\textwidth}}{{!}}{{%\n{tabular}%\n}}"
-    return f"""\\begin{{table}}[t]
-\\centering\\small
-\\caption{{{caption}}}
-\\label{{{label}}}
-{tabular}
-\\end{{table}}
-"""
-
-
-def _cell(text: str) -> str:
-    # A cell that begins with [ after \\ would be read as its optional argument.
-    return "{}" + escaped(text) if text.startswith("[") else escaped(text)

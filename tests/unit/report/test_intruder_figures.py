@@ -10,15 +10,16 @@ from matplotlib.text import Text
 from scipy import stats
 from synthetic import QUICK, Folder, large, quick, trial
 
-from harness.analysis.correlation import spearman
+from harness.analysis.correlation import Correlation, Slope, spearman
 from harness.report.figures import intruders_forgetting
 from harness.report.figures.intruders import intruders
 from harness.report.figures.intruders_by_epsilon import by_epsilon
 from harness.report.figures.intruders_by_place import by_place
-from harness.report.figures.intruders_forgetting import against_forgetting, correlation_words
+from harness.report.figures.intruders_forgetting import against_forgetting, correlation_words, slope_words
 from harness.report.figures.palette import looks
 from harness.report.figures.style import context
 from harness.report.study import gather
+from harness.report.within_arms import points_of, slope_of
 
 
 def drawn(draw, folder: Folder):
@@ -70,6 +71,13 @@ def test_it_is_not_defined_for_few_or_constant(x, y):
     assert "not defined" in correlation_words(spearman(x, y), len(x))
 
 
+def test_numbers_have_real_signs():
+    assert (
+        correlation_words(Correlation(-0.321, -0.586, 0.017, 33), 33) == "Spearman's ρ: −0.32 [−0.59, +0.02], 33 trials"
+    )
+    assert slope_words(Slope(0.0123, -0.004, 0.0201, 7, 33)) == "Within arms: +1.23 points an SD [−0.40, +2.01], 7 arms"
+
+
 def test_it_refuses_what_is_not_finite():
     with pytest.raises(ValueError, match="finite"):
         spearman([1, 2, np.nan, 4], [1, 2, 3, 4])
@@ -83,6 +91,17 @@ def test_a_perfect_order_has_no_width():
     assert (found.rho, found.low, found.high) == (pytest.approx(1), pytest.approx(1), pytest.approx(1))
 
 
+def test_the_figure_says_what_the_table_says():
+    """The ends of a bootstrap depend on the order of what is resampled; the figure's is that of the looks."""
+    study = gather(large())
+    reverse = looks((arm.name, arm.method) for arm in study.arms)
+    with context():
+        _, _, rows = against_forgetting(study, dict(reversed(reverse.items())))
+    slope = slope_of(points_of(study), "count")
+    found = [rows[0][f"slope_count{end}"] for end in ("", "_ci_low", "_ci_high")]
+    assert found == [slope.value, slope.low, slope.high]
+
+
 def test_forgetting_is_drawn_for_every_trained_trial():
     folder = quick()
     figure, rows = drawn(against_forgetting, folder)
@@ -90,7 +109,7 @@ def test_forgetting_is_drawn_for_every_trained_trial():
     assert len(rows) == 15
     wanted = stats.spearmanr([row["count"] for row in rows], [row["forgetting"] for row in rows]).statistic
     assert rows[0]["rho_count"] == pytest.approx(wanted)
-    assert figure.axes[0].get_title(loc="left").startswith(f"Spearman's ρ {wanted:.2f} [")
+    assert figure.axes[0].get_title(loc="left").startswith(f"Spearman's ρ: {wanted:+.2f} [")
 
 
 def test_every_point_has_a_name():

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import QuadMesh
 from matplotlib.text import Text
 from places import ROOT
 from synthetic import QUICK, SIX, Folder, spec, trial
 
 from harness.report import leaderboard
 from harness.report.figures import palette, registry, style
+from harness.report.figures.heat_maps import heat_maps
 from harness.report.figures.mitigation import LINES, PANELS, draw_mitigation
 from harness.report.study import gather
 
@@ -52,6 +55,35 @@ def test_numbers_are_a_scale_in_their_order():
     assert drawn["lora"].color == palette.KNOWN["lora"][0]
 
 
+def test_a_method_stands_where_its_own_number_belongs():
+    ranks = {"lora@rank16": 16, "lora@rank2": 2, "lora": 8, "lora@rank64": 64, "lora@rank4": 4}
+    values = {name: {"rank": float(rank)} for name, rank in ranks.items()}
+    drawn = palette.looks([(name, "lora") for name in (*ranks, "lora@qv")], values)
+    scale = [name for name, look in drawn.items() if look.scale]
+    assert scale == sorted(ranks, key=ranks.__getitem__)
+    shades = [palette.luminance(palette._rgb(drawn[name].color)) for name in scale]
+    assert shades == sorted(set(shades), reverse=True), "every one is darker than the last"
+    assert (drawn["lora"].color, drawn["lora"].marker) == palette.KNOWN["lora"]
+    untrue = values | {"lora@rank16": {"rank": 8.0}}
+    assert not palette.looks([(name, "lora") for name in ranks], untrue)["lora"].scale, (
+        "a name that says something else"
+    )
+
+
+def test_the_scale_of_the_reference_comes_first():
+    ranks = {"lora@rank16": 16, "lora": 8, "lora@rank4": 4}
+    records = [trial("frozen", QUICK, seed=seed) for seed in range(3)]
+    for name, rank in {"combined": 8, **ranks}.items():
+        method, _, setting = name.partition("@")
+        named = {"setting": setting} if setting else {}
+        for seed in range(3):
+            seen = spec(method, QUICK, seed=seed, training={"adapter": {"rank": rank}}, **named)
+            records.append(trial(name, QUICK, seed=seed, spec=seen))
+    study = gather(Folder(records))
+    order = list(registry.drawn_looks(study, leaderboard.rows(study)))
+    assert order == ["lora@rank4", "lora", "lora@rank16", "combined", "frozen"]
+
+
 def five() -> Folder:
     """Three trials an arm, every intruder counted; a long name, and a control."""
     arms = ("frozen", "lora", "combined", "self_distill@teacher=snapshot,demonstration=1", "stable_lora@shrink=0.0005")
@@ -78,7 +110,34 @@ def by_examples() -> Folder:
     return Folder(records)
 
 
-@pytest.mark.parametrize("folder", [five, many, by_examples])
+def eight_long_names() -> Folder:
+    """Panels whose columns end in other rows, tasks with long names, and controls below."""
+    tasks = ("a_task_with_a_rather_long_name", "another_of_them", *QUICK)
+    arms = ("lora", *(f"lora@rank{n}" for n in (2, 4, 16, 32, 64)), "frozen")
+    return Folder([trial(arm, tasks, intruders="all") for arm in arms])
+
+
+def test_the_lowest_panel_of_every_column_names_its_tasks():
+    for count in (3, 6, 11):
+        names = {f"lora@rank{n}": np.full((7, 6), 0.5) for n in range(count)}
+        tasks = ["heart_disease", "bbc_topics", "tomi", "connect4", "language_id", "date_words"]
+        blocks = [[*names.items()][: count - 1], [*names.items()][count - 1 :]]
+        with style.context():
+            (figure,) = heat_maps(blocks, tasks, looks(*names))
+            figure.draw_without_rendering()
+        columns: dict[float, list] = {}
+        for axes in figure.axes[:-1]:
+            if axes.get_visible():
+                columns.setdefault(round(axes.get_position().x0, 4), []).append(axes)
+        gaps = np.diff(sorted(columns))
+        assert np.ptp(gaps) < 2e-3 if len(gaps) else True, "columns lie evenly"
+        for panels in columns.values():
+            *upper, lowest = sorted(panels, key=lambda axes: -axes.get_position().y0)
+            assert [label.get_text() for label in lowest.get_xticklabels()] == tasks
+            assert not any(label.get_text() for axes in upper for label in axes.get_xticklabels())
+
+
+@pytest.mark.parametrize("folder", [five, many, by_examples, eight_long_names])
 def test_no_word_lies_on_another_or_off_the_figure(folder):
     study = gather(folder())
     styles = registry.drawn_looks(study, leaderboard.rows(study))
@@ -103,16 +162,32 @@ def legible(figure, name: str) -> list[Text]:
     assert figure.get_figheight() <= style.HIGH + 0.5, name
     figure.draw_without_rendering()
     boxes = [(text.get_text(), text.get_window_extent(), text) for text in shown(figure)]
-    assert min(text.get_fontsize() for *_, text in boxes) >= 4.5, name
+    for said, _, text in boxes:
+        assert text.get_fontsize() >= smallest(text, figure) - 1e-6, (name, said)
     for said, box, _ in boxes:
         inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
         assert inside, (name, said)
     touching = [
         (one, other) for (one, a, first), (other, b, second) in combinations(boxes, 2)
-        if not (first.get_rotation() % 90 or second.get_rotation() % 90) and _overlap(a, b)
+        if a.overlaps(b) and _overlap(first, second)
     ]  # fmt: skip
     assert not touching, (name, touching)
     return [text for *_, text in boxes]
+
+
+def smallest(text: Text, figure) -> float:
+    """Points that a text must have at least.
+
+    Names of axes are words of 8.  Legends hold most of the words of a figure and are half a point smaller; ticks, names
+    of panels and notes, of which many stand side by side, are 7.  Numbers in the cells of a matrix are 6: three digits
+    fill a cell where six tasks and four arms share a page.
+    """
+    axes = text.axes
+    if axes is not None and text in axes.texts and any(isinstance(each, QuadMesh) for each in axes.collections):
+        return 6.0
+    if axes is not None and text in (axes.xaxis.label, axes.yaxis.label):
+        return 8.0
+    return 7.5 if any(text in legend.get_texts() for legend in figure.legends) else 7.0
 
 
 def shown(figure) -> list[Text]:
@@ -130,10 +205,40 @@ def shown(figure) -> list[Text]:
     return [text for text in texts if text.get_visible() and text.get_text().strip() and id(text) not in hidden]
 
 
-def _overlap(one, other) -> bool:
-    """By more than half a point, which descenders don't fill."""
-    room = 0.5
-    return (
-        min(one.x1, other.x1) - max(one.x0, other.x0) > room
-        and min(one.y1, other.y1) - max(one.y0, other.y0) > 2 * room
+def _overlap(one: Text, other: Text) -> bool:
+    """By more than half a point along a line, and a point across, which descenders don't fill."""
+    return all(
+        min(first.max(), second.max()) - max(first.min(), second.min()) > room
+        for text in (one, other)
+        for direction, room in zip(_directions(text), (0.5, 1.0), strict=True)
+        for first, second in [(_corners(one) @ direction, _corners(other) @ direction)]
     )
+
+
+def _directions(text: Text) -> np.ndarray:
+    """Along its lines and across them, as unit vectors."""
+    turn = np.deg2rad(text.get_rotation())
+    return np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+
+
+def _corners(text: Text) -> np.ndarray:
+    """[4, 2] of its box, turned as the text is: its size without the turn, about the middle that it has with it."""
+    around, rotation = text.get_window_extent(), text.get_rotation()
+    text.set_rotation(0)
+    flat = text.get_window_extent()
+    text.set_rotation(rotation)
+    half = np.array([[x * flat.width, y * flat.height] for x in (-0.5, 0.5) for y in (-0.5, 0.5)])
+    middle = (around.x0 + around.x1) / 2, (around.y0 + around.y1) / 2
+    return np.array(middle) + half @ _directions(text)
+
+
+def test_slanted_words_are_measured_by_their_own_boxes():
+    with style.context():
+        figure = style.new_figure(3, 3)
+        one = figure.text(0.1, 0.1, "a slanted line of words", rotation=45)
+        beside = figure.text(0.1, 0.2, "a slanted line of words", rotation=45)
+        across = figure.text(0.2, 0.3, "a level line")
+        figure.draw_without_rendering()
+    assert one.get_window_extent().overlaps(beside.get_window_extent())
+    assert not _overlap(one, beside)
+    assert _overlap(across, one) or _overlap(across, beside)

@@ -45,7 +45,7 @@ def test_a_report_half_way_is_marked_everywhere(tmp_path):
     assert f"\n> **{MARK}.** The others have no record yet." in markdown
     assert {row["partial"] for row in board} == {"yes"}
     assert tex.splitlines()[2].startswith(f"% {MARK}.")
-    assert told[0].startswith(f"{MARK}: ")
+    assert told[0].startswith(f"{MARK} so far. ")
     assert {row["method"] for row in board if row["ranked"] == "yes"} == {"frozen", "lora_ema"}, "those that are whole"
 
 
@@ -81,9 +81,9 @@ def test_while_a_run_is_at_work_a_report_is_asked_for_by_name(folder, in_process
     (folder / "report.html").unlink()
     status, out, _ = in_process("report", "mine")
     assert status == 0
-    assert out.startswith("Partial: 2 of 3 trials: ")
+    assert out.startswith("Partial: 2 of 3 trials so far. ")
     assert "Partial: 2 of 3 trials" in (folder / "report.html").read_text(), "marked, whoever asks"
 
 
 def test_the_index_marks_it_as_well(folder, tmp_path):
-    assert "Partial: 2 of 3 trials: " in build_index(tmp_path / "results").read_text()
+    assert "Partial: 2 of 3 trials so far. " in build_index(tmp_path / "results").read_text()

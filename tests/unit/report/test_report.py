@@ -18,6 +18,7 @@ from harness.errors import InputError
 from harness.report import build_report, leaderboard, leaderboard_csv, numbers, write_report
 from harness.report.csv_files import cell
 from harness.report.figures import palette, registry, style
+from harness.report.figures.accuracy_cost import accuracy_cost
 from harness.report.figures.fronts import pareto_front
 from harness.report.figures.parts import limits
 from harness.report.study import gather
@@ -199,7 +200,7 @@ def test_the_page_needs_no_network(quick_folder):
 def test_the_words_are_no_stronger_than_the_tests(quick_folder):
     for name in ("report.html", "report.md"):
         text = (quick_folder / name).read_text()
-        assert "no contestant differs significantly from plain LoRA" in text
+        assert "no contestant differs significantly from plain LoRA in accuracy" in text
         assert "no contestant differs significantly in forgetting or learning speed" in text
         assert "with 3 pairs a true difference to plain LoRA of" in text
         assert "Rerun noise: the same arm, seeds and orders" in text
@@ -559,3 +560,14 @@ def test_numbers_in_words():
 def test_equal_values_get_a_sensible_axis():
     low, high = limits([0.5, 0.5], 2)
     assert low < -0.5 < 1.5 < high
+
+
+def test_there_is_no_front_over_seconds_which_packs_share():
+    study = gather(quick())
+    with style.context():
+        _, _, rows = accuracy_cost(study, registry.drawn_looks(study, leaderboard.rows(study)))
+    fronts = {
+        cost: {row["on_front"] for row in rows if row["cost"] == cost} for cost in ("training_tokens", "train_seconds")
+    }
+    assert fronts["train_seconds"] == {None}
+    assert True in fronts["training_tokens"]

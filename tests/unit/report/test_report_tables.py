@@ -22,8 +22,9 @@ from harness.report import (
     write_report,
 )
 from harness.report.study import gather
-from harness.report.text import latex
-from harness.report.text.latex import escaped
+from harness.report.text import latex, latex_tables
+from harness.report.text.latex_tables import escaped
+from harness.report.text.table import Table
 from harness.report.trials_csv import COLUMNS
 from harness.store import write_trial
 
@@ -242,11 +243,30 @@ def test_the_main_table_marks_the_best_and_the_second(tmp_path):
     assert rf"\underline{{{100 * lost[second]:.1f}}}" in lines[second]
     assert f"& {100 * lost[last]:.1f} {{" in lines[last]
     assert "textbf" not in lines["frozen"], "a control wins nothing"
-    assert lines["Method"] == r"Method & Forgetting, points & Learning accuracy, \% \\"
+    head = r"Method & \shortstack[r]{Forgetting,\\points} & \shortstack[r]{Learning\\accuracy, \%} \\"
+    assert lines["Method"] == head
     assert main.count(r"\midrule") == 2, "one above the controls"
     rest = appendix.split(r"\toprule")[1].splitlines()[1]
-    assert "Average accuracy" in rest
+    assert "Average accuracy" in rest.replace(r"\\", " ")
     assert "Forgetting" not in rest
+
+
+def test_an_appendix_has_few_columns_a_table_and_none_empty():
+    heads = ["Method", *(f"Column {i}" for i in range(14))]
+    rows = [[arm, *(f"{i}.5 [1.0, 2.0]" if i not in (3, 7) else "–" for i in range(14))] for arm in ("lora", "b_c")]
+    parts = latex_tables.floats(Table("Much", heads, rows, "All of it.", fixed=[["Items", *[""] * 14]]), "tab:x")
+    written = [part.split(r"\toprule")[1].splitlines()[1].removesuffix(r" \\").split(" & ") for part in parts]
+    assert all(head[0] == "Method" and len(head) <= 6 for head in written)
+    assert [name for head in written for name in head[1:]] == [f"Column {i}" for i in range(14) if i not in (3, 7)]
+    assert [f"Much ({i} of 3). All of it." in part for i, part in enumerate(parts, start=1)] == [True] * 3
+    assert len({re.findall(r"\\label{(.*)}", part)[0] for part in parts}) == 3
+    assert all(r"b\_c & 0.5 {\scriptsize [1.0, 2.0]}" in part for part in parts[:1])
+
+
+def test_only_a_table_wider_than_the_text_is_scaled():
+    narrow = Table("A", ["Method", "x"], [["lora", "1"]])
+    wide = Table("A", ["Method", "x"], [["a" * 60, "1" * 20]])
+    assert [r"\resizebox" in latex_tables.floats(table, "l")[0] for table in (narrow, wide)] == [False, True]
 
 
 def test_an_unknown_column_is_refused_with_the_nearest(tmp_path):
