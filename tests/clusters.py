@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import commands
 import psutil
 import pytest
 import rays
@@ -106,6 +107,7 @@ class Nodes:
 @contextmanager
 def nodes(**system: Any) -> Iterator[Nodes]:
     """A cluster without a node that could run something; ``system`` are settings of Ray's own."""
+    commands.start_server()  # what is younger than the cluster goes with it
     before = set(rays.children(os.getpid()))
     with pytest.MonkeyPatch.context() as patch, rays.short_folder() as folder:
         for key in [key for key in os.environ if key.startswith("RAY_")]:
@@ -115,8 +117,8 @@ def nodes(**system: Any) -> Iterator[Nodes]:
         patch.setenv("RAY_worker_niceness", "0")  # Ray's 15 starves them beside other work
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         (folder / "ray").mkdir()
-        patch.setenv("RAY_health_check_period_ms", "500")  # a dead node is known to be dead after two seconds
-        patch.setenv("RAY_health_check_failure_threshold", "3")
+        patch.setenv("RAY_health_check_period_ms", "500")  # a dead node is known after four seconds; two took one
+        patch.setenv("RAY_health_check_failure_threshold", "8")  # for dead that merely waited for a core
         made = Nodes(folder, system)
         try:
             yield made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import mkstemp
@@ -22,7 +23,7 @@ class Command:
         os.close(handle)
         self._log = Path(name)
         server = multiprocessing.get_context("forkserver")
-        server.set_forkserver_preload(PRELOADED)
+        start_server()
         self._process: BaseProcess = server.Process(target=_run, args=(arguments, environment, name, folder))
         self._process.start()
 
@@ -50,6 +51,12 @@ class Command:
             self.kill()
             raise TimeoutError(self.said)
         return self._process.exitcode
+
+
+def start_server() -> None:
+    """Start the process that commands are forked from; a child of this one, for good."""
+    forkserver.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
 
 
 def _run(arguments: list[str], environment: dict[str, str], log: str, folder: Path) -> None:
