@@ -45,4 +45,4 @@ def test_a_line_joins_what_differs_in_examples_alone(tmp_path):
 def test_a_study_of_one_budget_has_no_such_figure(tmp_path):
     write_report(tmp_path, Folder([trained_on("lora", 16, seed) for seed in range(3)]))
     assert not (tmp_path / "figures" / "accuracy_by_examples.csv").exists()
-    assert "accuracy_by_examples" not in (tmp_path / "report.md").read_text()
+    assert "### Accuracy against training examples" not in (tmp_path / "report.md").read_text()
