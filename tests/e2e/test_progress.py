@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STUDY = campaigns.TOY | {
     "methods": {"lora": {}, "stable_lora": {}, "self_distill": {}}, "seeds": [0, 1], "pack": 2,
-    "training": {"examples": 512, "batch": 8}, "scoring": {"items": 32, "curve": [16, 64]},
+    "training": {"examples": 1536, "batch": 8}, "scoring": {"items": 32, "curve": [16, 64]},
 }  # fmt: skip
 
 
