@@ -10,6 +10,7 @@ from harness.executors.hardware import likely_device
 from harness.run.campaign import load_campaign
 from harness.store.claims import claim
 from harness.store.tuning import FILE, Tuning, read_choices, read_tuning, write_tuning
+from harness.study.folders import TUNING
 from harness.study.tuning import trials_digest
 
 
@@ -20,7 +21,7 @@ def take_shipped(name: str, model: str | None, out: Path | None) -> tuple[Path, 
     the settings were chosen with, and where the folder has another choice already.
     """
     campaign = load_campaign(name, model=model, out=out, device=likely_device, tune=True)
-    folder, study = campaign.folder.parent, campaign.study.name.removesuffix("-tuning")
+    folder, study = campaign.folder.parent, campaign.study.name.removesuffix(f"-{TUNING}")
     file = paths.tuned_dir() / f"{study}.json"
     if not file.exists():
         with_them = sorted(path.stem for path in paths.tuned_dir().glob("*.json"))
