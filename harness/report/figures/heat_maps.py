@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 
 from harness.report.estimates import certain
 from harness.report.figures.palette import Look, shown_name
+from harness.report.figures.parts import filled
 from harness.report.figures.style import HIGH, INK, LINE_HEIGHT, PAGE, TICKS, new_figure, one_line
 from harness.report.numbers import number
 
@@ -62,18 +63,12 @@ def _page(
     panels = figure.subplots(down, across, squeeze=False)
     stages = ["base", *(f"after {i}" for i in range(1, tasks + 1))]
     image = None
-    for row, line in enumerate(lines):
-        for column in range(across):
-            axes = panels[row][column]
-            if column >= len(line):
-                axes.set_visible(False)
-                continue
-            name, matrix = line[column]
-            image = _heat_map(axes, matrix * 100, low, top)
-            axes.set_title(_title(name, tasks, styles), color=INK, fontsize=TICKS)
-            axes.set_yticks(range(tasks + 1), stages if column == 0 else [""] * (tasks + 1))
-            lowest = all(column >= len(below) for below in lines[row + 1 :])
-            _name_columns(axes, names if lowest else [""] * tasks, hanging=row < down - 1)
+    for row, column, axes, (name, matrix) in filled(panels, lines):
+        image = _heat_map(axes, matrix * 100, low, top)
+        axes.set_title(_title(name, tasks, styles), color=INK, fontsize=TICKS)
+        axes.set_yticks(range(tasks + 1), stages if column == 0 else [""] * (tasks + 1))
+        lowest = all(column >= len(below) for below in lines[row + 1 :])
+        _name_columns(axes, names if lowest else [""] * tasks, hanging=row < down - 1)
     bar = figure.colorbar(certain(image), ax=panels, shrink=min(1.0, 1.6 / (down * high)), aspect=14, pad=0.015,
                           label="score (%)", anchor=(0, 1))  # fmt: skip
     bar.outline.set_visible(False)

@@ -61,6 +61,16 @@ def pages_of(names: Sequence[str], most: int = MOST, always: Collection[str] = (
     return [[*kept, *page] for page in map(list, np.array_split(np.array(others, dtype=object), count))]
 
 
+def filled(panels: Any, lines: Sequence[Sequence[Any]]) -> Iterator[tuple[int, int, Axes, Any]]:
+    """Row, column and axes of each panel with what it is to show; panels beyond the end of a line are hidden."""
+    for row, (line, axes) in enumerate(zip(lines, panels, strict=True)):
+        for column, panel in enumerate(axes):
+            if column < len(line):
+                yield row, column, panel, line[column]
+            else:
+                panel.set_visible(False)
+
+
 def empty(message: str) -> list[Figure]:
     """A figure that says why there is nothing to draw: the set of files is the same for every study."""
     lines = textwrap.wrap(message, 54)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from harness.analysis.statistics import SHARE
 from harness.report.arms import Arm
 from harness.report.figures.palette import Look
-from harness.report.figures.parts import Drawing, Rows, Series, Spot, drawn_arms, empty, pages_of, point_row
+from harness.report.figures.parts import Drawing, Rows, Series, Spot, drawn_arms, empty, filled, pages_of, point_row
 from harness.report.figures.style import INK, PAGE, TICKS, legend, new_figure, one_line
 from harness.report.study import StudyResults
 
@@ -91,21 +91,15 @@ def _page(
     across = max(map(len, lines))
     figure = new_figure(PAGE if across > 2 else 3.3, PANEL * len(lines) + 0.5)
     panels = figure.subplots(len(lines), across, squeeze=False, sharey=True)
-    for row, line in enumerate(lines):
-        for column in range(across):
-            axes = panels[row][column]
-            if column >= len(line):
-                axes.set_visible(False)
-                continue
-            order, at = line[column]
-            first = (f"{order}: " if column == 0 and len(study.streams) > 1 else "") + f"{at + 1} "
-            room = int((figure.get_figwidth() - 0.6) / across / SMALL_LETTER) - len(first)
-            axes.set_title(first + one_line(study.streams[order][at], max(6, room)), fontsize=TICKS)
-            _panel(axes, series[order, at], names, marks[order, at], styles)
-            axes.axvspan(at + 0.5, at + 1, color=INK, alpha=0.09, linewidth=0, zorder=0)
-            stages = len(study.streams[order])
-            axes.set_xticks(range(0, stages + 1, max(1, (stages + 1) // 6)))
-            axes.set_xlim(-0.25, stages + 0.25)
+    for _, column, axes, (order, at) in filled(panels, lines):
+        first = (f"{order}: " if column == 0 and len(study.streams) > 1 else "") + f"{at + 1} "
+        room = int((figure.get_figwidth() - 0.6) / across / SMALL_LETTER) - len(first)
+        axes.set_title(first + one_line(study.streams[order][at], max(6, room)), fontsize=TICKS)
+        _panel(axes, series[order, at], names, marks[order, at], styles)
+        axes.axvspan(at + 0.5, at + 1, color=INK, alpha=0.09, linewidth=0, zorder=0)
+        stages = len(study.streams[order])
+        axes.set_xticks(range(0, stages + 1, max(1, (stages + 1) // 6)))
+        axes.set_xlim(-0.25, stages + 0.25)
     figure.supylabel("score (%)", fontsize="medium")
     figure.supxlabel("after training task (0: the base model)", fontsize="medium")
     legend(figure, names, styles)
