@@ -60,7 +60,7 @@ def test_the_verdict_is_of_the_slope_within_arms(slope, words):
     assert words in table.caption
     assert "`lorabench mitigate quick` tests it" in table.caption
     over, within = table.rows[0][1:3]
-    assert over.startswith("0.")
+    assert over.startswith("+0.")
     spread = np.std([c for place in range(6) for c in 10 * np.arange(6) * (-1.0) ** (np.arange(6) + place)])
     assert float(within.split()[0].replace("−", "-")) == pytest.approx(slope * spread, abs=0.15)
     assert table.rows[0][3:] == ["6", "36"]
