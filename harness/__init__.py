@@ -5,19 +5,18 @@ The Python interface is these functions; ``import harness`` is instant, what the
     import harness as lb
 
     study = lb.load_study("quick", name="one-seed", seeds=[0])
-    lb.plan_study(study)                         # a table of its trials, and how far each is
-    folder = lb.run_study(study)                 # only what is missing; results/one-seed
-    lb.read_results(folder)                      # a table of one row a trial, or (tidy=True) of one row a number
-    lb.leaderboard(folder)                       # a row an arm: means, intervals, tests against the reference
-    lb.compare_arms(folder, "combined", "lora")  # paired differences, and how sure they are
+    lb.plan(study)                          # a table of its trials, and how far each is
+    folder = lb.run(study)                  # only what is missing; results/one-seed
+    lb.results(folder)                      # a table of one row a trial, or (tidy=True) of one row a number
+    lb.leaderboard(folder)                  # a row an arm: means, intervals, tests against the reference
+    lb.compare(folder, "combined", "lora")  # paired differences, and how sure they are
     lb.audit("adapter", "org/model", tasks=["tomi"])   # PEFT folders made elsewhere, against their base
 
-``docs/notebook.md`` walks through them.  The verbs have objects in their names because ``harness.run`` is the package
-that runs studies: a function of its name would be the package again as soon as anything imports that.
+``docs/notebook.md`` walks through them.
 
 Whatever a caller can get wrong is an :class:`harness.errors.InputError`: what, where, and what to do next.
 
-Inside, ``harness.cli`` has the verbs, ``harness.study`` says what runs, ``harness.run`` how, ``harness.executors``
+Inside, ``harness.cli`` has the verbs, ``harness.study`` says what runs, ``harness.running`` how, ``harness.executors``
 where, ``harness.engine`` takes the steps, ``harness.scoring`` asks lm-eval's questions, ``harness.analysis`` is pure
 maths, ``harness.store`` keeps records, and ``harness.report`` makes tables and figures.
 """
@@ -32,17 +31,17 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from harness.run.campaign import Campaign
+    from harness.running.campaign import Campaign
     from harness.study.config import Study
 
 __all__ = [
     "audit",
-    "compare_arms",
+    "compare",
     "leaderboard",
     "load_study",
-    "plan_study",
-    "read_results",
-    "run_study",
+    "plan",
+    "results",
+    "run",
     "write_report",
 ]
 
@@ -70,7 +69,7 @@ def load_study(study: str | Path, *, name: str | None = None, **changes: Any) ->
     return load.load_study(file, overrides=changes)
 
 
-def plan_study(study: Study | str, *, out: str | Path | None = None) -> pd.DataFrame:
+def plan(study: Study | str, *, out: str | Path | None = None) -> pd.DataFrame:
     """The trials of a study, one row each: what they are, and ``status`` (``missing`` where there is no record).
 
     ``out`` is the folder of its results, if not ``results/<name>``.  Nothing is trained; the model and the tasks are
@@ -79,7 +78,7 @@ def plan_study(study: Study | str, *, out: str | Path | None = None) -> pd.DataF
     import pandas as pd
 
     from harness.executors.hardware import likely_device
-    from harness.run.campaign import read_state
+    from harness.running.campaign import read_state
 
     campaign = _loader(study, out)(device=likely_device)
     statuses = read_state(campaign).statuses
@@ -93,13 +92,11 @@ def plan_study(study: Study | str, *, out: str | Path | None = None) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def run_study(
-    study: Study | str, *, executor: str = "local", out: str | Path | None = None, quiet: bool = False
-) -> Path:
+def run(study: Study | str, *, executor: str = "local", out: str | Path | None = None, quiet: bool = False) -> Path:
     """Run what is missing of a study, and write its report; returns the folder of its results.
 
     ``executor`` is ``local`` (this process) or ``ray``.  Finished trials are kept, whatever happens to others: the
-    ``status`` of :func:`plan_study` and :func:`read_results` says which failed.  ``quiet`` leaves out how far it is.
+    ``status`` of :func:`plan` and :func:`results` says which failed.  ``quiet`` leaves out how far it is.
     """
     from contextlib import nullcontext
 
@@ -107,14 +104,14 @@ def run_study(
     from harness.executors import Deferred
     from harness.executors.interface import Watcher
     from harness.report import build_report
-    from harness.run.campaign import open_campaign, run
+    from harness.running import campaign as campaigns
     from harness.store.reported import current_answer
 
     with Deferred(executor) as runner:
-        campaign, before, device = open_campaign(_loader(study, out), runner)
+        campaign, before, device = campaigns.open_campaign(_loader(study, out), runner)
         silent = nullcontext(Watcher(lambda units: None, lambda job, units, what: None))
         with silent if quiet else progress(campaign.study.name, before.complete) as watcher:
-            after = run(campaign, runner, device, watcher, {"executor": executor})
+            after = campaigns.run(campaign, runner, device, watcher, {"executor": executor})
     if "ok" in after.statuses.values() and current_answer(campaign.folder) is None:
         build_report(campaign.folder)
     return campaign.folder
@@ -127,7 +124,7 @@ def write_report(folder: str | Path, *, allow_mixed: bool = False) -> list[Path]
     return build_report(_folder(folder), allow_mixed=allow_mixed)
 
 
-def read_results(folder: str | Path, *, tidy: bool = False, allow_mixed: bool = False) -> pd.DataFrame:
+def results(folder: str | Path, *, tidy: bool = False, allow_mixed: bool = False) -> pd.DataFrame:
     """A folder of results (or a study's, by name) as a table.
 
     One row a trial, its metrics in columns; a trial that failed or diverged has its ``status`` and no metrics.  With
@@ -173,7 +170,7 @@ def leaderboard(folder: str | Path, *, allow_mixed: bool = False) -> pd.DataFram
     return pd.DataFrame(table, columns=leaderboard_csv.columns_of(study))
 
 
-def compare_arms(
+def compare(
     folder: str | Path, first: str, second: str, *, other: str | Path | None = None, allow_mixed: bool = False
 ) -> pd.DataFrame:
     """Arm ``first`` minus arm ``second``, in pairs of the same order and seed: one row a metric.
@@ -244,10 +241,10 @@ def audit(
 
 
 def _loader(study: Study | str, out: str | Path | None) -> Callable[..., Campaign]:
-    """``harness.run.campaign.lay_out`` of this study, with all arguments but the device."""
+    """``harness.running.campaign.lay_out`` of this study, with all arguments but the device."""
     from functools import partial
 
-    from harness.run.campaign import lay_out
+    from harness.running.campaign import lay_out
     from harness.study.folders import results_folder
 
     checked = load_study(study) if isinstance(study, str) else study
@@ -261,7 +258,7 @@ def _folder(folder: str | Path) -> Path:
 
     place = Path(folder) if Path(folder).is_dir() else results_folder(str(folder), None, None)
     if not place.is_dir():
-        remedy = "run the study first: run_study(STUDY), or lorabench run STUDY"
+        remedy = "run the study first: harness.run(STUDY), or lorabench run STUDY"
         raise InputError("there are no results here", where=str(place), remedy=remedy)
     return place
 

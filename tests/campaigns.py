@@ -10,8 +10,8 @@ import yaml
 
 from harness.executors.interface import Watcher
 from harness.executors.local import LocalExecutor
-from harness.run.campaign import Campaign, State, load_campaign
-from harness.run.campaign import run as run_campaign
+from harness.running.campaign import Campaign, State, load_campaign
+from harness.running.campaign import run as run_campaign
 from harness.study.stack import Device, cpu_name
 
 #: What studies of tests have in common; each adds its methods and sizes.

@@ -12,7 +12,13 @@ from tempfile import mkstemp
 
 from places import ROOT
 
-PRELOADED = ["harness.cli.study", "harness.cli.results", "harness.run.worker", "harness.report", "harness.run.campaign"]
+PRELOADED = [
+    "harness.cli.study",
+    "harness.cli.results",
+    "harness.running.worker",
+    "harness.report",
+    "harness.running.campaign",
+]
 
 
 class Command:

@@ -121,7 +121,7 @@ def mitigate(
     from harness.executors import make_executor
     from harness.posthoc import mitigation, variants
     from harness.report.pages.mitigation import About
-    from harness.run.campaign import load_campaign
+    from harness.running.campaign import load_campaign
 
     keeps, chosen = shares(keep), one_of(which, "--which", variants.WHICH)
     known = {path.stem for path in paths.studies_dir().glob("*.yaml")}

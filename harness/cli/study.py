@@ -19,7 +19,7 @@ from harness.store.choice import Choice, name_of
 from harness.words import plural
 
 if TYPE_CHECKING:
-    from harness.run.campaign import Campaign, State
+    from harness.running.campaign import Campaign, State
     from harness.store.survey import Survey
 
 
@@ -49,7 +49,7 @@ Address = Annotated[
 def fetch(study: StudyName = "auto", model: ModelName = None) -> None:
     """Download and verify a study's model and data, and decompose the model for runs on a CPU; offline afterwards."""
     from harness.data.fetch import fetch
-    from harness.run.decompose import decompose
+    from harness.running.decompose import decompose
 
     file, config = checked_study(resolve(study), model)
     source = fetch((*config.tasks, *config.probes), config.model, say)
@@ -60,7 +60,7 @@ def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = No
     """Print a study's trials and packs, what is done, and a time forecast."""
     from harness.cli.show.plan import show_plan
     from harness.executors import make_executor
-    from harness.run import campaign
+    from harness.running import campaign
 
     name = resolve(study)
     check_methods(*checked_study(name, model))
@@ -107,8 +107,8 @@ def tune(
 ) -> None:
     """Try equally many settings for every method of a study, on seeds and items of their own; `run` takes the best."""
     from harness.cli.show.outcome import show_choices, show_shipped
-    from harness.run.campaign import at_ends, choose
-    from harness.run.shipped import take_shipped
+    from harness.running.campaign import at_ends, choose
+    from harness.running.shipped import take_shipped
 
     join(address, executor)
     name = resolve(study)
@@ -147,7 +147,7 @@ def _carry_out(
     from harness.cli.show.progress import progress
     from harness.cli.show.screen import preparing
     from harness.executors import Deferred
-    from harness.run import campaign
+    from harness.running import campaign
 
     with Deferred(executor) as runner:
         check_methods(*checked_study(name, model))
@@ -178,7 +178,7 @@ def _only(campaign: Campaign, beginning: str) -> Campaign:
 
 def _kept(campaign: Campaign) -> str:
     """What a run that was stopped has left."""
-    from harness.run.campaign import read_state
+    from harness.running.campaign import read_state
     from harness.store.checkpoints import checkpoint_path
 
     state = read_state(campaign).of(campaign)
@@ -208,7 +208,7 @@ def status(study: StudyName = "auto", model: ModelName = None, out: OutFolder = 
 
 def _changes(name: str, model: str | None, out: Path | None, surveyed: Survey) -> tuple[str, ...]:
     """What of the records no longer fits the study; a line that says why that can't be told here, if it can't."""
-    from harness.run import campaign
+    from harness.running import campaign
 
     opened = laid_out(name, model, out)
     if not isinstance(opened, str):
@@ -223,7 +223,7 @@ def laid_out(name: str, model: str | None, out: Path | None) -> Campaign | str:
     """The plan of a study, as long as nothing has to be fetched or made for it; else why there is none."""
     from harness.data import models, paths, tasks
     from harness.executors import make_executor
-    from harness.run import campaign
+    from harness.running import campaign
     from harness.study.load import find_study, load_study
 
     try:

@@ -36,7 +36,7 @@ def parts_of_a_run() -> tuple[tuple[Any, str, str], ...]:
     """(module or class, a function of it, the part that a call of it is).  ``decomposition`` is within ``packs``."""
     from harness.cli import study
     from harness.engine.spectra import Spectra
-    from harness.run import worker
+    from harness.running import worker
 
     return (
         (worker, "run_base", "base"),

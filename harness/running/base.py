@@ -10,8 +10,8 @@ import numpy as np
 from harness.engine.environment import peak_memory_gib, reset_peak_memory, synchronize
 from harness.errors import LorabenchError
 from harness.executors.interface import Report
-from harness.run.gauge import Gauge
-from harness.run.job import Job, set_up
+from harness.running.gauge import Gauge
+from harness.running.job import Job, set_up
 from harness.scoring.bench import Bench
 from harness.scoring.examples import majority
 from harness.store.records import BaseRecord, BaseScore, pack_bits

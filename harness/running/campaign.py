@@ -14,9 +14,9 @@ from harness.data.tasks.text import check_text
 from harness.errors import InputError
 from harness.executors.hardware import likely_device
 from harness.executors.interface import ENDED, FAILED, NO_FIGURES, Figures
-from harness.run.claimed import claims_of
-from harness.run.progress import Tracker
-from harness.run.requirements import check_directions, check_sizes, check_streams, short_tasks
+from harness.running.claimed import claims_of
+from harness.running.progress import Tracker
+from harness.running.requirements import check_directions, check_sizes, check_streams, short_tasks
 from harness.store.checkpoints import sweep, sweep_signs
 from harness.store.claims import claim
 from harness.store.files import sweep_temporary
@@ -331,7 +331,7 @@ def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher
         mine = state.of(campaign)
         if mine.complete:
             return mine
-        from harness.run.missing import Run, run_missing  # with torch, which planning does without
+        from harness.running.missing import Run, run_missing  # with torch, which planning does without
 
         tracker = Tracker(campaign.chosen, mine.todo, device.kind, folder, watcher.standing)
         state = replace(state, todo=mine.todo)

@@ -16,7 +16,7 @@ from harness.study.plan import Pack
 from harness.study.stack import Device, agrees, plain_stack
 
 if TYPE_CHECKING:
-    from harness.run.campaign import Campaign, State
+    from harness.running.campaign import Campaign, State
 
 #: Units (`harness.study.forecast`) a second: SmolLM2-135M on 2 CPU cores (bf16), on one H100 in packs of several rows.
 FIRST_GUESS = {"cpu": 900.0, "cuda": 50_000.0}

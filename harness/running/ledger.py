@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from harness.engine.environment import host
 from harness.engine.step import Spent
-from harness.run.job import Job
+from harness.running.job import Job
 from harness.scoring.scorer import Score
 from harness.store.clone import clone
 from harness.store.intruders import Intruders

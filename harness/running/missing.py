@@ -12,10 +12,10 @@ from harness.data import paths
 from harness.engine.environment import base_key, versions
 from harness.errors import LorabenchError
 from harness.executors.interface import Executor, Outcome, Watch
-from harness.run.estimate import pace_of
-from harness.run.job import Job, forget
-from harness.run.untrained import write_untrained
-from harness.run.worker import WORK
+from harness.running.estimate import pace_of
+from harness.running.job import Job, forget
+from harness.running.untrained import write_untrained
+from harness.running.worker import WORK
 from harness.store.records import FINAL, BaseRecord
 from harness.store.results import read_base, write_base
 from harness.study import forecast
@@ -26,8 +26,8 @@ from harness.study.plan import Pack
 from harness.study.stack import Device
 
 if TYPE_CHECKING:
-    from harness.run.campaign import Campaign, State
-    from harness.run.progress import Tracker
+    from harness.running.campaign import Campaign, State
+    from harness.running.progress import Tracker
 
 
 @dataclass(frozen=True)

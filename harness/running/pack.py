@@ -36,10 +36,10 @@ from harness.engine.step import take_step
 from harness.errors import FolderError, LorabenchError
 from harness.executors.interface import Report
 from harness.method.recipe import Recipe
-from harness.run.gauge import Gauge
-from harness.run.groups import grouped
-from harness.run.job import Job, set_up
-from harness.run.ledger import Ledger
+from harness.running.gauge import Gauge
+from harness.running.groups import grouped
+from harness.running.job import Job, set_up
+from harness.running.ledger import Ledger
 from harness.scoring.bench import Bench
 from harness.scoring.scorer import Score
 from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
@@ -63,7 +63,7 @@ def run_pack(job: Job, report: Report) -> None:
 
     Raises :class:`BaseChangedError`; the next job loads the base anew.
     """
-    assert job.pack is not None, "a job without a pack is the base model's (harness.run.base)"
+    assert job.pack is not None, "a job without a pack is the base model's (harness.running.base)"
     base = read_base(job.folder, job.base_key)
     if base is None:
         raise FolderError(

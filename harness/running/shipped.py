@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.data import paths
 from harness.errors import InputError
 from harness.executors.hardware import likely_device
-from harness.run.campaign import load_campaign
+from harness.running.campaign import load_campaign
 from harness.store.claims import claim
 from harness.store.tuning import FILE, Tuning, read_choices, read_tuning, write_tuning
 from harness.study.folders import TUNING

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.engine.environment import host
-from harness.run.job import Job
+from harness.running.job import Job
 from harness.store.clone import clone
 from harness.store.intruders import Intruders
 from harness.store.records import BaseRecord, BaseScore, Costs, Curve, TaskScores, TrialRecord

@@ -10,10 +10,10 @@ import torch
 from harness.engine.environment import host, versions
 from harness.errors import FolderError, InputError, LorabenchError, SettingError
 from harness.executors.interface import NO_FIGURES, Figures, Outcome, Report, StalledError, Work
-from harness.run.base import run_base
-from harness.run.job import Job, forget, relocated, rest
-from harness.run.pack import run_pack
-from harness.run.pack_log import logged, note
+from harness.running.base import run_base
+from harness.running.job import Job, forget, relocated, rest
+from harness.running.pack import run_pack
+from harness.running.pack_log import logged, note
 from harness.store.checkpoints import checkpoint_path
 from harness.store.clone import clone
 from harness.store.records import Failure, Status, TrialRecord

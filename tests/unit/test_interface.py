@@ -49,14 +49,14 @@ def test_every_name_is_a_function_with_a_docstring():
 
 def test_a_study_runs_from_python(file):
     study = lb.load_study(file, name="one-seed", seeds=[0])
-    planned = lb.plan_study(study)
+    planned = lb.plan(study)
     assert list(planned["arm"]) == ["frozen", "lora"]
     assert set(planned["status"]) == {"missing"}
-    folder = lb.run_study(study, quiet=True)
+    folder = lb.run(study, quiet=True)
     assert folder == file.parent / "results" / "one-seed"
     assert (folder / "report.html").exists()
-    assert set(lb.plan_study(study)["status"]) == {"ok"}
-    trials = lb.read_results("one-seed")
+    assert set(lb.plan(study)["status"]) == {"ok"}
+    trials = lb.results("one-seed")
     assert set(trials["trial"]) == set(planned["trial"])
     assert trials["average_accuracy"].between(0, 1).tolist() == [True, True]
 
@@ -83,7 +83,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_results_have_a_row_for_each_trial(folder):
-    trials = lb.read_results(folder)
+    trials = lb.results(folder)
     assert len(set(trials["trial"])) == len(trials)
     assert list(trials["status"]).count("oom") == 1
     assert trials.loc[trials["status"] == "oom", "average_accuracy"].isna().all()
@@ -94,7 +94,7 @@ def test_tidy_results_are_trials_csv(folder):
     import pandas as pd
 
     lb.write_report(folder)
-    pd.testing.assert_frame_equal(lb.read_results(folder, tidy=True), pd.read_csv(folder / "trials.csv"))
+    pd.testing.assert_frame_equal(lb.results(folder, tidy=True), pd.read_csv(folder / "trials.csv"))
 
 
 def test_a_leaderboard_is_leaderboard_csv(folder, tmp_path):
@@ -131,7 +131,7 @@ def test_a_comparison_says_what_the_verb_says(folder):
     from harness.report import compare_studies
     from harness.report.comparison import as_data
 
-    table = lb.compare_arms(folder, "stable_lora", "lora")
+    table = lb.compare(folder, "stable_lora", "lora")
     data = as_data(compare_studies(folder, "stable_lora", folder, "lora"))
     assert table.attrs["answer"] == data["answer"]
     assert table.loc["average_accuracy", "mean"] == data["differences"]["average_accuracy"]["mean"]
@@ -139,4 +139,4 @@ def test_a_comparison_says_what_the_verb_says(folder):
 
 def test_a_folder_that_is_not_there_is_refused(folder):
     with pytest.raises(InputError, match=r"no results here\n  -> run the study first: .* lorabench run STUDY"):
-        lb.read_results("quack")
+        lb.results("quack")

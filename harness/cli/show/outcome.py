@@ -17,7 +17,7 @@ from harness.store.tuning import FILE, Tuning
 from harness.study.reference import lines
 
 if TYPE_CHECKING:
-    from harness.run.campaign import Campaign, State
+    from harness.running.campaign import Campaign, State
 
 
 def show_outcome(campaign: Campaign, before: State, state: State) -> None:

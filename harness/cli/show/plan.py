@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from harness.cli.show.screen import clock, damaged_lines, folded, print_json, screen, table
 from harness.executors.hardware import emulates_bfloat16
 from harness.method.registry import methods
-from harness.run.estimate import forecast_left
+from harness.running.estimate import forecast_left
 from harness.store.records import FINAL
 from harness.study.overrides import differences
 from harness.study.plan import PlannedTrial
@@ -18,7 +18,7 @@ from harness.study.reference import lines
 from harness.words import plural
 
 if TYPE_CHECKING:
-    from harness.run.campaign import Campaign, State
+    from harness.running.campaign import Campaign, State
     from harness.study.config import Study
     from harness.study.stack import Device
 

@@ -67,7 +67,7 @@ def test_help_is_quick():
 
 @pytest.mark.parametrize(
     "module",
-    ["harness.cli", "harness.run.campaign", "harness.report", "harness.cli.show.plan", "harness.cli.show.outcome"],
+    ["harness.cli", "harness.running.campaign", "harness.report", "harness.cli.show.plan", "harness.cli.show.outcome"],
 )
 def test_importing_needs_neither_torch_nor_ray(module):
     heavy = ("torch", "ray", "lm_eval", "transformers", "datasets")
@@ -77,7 +77,7 @@ def test_importing_needs_neither_torch_nor_ray(module):
 
 def test_planning_needs_no_statistics():
     """scipy.stats alone takes a second, as long as all else of ``plan`` and ``status``."""
-    modules = "harness.run.campaign, harness.cli.show.plan, harness.cli.show.outcome"
+    modules = "harness.running.campaign, harness.cli.show.plan, harness.cli.show.outcome"
     heavy = ("scipy.stats", "pandas", "matplotlib", "torch")
     assert python("-c", f"import sys, {modules}; print({{*{heavy}}} & set(sys.modules))").stdout.strip() == "set()"
 
@@ -391,7 +391,7 @@ def test_a_failure_is_1_with_its_remedy(lorabench, monkeypatch):
 
 def test_a_run_that_did_not_finish_is_1(lorabench, monkeypatch):
     """An unfinished study is no success, whatever was written."""
-    from harness.run import campaign
+    from harness.running import campaign
 
     class Found:
         folder = Path()

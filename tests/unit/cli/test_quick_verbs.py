@@ -40,7 +40,7 @@ def finished(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORABENCH_CACHE", str(tmp_path_factory.getbasetemp() / "lorabench-cache"))
         patch.chdir(folder)
-        harness.run_study("mine.yaml", quiet=True)
+        harness.run("mine.yaml", quiet=True)
     return folder
 
 
@@ -105,7 +105,7 @@ def test_a_plan_shows_settings_that_differ_alone(lorabench, monkeypatch):
 
 
 def test_ctrl_c_in_a_run_says_what_is_kept(lorabench, finished, monkeypatch):
-    from harness.run import campaign
+    from harness.running import campaign
 
     def stopped(opened, *_):
         (opened.folder / "running").mkdir(parents=True)
@@ -123,7 +123,7 @@ def test_ctrl_c_in_a_run_says_what_is_kept(lorabench, finished, monkeypatch):
 
 def test_a_chosen_trial_takes_its_pack_along(lorabench, finished):
     from harness.executors.hardware import likely_device
-    from harness.run import campaign
+    from harness.running import campaign
 
     opened = campaign.load_campaign("mine.yaml", model=None, out=finished / "new", device=likely_device)
     whole = campaign.read_state(opened)

@@ -16,7 +16,7 @@ from harness.cli import terminal
 from harness.cli.show import outcome, progress
 from harness.cli.show import screen as screens
 from harness.cli.show.standing import COLUMNS, SPARED
-from harness.run.campaign import State
+from harness.running.campaign import State
 from harness.store import write_trial
 from harness.store.records import Failure
 from harness.store.standing import JobStanding, Standing

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from harness.engine import spectra as module
 from harness.engine.adapters.layout import DenseLayout, Slot
 from harness.engine.spectra import Spectra
-from harness.run.ledger import Ledger, TrialSoFar
+from harness.running.ledger import Ledger, TrialSoFar
 from harness.store.intruders import Intruders
 
 

@@ -13,7 +13,7 @@ from clusters import Nodes
 from harness.engine.environment import versions
 from harness.errors import InputError
 from harness.executors.hardware import likely_device
-from harness.run import campaign
+from harness.running import campaign
 from harness.study.config import ResourceSettings
 from harness.study.load import build_study
 

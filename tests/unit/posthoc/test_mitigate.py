@@ -21,7 +21,7 @@ from harness.errors import InputError
 from harness.posthoc import mitigation
 from harness.report import write_mitigation
 from harness.report.mitigation import mean_effects
-from harness.run import campaign
+from harness.running import campaign
 from harness.scoring.scorer import Scorer
 from harness.store import write_trial
 from harness.study.config import AdapterSettings

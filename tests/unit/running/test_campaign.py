@@ -19,7 +19,7 @@ from harness.engine.model.load import load_model
 from harness.errors import InputError, LorabenchError
 from harness.executors.interface import Work
 from harness.executors.local import LocalExecutor
-from harness.run import campaign
+from harness.running import campaign
 from harness.store.results import read_trials
 from harness.study.stack import Device
 

@@ -17,7 +17,7 @@ from harness.data import models as model_files
 from harness.data.models import ModelSource
 from harness.engine import spectra as module
 from harness.errors import InputError
-from harness.run import decompose
+from harness.running import decompose
 from harness.store import files as files_module
 from harness.store import spectra as notes
 from harness.store.results import read_trials

@@ -11,8 +11,8 @@ from campaigns import TOY
 
 from harness.executors.interface import Outcome, Watcher
 from harness.executors.local import LocalExecutor
-from harness.run import campaign as campaigns_run
-from harness.run.estimate import forecast_left, pace_of
+from harness.running import campaign as campaigns_run
+from harness.running.estimate import forecast_left, pace_of
 from harness.store.results import read_base
 from harness.study import forecast
 from harness.study.halving import halves

@@ -15,7 +15,7 @@ from campaigns import TOY
 from harness.engine.environment import peak_memory_gib, reset_peak_memory
 from harness.executors.hardware import device_here
 from harness.executors.local import LocalExecutor
-from harness.run import campaign, job
+from harness.running import campaign, job
 from harness.store.results import read_trials
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def test_a_pack_on_a_gpu_has_its_own_memory_whatever_came(tmp_path, monkeypatch)
         rest(each)
         allocated.append(torch.cuda.memory_allocated())
 
-    monkeypatch.setattr("harness.run.worker.rest", measured)
+    monkeypatch.setattr("harness.running.worker.rest", measured)
 
     def peaks(name: str) -> dict[str, float]:
         found = campaigns.load(file, tmp_path / name, device=device_here("cuda"))
@@ -75,5 +75,5 @@ def test_a_pack_on_a_gpu_has_its_own_memory_whatever_came(tmp_path, monkeypatch)
 
     kept = peaks("kept")
     assert max(allocated) - min(allocated) < 2**20, "after every job: the model and the tasks"
-    monkeypatch.setattr("harness.run.worker.rest", lambda each: (job.forget(), rest(each)))
+    monkeypatch.setattr("harness.running.worker.rest", lambda each: (job.forget(), rest(each)))
     assert peaks("anew") == pytest.approx(kept, rel=0.02)

@@ -9,8 +9,8 @@ import pytest
 from campaigns import TOY
 
 from harness.data import paths
-from harness.run import job
-from harness.run.base import run_base
+from harness.running import job
+from harness.running.base import run_base
 from harness.store.results import read_base, read_trials
 
 STUDY = TOY | {
@@ -37,7 +37,7 @@ def scored(monkeypatch) -> list[str]:
         names.append(each.name)
         run_base(each, report)
 
-    monkeypatch.setattr("harness.run.worker.run_base", counted)
+    monkeypatch.setattr("harness.running.worker.run_base", counted)
     return names
 
 
@@ -60,7 +60,7 @@ def test_records_are_those_of_a_model_loaded_for_each_job(tmp_path, monkeypatch,
         return set_up(each)
 
     for module in ("pack", "base"):
-        monkeypatch.setattr(f"harness.run.{module}.set_up", anew)
+        monkeypatch.setattr(f"harness.running.{module}.set_up", anew)
     campaigns.run(campaigns.load(file, tmp_path / "anew"))
     assert len(loads) >= 3
     first, second = (

@@ -198,7 +198,7 @@ def test_arms_that_train_once_are_told_apart(run):
 
 def test_no_checkpoint_is_written_on_a_base_that_has_changed(run, monkeypatch):
     """Killed after it, a run would go on from it on a fresh base, and take void results for good."""
-    from harness.run import pack
+    from harness.running import pack
 
     saved: list[str] = []
     save = pack.save_checkpoint
@@ -211,7 +211,7 @@ def test_no_checkpoint_is_written_on_a_base_that_has_changed(run, monkeypatch):
 def test_a_full_disk_is_no_method_s_fault(run, monkeypatch):
     """It stops the run, and no trial is recorded as failed."""
     from harness.errors import FolderError
-    from harness.run import pack
+    from harness.running import pack
 
     def full(*_) -> None:
         raise FolderError("cannot write the file", where="x", remedy="free disk space")

@@ -13,8 +13,8 @@ import pytest
 from broken_methods import Raises, updating
 
 from harness.method import registry
-from harness.run import pack_log
-from harness.run.pack_log import log_path, logged, note
+from harness.running import pack_log
+from harness.running.pack_log import log_path, logged, note
 
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 

@@ -12,8 +12,8 @@ from campaigns import TOY
 from folders import records
 
 from harness.engine.adapters.files import export_peft, find_adapter
-from harness.run import pack
-from harness.run.pack import PackRun
+from harness.running import pack
+from harness.running.pack import PackRun
 
 ARMS = [
     "lora", "lora_ema", "lora_ewc", "lora_replay", "single_task", "multitask", "o_lora", "pissa", "eva", "dora",

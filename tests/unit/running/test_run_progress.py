@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from harness.executors.interface import ENDED, FAILED, Watcher
-from harness.run import gauge, progress
-from harness.run.gauge import Gauge
-from harness.run.progress import Tracker
+from harness.running import gauge, progress
+from harness.running.gauge import Gauge
+from harness.running.progress import Tracker
 from harness.store.standing import Standing, standing_path
 from harness.study.halving import halves
 

@@ -7,8 +7,8 @@ import pytest
 
 from harness.data import paths
 from harness.errors import InputError
-from harness.run import campaign
-from harness.run.shipped import take_shipped
+from harness.running import campaign
+from harness.running.shipped import take_shipped
 from harness.store.tuning import Choice, Tuning, read_tuning, write_tuning
 from harness.study.tuning import trials_digest
 

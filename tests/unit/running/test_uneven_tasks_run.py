@@ -12,7 +12,7 @@ from campaigns import TOY
 from folders import records
 
 from harness.data.sources import cl_benchmark
-from harness.run.pack import PackRun
+from harness.running.pack import PackRun
 
 ARMS = ("frozen", "lora", "lora_ema", "multitask", "combined", "lora_replay")
 STREAM = ["scl_sst2", "scl_cb", "scl_rte"]  # 48 examples are asked for; 54, 21 and 54 are there

@@ -18,7 +18,7 @@ from test_consistency import record
 from harness.errors import InputError
 from harness.executors.interface import Watcher
 from harness.executors.local import LocalExecutor
-from harness.run import campaign
+from harness.running import campaign
 from harness.store import files
 from harness.store.files import create_json, sweep_temporary
 from harness.store.records import Failure
@@ -176,7 +176,7 @@ def test_a_missing_record_costs_no_other_trial_its_adapter(load, copy):
 
 def test_a_retry_leaves_the_record_that_a_dead_worker_wrote(load, tmp_path, monkeypatch):
     """Ray hands the same job, with the same list of what is missing, to a second worker."""
-    from harness.run import pack, worker
+    from harness.running import pack, worker
 
     write, jobs, first = pack.write_trial, [], {}
 

@@ -18,7 +18,7 @@ from harness.method.registry import methods
 from harness.posthoc import mitigation, variants
 from harness.report import leaderboard, write_report
 from harness.report.study import gather
-from harness.run import campaign
+from harness.running import campaign
 from harness.store.packed import Floats
 from harness.store.results import read_base, read_trials
 from harness.study import forecast

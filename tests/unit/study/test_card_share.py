@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from harness.errors import InputError
-from harness.run.job import Job
+from harness.running.job import Job
 from harness.study.config import Study
 from harness.study.load import build_study, load_study
 from harness.study.memory import card_share

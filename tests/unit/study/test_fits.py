@@ -12,7 +12,7 @@ import pytest
 from harness.errors import InputError
 from harness.executors.hardware import device_here
 from harness.method.registry import methods
-from harness.run.campaign import check_memory, read_state
+from harness.running.campaign import check_memory, read_state
 from harness.study.fits import check_fits, check_ranks
 from harness.study.load import build_study
 from harness.study.memory import shares_of

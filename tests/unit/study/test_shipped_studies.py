@@ -8,7 +8,7 @@ import pytest
 from places import ROOT
 
 from harness.method.registry import methods
-from harness.run.claimed import claims_of
+from harness.running.claimed import claims_of
 from harness.study import search
 from harness.study.arms import expand_arms
 from harness.study.config import Study

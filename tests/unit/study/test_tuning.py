@@ -15,7 +15,7 @@ from campaigns import TOY
 from harness.errors import InputError
 from harness.method.recipe import MethodSettings
 from harness.method.registry import methods
-from harness.run import campaign
+from harness.running import campaign
 from harness.store import write_trial
 from harness.store.records import Failure, TaskScores, TrialRecord
 from harness.store.tuning import Choice, Tuning, read_tuning, write_tuning
