@@ -63,6 +63,9 @@ class FreeInputs(UpdateRule):
     def dense_copies(self) -> float:
         return 2.0  # a basis [n, at most n] of every group of matrices with one input, and what is made of it
 
+    def room(self, shape: tuple[int, int]) -> int:
+        return shape[1]
+
     @classmethod
     def bind(cls, rules: Sequence[Self | None], bank: AdapterBank[Layout]) -> BoundUpdate:
         return _BoundFreeInputs(rules, bank)

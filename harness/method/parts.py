@@ -157,6 +157,10 @@ class UpdateRule(ABC):
         """fp32 tensors of the adapted matrices' size that a row's rule holds (pack sizes)."""
         return 0.0
 
+    def room(self, shape: tuple[int, int]) -> int | None:
+        """The largest rank that the rule finds directions for in a matrix of this shape [m, n]; None: any will do."""
+        return None
+
     @classmethod
     @abstractmethod
     def bind(cls, rules: Sequence[Self | None], bank: AdapterBank[Any]) -> BoundUpdate:

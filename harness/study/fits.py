@@ -91,17 +91,17 @@ def check_fits(study: Study, packs: Sequence[Pack], model: Path, device: Device,
 
 
 def check_ranks(study: Study, packs: Sequence[Pack], model: Path, where: str) -> None:
-    """Raise InputError, as ``file:key``, for a rank that is larger than what its arm's start finds in a matrix."""
+    """Raise InputError, as ``file:key``, for a rank that is larger than what its arm's parts find in a matrix."""
     seen: set[tuple[str, AdapterSettings]] = set()
     for trial in (trial for pack in packs for trial in pack.trials):
-        adapter, recipe = trial.adapter, trial.recipe.adapter
+        adapter, parts = trial.adapter, (trial.recipe.adapter, *trial.recipe.updates)
         if (trial.spec.arm, adapter) in seen:
             continue
         seen.add((trial.spec.arm, adapter))
-        rooms = {name: recipe.room(shape) for name, shape in adapted(model, adapter.targets).items()}
-        least = min((room for room in rooms.values() if room is not None), default=adapter.rank)
+        found = ((name, part.room(shape)) for name, shape in adapted(model, adapter.targets).items() for part in parts)
+        rooms = [(room, name) for name, room in found if room is not None]
+        least, name = min(rooms, key=lambda entry: entry[0], default=(adapter.rank, ""))
         if adapter.rank > least:
-            name = next(name for name, room in rooms.items() if room == least)
             raise InputError(
                 f"rank {adapter.rank} is larger than the {least} directions of {name}",
                 where=f"{where}:methods.{key_of(study, trial.spec.arm)}.adapter.rank",

@@ -67,6 +67,9 @@ class AverageLike(Hashable, Protocol):
 class UpdateLike(Protocol):
     @property
     def dense_copies(self) -> float: ...
+    def room(self, shape: tuple[int, int]) -> int | None:
+        """The largest rank that a matrix of this shape has directions for; None: any will do."""
+        ...
 
 
 class LossLike(Protocol):

@@ -120,9 +120,9 @@ def test_plan_and_run_ask_it_of_what_is_left_to_do(tmp_path):
     assert error.value.where == f"{file}:model"
 
 
-@pytest.mark.parametrize("method", ["olora", "milora", "mica", "corda", "lora_null"])
+@pytest.mark.parametrize("method", ["olora", "milora", "mica", "corda", "lora_null", "inflora"])
 def test_a_rank_beyond_a_matrix_is_refused_in_the_plan(model, method):
-    """Before anything is loaded, and as its start would say it; the smallest matrix has 1000 directions."""
+    """Before anything is loaded, and as its parts would say it; the smallest matrix has 1000 directions."""
 
     def asked(rank: int) -> None:
         data = {"model": "m", "seeds": [0], "streams": {"o": ["a"]}, "adapter": {"targets": ["q_proj", "up_proj"]}}
