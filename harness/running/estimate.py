@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,18 +11,29 @@ from harness.data.tasks import prepare_task, read_split
 from harness.store.records import BaseRecord, BaseScore, TrialRecord
 from harness.store.results import base_path, read_some
 from harness.study import forecast
-from harness.study.pace import Pace, Sample, learn
+from harness.study.config import Study
+from harness.study.pace import Beside, FirstGuess, Pace, Sample, learn
 from harness.study.plan import Pack
 from harness.study.stack import Device, agrees, plain_stack
 
 if TYPE_CHECKING:
     from harness.running.campaign import Campaign, State
 
-#: Units (`harness.study.forecast`) a second: SmolLM2-135M on 2 CPU cores (bf16), on one H100 in packs of several rows.
-FIRST_GUESS = {"cpu": 900.0, "cuda": 50_000.0}
-#: Seconds of a pack beside that: on one H200 packs of `quick` take 14 to 16 s, whatever is in them, and those of its
-#: tuning 8 to 14: steps that run before their shapes are captured, and the captures.
-FIRST_START = {"cpu": 0.0, "cuda": 10.0}
+#: By kind of device; units are those of `harness.study.forecast`.  SmolLM2-135M on 2 CPU cores (bf16); and on one H200:
+#: - training takes 1 ms for each row of 8 x 41 tokens beyond the 7 ms of a step (`perf train`, 1, 10, 30 rows), so
+#:   350,000 tokens a second; texts of all lengths, as those of the standard benchmark, are padded to 1.4 to 1.9 times;
+#: - scoring takes 0.95 s for 391,000 tokens of 15 trials, a third of it judgements that are made meanwhile now;
+#: - intruders of a trial take 0.02 to 0.1 s, and 10,000 tokens of the base alone a second, with all that comes first;
+#: - packs of `quick` take 14 s, whatever is in them, and 19 s with a teacher: shapes that run before they are captured,
+#:   captures, and scorings of 0.2 s.  Longer texts have more shapes.  Samples are not measured: some six eager passes.
+FIRST_GUESS = {
+    "cpu": FirstGuess(base=900.0),
+    "cuda": FirstGuess(
+        base=10_000.0,
+        units={"train": 900_000.0, "score": 600_000.0, "analysis": 10_000.0},
+        beside=Beside(pack=2.0, task=2.0, shapes=3.0, step=0.007, samples=0.3),
+    ),
+}
 #: Packs that a pace is learnt from at most, a record each: trials of a pack share its costs.
 MOST_PACKS = 100
 
@@ -42,7 +53,7 @@ def forecast_left(campaign: Campaign, state: State, device: Device) -> Forecast:
         base = _guessed_base(campaign)
     tokens = sum(score.tokens for score in base.scores.values())
     pace = pace_of(campaign, state.statuses, base, device)
-    seconds = sum(pace.seconds(forecast.pack_work(campaign.study, base, pack)) for pack in state.todo)
+    seconds = sum(pack_seconds(campaign.study, base, pace, pack) for pack in state.todo)
     seconds += 0 if base.score_seconds else tokens * pace.otherwise
     if pace.records:
         return Forecast(seconds, f"from {pace.records} record{'s'[: pace.records != 1]} of this stack")
@@ -52,8 +63,16 @@ def forecast_left(campaign: Campaign, state: State, device: Device) -> Forecast:
 def pace_of(campaign: Campaign, statuses: Mapping[str, str], base: BaseRecord, device: Device) -> Pace:
     """How long a unit of work takes; ``statuses`` of trials by fingerprint say which records may tell."""
     tokens = sum(score.tokens for score in base.scores.values())
-    otherwise = base.score_seconds / tokens if tokens and _measured(base, device) else 1 / FIRST_GUESS[device.kind]
-    return learn(_samples(campaign, statuses, base, device), otherwise, FIRST_START[device.kind])
+    guess = FIRST_GUESS[device.kind]
+    otherwise = base.score_seconds / tokens if tokens and _measured(base, device) else 1 / guess.base
+    guessed = {part: 1 / units for part, units in guess.units.items()}
+    first = Pace(otherwise, guessed=guessed, beside=guess.beside)
+    return learn(_samples(campaign, statuses, base, device), first)
+
+
+def pack_seconds(study: Study, base: BaseRecord, pace: Pace, pack: Pack) -> float:
+    """How long a pack takes at this pace."""
+    return pace.seconds(forecast.pack_work(study, base, pack), forecast.pack_counts(study, pack))
 
 
 def _measured(base: BaseRecord, device: Device) -> bool:
@@ -91,15 +110,14 @@ def _any_base(folder: Path) -> BaseRecord | None:
 
 
 def _guessed_base(campaign: Campaign) -> BaseRecord:
-    """Token counts from the length of the rows (four characters a token), before anything has been tokenised."""
+    """Token counts from the length of the rows, before anything has been tokenised."""
     study, scores, train = campaign.study, {}, {}
     for name in (*study.tasks, *study.probes):
         prepared = prepare_task(name)
+        if name in study.tasks:
+            train[name] = _tokens(read_split(prepared, "train"), study.training.max_length)
         rows = read_split(prepared, study.scoring.split)
-        limit = study.items(name)
-        mean = sum(len(" ".join(map(str, row.values()))) for row in rows) / len(rows) / 4 + 2
-        items = min(limit or len(rows), len(rows))
-        train[name] = mean
+        items = min(study.items(name) or len(rows), len(rows))
         scores[name] = BaseScore(
             metric="",
             higher_is_better=True,
@@ -108,6 +126,12 @@ def _guessed_base(campaign: Campaign) -> BaseRecord:
             score=0.0,
             stderr=None,
             correct=None,
-            tokens=int(mean * items),
+            tokens=int(_tokens(rows, study.scoring.max_length) * items),
         )
     return BaseRecord(key="", scores=scores, train_tokens=train, score_seconds=0.0, peak_memory_gib=0.0)
+
+
+def _tokens(rows: Sequence[Mapping[str, object]], longest: int) -> float:
+    """Mean tokens of these rows, of which at most so many are read, at four characters a token."""
+    lengths = (min(longest, len(" ".join(map(str, row.values()))) / 4 + 2) for row in rows)
+    return sum(lengths) / len(rows)

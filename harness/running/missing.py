@@ -12,7 +12,7 @@ from harness.data import paths
 from harness.engine.environment import base_key, versions
 from harness.errors import LorabenchError
 from harness.executors.interface import Executor, Outcome, Watch
-from harness.running.estimate import pace_of
+from harness.running.estimate import pace_of, pack_seconds
 from harness.running.job import Job, forget
 from harness.running.untrained import write_untrained
 from harness.running.worker import WORK
@@ -98,7 +98,7 @@ def run_missing(run: Run, total: Callable[[float], None]) -> None:
         write_untrained(run.job(None), base, campaign.plan.untrained)
         pace = pace_of(campaign, run.state.statuses, base, run.device)
         while todo:
-            todo = longest_first(todo, lambda pack: pace.seconds(forecast.pack_work(campaign.study, base, pack)))
+            todo = longest_first(todo, partial(pack_seconds, campaign.study, base, pace))
             outcomes = run.carry_out(*todo)
             # One bad trial fails its whole pack: its halves are tried until what fails stands alone.
             failed = [pack for pack, outcome in zip(todo, outcomes, strict=True) if outcome.failed]

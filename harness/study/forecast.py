@@ -6,6 +6,7 @@ being done.  How long a unit of each kind of work takes is for :mod:`harness.stu
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from harness.store.records import BaseRecord
@@ -42,6 +43,24 @@ Kind = Literal["low-rank", "scaled", "dense", "sampling"]
 Effort = tuple[Activity, Kind]
 #: Kinds that are scored, the most costly first.
 SCORED: tuple[Kind, ...] = ("dense", "scaled", "low-rank")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a pack does so often, whatever its tokens are: a GPU is long at it where these are few."""
+
+    tasks: int
+    steps: int
+    passes: int = 1  #: of a step through the model: the student's, and a teacher's
+    samples: bool = False  #: whether students draw answers of their own in every step
+
+
+def pack_counts(study: Study, pack: Pack) -> Counts:
+    """Of a pack, whose rows take their steps side by side."""
+    losses = [row.trials[0].recipe.loss for row in pack.rows]
+    steps = sum(pack.examples) // study.training.batch
+    taught = any(loss.teacher is not None for loss in losses)
+    return Counts(len(pack.examples), steps, 1 + taught, any(loss.sampling is not None for loss in losses))
 
 
 def trained_kind(trial: PlannedTrial) -> Kind:

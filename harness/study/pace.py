@@ -8,32 +8,57 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.store.records import Costs
-from harness.study.forecast import START_UNITS, Activity, Effort
+from harness.study.forecast import START_UNITS, Activity, Counts, Effort
 from harness.study.plan import Pack
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Seconds of a pack beside its units: what is waited for, however many rows and tokens it has."""
+
+    pack: float = 0.0
+    task: float = 0.0  #: of the stream, once: its scores
+    shapes: float = 0.0  #: of a task, for each pass of a step: the shapes that it has first
+    step: float = 0.0  #: for each pass of it
+    samples: float = 0.0  #: of a step in which students draw answers
+
+    def seconds(self, counts: Counts) -> float:
+        tasks = counts.tasks * (self.task + counts.passes * self.shapes)
+        return self.pack + tasks + counts.steps * (counts.passes * self.step + counts.samples * self.samples)
+
+
+@dataclass(frozen=True)
+class FirstGuess:
+    """How long work takes on a kind of device, as long as no record tells."""
+
+    base: float  #: tokens of the base alone, in a second
+    units: Mapping[Activity, float] = field(default_factory=dict)  #: of a pack, in a second; without: as of the base
+    beside: Beside = Beside()
+
+
+@dataclass(frozen=True)
 class Pace:
-    """Seconds of a unit: those that records tell, and ``otherwise`` those of all other work."""
+    """Seconds of a unit: those that records tell, then those that are guessed of a part, then ``otherwise``."""
 
     otherwise: float
     known: Mapping[Effort, float] = field(default_factory=dict)
     records: int = 0  #: that it was learnt from
-    start: float = 0.0  #: seconds of a pack beside its units, where nothing has been learnt: what is learnt has them
+    guessed: Mapping[Activity, float] = field(default_factory=dict)
+    beside: Beside = Beside()  #: where nothing has been learnt: what is learnt has it
 
     def of(self, work: Effort) -> float:
         """Of a kind that no record has, what others have for the same part: constants say how kinds compare."""
         if work in self.known:
             return self.known[work]
         alike = [seconds for (part, _), seconds in self.known.items() if part == work[0]]
-        return statistics.median(alike) if alike else self.otherwise
+        return statistics.median(alike) if alike else self.guessed.get(work[0], self.otherwise)
 
-    def seconds(self, work: Mapping[Effort, float]) -> float:
+    def seconds(self, work: Mapping[Effort, float], counts: Counts) -> float:
         """Of a pack with this work, its start included."""
-        beside = self.otherwise * START_UNITS + (0.0 if self.known else self.start)
+        beside = self.otherwise * START_UNITS + (0.0 if self.known else self.beside.seconds(counts))
         return beside + sum(self.of(each) * units for each, units in work.items())
 
 
@@ -45,8 +70,11 @@ class Sample:
     costs: Costs
 
 
-def learn(samples: Iterable[Sample], otherwise: float, start: float = 0.0) -> Pace:
-    """The median over samples, for each part and kind of work that they have."""
+def learn(samples: Iterable[Sample], first: Pace) -> Pace:
+    """The median over samples, for each part and kind of work that they have; for what they lack, the ``first`` pace.
+
+    What samples cost beside their units is in their seconds.
+    """
     ratios: dict[Effort, list[float]] = {}
     count = 0
     for sample in samples:
@@ -56,7 +84,7 @@ def learn(samples: Iterable[Sample], otherwise: float, start: float = 0.0) -> Pa
             if units and seconds:
                 ratios.setdefault(work, []).append(seconds / units)
     known = {work: statistics.median(each) for work, each in ratios.items()}
-    return Pace(otherwise, known, count if ratios else 0, start)
+    return replace(first, known=known, records=count if ratios else 0)
 
 
 def _seconds(costs: Costs, part: Activity) -> float | None:

@@ -12,11 +12,14 @@ from campaigns import TOY
 from harness.executors.interface import Outcome, Watcher
 from harness.executors.local import LocalExecutor
 from harness.running import campaign as campaigns_run
+from harness.running import estimate
 from harness.running.estimate import forecast_left, pace_of
 from harness.store.results import read_base
 from harness.study import forecast
 from harness.study.halving import halves
+from harness.study.stack import Device
 
+GPU = Device("cuda", "a card", 80.0)
 #: In this order the last pack is the longest.
 METHODS = {"lora": {}, "dora": {}, "lora_ema_product": {}, "sdft": {}, "full_finetune": {}}
 STUDY = TOY | {
@@ -95,3 +98,21 @@ def test_a_forecast_says_that_it_rests_on_constants(tmp_path):
     left = forecast_left(found, campaigns_run.read_state(found), campaigns.CPU)
     assert left.basis == "from constants"
     assert left.seconds > 0
+
+
+def test_a_guess_before_anything_is_tokenised_knows_how_long_texts_may_be(tmp_path, monkeypatch):
+    rows = {"train": [{"q": "x" * 400}] * 8, "test": [{"q": "x" * 100}, {"q": "x" * 8000}]}
+    monkeypatch.setattr(estimate, "read_split", lambda prepared, split: rows[split])
+    found = load(tmp_path, training={"examples": 8, "max_length": 64}, scoring={"max_length": 512})
+    guess = estimate._guessed_base(found)
+    assert set(guess.train_tokens.values()) == {64.0}, "of the rows that are trained on"
+    assert {score.tokens for score in guess.scores.values()} == {27 + 512}
+
+
+def test_a_gpu_is_as_fast_as_was_measured(tmp_path):
+    """The first forecast of packs as `quick` has them, which took 14 to 16 s each."""
+    found = load(tmp_path, methods={"lora": {}}, training={"examples": 96, "batch": 8})
+    base = estimate._guessed_base(found)
+    pace = pace_of(found, {}, base, GPU)
+    (pack,) = found.plan.packs
+    assert 9 < estimate.pack_seconds(found.study, base, pace, pack) < 14, "two tasks where quick has three"

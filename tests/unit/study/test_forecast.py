@@ -93,3 +93,16 @@ def test_work_of_a_pack_with_both_is_of_the_most_costly():
     assert set(forecast.pack_work(study, base, pack)) == {
         ("train", "low-rank"), ("score", "dense"), ("analysis", "dense"),
     }  # fmt: skip
+
+
+COUNTS = {
+    "lora": (1, False), "self_distill": (2, False), "lora_ema": (1, False), "sdft": (2, True),
+    "combined_on_policy": (2, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", COUNTS)
+def test_the_passes_of_a_step_are_counted(method):
+    counts = forecast.pack_counts(*packed(**{method: {}}))
+    assert (counts.passes, counts.samples) == COUNTS[method]
+    assert (counts.tasks, counts.steps) == (2, 2 * 512 // 8), "of a pack, however many rows it has"

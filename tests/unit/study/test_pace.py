@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from harness.store.records import Costs
-from harness.study.forecast import START_UNITS, Effort
-from harness.study.pace import Pace, Sample, learn, longest_first
+from harness.study.forecast import START_UNITS, Counts, Effort
+from harness.study.pace import Beside, Pace, Sample, learn, longest_first
 from harness.study.stack import agrees
 
 LOW: dict[Effort, float] = {("train", "low-rank"): 100.0, ("score", "low-rank"): 50.0, ("analysis", "low-rank"): 10.0}
+ONE = Counts(tasks=1, steps=1)
 DENSE: dict[Effort, float] = {("train", "dense"): 100.0, ("score", "dense"): 50.0, ("analysis", "dense"): 10.0}
 
 
@@ -21,15 +22,15 @@ def sample(work: dict[Effort, float], train: float | None, score: float = 5.0, a
 
 
 def test_each_kind_has_the_median_of_its_records():
-    pace = learn([sample(LOW, 10), sample(LOW, 20), sample(LOW, 9000), sample(DENSE, 300)], otherwise=7.0)
+    pace = learn([sample(LOW, 10), sample(LOW, 20), sample(LOW, 9000), sample(DENSE, 300)], Pace(7.0))
     assert pace.records == 4
     assert pace.of(("train", "low-rank")) == pytest.approx(0.2), "the record of a machine that slept is one of three"
     assert pace.of(("train", "dense")) == pytest.approx(3.0)
-    assert pace.seconds(LOW) == pytest.approx(7.0 * START_UNITS + 20 + 5 + 1)
+    assert pace.seconds(LOW, ONE) == pytest.approx(7.0 * START_UNITS + 20 + 5 + 1)
 
 
 def test_a_kind_without_records_takes_the_pace_of_its_part():
-    pace = learn([sample(LOW, 10)], otherwise=7.0)
+    pace = learn([sample(LOW, 10)], Pace(7.0))
     assert pace.of(("train", "sampling")) == pytest.approx(0.1)
     assert pace.of(("analysis", "dense")) == pytest.approx(0.1)
     assert pace.of(("score", "scaled")) == pytest.approx(0.1)
@@ -37,14 +38,30 @@ def test_a_kind_without_records_takes_the_pace_of_its_part():
 
 def test_without_costs_constants_stand():
     for samples in ([], [Sample(LOW, Costs())], [sample({("train", "low-rank"): 0.0}, 10)]):
-        pace = learn(samples, otherwise=7.0)
+        pace = learn(samples, Pace(7.0))
         assert pace == Pace(7.0)
-        assert pace.seconds(LOW) == pytest.approx(7.0 * (START_UNITS + 160))
+        assert pace.seconds(LOW, ONE) == pytest.approx(7.0 * (START_UNITS + 160))
 
 
-def test_the_start_of_a_pack_is_in_what_records_tell():
-    assert learn([], 7.0, start=10.0).seconds(LOW) == pytest.approx(10 + 7.0 * (START_UNITS + 160))
-    assert learn([sample(LOW, 10)], 7.0, start=10.0).seconds(LOW) == pytest.approx(7.0 * START_UNITS + 10 + 5 + 1)
+def test_what_is_beside_the_units_is_in_what_records_tell():
+    guess = Pace(7.0, beside=Beside(pack=10.0))
+    assert learn([], guess).seconds(LOW, ONE) == pytest.approx(10 + 7.0 * (START_UNITS + 160))
+    assert learn([sample(LOW, 10)], guess).seconds(LOW, ONE) == pytest.approx(7.0 * START_UNITS + 10 + 5 + 1)
+
+
+def test_a_part_without_records_takes_the_pace_that_is_guessed_of_it():
+    guess = Pace(7.0, guessed={"train": 0.5, "score": 0.25})
+    assert guess.seconds(LOW, ONE) == pytest.approx(7.0 * (START_UNITS + 10) + 100 * 0.5 + 50 * 0.25)
+    learnt = learn([sample({("train", "low-rank"): 100.0}, 10)], guess)
+    assert learnt.of(("train", "dense")) == pytest.approx(0.1)
+    assert learnt.of(("score", "low-rank")) == 0.25
+
+
+def test_tasks_and_steps_take_their_time_however_few_tokens_they_have():
+    beside = Beside(pack=1, task=10, shapes=100, step=1000, samples=10_000)
+    assert beside.seconds(Counts(tasks=2, steps=3)) == 1 + 2 * (10 + 100) + 3 * 1000
+    assert beside.seconds(Counts(tasks=2, steps=3, passes=2)) == 1 + 2 * (10 + 200) + 3 * 2000
+    assert beside.seconds(Counts(tasks=2, steps=3, samples=True)) == 1 + 2 * (10 + 100) + 3 * (1000 + 10_000)
 
 
 def test_the_longest_begins_first_and_equals_stay_in_order():
