@@ -65,7 +65,7 @@ def pace_of(campaign: Campaign, statuses: Mapping[str, str], base: BaseRecord, d
     tokens = sum(score.tokens for score in base.scores.values())
     guess = FIRST_GUESS[device.kind]
     otherwise = base.score_seconds / tokens if tokens and _measured(base, device) else 1 / guess.base
-    guessed = {part: 1 / units for part, units in guess.units.items()}
+    guessed: dict[forecast.Activity, float] = {part: 1 / units for part, units in guess.units.items()}
     first = Pace(otherwise, guessed=guessed, beside=guess.beside)
     return learn(_samples(campaign, statuses, base, device), first)
 
