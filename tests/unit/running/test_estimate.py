@@ -100,7 +100,7 @@ def test_a_forecast_says_that_it_rests_on_constants(tmp_path):
     assert left.seconds > 0
 
 
-def test_a_guess_before_anything_is_tokenised_knows_how_long_texts_may_be(tmp_path, monkeypatch):
+def test_a_guess_of_tokens_knows_how_long_texts_may_be(tmp_path, monkeypatch):
     rows = {"train": [{"q": "x" * 400}] * 8, "test": [{"q": "x" * 100}, {"q": "x" * 8000}]}
     monkeypatch.setattr(estimate, "read_split", lambda prepared, split: rows[split])
     found = load(tmp_path, training={"examples": 8, "max_length": 64}, scoring={"max_length": 512})

@@ -49,7 +49,7 @@ def test_what_is_beside_the_units_is_in_what_records_tell():
     assert learn([sample(LOW, 10)], guess).seconds(LOW, ONE) == pytest.approx(7.0 * START_UNITS + 10 + 5 + 1)
 
 
-def test_a_part_without_records_takes_the_pace_that_is_guessed_of_it():
+def test_a_part_without_records_takes_the_pace_guessed_of_it():
     guess = Pace(7.0, guessed={"train": 0.5, "score": 0.25})
     assert guess.seconds(LOW, ONE) == pytest.approx(7.0 * (START_UNITS + 10) + 100 * 0.5 + 50 * 0.25)
     learnt = learn([sample({("train", "low-rank"): 100.0}, 10)], guess)
@@ -57,7 +57,7 @@ def test_a_part_without_records_takes_the_pace_that_is_guessed_of_it():
     assert learnt.of(("score", "low-rank")) == 0.25
 
 
-def test_tasks_and_steps_take_their_time_however_few_tokens_they_have():
+def test_tasks_and_steps_take_time_however_few_their_tokens():
     beside = Beside(pack=1, task=10, shapes=100, step=1000, samples=10_000)
     assert beside.seconds(Counts(tasks=2, steps=3)) == 1 + 2 * (10 + 100) + 3 * 1000
     assert beside.seconds(Counts(tasks=2, steps=3, passes=2)) == 1 + 2 * (10 + 200) + 3 * 2000
