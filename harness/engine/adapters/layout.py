@@ -146,12 +146,14 @@ class Layout:
         return layout, whole
 
     def vector(self, name: str, flat: Tensor) -> list[Tensor]:
-        """Views [K, its size] of the vectors of this name in ``flat`` [K, P], one a slot, in slot order."""
-        views = {
-            factor.slot.module: flat[:, factor.start : factor.start + factor.size]
-            for factor in self.factors
-            if factor.name == name
-        }
+        """Views [K, its size] of the vectors of this name in ``flat`` [K, P], one a slot, in slot order.
+
+        They lie side by side and are divided at once: the way back through a slice of ``flat`` writes all of it.
+        """
+        own = [factor for factor in self.factors if factor.name == name]
+        whole = flat[:, own[0].start : own[-1].start + own[-1].size]
+        parts = whole.split([factor.size for factor in own], dim=1)
+        views = {factor.slot.module: part for factor, part in zip(own, parts, strict=True)}
         return [views[slot.module] for slot in self.slots]
 
     def dense(self) -> DenseLayout:
