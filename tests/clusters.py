@@ -51,6 +51,14 @@ sys.meta_path.insert(0, Finder())
 """
 
 
+def fake_gpu(folder: Path, name: str, gigabytes: int) -> Path:
+    """A folder below this one; where Python imports from it first, torch claims to see such a card."""
+    fake = folder / name.replace(" ", "")
+    fake.mkdir(exist_ok=True)
+    (fake / "sitecustomize.py").write_text(f"NAME, MEMORY = {name!r}, {gigabytes} * 10**9\n{FAKE}")
+    return fake
+
+
 class Nodes:
     """A cluster whose head runs nothing; nodes come and go."""
 
@@ -76,10 +84,7 @@ class Nodes:
         """A node; ``gpu`` is the name and gigabytes of a card that torch claims to see there."""
         paths = [str(ROOT), str(ROOT / "tests")]
         if gpu:
-            fake = self.folder / gpu[0].replace(" ", "")
-            fake.mkdir(exist_ok=True)
-            (fake / "sitecustomize.py").write_text(f"NAME, MEMORY = {gpu[0]!r}, {gpu[1]} * 10**9\n{FAKE}")
-            paths.insert(0, str(fake))
+            paths.insert(0, str(fake_gpu(self.folder, *gpu)))
             words.setdefault("num_gpus", 1)
         given = {"PYTHONPATH": os.pathsep.join(paths)} | words.pop("env", {})
         with pytest.MonkeyPatch.context() as patch:  # what the node starts has this, too

@@ -198,7 +198,8 @@ def open_campaign(load: Callable[..., Campaign], executor: Executor) -> tuple[Ca
     state, likely = read_state(campaign), likely_device(campaign.study.device)
     if state.complete:
         return campaign, state, likely
-    device = executor.device(campaign.study.device, campaign.study.resources)
+    study = campaign.study
+    device = executor.device(study.device, study.resources.model_copy(update={"num_cpus": study.cpus}))
     if device_class(device.gigabytes) != device_class(likely.gigabytes):  # packs are as large as its memory allows
         campaign = load(device=lambda wanted: device)
         state = read_state(campaign)

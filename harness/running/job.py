@@ -69,7 +69,7 @@ class Job:
 
     @property
     def cpus(self) -> float:
-        return self.study.resources.num_cpus or self.study.threads
+        return self.study.cpus
 
     @property
     def gpus(self) -> float:

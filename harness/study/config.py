@@ -278,6 +278,11 @@ class Study(CommonSettings):
         return tuple(dict.fromkeys(task for stream in self.streams.values() for task in stream))
 
     @property
+    def cpus(self) -> float:
+        """CPUs that Ray counts for a pack."""
+        return self.resources.num_cpus or self.threads
+
+    @property
     def steps_per_task(self) -> int:
         """Of an arm that trains on as many examples as the study says."""
         return self.training.steps

@@ -17,11 +17,11 @@ from ray.exceptions import RayTaskError
 from harness.errors import InputError, LorabenchError
 from harness.executors.hardware import device_here
 from harness.executors.interface import Job, Outcome, Watch, Work
-from harness.executors.ray import nodes, settings
+from harness.executors.ray import messages, nodes, settings
 from harness.executors.ray.cluster import Cluster
 from harness.executors.ray.flight import Flight
 from harness.executors.ray.mail import Mail
-from harness.executors.ray.room import Room, waited_for
+from harness.executors.ray.room import Room, likely_needs, waited_for
 from harness.executors.ray.task import answer
 from harness.study.config import ResourceSettings
 from harness.study.stack import Device
@@ -56,9 +56,8 @@ class RayExecutor:
             there = nodes.able(nodes.living())
             return nodes.with_gpus(there, resources) if must else there
 
-        kind = f" with a GPU{f' ({resources.accelerator_type})' if resources.accelerator_type else ''}" if must else ""
-        waits = ResourceSettings(wait_minutes=0) if self.cluster.ours else resources
-        found = waited_for(find, waits, f"a node of the Ray cluster{kind}", self._say, self.cluster.check)
+        minutes = 0.0 if self.cluster.ours else resources.wait_minutes
+        found = waited_for(find, likely_needs(resources, must), minutes, self._say, self.cluster.check)
         if not found:
             raise _nothing(nodes.living(), resources, must)
         return found, nodes.with_gpus(found, resources) if wanted != "cpu" else []
@@ -69,7 +68,11 @@ class RayExecutor:
         if kind not in self._places:
             self.device(kind, self._resources)
         try:
-            return nodes.ask(self._places[kind], answer, question)
+            try:
+                return nodes.ask(self._places[kind], answer, question)
+            except nodes.GoneError:  # an autoscaler ends nodes that have nothing to do
+                self.device(kind, self._resources)
+                return nodes.ask(self._places[kind], answer, question)
         except RayTaskError as error:
             if isinstance(error.cause, LorabenchError):
                 raise error.cause from None
@@ -100,17 +103,17 @@ def _nothing(there: Sequence[nodes.Node], resources: ResourceSettings, gpu: bool
         return InputError(
             "the Ray cluster has no node that could run anything",
             where=settings.WHERE,
-            remedy="join a machine (ray start --address=...), or raise resources.wait_minutes in the study",
+            remedy=f"join a machine ({messages.JOINING}), or raise resources.wait_minutes in the study",
         )
     wanted, kinds = resources.accelerator_type, sorted({node.accelerator for node in there if node.accelerator})
     if wanted is None or not kinds:
         return InputError(
             f"the study asks for a GPU{f' ({wanted})' if wanted else ''}, and the Ray cluster has none",
             where="study:device",
-            remedy="set device: any, or join a machine with a GPU (ray start --address=...)",
+            remedy=f"set device: any, or join a machine with a GPU ({messages.JOINING})",
         )
     return InputError(
         f"the study asks for a GPU of the kind {wanted}, and the Ray cluster has {', '.join(kinds)}",
         where="study:resources.accelerator_type",
-        remedy="name one that is there, or join a machine that has it (ray start --address=...)",
+        remedy=f"name one that is there, or join a machine that has it ({messages.JOINING})",
     )

@@ -9,6 +9,8 @@ from harness.errors import InputError, LorabenchError, clipped
 from harness.executors.ray import settings
 
 AGAIN = "run the same command again: finished trials are kept"
+#: How a cluster gets a machine that it lacks.
+JOINING = "ray start --address=..., or a kind of node for its autoscaler"
 
 
 def died(what: str, when: str, folder: Path | None) -> LorabenchError:

@@ -96,20 +96,20 @@ def look_around(nodes: Sequence[Node], kind: str) -> Place:
 def ask(place: Place, question: Callable[..., Any], *given: Any) -> Any:
     """The answer of a process on one of these nodes, the first that lives."""
     for node in place.nodes:
-        with suppress(_GoneError):
+        with suppress(GoneError):
             return _each([node], question, *given, gpu=place.device.kind == "cuda")[node]
-    raise _GoneError
+    raise GoneError
 
 
-class _GoneError(LorabenchError):
+class GoneError(LorabenchError):
     """The nodes that were asked live no more."""
 
     def __init__(self) -> None:
         where, remedy = settings.WHERE, f"see to the cluster, then {messages.AGAIN}"
         super().__init__("the nodes of the Ray cluster died while they were asked", where=where, remedy=remedy)
 
-    def __reduce__(self) -> tuple[type[_GoneError], tuple[()]]:
-        return _GoneError, ()
+    def __reduce__(self) -> tuple[type[GoneError], tuple[()]]:
+        return GoneError, ()
 
 
 def _each(nodes: Sequence[Node], question: Callable[..., Any], *given: Any, gpu: bool = True) -> dict[Node, Any]:
@@ -127,7 +127,7 @@ def _each(nodes: Sequence[Node], question: Callable[..., Any], *given: Any, gpu:
         with suppress(NodeDiedError, TaskUnschedulableError):
             answers[node] = _answer(node, reference)
     if not answers:
-        raise _GoneError
+        raise GoneError
     return answers
 
 

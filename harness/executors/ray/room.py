@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+import ray
 
 from harness.errors import InputError
 from harness.executors.interface import Job
@@ -25,7 +28,14 @@ def needs(job: Job, accelerator: str = "") -> dict[str, float]:
     return {name: amount for name, amount in wanted.items() if amount}
 
 
-def described(wanted: dict[str, float]) -> str:
+def likely_needs(resources: ResourceSettings, gpu: bool) -> dict[str, float]:
+    """What a job of a study takes, before it is known how large its packs are."""
+    share = 1.0 if resources.num_gpus == "plan" else resources.num_gpus
+    kind = {KIND + resources.accelerator_type: 0.001} if gpu and resources.accelerator_type else {}
+    return {"CPU": resources.num_cpus or 1.0} | ({"GPU": share} if gpu else {}) | kind
+
+
+def described(wanted: Mapping[str, float]) -> str:
     """``2 CPU and 1 GPU (H100)``."""
     kind = next((f" ({name.removeprefix(KIND)})" for name in wanted if name.startswith(KIND)), "")
     return " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if not name.startswith(KIND)) + kind
@@ -92,7 +102,7 @@ class Room:
             self._say("waiting for a place on the Ray cluster: others have all of them")
 
 
-def _there(nodes: Sequence[Node], wanted: dict[str, float]) -> str:
+def _there(nodes: Sequence[Node], wanted: Mapping[str, float]) -> str:
     able = [node for node in nodes if any(node.has.get(name, 0) for name in wanted)]
     if not able:
         return "there is none that could run anything"
@@ -100,14 +110,15 @@ def _there(nodes: Sequence[Node], wanted: dict[str, float]) -> str:
     return f"there {'is' if len(able) == 1 else 'are'} {len(able)}, with {'; '.join(each[:4])}"
 
 
-def _too_small(nodes: Sequence[Node], wanted: dict[str, float], minutes: float) -> InputError:
+def _too_small(nodes: Sequence[Node], wanted: Mapping[str, float], minutes: float) -> InputError:
     without = "GPU" in wanted and not any(node.has.get("GPU") for node in nodes)
     remedy = "lower threads: in the study (it changes the numbers' last bits), or use a larger machine"
     if minutes:
+        machine = "a GPU" if without else "a larger machine"
         remedy = (
-            f"join {'a GPU' if without else 'a larger machine'} (ray start --address=...), lower threads:, or raise "
+            f"join {machine} ({messages.JOINING}), lower threads:, or raise "
+            f"resources.wait_minutes, then {messages.AGAIN}"
         )
-        remedy += f"resources.wait_minutes, then {messages.AGAIN}"
     waited = f", and none has joined within {minutes:g} minutes" if minutes else ""
     return InputError(
         f"a pack needs {described(wanted)}, and no node of the Ray cluster has that{waited}: {_there(nodes, wanted)}",
@@ -117,16 +128,41 @@ def _too_small(nodes: Sequence[Node], wanted: dict[str, float], minutes: float) 
 
 
 def waited_for(
-    find: Callable[[], list[Node]], resources: ResourceSettings, what: str, say: Callable[[str], None],
+    find: Callable[[], list[Node]], wanted: Mapping[str, float], minutes: float, say: Callable[[str], None],
     check: Callable[[], None],
 ) -> list[Node]:  # fmt: skip
-    """What ``find`` finds among the nodes of a cluster, waited for as long as the study says; empty after that."""
-    limit = resources.wait_minutes
-    found, end = find(), time.monotonic() + 60 * limit
-    if not found and limit:
-        say(f"waiting for {what}, up to {limit:g} minutes (resources.wait_minutes in the study)")
-    while not found and time.monotonic() < end:
-        time.sleep(min(LOOK_SECONDS, max(0.0, end - time.monotonic())))
-        check()
-        found = find()
+    """What ``find`` finds among the nodes of a cluster, waited for as long as that; empty after it."""
+    found = find()
+    if found or not minutes:
+        return found
+    end = time.monotonic() + 60 * minutes
+    say(
+        f"waiting for a node of the Ray cluster with {described(wanted)}, up to {minutes:g} minutes "
+        "(resources.wait_minutes in the study)"
+    )
+    with _asked_for(wanted):
+        while not found and time.monotonic() < end:
+            time.sleep(min(LOOK_SECONDS, max(0.0, end - time.monotonic())))
+            check()
+            found = find()
     return found
+
+
+@contextmanager
+def _asked_for(wanted: Mapping[str, float]) -> Iterator[None]:
+    """Have a task with these needs wait for a place: an autoscaler starts nodes for what waits, and for nothing else.
+
+    Unlike what ``ray.autoscaler.sdk`` has for it, that ends with this process, and takes nothing from other runs.
+    """
+    kind = next((name.removeprefix(KIND) for name in wanted if name.startswith(KIND)), None)
+    words = {"num_cpus": wanted.get("CPU", 0), "num_gpus": wanted.get("GPU", 0), "accelerator_type": kind}
+    waiting: Any = ray.remote(_do_nothing)
+    reference = waiting.options(**words, max_retries=0).remote()
+    try:
+        yield
+    finally:
+        ray.cancel(reference, force=True)
+
+
+def _do_nothing() -> None:
+    pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -112,9 +113,9 @@ def test_jobs_share_a_card_among_nodes_without_one(cluster, tmp_path):
 
 
 def test_a_node_is_waited_for_as_long_as_the_study_says(cluster, tmp_path, capfd):
-    cluster.join(cpus=2)
+    first = cluster.join(cpus=2)
     with clusters.joined(cluster.address) as executor:
-        executor.device("cpu", ResourceSettings(wait_minutes=0.05))
+        device = executor.device("cpu", ResourceSettings(wait_minutes=0.05))
         with pytest.raises(InputError, match="needs 4 CPU, and no node of the Ray cluster has that") as caught:
             executor.run([Small("job", tmp_path, threads=4)], ray_jobs.NAP, quiet)
         assert "none has joined within 0.05 minutes: there is 1, with 2 CPU" in caught.value.what
@@ -122,7 +123,9 @@ def test_a_node_is_waited_for_as_long_as_the_study_says(cluster, tmp_path, capfd
         assert said.count("waiting for a node of the Ray cluster with 4 CPU, up to 0.05 minutes") == 1
         with pytest.raises(InputError, match="asks for a GPU, and the Ray cluster has none"):
             executor.device("cuda", ResourceSettings(wait_minutes=0.02))
-        assert "waiting for a node of the Ray cluster with a GPU" in capfd.readouterr().err
+        assert (
+            "waiting for a node of the Ray cluster with 1 CPU and 1 GPU, up to 0.02 minutes" in capfd.readouterr().err
+        )
         executor.device("cpu", ResourceSettings(wait_minutes=2))
         with ThreadPoolExecutor() as pool:
             run = pool.submit(executor.run, [Small("job", tmp_path, threads=4)], ray_jobs.NAP, quiet)
@@ -130,6 +133,8 @@ def test_a_node_is_waited_for_as_long_as_the_study_says(cluster, tmp_path, capfd
             cluster.join(cpus=4)
             assert told(run.result())
         assert "a node has joined the Ray cluster" in capfd.readouterr().err
+        cluster.kill(first)
+        assert executor.ask(os.getpid, device), "of the other node: the only one that was looked at is gone"
 
 
 # -- a folder that workers don't see ----------------------------------------------------------------------------------
