@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,26 @@ def with_gpus(nodes: Sequence[Node], resources: ResourceSettings) -> list[Node]:
     """Those with a GPU, of the kind that the study names if it does."""
     wanted = resources.accelerator_type
     return [node for node in nodes if node.has.get("GPU", 0) and wanted in (None, node.accelerator)]
+
+
+@contextmanager
+def asked_for(wanted: Mapping[str, float]) -> Iterator[None]:
+    """Have a task with these needs wait for a place: an autoscaler starts nodes for what waits, and for nothing else.
+
+    Unlike what ``ray.autoscaler.sdk`` has for it, that ends with this process, and takes nothing from other runs.
+    """
+    kind = next((name.removeprefix(KIND) for name in wanted if name.startswith(KIND)), None)
+    words = {"num_cpus": wanted.get("CPU", 0), "num_gpus": wanted.get("GPU", 0), "accelerator_type": kind}
+    waiting: Any = ray.remote(_do_nothing)
+    reference = waiting.options(**words, max_retries=0).remote()
+    try:
+        yield
+    finally:
+        ray.cancel(reference, force=True)
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def look_around(nodes: Sequence[Node], kind: str) -> Place:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import ray
 
 from harness.errors import InputError
 from harness.executors.interface import Job
 from harness.executors.ray import messages
-from harness.executors.ray.nodes import KIND, Node, living
+from harness.executors.ray.nodes import KIND, Node, asked_for, living
 from harness.study.config import ResourceSettings
 
 LOOK_SECONDS = 1.0  #: between two looks at the nodes
@@ -140,29 +137,9 @@ def waited_for(
         f"waiting for a node of the Ray cluster with {described(wanted)}, up to {minutes:g} minutes "
         "(resources.wait_minutes in the study)"
     )
-    with _asked_for(wanted):
+    with asked_for(wanted):
         while not found and time.monotonic() < end:
             time.sleep(min(LOOK_SECONDS, max(0.0, end - time.monotonic())))
             check()
             found = find()
     return found
-
-
-@contextmanager
-def _asked_for(wanted: Mapping[str, float]) -> Iterator[None]:
-    """Have a task with these needs wait for a place: an autoscaler starts nodes for what waits, and for nothing else.
-
-    Unlike what ``ray.autoscaler.sdk`` has for it, that ends with this process, and takes nothing from other runs.
-    """
-    kind = next((name.removeprefix(KIND) for name in wanted if name.startswith(KIND)), None)
-    words = {"num_cpus": wanted.get("CPU", 0), "num_gpus": wanted.get("GPU", 0), "accelerator_type": kind}
-    waiting: Any = ray.remote(_do_nothing)
-    reference = waiting.options(**words, max_retries=0).remote()
-    try:
-        yield
-    finally:
-        ray.cancel(reference, force=True)
-
-
-def _do_nothing() -> None:
-    pass
