@@ -74,12 +74,23 @@ class Job(Protocol):
 
 
 @dataclass(frozen=True)
+class Span:
+    """Where and when a job was at work, in seconds since 1970 by the clock of that machine."""
+
+    place: str  #: a machine, or a GPU of it
+    began: float
+    ready: float  #: what it needs was loaded
+    ended: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a job; ``failed`` is None where it was done."""
 
     job: str
     failed: Status | None = None
     message: str = ""
+    span: Span | None = None  #: None where the job's worker died
 
 
 def tell_end(watch: Watch, outcome: Outcome) -> None:

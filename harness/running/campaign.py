@@ -13,7 +13,7 @@ from harness.data.sources import cl_benchmark
 from harness.data.tasks.text import check_text
 from harness.errors import InputError
 from harness.executors.hardware import likely_device
-from harness.executors.interface import ENDED, FAILED, NO_FIGURES, Figures
+from harness.executors.interface import ENDED, FAILED, NO_FIGURES, Figures, Span
 from harness.running.claimed import claims_of
 from harness.running.progress import Tracker
 from harness.running.requirements import check_directions, check_sizes, check_streams, short_tasks
@@ -84,6 +84,7 @@ class State:
     todo: tuple[Pack, ...]
     untrained_todo: int
     changes: Changes = field(default_factory=lambda: Changes({}))
+    spans: tuple[Span, ...] = ()  #: where and when packs were at work in the run that it is the end of
 
     @property
     def finished(self) -> int:
@@ -337,11 +338,11 @@ def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher
         tracker = Tracker(campaign.chosen, mine.todo, device.kind, folder, watcher.standing)
         state = replace(state, todo=mine.todo)
         try:
-            run_missing(Run(campaign, executor, device, extras, state, progress, tracker), watcher.total)
+            spans = run_missing(Run(campaign, executor, device, extras, state, progress, tracker), watcher.total)
         finally:
             tracker.close()
             sweep_signs(folder)
         after = read_state(campaign)
         sweep(folder, {pack.name for pack in after.todo})  # of workers that were killed, and their packs done by others
         sweep_temporary(folder)
-        return after.of(campaign)
+        return replace(after.of(campaign), spans=spans)

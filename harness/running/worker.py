@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 import traceback
+from dataclasses import replace
 
 import torch
 
 from harness.engine.environment import host, versions
 from harness.errors import FolderError, InputError, LorabenchError, SettingError
-from harness.executors.interface import NO_FIGURES, Figures, Outcome, Report, StalledError, Work
+from harness.executors.interface import NO_FIGURES, Figures, Outcome, Report, Span, StalledError, Work
 from harness.running.base import run_base
 from harness.running.job import Job, forget, relocated, rest
 from harness.running.pack import run_pack
@@ -32,15 +35,26 @@ def execute(job: Job, report: Report) -> Outcome:
     can't be scored, the folder can't be written.  What stops the job from outside (Ctrl-C, the executor's
     :class:`StalledError`) goes through.  All of it is in the job's log.
     """
+    began, ready = time.time(), None
     with logged(job) as log:
 
         def told(units: float, what: str, figures: Figures = NO_FIGURES) -> None:
+            nonlocal ready
+            if ready is None and what not in LOADING:
+                ready = time.time()
             log.report(what, figures)
             report(units, what, figures)
 
         outcome = _carry_out(job, told)
         log.say(f"ended: {outcome.failed or 'done'}")
-        return outcome
+    ended = time.time()
+    return replace(outcome, span=Span(_place(job), began, ready or ended, ended))
+
+
+def _place(job: Job) -> str:
+    """The machine; on a GPU with the number of the one that this process sees."""
+    card = f" GPU {os.environ.get('CUDA_VISIBLE_DEVICES') or 0}" if job.device == "cuda" else ""
+    return f"{socket.gethostname()}{card}"
 
 
 def _carry_out(job: Job, report: Report) -> Outcome:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.show.screen import MOST_MESSAGES, MOST_ROWS, damaged_lines, folded, print_json, screen, table
+from harness.cli.show.screen import MOST_MESSAGES, MOST_ROWS, clock, damaged_lines, folded, print_json, screen, table
 from harness.cli.show.standing import view
+from harness.running.slots import Slot, slots
 from harness.store.records import FINAL, STATUSES
 from harness.store.results import read_manifest, read_some
 from harness.store.standing import Standing
@@ -18,6 +19,9 @@ from harness.study.reference import lines
 
 if TYPE_CHECKING:
     from harness.running.campaign import Campaign, State
+
+#: Slots that are told of.
+MOST_SLOTS = 8
 
 
 def show_outcome(campaign: Campaign, before: State, state: State) -> None:
@@ -38,6 +42,20 @@ def show_outcome(campaign: Campaign, before: State, state: State) -> None:
         if len(messages) > MOST_MESSAGES:
             screen.print(f"  and {len(messages) - MOST_MESSAGES:,} more: lorabench report shows them")
         screen.print(f"  what each pack did: {campaign.folder / 'logs'}")
+    _show_slots(slots(state.spans))
+
+
+def _show_slots(used: Sequence[Slot]) -> None:
+    """How much of its time each slot of a run waited; of many those that waited longest.  Nothing of single packs."""
+    used = sorted((slot for slot in used if slot.packs > 1), key=lambda slot: slot.between / slot.seconds, reverse=True)
+    for slot in used[:MOST_SLOTS]:
+        between, loading, after = (each / slot.seconds for each in (slot.between, slot.loading, slot.after))
+        screen.print(
+            f"  {slot.place}: {slot.packs} packs in {clock(slot.seconds)}, idle {between:.1%} between them and "
+            f"{after:.1%} at the end, loading {loading:.1%}"
+        )
+    if len(used) > MOST_SLOTS:
+        screen.print(f"  and {len(used) - MOST_SLOTS:,} more, idle less between packs")
 
 
 def show_choices(campaign: Campaign, tuning: Tuning) -> None:

@@ -171,7 +171,9 @@ def test_a_study_on_machines_that_share_nothing(cluster, tmp_path, in_shared_cac
     shutil.rmtree(in_shared_cache / "bases")  # or the base's scores need not be made
     with clusters.blind_node(cluster, hidden), clusters.joined(cluster.address) as executor:
         there = campaigns.load(file, hidden / "out")
-        assert campaigns.run(there, executor).complete
+        state = campaigns.run(there, executor)
+    assert state.complete
+    assert len(state.spans) == 2, "workers say when they were at it"
     assert records(hidden / "out") == records(tmp_path / "alone")
     paths = sorted((tmp_path / "alone" / "adapters").iterdir())
     assert len(paths) == 4
