@@ -54,7 +54,7 @@ def test_nodes_are_started_that_have_what_a_pack_takes(address, tmp_path, capfd)
         assert json.loads(outcome.message)["gpus"] == [0]
 
 
-def test_what_no_kind_of_node_has_is_waited_for_as_long_as_the_study_says(address, tmp_path):
+def test_what_no_kind_of_node_has_is_not_waited_for_for_ever(address, tmp_path):
     with clusters.joined(address) as executor:
         with pytest.raises(InputError, match=r"the study asks for a GPU.*A100"):
             executor.device("cuda", ResourceSettings(accelerator_type="A100", wait_minutes=0.05))

@@ -9,7 +9,7 @@ from harness.executors.interface import Span
 from harness.running.slots import Slot, slots
 
 
-def test_a_pack_takes_the_slot_of_its_place_that_became_free_last():
+def test_a_pack_takes_the_slot_that_became_free_last():
     one = [Span("one", 0, 1, 10), Span("one", 11, 11, 20)]
     two = [Span("two", 0, 0, 8), Span("two", 2, 2, 9), Span("two", 9.5, 10, 19), Span("two", 12, 12, 16)]
     assert slots([*two, *one]) == [
