@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from harness.method import LowRank, Method, MethodSettings, Recipe, Start, eigen
+from harness.method import Inspection, LowRank, Method, MethodSettings, Recipe, Start, eigen
 from harness.method.lazy import torch
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ class TextOriented(LowRank):
     @property
     def reads_text(self) -> str:
         return self.text
+
+    @property
+    def inspects(self) -> tuple[Inspection, ...]:
+        return (Inspection("start", "text", self.tokens, matrices=3.5),)
 
     def start(self, drawn: Tensor, at: Start) -> tuple[Tensor, Tensor]:
         pairs, weights = at.layout.split(drawn[None]), list(at.model.weights())

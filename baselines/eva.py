@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from harness.method import LowRank, Method, MethodSettings, Recipe, Start
+from harness.method import Inspection, LowRank, Method, MethodSettings, Recipe, Start
 from harness.method.lazy import torch
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ class Activations(LowRank):
     @property
     def rank_factor(self) -> float:
         return self.rho
+
+    @property
+    def inspects(self) -> tuple[Inspection, ...]:
+        return (Inspection("start", "answers", self.tokens, matrices=1.3),)
 
     def start(self, drawn: Tensor, at: Start) -> Tensor:
         highest = at.layout.rank

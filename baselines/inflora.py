@@ -27,8 +27,8 @@ task), and a lower ``threshold`` or rank is the remedy.  Only a rank larger than
 What deviates: M is held as one basis (the code holds its complement instead where that is smaller, with the same
 projection), the threshold stays where it is (the code lets it grow to 1 with the tasks, from 0.95 or 0.98), C is taken
 from the first ``input_tokens`` tokens of a task's examples, and all projections are adapted, not keys and values
-alone.  What is read counts as tokens of the trial; the decompositions, which no forecast has, take some 50 seconds of
-one core a task with all matrices of SmolLM2-135M.  On a stream of one task it is LoRA with a fixed A that its inputs
+alone.  What is read counts as tokens of the trial; the decompositions take some 50 seconds of one core a task with all
+matrices of SmolLM2-135M.  On a stream of one task it is LoRA with a fixed A that its inputs
 chose.
 """
 
@@ -41,7 +41,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from baselines.lora_fa import FixedA
-from harness.method import BoundUpdate, CurrentTask, Method, MethodSettings, Recipe, UpdateRule, check_room, eigen
+from harness.method import (
+    ALL_VECTORS,
+    FEW_VECTORS,
+    BoundUpdate,
+    CurrentTask,
+    Inspection,
+    Method,
+    MethodSettings,
+    Recipe,
+    UpdateRule,
+    check_room,
+    eigen,
+)
 from harness.method.lazy import torch
 
 if TYPE_CHECKING:
@@ -62,6 +74,13 @@ class FreeInputs(UpdateRule):
     @property
     def dense_copies(self) -> float:
         return 2.0  # a basis [n, at most n] of every group of matrices with one input, and what is made of it
+
+    @property
+    def inspects(self) -> tuple[Inspection, ...]:
+        return (
+            Inspection("begin", "tokens", self.tokens, inputs=FEW_VECTORS),
+            Inspection("end", "tokens", self.tokens, inputs=ALL_VECTORS),
+        )
 
     def room(self, shape: tuple[int, int]) -> int:
         return shape[1]

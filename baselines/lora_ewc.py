@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
 
-from harness.method import BoundUpdate, CurrentTask, Method, MethodSettings, Recipe, UpdateRule
+from harness.method import BoundUpdate, CurrentTask, Inspection, Method, MethodSettings, Recipe, UpdateRule
 from harness.method.lazy import torch
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ class Ewc(UpdateRule):
 
     strength: float
     examples: int
+
+    @property
+    def inspects(self) -> tuple[Inspection, ...]:
+        return (Inspection("end", "examples", self.examples, gradient=True),)
 
     @classmethod
     def bind(cls, rules: Sequence[Self | None], bank: AdapterBank) -> BoundUpdate:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.method import LowRank, Method, MethodSettings, Recipe, Start, eigen
+from harness.method import FEW_VECTORS, Inspection, LowRank, Method, MethodSettings, Recipe, Start, eigen
 from harness.method.lazy import torch
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ class NullSpace(LowRank):
     @property
     def reads_text(self) -> str:
         return self.text
+
+    @property
+    def inspects(self) -> tuple[Inspection, ...]:
+        return (Inspection("start", "text", self.tokens, inputs=FEW_VECTORS),)
 
     @property
     def fixes(self) -> Literal["A"] | None:

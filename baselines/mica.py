@@ -11,7 +11,7 @@ is meant; unlike `milora` nothing is taken off the base.  Under ``reinit`` every
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.method import LowRank, Method, MethodSettings, Recipe, Start
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class MinorOutputs(LowRank):
     """LoRA factors of which only A trains, from zero; B holds W0's smallest left singular directions."""
+
+    takes_spectra: ClassVar[bool] = True
 
     @property
     def fixes(self) -> Literal["B"]:

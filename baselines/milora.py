@@ -31,6 +31,7 @@ class Minor(LowRank):
     """LoRA factors that start as W0's smallest singular directions, which are taken off the base."""
 
     puts_below: ClassVar[bool] = True
+    takes_spectra: ClassVar[bool] = True
 
     def room(self, shape: tuple[int, int]) -> int:
         return min(shape)

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from baselines.merge_ties import largest
-from harness.method import BoundUpdate, CurrentTask, Method, MethodSettings, Recipe, UpdateRule
+from harness.method import BoundUpdate, CurrentTask, Inspection, Method, MethodSettings, Recipe, UpdateRule
 from harness.method.lazy import torch
 
 if TYPE_CHECKING:
@@ -44,6 +44,12 @@ class ScaleIntruders(UpdateRule):
 
     keep: float
     which: Literal["first", "all"]
+
+    takes_spectra: ClassVar[bool] = True
+
+    @property
+    def inspects(self) -> tuple[Inspection, ...]:
+        return (Inspection("end", matrices=0.4),)  # where there are none to scale; 4 with one in every matrix
 
     @classmethod
     def bind(cls, rules: Sequence[Self | None], bank: AdapterBank[Layout]) -> BoundUpdate:

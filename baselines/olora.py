@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from harness.method import LowRank, Method, MethodSettings, Recipe, Start
+from harness.method import Inspection, LowRank, Method, MethodSettings, Recipe, Start
 from harness.method.lazy import torch
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ class Orthonormal(LowRank):
     """LoRA factors that start as a part of W0's QR decomposition, which is taken off the base."""
 
     puts_below: ClassVar[bool] = True
+
+    @property
+    def inspects(self) -> tuple[Inspection, ...]:
+        return (Inspection("start", matrices=1.6),)
 
     def room(self, shape: tuple[int, int]) -> int:
         return min(shape)

@@ -50,6 +50,7 @@ class MinorSpectrum(Adapter):
 
     vectors: ClassVar[tuple[Vector, ...]] = ("spectrum",)
     puts_below: ClassVar[bool] = True
+    takes_spectra: ClassVar[bool] = True
 
     @property
     def dense_copies(self) -> float:
@@ -88,6 +89,8 @@ class OrthogonalGradients(UpdateRule):
     """Takes the leading directions of W0 out of the gradients of both factors."""
 
     preserved: float
+
+    takes_spectra: ClassVar[bool] = True
 
     @classmethod
     def bind(cls, rules: Sequence[Self | None], bank: AdapterBank[Layout]) -> BoundUpdate:

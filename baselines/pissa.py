@@ -31,6 +31,7 @@ class Principal(LowRank):
     """LoRA factors that start as W0's largest singular directions, which are taken off the base."""
 
     puts_below: ClassVar[bool] = True
+    takes_spectra: ClassVar[bool] = True
 
     def start(self, drawn: Tensor, at: Start) -> tuple[Tensor, Tensor]:
         for (a, b), base in zip(at.layout.split(drawn[None]), at.spectra(), strict=True):

@@ -9,21 +9,11 @@ from pydantic import Field
 
 from baselines import sdft
 from baselines.lora_ema import FactorEma
-from harness.method import (
-    Average,
-    BoundAverage,
-    BoundUpdate,
-    LowRank,
-    Method,
-    MethodSettings,
-    NoSettings,
-    Recipe,
-    UpdateRule,
-)
+from harness.method import Average, BoundAverage, BoundUpdate, LowRank, Method, MethodSettings, Recipe, UpdateRule
 
 
-def method(name: str, kept: Recipe | None = None, settings: type[NoSettings] = MethodSettings, **more) -> Method:
-    def compose(settings: NoSettings) -> Recipe:
+def method(name: str, kept: Recipe | None = None, settings: type[MethodSettings] = MethodSettings, **more) -> Method:
+    def compose(settings: MethodSettings) -> Recipe:
         return kept or Recipe()
 
     return Method(**{"name": name, "summary": "s", "source": "s", "compose": compose, "settings": settings} | more)
@@ -110,6 +100,18 @@ class Raises(Bound):
         raise ZeroDivisionError("by zero")
 
 
+class ReadsInputs(Bound):
+    """Which it says to nobody, and a forecast does not count."""
+
+    def end_task(self, bank, task) -> None:
+        bank.values *= 0.9 if next(iter(task.inputs(0)(task.examples[0]))) else 1.0
+
+
+class Decomposes(LowRank):
+    def start(self, drawn, at):
+        return drawn + 0 * at.spectra()[0].d.sum()
+
+
 class Shifted(LowRank):
     def start(self, drawn, at):
         return drawn + 0.1
@@ -192,5 +194,7 @@ BROKEN = [
     (updating(Idles), "its parts do something", "@dataclass"),
     (averaging("copies", part(Average, Copies)()), "its parts do something", "@dataclass"),
     (averaging("warms_up", FactorEma(0.98, warm=True)), "its average lags alike at every position", "def compose"),
+    (updating(ReadsInputs), "what it looks at is declared", "@dataclass"),
+    (method("decomposes", Recipe(adapter=Decomposes())), "what it looks at is declared", "class Decomposes"),
     (updating(Raises), "it learns a toy", "raise ZeroDivisionError"),
 ]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.checks.ends import undeclared
 from harness.checks.lag import LAG_STEPS, MOST_GROWTH, lags
 from harness.checks.reads import HostReads, watched
 from harness.checks.toys import (
@@ -278,6 +279,11 @@ def _lags_alike(method: Method, kept: Recipe) -> None:
         raise BrokenRuleError(what, _part_of_method(method, kept, [kept.average]))
 
 
+def _inspects_as_declared(method: Method, kept: Recipe) -> None:
+    if wrong := undeclared(kept):
+        raise BrokenRuleError("; ".join(wrong), _part_of_method(method, kept, [kept.adapter, *kept.updates]))
+
+
 RULES: dict[str, Callable[[Method, Sequence[Method]], None]] = {
     "it is described, in a file that can be read": _described,
     "its settings have defaults that resolve": _settings,
@@ -290,4 +296,5 @@ RULES: dict[str, Callable[[Method, Sequence[Method]], None]] = {
     "a step reads nothing back": _trained(_reads_nothing_back),
     "its parts do something": _trained(_parts_work),
     "its average lags alike at every position": _trained(_lags_alike),
+    "what it looks at is declared": _trained(_inspects_as_declared),
 }

@@ -14,10 +14,8 @@ from torch import Tensor
 from harness.engine.adapters.layout import DenseLayout, Layout, Slot
 from harness.engine.batches import Example
 from harness.engine.model.packed import PackedModel
+from harness.study.inspection import MOMENT_BYTES
 
-#: Bytes of second moments that are held at once, but for those of one layer: where a model has more, what is read is
-#: read again for the next layers.  SmolLM2-135M takes half of it, so it reads once.
-MOMENT_BYTES = 10**9
 #: Padded tokens that go through the model at once: what all slots read at so many lies in memory, some 0.4 GB of 135M.
 PASS_TOKENS = 1024
 

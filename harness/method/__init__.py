@@ -35,8 +35,11 @@ from harness.method.parts import (
     Vector,
 )
 from harness.method.recipe import Method, MethodSettings, NoSettings, Recipe
+from harness.study.inspection import ALL_VECTORS, FEW_VECTORS, Inspection
 
 __all__ = [
+    "ALL_VECTORS",
+    "FEW_VECTORS",
     "AdamW",
     "Adapter",
     "Average",
@@ -47,6 +50,7 @@ __all__ = [
     "BoundUpdate",
     "CrossEntropy",
     "CurrentTask",
+    "Inspection",
     "Loss",
     "LowRank",
     "Method",

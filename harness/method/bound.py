@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from harness.errors import SettingError
 from harness.method.lazy import torch
 from harness.method.losses import cross_entropy
+from harness.study.inspection import text_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from harness.engine.model.packed import PackedModel
 
 AnyLayout = TypeVar("AnyLayout", bound="Layout | DenseLayout")
-
-
-#: Tokens of text that are read where a start does not say how many: at least, and for each input of the widest matrix.
-LEAST_TOKENS, TOKENS_PER_INPUT = 8192, 6
 
 
 def check_room(rank: int, slot: Slot, room: int, what: str) -> None:
@@ -60,14 +57,13 @@ class Start(Generic[AnyLayout]):
     def moments(self, tokens: int, *, levelled: bool = False) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         """Second moments [n, n] of what slots read on so many tokens of the text (``Activations.moments``).
 
-        0 tokens: ``LEAST_TOKENS``, or ``TOKENS_PER_INPUT`` for each input of the widest matrix where that is more, as
-        far as the text has them.  Raises SettingError where they are fewer than a matrix has inputs: they could not be
-        a covariance.
+        0 tokens: as many as ``text_tokens`` says, as far as the text has them.  Raises SettingError where they are
+        fewer than a matrix has inputs: they could not be a covariance.
         """
         assert self.inputs is not None, "the engine gives it"
         assert self.text is not None, "where reads_text names a task"
         widest = max(self.layout.slots, key=lambda slot: slot.in_features)
-        wanted = tokens or max(LEAST_TOKENS, TOKENS_PER_INPUT * widest.in_features)
+        wanted = text_tokens(tokens, widest.in_features)
         moments, seen = self.inputs.moments(self.text(), wanted, levelled=levelled)
         if seen < widest.in_features:
             raise SettingError(

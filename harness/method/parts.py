@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from harness.method.bound import BoundCrossEntropy
+from harness.study.inspection import Inspection
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,7 @@ class Adapter(ABC):
 
     vectors: ClassVar[tuple[Vector, ...]] = ()  #: trained beside low-rank factors; they start where ``start`` says
     puts_below: ClassVar[bool] = False  #: whether ``start`` returns what lies below the adapter as well
+    takes_spectra: ClassVar[bool] = False  #: whether ``start`` looks at the SVDs of W0 (``Start.spectra``)
 
     @property
     def dense_copies(self) -> float:
@@ -56,6 +58,11 @@ class Adapter(ABC):
     def reads_text(self) -> str | None:
         """The task whose unscored text ``start`` looks at (``Start.text``); None: it needs none."""
         return None
+
+    @property
+    def inspects(self) -> tuple[Inspection, ...]:
+        """What ``start`` reads and decomposes beside W0's own SVDs (forecasts)."""
+        return ()
 
     @property
     @abstractmethod
@@ -151,6 +158,12 @@ class UpdateRule(ABC):
     """What happens beside the optimizer: penalties on the gradient, changes of the weights before a step."""
 
     spans_tasks: ClassVar[bool] = False  #: whether what it holds goes on where the adapters start afresh
+    takes_spectra: ClassVar[bool] = False  #: whether it looks at the SVDs of W0 (``CurrentTask.spectra``)
+
+    @property
+    def inspects(self) -> tuple[Inspection, ...]:
+        """What it reads and decomposes at the ends of tasks (forecasts)."""
+        return ()
 
     @property
     def dense_copies(self) -> float:

@@ -1,4 +1,4 @@
-"""What a run would else do first: decompose the base model, whose SVDs intruder dimensions are read from.
+"""What a run would else do first: decompose the base model, from whose SVDs intruder dimensions and starts are read.
 
 On two CPU cores that takes 15 s for a model of 135M, twice what all else takes of the analysis in study `quick` and
 3 % of its run.  So `lorabench fetch` does it, into the cache that the run reads.  On a GPU it is left to the run: that
@@ -18,6 +18,7 @@ from harness.method.registry import methods
 from harness.store.spectra import Wanted, find, write_note
 from harness.study.arms import expand_arms
 from harness.study.config import Study
+from harness.study.forecast import takes_spectra
 
 Report = Callable[[str], None]
 
@@ -30,23 +31,25 @@ def decompose(study: Study, file: Path, model: ModelSource, report: Report) -> N
 
     Raises InputError for a study or a model that the run would refuse.
     """
-    if study.scoring.intruders_after == "never" or study.device == "cuda":
+    if study.device == "cuda":
         return
     cache = paths.cache_dir() / "spectra"
-    wanted = [Wanted(model.digest, study.dtype, targets) for targets in _adapted(study, file)]
+    wanted = [Wanted(model.digest, study.dtype, targets) for targets in _looked_at(study, file)]
     absent = [each for each in wanted if find(cache, each) is None]
     if absent and likely_kind(study.device) != "cpu":
         return
     if all(_decompose(study, each, model, report) for each in absent) and wanted:
-        report(f"model {model.name}: decomposed for intruder dimensions in {cache}")
+        report(f"model {model.name}: decomposed for {_purpose(study)} in {cache}")
 
 
-def _adapted(study: Study, file: Path) -> list[frozenset[str]]:
-    """The projections that arms adapt, each choice once."""
-    arms = expand_arms(study, methods(), str(file))
-    return list(
-        dict.fromkeys(frozenset(arm.training.adapter.targets) for arm in arms if arm.recipe.adapter is not None)
-    )
+def _purpose(study: Study) -> str:
+    return "adapters' starts" if study.scoring.intruders_after == "never" else "intruder dimensions"
+
+
+def _looked_at(study: Study, file: Path) -> list[frozenset[str]]:
+    """The projections whose decompositions arms look at, or intruder dimensions of them, each choice once."""
+    arms = [arm for arm in expand_arms(study, methods(), str(file)) if takes_spectra(study, arm.recipe)]
+    return list(dict.fromkeys(frozenset(arm.training.adapter.targets) for arm in arms))
 
 
 def _decompose(study: Study, wanted: Wanted, model: ModelSource, report: Report) -> bool:

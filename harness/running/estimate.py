@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.data import paths
 from harness.data.tasks import prepare_task, read_split
 from harness.store.records import BaseRecord, BaseScore, TrialRecord
 from harness.store.results import base_path, read_some
+from harness.store.spectra import Wanted, find
 from harness.study import forecast
 from harness.study.config import Study
+from harness.study.memory import parameters
 from harness.study.pace import Beside, FirstGuess, Pace, Sample, learn
 from harness.study.plan import Pack
 from harness.study.stack import Device, agrees, plain_stack
@@ -34,6 +37,11 @@ FIRST_GUESS = {
         beside=Beside(pack=2.0, task=2.0, shapes=3.0, step=0.007, samples=0.3),
     ),
 }
+#: Seconds of an fp64 multiply-add where starts and rules decompose: of a thread of a CPU, measured (products and
+#: eigenvectors of 576 and 1536 inputs); of a GPU an estimate.
+PRODUCT_SECONDS = {"cpu": 5e-11, "cuda": 3e-11}
+#: Seconds of the SVD of a matrix [m, n], over m n min(m, n): of a thread of a CPU, and on one H200.
+SVD_SECONDS = {"cpu": 5e-10, "cuda": 1.5e-10}
 #: Packs that a pace is learnt from at most, a record each: trials of a pack share its costs.
 MOST_PACKS = 100
 
@@ -55,8 +63,9 @@ def forecast_left(campaign: Campaign, state: State, device: Device) -> Forecast:
     pace = pace_of(campaign, state.statuses, base, device)
     seconds = sum(pack_seconds(campaign.study, base, pace, pack) for pack in state.todo)
     seconds += 0 if base.score_seconds else tokens * pace.otherwise
-    if pace.records:
+    if pace.records:  # whoever has finished has decomposed the base
         return Forecast(seconds, f"from {pace.records} record{'s'[: pace.records != 1]} of this stack")
+    seconds += _svd_seconds(campaign, state, device)
     return Forecast(seconds, "from the base model's speed" if _measured(base, device) else "from constants")
 
 
@@ -66,6 +75,8 @@ def pace_of(campaign: Campaign, statuses: Mapping[str, str], base: BaseRecord, d
     guess = FIRST_GUESS[device.kind]
     otherwise = base.score_seconds / tokens if tokens and _measured(base, device) else 1 / guess.base
     guessed: dict[forecast.Activity, float] = {part: 1 / units for part, units in guess.units.items()}
+    product = PRODUCT_SECONDS[device.kind] / _threads(campaign, device)
+    guessed["decompose"] = product * parameters(campaign.model.path) / forecast.PRODUCT_UNITS
     first = Pace(otherwise, guessed=guessed, beside=guess.beside)
     return learn(_samples(campaign, statuses, base, device), first)
 
@@ -73,6 +84,21 @@ def pace_of(campaign: Campaign, statuses: Mapping[str, str], base: BaseRecord, d
 def pack_seconds(study: Study, base: BaseRecord, pace: Pace, pack: Pack) -> float:
     """How long a pack takes at this pace."""
     return pace.seconds(forecast.pack_work(study, base, pack), forecast.pack_counts(study, pack))
+
+
+def _threads(campaign: Campaign, device: Device) -> int:
+    return campaign.study.threads if device.kind == "cpu" else 1
+
+
+def _svd_seconds(campaign: Campaign, state: State, device: Device) -> float:
+    """Decomposing the base, for intruder dimensions and the starts that ask for it, where this cache has not got it."""
+    study, source = campaign.study, campaign.model
+    packs = [pack for pack in state.todo if any(forecast.takes_spectra(study, trial.recipe) for trial in pack.trials)]
+    chosen = {frozenset(pack.adapter.targets): pack for pack in packs}
+    absent = (pack for targets, pack in chosen.items()
+              if find(paths.cache_dir() / "spectra", Wanted(source.digest, study.dtype, targets)) is None)  # fmt: skip
+    whole = sum(pack.shares.decomposed.matrices for pack in absent) * parameters(source.path)
+    return SVD_SECONDS[device.kind] * whole / _threads(campaign, device)
 
 
 def _measured(base: BaseRecord, device: Device) -> bool:

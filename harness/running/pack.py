@@ -46,6 +46,7 @@ from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_che
 from harness.store.records import BaseRecord, TrialRecord
 from harness.store.results import read_base, unless_finished, write_trial
 from harness.study import forecast
+from harness.study.inspection import When
 from harness.study.plan import Pack, PlannedTrial, Row
 from harness.study.seeds import derive
 
@@ -152,6 +153,7 @@ class PackRun:
         losses: list[torch.Tensor] = []
         with self._clock("train"):
             self.rows.begin_task(stage, examples)
+        self._advance(self._inspected(stage, "start", "begin"), self._training(stage), stage)
         self.ledger.count_read(stage, 0, self.rows.take_read_tokens())
         if stage:
             self._score_students(stage, 0)
@@ -164,10 +166,14 @@ class PackRun:
                 self._score_students(stage, stop)
         with self._clock("train"):
             self.rows.end_task()
+        self._advance(self._inspected(stage, "end"), self._training(stage), stage)
         self.ledger.count_read(stage, count, self.rows.take_read_tokens())
         self.ledger.eager, self.ledger.joined = self.rows.trunk.failed, self.rows.model.joins
         self._score_students(stage, count)
         self.ledger.take_losses(torch.stack(losses, dim=1).tolist())
+
+    def _inspected(self, stage: int, *whens: When) -> float:
+        return sum(forecast.inspection_units(self.base, self.pack, stage, *whens).values())
 
     def _training(self, stage: int) -> str:
         slowly = " (without graphs)" if self.rows.trunk.failed else ""

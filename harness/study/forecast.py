@@ -6,13 +6,15 @@ being done.  How long a unit of each kind of work takes is for :mod:`harness.stu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.store.records import BaseRecord
 from harness.study.config import AdapterSettings, Study
+from harness.study.inspection import Inspection, When
 from harness.study.memory import TABLE_RANK
-from harness.study.methods import LossLike
+from harness.study.methods import LossLike, RecipeLike
 from harness.study.plan import Pack, PlannedTrial, Row
 
 #: Cost of training on a token, in tokens of scoring: 3 by FLOPs, and the padding and short passes of the quick study (2
@@ -33,10 +35,15 @@ DENSE_INTRUDERS = 8.0
 #: Cost of a token under a full change over that under factors of rank 8, by products as large as the base's, which are
 #: not measured: in training 5 for 2 (the change forward, back, and its own gradient), in scoring 2 for 1.
 DENSE_TRAIN, DENSE_SCORE = 2.5, 2.0
+#: A token that is read at an end of a task: a pass, and the second moments of what every matrix reads.
+READ_UNITS = 2.0
+#: Cost of a multiply-add in fp64, where starts and rules decompose, over one of a pass (135M on 2 CPU cores).
+PRODUCT_UNITS = 4.0
 #: Work that does not depend on tokens: loading a model and building requests, in forward tokens.
 START_UNITS = 5000.0
 
-Activity = Literal["train", "score", "analysis"]
+#: What is decomposed at the ends of tasks takes the time of training, at a pace of its own.
+Activity = Literal["train", "score", "analysis", "decompose"]
 #: What a part of the work is done with: low-rank factors; these and vectors beside them; full matrices; low-rank
 #: factors of students that sample.
 Kind = Literal["low-rank", "scaled", "dense", "sampling"]
@@ -130,6 +137,40 @@ def stage_train_units(base: BaseRecord, pack: Pack, stage: int) -> float:
     return pack.examples[stage] * train_weight(pack, stage) * sum(tokens)
 
 
+def inspection_units(base: BaseRecord, pack: Pack, stage: int, *whens: When) -> dict[Activity, float]:
+    """What is read and decomposed at these ends of task number ``stage``, by all rows."""
+    read = decomposed = 0.0
+    sizes = pack.shares.decomposed
+    for row, inspection in _inspections(pack, stage, whens):
+        tokens = inspection.tokens(row.examples[stage], base.train_tokens[row.stream[stage]], sizes)
+        read += tokens * (TRAIN_UNITS if inspection.gradient else READ_UNITS)
+        decomposed += inspection.products(sizes)
+    return {"train": read * adapter_weight(pack, stage), "decompose": PRODUCT_UNITS * decomposed}
+
+
+def _inspections(pack: Pack, stage: int, whens: tuple[When, ...]) -> Iterator[tuple[Row, Inspection]]:
+    """Those at these ends of a task; with the first one, adapters that are alike start once for rows of one seed."""
+    started: set[tuple[int, str]] = set()
+    for row in pack.rows:
+        recipe = row.trials[0].recipe_at(stage)
+        parts = [*recipe.updates]
+        start = (row.init_seed, repr(recipe.adapter))
+        if stage == 0 and start not in started:
+            parts.append(recipe.adapter)
+            started.add(start)
+        elif stage and recipe.between in ("reinit", "fresh"):
+            parts.append(recipe.adapter)
+        yield from ((row, each) for part in parts for each in part.inspects if each.when in whens)
+
+
+def takes_spectra(study: Study, recipe: RecipeLike) -> bool:
+    """Whether trials of this recipe look at the SVDs of the base's matrices."""
+    if recipe.adapter is None:
+        return False
+    own = any(part.takes_spectra for part in (recipe.adapter, *recipe.updates))
+    return own or study.scoring.intruders_after != "never"
+
+
 def scores_probes(study: Study, stage: int, stages: int) -> bool:
     return study.scoring.probes_after == "every_task" or stage == stages - 1
 
@@ -158,8 +199,12 @@ def pack_work(study: Study, base: BaseRecord, pack: Pack) -> dict[Effort, float]
     most = min(kinds, key=SCORED.index)
     taken = sum(takes_intruders(study, stage, len(stages)) for stage in stages)
     scores = (_row_scores(study, base, pack, row, stage) for stage in stages for row in pack.rows)
+    trained = trained_kind(pack.trials[0])
+    beside = [inspection_units(base, pack, stage, "start", "begin", "end") for stage in stages]
+    steps = sum(stage_train_units(base, pack, stage) for stage in stages)
     return {
-        ("train", trained_kind(pack.trials[0])): sum(stage_train_units(base, pack, stage) for stage in stages),
+        ("train", trained): steps + sum(each["train"] for each in beside),
+        ("decompose", trained): sum(each["decompose"] for each in beside),
         ("score", most): sum(scores),
         ("analysis", most): taken * sum(intruder_units(pack.adapter, kind) for kind in kinds),
     }

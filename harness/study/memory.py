@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,31 @@ AVERAGE_COPIES = 1.3
 
 
 @dataclass(frozen=True)
+class Decomposed:
+    """What it takes to decompose the matrices that an adapter adapts, or what they read; nothing where not known.
+
+    Matrices of one block that are equally wide count as readers of one input.  That is so of q, k, v, gate and up; o
+    may be as wide and reads another, a twentieth of all there is to decompose.
+    """
+
+    widest: int = 0  #: inputs of the widest matrix
+    layers: int = 1
+    moments: int = 0  #: numbers of the second moments of what each matrix reads
+    inputs: float = 0.0  #: n^3 of every input, over the model's numbers
+    matrices: float = 0.0  #: m n min(m, n) of every matrix [m, n], likewise
+
+
+@dataclass(frozen=True)
 class Shares:
     """What an adapter's numbers are of the model's; nothing where that is not known."""
 
     factors: float = 0.0  #: of its factors
     matrices: float = 1.0  #: of the matrices that it adapts: what a dense change of them all would have
+    decomposed: Decomposed = Decomposed()
 
     def times(self, ranks: float) -> Shares:
         """Those with factors of so many times the rank."""
-        return Shares(self.factors * ranks, self.matrices)
+        return replace(self, factors=self.factors * ranks)
 
 
 #: Of an adapter of which nothing is known.
@@ -82,12 +98,25 @@ def shares_of(model: Path) -> Callable[[AdapterSettings], Shares]:
 
     def shares(adapter: AdapterSettings) -> Shares:
         kinds = {f"{target}.weight" for target in adapter.targets}
-        adapted = [shape for name, shape in shapes.items() if ".".join(name.split(".")[-2:]) in kinds]
+        adapted = {name: shape for name, shape in shapes.items() if ".".join(name.split(".")[-2:]) in kinds}
         if not whole or not adapted:
             return UNKNOWN
-        return Shares(adapter.rank * sum(map(sum, adapted)) / whole, sum(map(math.prod, adapted)) / whole)
+        numbers, sizes = sum(map(math.prod, adapted.values())), sum(map(sum, adapted.values()))
+        return Shares(adapter.rank * sizes / whole, numbers / whole, _decomposed(adapted, whole))
 
     return shares
+
+
+def _decomposed(shapes: Mapping[str, Sequence[int]], whole: int) -> Decomposed:
+    """``shapes`` are those of the adapted matrices by name, ``whole`` the model's numbers."""
+    blocks = {(name.rsplit(".", 2)[0], shape[1]) for name, shape in shapes.items()}
+    return Decomposed(
+        widest=max(n for _, n in shapes.values()),
+        layers=len({next((part for part in name.split(".") if part.isdigit()), "-") for name in shapes}),
+        moments=sum(n**2 for _, n in shapes.values()),
+        inputs=sum(n**3 for _, n in blocks) / whole,
+        matrices=sum(m * n * min(m, n) for m, n in shapes.values()) / whole,
+    )
 
 
 def dense_rows(study: Study, model: Path, kind: str) -> Callable[[float], int]:

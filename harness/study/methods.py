@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 from pydantic import BaseModel
 
 from harness.store.records import Between, Facts
+from harness.study.inspection import Inspection
 
 
 class AdapterLike(Protocol):
@@ -29,6 +30,16 @@ class AdapterLike(Protocol):
     @property
     def reads_text(self) -> str | None:
         """The task whose unscored text its start looks at."""
+        ...
+
+    @property
+    def takes_spectra(self) -> bool:
+        """Whether its start looks at the SVDs of the base's matrices."""
+        ...
+
+    @property
+    def inspects(self) -> Sequence[Inspection]:
+        """What its start reads and decomposes beside these."""
         ...
 
     @property
@@ -67,6 +78,16 @@ class AverageLike(Hashable, Protocol):
 class UpdateLike(Protocol):
     @property
     def dense_copies(self) -> float: ...
+    @property
+    def takes_spectra(self) -> bool:
+        """Whether it looks at the SVDs of the base's matrices."""
+        ...
+
+    @property
+    def inspects(self) -> Sequence[Inspection]:
+        """What it reads and decomposes at the ends of tasks."""
+        ...
+
     def room(self, shape: tuple[int, int]) -> int | None:
         """The largest rank that a matrix of this shape has directions for; None: any will do."""
         ...

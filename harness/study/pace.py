@@ -73,22 +73,33 @@ class Sample:
 def learn(samples: Iterable[Sample], first: Pace) -> Pace:
     """The median over samples, for each part and kind of work that they have; for what they lack, the ``first`` pace.
 
-    What samples cost beside their units is in their seconds.
+    What samples cost beside their units is in their seconds.  What is decomposed is in those of training, and is taken
+    off them at the first pace: no record tells the two apart.
     """
     ratios: dict[Effort, list[float]] = {}
     count = 0
     for sample in samples:
         count += 1
+        decomposed = sum(first.of(each) * units for each, units in sample.work.items() if each[0] == "decompose")
         for work, units in sample.work.items():
-            seconds = _seconds(sample.costs, work[0])
+            seconds = _seconds(sample.costs, work[0], decomposed)
             if units and seconds:
                 ratios.setdefault(work, []).append(seconds / units)
     known = {work: statistics.median(each) for work, each in ratios.items()}
     return replace(first, known=known, records=count if ratios else 0)
 
 
-def _seconds(costs: Costs, part: Activity) -> float | None:
-    return {"train": costs.train_seconds, "score": costs.score_seconds, "analysis": costs.analysis_seconds}[part]
+def _seconds(costs: Costs, part: Activity, decomposed: float) -> float | None:
+    """What a part of the work took; of training without what was ``decomposed`` at the ends of tasks."""
+    match part:
+        case "train":
+            return None if costs.train_seconds is None else max(0.0, costs.train_seconds - decomposed)
+        case "score":
+            return costs.score_seconds
+        case "analysis":
+            return costs.analysis_seconds
+        case "decompose":
+            return None
 
 
 def longest_first(packs: Sequence[Pack], seconds: Callable[[Pack], float]) -> tuple[Pack, ...]:

@@ -191,6 +191,13 @@ def test_what_no_run_here_would_read_is_not_made(fetch, folder, changes):
     assert not folder.exists()
 
 
+def test_without_intruders_only_starts_need_them(fetch, folder, decomposed):
+    arms = {"lora": {}, "milora": {"adapter": {"targets": ["q_proj", "v_proj"]}}}
+    (said,) = fetch(methods=arms, scoring={"items": 4, "intruders_after": "never"})[-1:]
+    assert "decomposed for adapters' starts" in said
+    assert sum(decomposed) == 4, "of two layers"
+
+
 def test_another_dtype_and_other_weights_have_other_files(fetch, folder, model):
     fetch()
     fetch(dtype="bfloat16")

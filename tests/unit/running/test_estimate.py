@@ -17,11 +17,13 @@ from harness.running.estimate import forecast_left, pace_of
 from harness.store.results import read_base
 from harness.study import forecast
 from harness.study.halving import halves
+from harness.study.inspection import FEW_VECTORS
+from harness.study.memory import adapted
 from harness.study.stack import Device
 
 GPU = Device("cuda", "a card", 80.0)
 #: In this order the last pack is the longest.
-METHODS = {"lora": {}, "dora": {}, "lora_ema_product": {}, "sdft": {}, "full_finetune": {}}
+METHODS = {"lora": {}, "dora": {}, "lora_ema_product": {}, "sdft": {}, "inflora": {}, "full_finetune": {}}
 STUDY = TOY | {
     "methods": METHODS, "training": {"examples": 16, "batch": 8}, "scoring": {"items": 8, "curve": []},
 }  # fmt: skip
@@ -55,8 +57,9 @@ def test_packs_run_longest_first_and_keep_their_outcomes(tmp_path):
     assert sorted(first) == sorted(packs)
     base = read_base(found.folder, json.loads((found.folder / "base.json").read_text())["key"])
     assert base is not None
-    units = [forecast.pack_units(found.study, base, packs[name]) for name in first]
-    assert units == sorted(units, reverse=True)
+    pace = pace_of(found, {}, base, campaigns.CPU)
+    seconds = [estimate.pack_seconds(found.study, base, pace, packs[name]) for name in first]
+    assert seconds == sorted(seconds, reverse=True)
     assert first != list(packs)
     assert second == [half.name for half in halves(fails)], "of the pack that failed, and alike: in their order"
 
@@ -116,3 +119,27 @@ def test_a_gpu_is_as_fast_as_was_measured(tmp_path):
     pace = pace_of(found, {}, base, GPU)
     (pack,) = found.plan.packs
     assert 9 < estimate.pack_seconds(found.study, base, pace, pack) < 14, "two tasks where quick has three"
+
+
+def test_a_first_forecast_counts_decomposing_the_base(tmp_path, monkeypatch):
+    found = load(tmp_path, methods={"lora": {}, "milora": {}}, scoring={"intruders_after": "never"})
+
+    def seconds() -> float:
+        return forecast_left(found, campaigns_run.read_state(found), campaigns.CPU).seconds
+
+    absent = seconds()
+    monkeypatch.setattr(estimate, "find", lambda cache, wanted: cache)
+    shapes = adapted(found.model.path, found.study.adapter.targets).values()
+    whole = sum(m * n * min(m, n) for m, n in shapes)
+    assert absent - seconds() == pytest.approx(estimate.SVD_SECONDS["cpu"] * whole / found.study.threads)
+
+
+def test_a_forecast_counts_what_starts_decompose(tmp_path):
+    found = load(tmp_path, methods={"lora_null": {"text": "toy_text", "text_tokens": 300}})
+    base = estimate._guessed_base(found)
+    pace = pace_of(found, {}, base, campaigns.CPU)
+    (pack,) = found.plan.packs
+    widths = {(name.rsplit(".", 1)[0], n) for name, (_, n) in adapted(found.model.path, pack.adapter.targets).items()}
+    units = forecast.pack_work(found.study, base, pack)["decompose", "low-rank"]
+    products = FEW_VECTORS * sum(n**3 for _, n in widths)
+    assert pace.guessed["decompose"] * units == pytest.approx(5e-11 * products / found.study.threads)

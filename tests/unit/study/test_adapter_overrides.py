@@ -142,6 +142,20 @@ def test_an_adapter_s_numbers_are_those_of_its_rank_and_targets(tmp_path):
     assert shares(AdapterSettings(rank=2, targets=QV)).matrices == pytest.approx(5000 / whole)
 
 
+def test_what_there_is_to_decompose_is_counted_by_hand(tmp_path):
+    shapes = {
+        f"model.layers.{i}.{name}.weight": shape
+        for i in range(2)
+        for name, shape in {"attn.q_proj": [60, 40], "attn.k_proj": [20, 40], "mlp.down_proj": [40, 90]}.items()
+    }
+    whole = 2 * (60 * 40 + 20 * 40 + 40 * 90) + 1000
+    found = memory.shares_of(a_model(tmp_path, shapes | {"model.embed.weight": [100, 10]}))(AdapterSettings())
+    assert found.times(2).decomposed == found.decomposed == memory.Decomposed(
+        widest=90, layers=2, moments=2 * (40**2 + 40**2 + 90**2),
+        inputs=2 * (40**3 + 90**3) / whole, matrices=2 * (60 * 40**2 + 20**2 * 40 + 40**2 * 90) / whole,
+    )  # fmt: skip
+
+
 def test_large_adapters_have_smaller_packs():
     inputs = Inputs("model", {t: t for t in TASKS}, {name: name for name in methods()})
     given = {

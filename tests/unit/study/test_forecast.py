@@ -6,22 +6,24 @@ import pytest
 
 from harness.method.registry import methods
 from harness.store.records import BaseRecord, BaseScore
-from harness.study import forecast
-from harness.study.config import Study
+from harness.study import forecast, inspection
+from harness.study.config import ScoringSettings, Study, TrainingSettings
+from harness.study.memory import UNKNOWN, Decomposed, Shares
 from harness.study.plan import Inputs, Pack, build_plan
 
-TASKS = {"a": 50.0, "b": 20.0}
+TASKS, TEXT = {"a": 50.0, "b": 20.0}, {"plain_text": "text"}
 SCORE = BaseScore(
     metric="acc", higher_is_better=True, items=10, chance=0.5, score=0.5, stderr=0.1, correct=None, tokens=900
 )
 BASE = BaseRecord(key="k", scores={}, train_tokens=TASKS, score_seconds=1.0, peak_memory_gib=1.0)
 
 
-def packed(**given: dict) -> tuple[Study, Pack]:
+def packed(shares: Shares = UNKNOWN, between: str = "continue", **given: dict) -> tuple[Study, Pack]:
     """The one pack of two seeds of these methods."""
-    study = Study(model="m", seeds=(0, 1), streams={"s": tuple(TASKS)}, methods=given)
-    inputs = Inputs("model", dict.fromkeys(TASKS, "task"), dict.fromkeys(given, "source"))
-    (pack,) = build_plan(study, methods(), inputs, 8, "s.yaml").packs
+    training = TrainingSettings(between_tasks=between)
+    study = Study(model="m", seeds=(0, 1), streams={"s": tuple(TASKS)}, methods=given, training=training)
+    inputs = Inputs("model", dict.fromkeys(TASKS, "task"), dict.fromkeys(given, "source"), text_digests=TEXT)
+    (pack,) = build_plan(study, methods(), inputs, 8, "s.yaml", None, lambda _: shares).packs
     return study, pack
 
 
@@ -90,7 +92,7 @@ def test_dense_changes_have_costs_of_their_own():
 def test_work_of_a_pack_with_both_is_of_the_most_costly():
     study, pack = packed(lora={}, lora_ema_product={})
     base = BASE.model_copy(update={"scores": dict.fromkeys(TASKS, SCORE)})
-    assert set(forecast.pack_work(study, base, pack)) == {
+    assert {effort for effort, units in forecast.pack_work(study, base, pack).items() if units} == {
         ("train", "low-rank"), ("score", "dense"), ("analysis", "dense"),
     }  # fmt: skip
 
@@ -106,3 +108,74 @@ def test_the_passes_of_a_step_are_counted(method):
     counts = forecast.pack_counts(*packed(**{method: {}}))
     assert (counts.passes, counts.samples) == COUNTS[method]
     assert (counts.tasks, counts.steps) == (2, 2 * 512 // 8), "of a pack, however many rows it has"
+
+
+# -- what is read and decomposed at the ends of tasks -----------------------------------------------------------------
+
+#: Two layers of q [100, 40] and down [40, 100] in a model of 1000 numbers.
+SIZES = Decomposed(widest=100, layers=2, moments=2 * (40**2 + 100**2), inputs=2128.0, matrices=640.0)
+#: Who starts from the base's singular directions, or looks for what is none of them.
+SPECTRAL = {"pissa", "milora", "mica", "osf", "mitigate_between"}
+
+
+def beside(method: str, between: str = "continue", **settings) -> list[dict[str, tuple[float, float]]]:
+    """(tokens, fp64 products over the model's numbers) of two seeds at the ends of both tasks, where there are any."""
+    _, pack = packed(Shares(decomposed=SIZES), between, **{method: settings})
+    found = []
+    for stage in range(2):
+        units = {end: forecast.inspection_units(BASE, pack, stage, end) for end in ("start", "begin", "end")}
+        found.append({
+            end: (each["train"] / forecast.READ_UNITS, each["decompose"] / forecast.PRODUCT_UNITS)
+            for end, each in units.items() if any(each.values())
+        })  # fmt: skip
+    return found
+
+
+def test_reading_and_decomposing_is_work_as_methods_declare_it():
+    """Of two rows: text for a covariance, a task's first tokens, the examples of a Fisher information."""
+    few, many = 2 * 2 * SIZES.inputs, 2 * 7 * SIZES.inputs
+    assert beside("lora") == [{}, {}]
+    assert beside("lora_null") == [{"start": (2 * 8192, few)}, {}]
+    assert beside("lora_null", "reinit", text_tokens=300) == [{"start": (600, few)}] * 2
+    assert beside("corda", text_tokens=300) == [{"start": (600, 2 * 3.5 * SIZES.matrices)}, {}]
+    assert beside("inflora", input_tokens=20000) == [
+        {"begin": (2 * 20000, few), "end": (2 * 20000, many)},
+        {"begin": (2 * 512 * 20, few), "end": (2 * 512 * 20, many)},
+    ], "a task has no more than its examples"
+    assert beside("eva", eva_tokens=30) == [{"start": (2 * 10 * 50, 2 * 1.3 * SIZES.matrices)}, {}]
+    over = forecast.TRAIN_UNITS / forecast.READ_UNITS
+    assert beside("lora_ewc", fisher_examples=8) == [{"end": (2 * 8 * n * over, 0)} for n in TASKS.values()]
+
+
+def test_rows_of_one_seed_start_once_with_the_first_task():
+    for between, later in (("continue", 0), ("reinit", 4)):
+        _, pack = packed(UNKNOWN, between, corda={"learning_rate": [1e-4, 2e-4], "text_tokens": 300})
+        assert len(pack.rows) == 4
+        read = [forecast.inspection_units(BASE, pack, stage, "start")["train"] for stage in range(2)]
+        assert [units / forecast.READ_UNITS for units in read] == [2 * 300, later * 300]
+
+
+def test_a_text_is_read_again_where_moments_have_no_place(monkeypatch):
+    monkeypatch.setattr(inspection, "MOMENT_BYTES", 4 * SIZES.moments - 1)
+    assert beside("lora_null", text_tokens=300)[0]["start"][0] == 2 * 2 * 300
+    monkeypatch.setattr(inspection, "MOMENT_BYTES", 1)
+    assert beside("lora_null", text_tokens=300)[0]["start"][0] == 2 * 2 * 300, "a layer at a time"
+
+
+def test_all_of_it_is_in_the_work_of_a_pack():
+    study, pack = packed(Shares(decomposed=SIZES), inflora={})
+    base = BASE.model_copy(update={"scores": dict.fromkeys(TASKS, SCORE)})
+    work = forecast.pack_work(study, base, pack)
+    ends = [forecast.inspection_units(BASE, pack, stage, "start", "begin", "end") for stage in range(2)]
+    steps = sum(forecast.stage_train_units(BASE, pack, stage) for stage in range(2))
+    assert work["train", "low-rank"] == pytest.approx(steps + sum(each["train"] for each in ends))
+    assert work["decompose", "low-rank"] == pytest.approx(sum(each["decompose"] for each in ends))
+
+
+def test_who_looks_at_the_base_s_decompositions_says_so():
+    study = Study(model="m", seeds=(0,), streams={"s": ("a",)}, methods={"lora": {}})
+    without = study.model_copy(update={"scoring": ScoringSettings(intruders_after="never")})
+    for name, method in methods().items():
+        recipe = method.compose(method.settings().resolved(64))
+        assert forecast.takes_spectra(study, recipe) == (recipe.adapter is not None), name
+        assert forecast.takes_spectra(without, recipe) == (name in SPECTRAL), name

@@ -29,6 +29,16 @@ def test_each_kind_has_the_median_of_its_records():
     assert pace.seconds(LOW, ONE) == pytest.approx(7.0 * START_UNITS + 20 + 5 + 1)
 
 
+def test_what_is_decomposed_has_a_pace_of_its_own():
+    starts: dict[Effort, float] = LOW | {("decompose", "low-rank"): 40.0}
+    first = Pace(7.0, guessed={"decompose": 0.5})
+    pace = learn([sample(starts, 30)], first)
+    assert pace.of(("train", "low-rank")) == pytest.approx((30 - 20) / 100)
+    assert pace.of(("decompose", "dense")) == 0.5
+    assert pace.seconds(starts, ONE) == pytest.approx(7.0 * START_UNITS + 30 + 5 + 1)
+    assert first.seconds(starts, ONE) - first.seconds(LOW, ONE) == pytest.approx(20)
+
+
 def test_a_kind_without_records_takes_the_pace_of_its_part():
     pace = learn([sample(LOW, 10)], Pace(7.0))
     assert pace.of(("train", "sampling")) == pytest.approx(0.1)
