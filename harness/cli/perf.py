@@ -139,6 +139,25 @@ def campaign(
 
 
 @app.command()
+def slots(
+    count: Annotated[int, typer.Option("--slots", min=2, max=64, help="GPUs, or shares of a CPU's cores.")] = 2,
+    packs: Annotated[int, typer.Option("--packs", min=1, max=MOST_ROWS, help="Equal packs.")] = 16,
+    rows: Annotated[int, typer.Option("--rows", min=0, max=MOST_ROWS, help="Rows of a pack; 0: 8, or 1 small.")] = 0,
+    model: Annotated[str | None, model_option("Catalogue name or folder; left out: SmolLM2-135M; small: tiny.")] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, max=MOST_ROWS, help="Times that each is run.")] = 1,
+    small: Small = False,
+    out: PerfFolder = Path("results/perf"),
+) -> None:
+    """The same packs in one slot and in several at a time: how much sooner the several are through."""
+    from harness.executors.hardware import has_gpu
+    from harness.perf.slots import Settings, main
+
+    small = small or not has_gpu()
+    chosen = model or ("tiny-random-llama" if small else DEFAULT_MODEL)
+    main(Settings(chosen, count, packs, rows or (1 if small else 8), 256 if small else 1024, repeats), out)
+
+
+@app.command()
 def verbs(
     study: Annotated[str, typer.Option("--study", help="The study whose plan, status and run are timed.")] = "quick",
     results: Annotated[Path | None, typer.Option("--results", help="Its results, if not results/<study>.")] = None,

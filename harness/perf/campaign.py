@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,7 @@ from harness.data.tasks import prepare_task
 from harness.engine.environment import device_name
 from harness.errors import InputError
 from harness.perf.campaign_peers import peers_way
-from harness.perf.common import save, this_device
+from harness.perf.common import run_apart, save, this_device
 from harness.perf.peers import missing
 from harness.reading import read_yaml
 from harness.store.results import read_trials
@@ -98,7 +95,7 @@ def _ours(folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "harness.cli.traced_run", str(parts), *words]
     environment = os.environ | {"LORABENCH_CACHE": str(_cold_cache(folder / "cache"))}
     start = time.perf_counter()
-    status = _run(command, environment, log)
+    status = run_apart(command, environment, log)
     seconds = time.perf_counter() - start
     if status or not (results / "report.html").is_file():
         raise InputError(
@@ -127,17 +124,3 @@ def _cold_cache(folder: Path) -> Path:
         if entry.name not in COLD:
             (folder / entry.name).symlink_to(entry)
     return folder
-
-
-def _run(command: list[str], environment: dict[str, str], log: Path) -> int:
-    """Its status; whatever happens here, neither it nor what it has started is left behind."""
-    with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-        )
-        try:
-            return process.wait()
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()

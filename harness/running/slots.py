@@ -7,21 +7,9 @@ of a place is told by the times alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from harness.executors.interface import Span
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Seconds of one slot from its first pack to the end of the run's last pack, in any slot."""
-
-    place: str
-    packs: int
-    seconds: float
-    between: float  #: without a pack, while there was another to come
-    loading: float  #: a pack loaded what it needs
-    after: float  #: without a pack, with none to come
+from harness.store.slots import Slot
 
 
 def slots(spans: Iterable[Span]) -> list[Slot]:
@@ -43,4 +31,11 @@ def _slot(lane: list[Span], end: float) -> Slot:
     first, last = lane[0], lane[-1]
     between = last.ended - first.began - sum(span.ended - span.began for span in lane)
     loading = sum(span.ready - span.began for span in lane)
-    return Slot(first.place, len(lane), end - first.began, max(0.0, between), loading, end - last.ended)
+    return Slot(
+        place=first.place,
+        packs=len(lane),
+        seconds=end - first.began,
+        between=max(0.0, between),
+        loading=loading,
+        after=end - last.ended,
+    )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from harness.cli.show.screen import MOST_MESSAGES, MOST_ROWS, clock, damaged_lines, folded, print_json, screen, table
 from harness.cli.show.standing import view
-from harness.running.slots import Slot, slots
 from harness.store.records import FINAL, STATUSES
 from harness.store.results import read_manifest, read_some
+from harness.store.slots import Slot
 from harness.store.standing import Standing
 from harness.store.survey import Survey
 from harness.store.tuning import FILE, Tuning
@@ -42,7 +42,7 @@ def show_outcome(campaign: Campaign, before: State, state: State) -> None:
         if len(messages) > MOST_MESSAGES:
             screen.print(f"  and {len(messages) - MOST_MESSAGES:,} more: lorabench report shows them")
         screen.print(f"  what each pack did: {campaign.folder / 'logs'}")
-    _show_slots(slots(state.spans))
+    _show_slots(state.slots)
 
 
 def _show_slots(used: Sequence[Slot]) -> None:

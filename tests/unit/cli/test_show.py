@@ -16,10 +16,10 @@ from harness.cli import terminal
 from harness.cli.show import outcome, progress
 from harness.cli.show import screen as screens
 from harness.cli.show.standing import COLUMNS, SPARED
-from harness.executors.interface import Span
 from harness.running.campaign import State
 from harness.store import write_trial
 from harness.store.records import Failure
+from harness.store.slots import Slot
 from harness.store.standing import JobStanding, Standing
 from harness.store.survey import Survey
 from harness.store.tuning import Tuning
@@ -130,11 +130,12 @@ def test_many_long_messages_fill_a_screen_at_most(screen, tmp_path):
 
 
 def test_an_outcome_tells_how_long_slots_waited(screen, tmp_path):
-    spans = [Span(f"host{number} GPU 0", begin, begin + 2, begin + 9) for number in range(10) for begin in (0, 10)]
-    state = State({"a": "ok"}, {}, (), 0, spans=(*spans, Span("busy", 0, 0, 20), Span("busy", 20, 20, 25)))
+    slow = [Slot(place=f"gpu{n}", packs=2, seconds=25, between=1, loading=4, after=6) for n in range(10)]
+    busy = Slot(place="busy", packs=2, seconds=25, between=0, loading=0, after=0)
+    state = State({"a": "ok"}, {}, (), 0, slots=(busy, *slow))
     outcome.show_outcome(campaign("mine", tmp_path), state, state)
     said = screen.getvalue()
-    assert "host0 GPU 0: 2 packs in 0:25, idle 4.0% between them and 24.0% at the end, loading 16.0%" in said
+    assert "gpu0: 2 packs in 0:25, idle 4.0% between them and 24.0% at the end, loading 16.0%" in said
     assert "busy" not in said
     assert "and 3 more, idle less between packs" in said
 

@@ -15,6 +15,7 @@ from harness.data.paths import studies_dir
 from harness.errors import InputError
 from harness.perf import campaign, campaign_peers
 from harness.perf.campaign import Settings
+from harness.perf.common import run_apart
 from harness.study.load import load_study
 
 SMALL = Settings("smoke", 1, small=True)
@@ -43,7 +44,7 @@ def test_a_run_that_fails_is_no_time(tmp_path, monkeypatch, in_shared_cache):
         log.write_text("error: study.yaml: there is no such thing\n")
         return 2
 
-    monkeypatch.setattr(campaign, "_run", fails)
+    monkeypatch.setattr(campaign, "run_apart", fails)
     with pytest.raises(InputError, match=r"it ended with status 2: error: study\.yaml: there is no such thing"):
         campaign.main(SMALL, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -52,7 +53,7 @@ def test_a_run_that_fails_is_no_time(tmp_path, monkeypatch, in_shared_cache):
 def test_a_run_leaves_nothing_behind(tmp_path):
     """Nor what it has started."""
     code = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True)"
-    assert campaign._run([sys.executable, "-c", code], {}, tmp_path / "log") == 0
+    assert run_apart([sys.executable, "-c", code], {}, tmp_path / "log") == 0
     stat = Path("/proc", (tmp_path / "log").read_text().strip(), "stat")
     until = time.monotonic() + 10
     while time.monotonic() < until and stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
