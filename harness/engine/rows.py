@@ -1,35 +1,28 @@
 """The state of K rows that train side by side, from fresh adapters to scored weights and checkpoints.
 
-:mod:`harness.engine.step` says how one step changes it.
+:mod:`harness.engine.step` says how one step changes it, :mod:`harness.engine.task_ends` what starts and rules look at
+before and after a task.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from harness.analysis.intruders import Spectrum, spectrum
-from harness.engine.activations import Activations
 from harness.engine.adapters.bank import AdapterBank, layout_of
 from harness.engine.adapters.layout import Below, DenseLayout, Layout, joined
-from harness.engine.batches import Example, make_batch
+from harness.engine.batches import Example
 from harness.engine.model.packed import PackedModel, make_bank
 from harness.engine.optimizer import OptimizerSettings
-from harness.engine.passes import forward_backward
+from harness.engine.task_ends import TaskEnds, Texts
 from harness.engine.trunk import Trunk
-from harness.method.bound import BoundAverage, BoundOptimizer, BoundPart, BoundUpdate, CurrentTask, Start
-from harness.method.losses import cross_entropy
+from harness.method.bound import BoundAverage, BoundOptimizer, BoundPart, BoundUpdate, CurrentTask
 from harness.method.parts import Adapter, Average
 from harness.method.recipe import Recipe
-from harness.study.seeds import derive
-
-#: (task, seed) -> its unscored text, in the order of the seed.
-Texts = Callable[[str, int], Sequence[Example]]
 
 
 @dataclass(frozen=True)
@@ -81,12 +74,11 @@ class Rows:
         self.model, self.specs, self.settings = model, specs, settings
         self.trunk = Trunk(model)
         self.between = specs[0].recipe.between
-        self.spectra = spectra or (lambda: [spectrum(weight[None]) for _, weight in model.weights()])
-        self.texts = texts
-        self.read_tokens = [0] * len(specs)  #: by each row's parts at the ends of tasks, since these were last taken
         scaling = [row.adapter.scaling(rank, alpha) for row in specs]
         layout = layout_of(adapter, model.slots, rank)
         self.bank: AdapterBank = make_bank(model, layout, [row.init_seed for row in specs], scaling)
+        spectra = spectra or (lambda: [spectrum(weight[None]) for _, weight in model.weights()])
+        self.ends = TaskEnds(self.trunk, self.bank, spectra, texts)
         self.rates = torch.tensor([row.learning_rate for row in specs], device=model.device)
         self.factor = torch.ones((), dtype=torch.float64, device=model.device)  #: of the rates, in this step
         self.alive = torch.ones(len(specs), dtype=torch.bool, device=model.device)
@@ -104,7 +96,6 @@ class Rows:
         self.trains = _trained_sections(specs, layout)
         if self.trains is not None:
             self.trains = self.trains.to(model.device)
-        self._reading: list[tuple[int, Activations]] = []
         self.task: CurrentTask | None = None  #: None before the first has begun: nothing has its start
         self._bind()
 
@@ -135,52 +126,12 @@ class Rows:
 
     def _start(self, position: int, examples: Sequence[Sequence[Example]]) -> None:
         """Fresh adapters on what is frozen, and everything that goes with them: moments, rules, averages."""
-        bank = self.bank
-        before = bank.values.clone() if position else None
-        bank.draw([derive(row.init_seed, "task", position) if position else row.init_seed for row in self.specs])
-        below, found, alive = [], {}, self.alive.tolist()
-        for index, row in enumerate(self.specs):
-            if not alive[index]:  # it is not scored, and what it reads may not be finite
-                below += [torch.zeros_like(bank.values[index])] if row.adapter.puts_below else []
-                continue
-            left = None if before is None else before[index]
-            # With the first task, trials of one seed that differ in rate or rules alone start alike.
-            same = index if position else (row.init_seed, row.adapter, repr(row.adapter), _digest(examples[index]))
-            if same not in found:
-                found[same] = self._started(index, examples[index], left)
-            bank.values[index], under, read = found[same]
-            self.read_tokens[index] += read
-            below += [] if under is None else [under]
-        if below:
-            self._put_below(joined(bank.layout.frozen, bank.layout, torch.stack(below)))
+        below = self.ends.start(self.specs, position, examples, self.alive.tolist())
+        if below is not None:
+            self._put_below(joined(self.bank.layout.frozen, self.bank.layout, below))
         if self.starts is not None:
-            self.starts.copy_(bank.values)
+            self.starts.copy_(self.bank.values)
         self._bind(anew=bool(position))
-
-    def _started(
-        self, index: int, examples: Sequence[Example], before: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, int]:
-        """Where a row starts [P], what lies below that [P], and the tokens that were read for it."""
-        bank, row = self.bank, self.specs[index]
-        frozen = bank.layout.frozen.row(index) if bank.layout.frozen else None
-        layout, scaling = replace(bank.layout, frozen=frozen), float(bank.scaling[index])
-        nothing = torch.zeros(1, layout.size, device=bank.values.device)
-        inputs = Activations(self.model, layout, nothing, nothing[:, 0])
-        at = Start(layout, scaling, self.model, self.spectra, examples, before, inputs, partial(self._text, row))
-        values, below = _started(row.adapter, bank.values[index].clone(), at)
-        return values, below, inputs.tokens
-
-    def _text(self, row: RowSpec) -> Sequence[Example]:
-        """The text that a row's start looks at, in the order of its seed."""
-        task = row.adapter.reads_text
-        assert task is not None, "who starts from text says of which task"
-        assert self.texts is not None, "and is given it"
-        return self.texts(task, derive(row.init_seed, "text"))
-
-    def take_read_tokens(self) -> list[int]:
-        """Tokens that the parts of each row have read at the ends of tasks, since this was last asked."""
-        found, self.read_tokens = self.read_tokens, [0] * len(self.specs)
-        return found
 
     def _bind(self, *, anew: bool = False) -> None:
         """Parts at their start, of adapters that are at theirs; ``anew``: those that span tasks go on."""
@@ -298,31 +249,22 @@ class Rows:
         if "snapshot" in self.teacher_kinds and self.starts is not None:
             rows = [index for index, teacher in enumerate(self.teacher_kinds) if teacher == "snapshot"]
             self.starts[rows] = self.bank.values[rows]
-        self.task = CurrentTask(position, examples, self._likelihood_gradient, self._inputs_of, self.spectra)
+        self.task = self.ends.task(position, examples)
         for part in self._parts().values():
             part.begin_task(self.bank, self.task)
-        self._count_read()
+        self.ends.count_read()
 
     def end_task(self) -> None:
         """After its last step, before it is scored."""
         assert self.task is not None, "a task that ends has begun"
         for part in self._parts().values():
             part.end_task(self.bank, self.task)
-        self._count_read()
+        self.ends.count_read()
         self.trunk.end_task()
 
-    def _inputs_of(self, row: int) -> Activations:
-        """What the matrices of a row read, at its present values."""
-        bank, one = self.bank, slice(row, row + 1)
-        layout = replace(bank.layout, frozen=bank.layout.frozen.row(row) if bank.layout.frozen else None)
-        inputs = Activations(self.model, layout, bank.values[one], bank.scaling[one])
-        self._reading.append((row, inputs))
-        return inputs
-
-    def _count_read(self) -> None:
-        for row, inputs in self._reading:
-            self.read_tokens[row] += inputs.tokens
-        self._reading = []
+    def take_read_tokens(self) -> list[int]:
+        """Tokens that the parts of each row have read at the ends of tasks, since this was last asked."""
+        return self.ends.take_read_tokens()
 
     def _all_scored(self) -> Below:
         """What is scored of every row, as what the next adapters stand on."""
@@ -330,23 +272,6 @@ class Rows:
         values = torch.stack([entry.values for entry in scored])
         scaling = torch.tensor([entry.scaling for entry in scored], device=values.device)
         return joined(None, scored[0].layout, scored[0].layout.scaled(values, scaling))
-
-    def _likelihood_gradient(self, examples: Sequence[Sequence[Example]], asking: Sequence[int]) -> Tensor:
-        """[K, P]: the gradient of -log p(answers) of ``examples[k]``, summed over tokens, at the values of row k.
-
-        Rows that are not ``asking`` are read as well, since a pack's rows go side by side, but alone would not be.
-        """
-        bank, total = self.bank, None
-        for row in asking:
-            self.read_tokens[row] += sum(len(example.ids) for example in examples[row])
-        for each in make_batch(examples, 0, self.model.device).passes:
-            unweighted = replace(each, weight=torch.ones_like(each.weight))
-            _, gradient = forward_backward(
-                self.trunk, bank.layout, _given_answers, unweighted, bank.values, bank.scaling
-            )
-            total = gradient if total is None else total.add_(gradient)
-        assert total is not None
-        return total
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -384,32 +309,8 @@ class Rows:
             part.load({name: state[f"{prefix}.{name}"] for name in part.state()})
 
 
-def _started(adapter: Adapter, drawn: Tensor, at: Start) -> tuple[Tensor, Tensor | None]:
-    """(values [P], what lies below them [P]) of one trial at its start."""
-    start = adapter.start(drawn, at)
-    if isinstance(start, tuple) != adapter.puts_below:
-        raise TypeError(
-            f"{type(adapter).__name__}.start returns (values, what lies below them) where puts_below is true, and "
-            "values alone where it is not"
-        )
-    return start if isinstance(start, tuple) else (start, None)
-
-
-def _digest(examples: Sequence[Example]) -> bytes:
-    """Of what is trained on, and in which order."""
-    sha = hashlib.sha256()
-    for example in examples:
-        shown = b"" if example.shown is None else example.shown.tobytes()
-        sha.update(f"{len(example.ids)} {example.answer_start} {len(shown)} ".encode() + example.ids.tobytes() + shown)
-    return sha.digest()
-
-
 def _trained_sections(specs: Sequence[RowSpec], layout: Layout | DenseLayout) -> Tensor | None:
     """[K, 2], 1 where a row trains the columns of A, and the others; None where all rows train all."""
     if not any(row.adapter.fixes for row in specs) or isinstance(layout, DenseLayout):
         return None
     return torch.tensor([[float(row.adapter.fixes != name) for name in "AB"] for row in specs])
-
-
-def _given_answers(student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
-    return cross_entropy(student, target)
