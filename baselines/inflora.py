@@ -28,8 +28,7 @@ What deviates: M is held as one basis (the code holds its complement instead whe
 projection), the threshold stays where it is (the code lets it grow to 1 with the tasks, from 0.95 or 0.98), C is taken
 from the first ``input_tokens`` tokens of a task's examples, and all projections are adapted, not keys and values
 alone.  What is read counts as tokens of the trial; the decompositions take some 50 seconds of one core a task with all
-matrices of SmolLM2-135M.  On a stream of one task it is LoRA with a fixed A that its inputs
-chose.
+matrices of SmolLM2-135M.  On a stream of one task it is LoRA with a fixed A that its inputs chose.
 """
 
 from __future__ import annotations
@@ -42,8 +41,6 @@ from pydantic import Field
 
 from baselines.lora_fa import FixedA
 from harness.method import (
-    ALL_VECTORS,
-    FEW_VECTORS,
     BoundUpdate,
     CurrentTask,
     Inspection,
@@ -78,8 +75,8 @@ class FreeInputs(UpdateRule):
     @property
     def inspects(self) -> tuple[Inspection, ...]:
         return (
-            Inspection("begin", "tokens", self.tokens, inputs=FEW_VECTORS),
-            Inspection("end", "tokens", self.tokens, inputs=ALL_VECTORS),
+            Inspection("begin", "tokens", self.tokens, inputs=eigen.FEW),
+            Inspection("end", "tokens", self.tokens, inputs=eigen.ALL),
         )
 
     def room(self, shape: tuple[int, int]) -> int:

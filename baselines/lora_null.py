@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.method import FEW_VECTORS, Inspection, LowRank, Method, MethodSettings, Recipe, Start, eigen
+from harness.method import Inspection, LowRank, Method, MethodSettings, Recipe, Start, eigen
 from harness.method.lazy import torch
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class NullSpace(LowRank):
 
     @property
     def inspects(self) -> tuple[Inspection, ...]:
-        return (Inspection("start", "text", self.tokens, inputs=FEW_VECTORS),)
+        return (Inspection("start", "text", self.tokens, inputs=eigen.FEW),)
 
     @property
     def fixes(self) -> Literal["A"] | None:

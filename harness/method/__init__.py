@@ -35,11 +35,9 @@ from harness.method.parts import (
     Vector,
 )
 from harness.method.recipe import Method, MethodSettings, NoSettings, Recipe
-from harness.study.inspection import ALL_VECTORS, FEW_VECTORS, Inspection
+from harness.study.inspection import Inspection
 
 __all__ = [
-    "ALL_VECTORS",
-    "FEW_VECTORS",
     "AdamW",
     "Adapter",
     "Average",

@@ -17,9 +17,6 @@ When = Literal["start", "begin", "end"]
 LEAST_TOKENS, TOKENS_PER_INPUT = 8192, 6
 #: Tokens of an answer, where a reader asks for so many of answers: they have 1 to 5 in most tasks.  An estimate.
 ANSWER_TOKENS = 3
-#: Multiply-adds of the eigenvectors of a symmetric matrix [n, n] in fp64, in n^3: a few at one end, and all.  Measured
-#: against products of that size, 576 and 1536 on one thread: 1.8 and 1.8, 6.2 and 7.6.
-FEW_VECTORS, ALL_VECTORS = 2.0, 7.0
 #: Bytes of second moments that are held at once, but for those of one layer: where a model has more, what is read is
 #: read again for the next layers.  SmolLM2-135M takes half of it, so it reads once.
 MOMENT_BYTES = 10**9
@@ -36,8 +33,8 @@ class Inspection:
     reads: Literal["text", "tokens", "answers", "examples"] | None = None
     most: int = 0
     gradient: bool = False  #: whether what is read goes back through the model as well
-    #: What is decomposed, in multiply-adds of fp64: those for each input of n numbers over n^3 (``FEW_VECTORS`` of its
-    #: second moments, say), and those for each adapted matrix [m, n] over m n min(m, n).
+    #: What is decomposed, in multiply-adds of fp64: those for each input of n numbers over n^3 (``method.eigen`` says
+    #: what eigenvectors take), and those for each adapted matrix [m, n] over m n min(m, n).
     inputs: float = 0.0
     matrices: float = 0.0
 

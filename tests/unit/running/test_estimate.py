@@ -11,13 +11,13 @@ from campaigns import TOY
 
 from harness.executors.interface import Outcome, Watcher
 from harness.executors.local import LocalExecutor
+from harness.method import eigen
 from harness.running import campaign as campaigns_run
 from harness.running import estimate
 from harness.running.estimate import forecast_left, pace_of
 from harness.store.results import read_base
 from harness.study import forecast
 from harness.study.halving import halves
-from harness.study.inspection import FEW_VECTORS
 from harness.study.memory import adapted
 from harness.study.stack import Device
 
@@ -141,5 +141,5 @@ def test_a_forecast_counts_what_starts_decompose(tmp_path):
     (pack,) = found.plan.packs
     widths = {(name.rsplit(".", 1)[0], n) for name, (_, n) in adapted(found.model.path, pack.adapter.targets).items()}
     units = forecast.pack_work(found.study, base, pack)["decompose", "low-rank"]
-    products = FEW_VECTORS * sum(n**3 for _, n in widths)
+    products = eigen.FEW * sum(n**3 for _, n in widths)
     assert pace.guessed["decompose"] * units == pytest.approx(5e-11 * products / found.study.threads)
