@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
 from typing import Any
 
 from harness.errors import InputError, LorabenchError, unknown_name
@@ -115,6 +116,7 @@ def make_scored_task(
     Raises InputError for what lm-eval can't make or score, and for too few rows to take examples from.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    _compile_templates_once()
     if data.generated:
         choices = _make_task(data, splits)
         with trusted(f"task '{data.name}'"):
@@ -136,6 +138,14 @@ def make_scored_task(
     )
     _build_once(scored, prompting.arguments)
     return scored
+
+
+@cache
+def _compile_templates_once() -> None:
+    """lm-eval compiles a task's template anew for every row, which is half of what an example costs."""
+    from lm_eval.utils import env
+
+    setattr(env, "from_string", lru_cache(maxsize=1024)(env.from_string))  # noqa: B010 - a method to pyright
 
 
 def _make_task(data: TaskData, splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import lm_eval.utils
 import pytest
 
 from harness.errors import InputError
@@ -94,3 +95,15 @@ def test_only_a_new_way_of_answering_is_part_of_the_identity():
     """As it was before there was a choice, a trial is the one that it was."""
     assert "answers" not in ScoringSettings().identity
     assert ScoringSettings(answers="generated").identity == ScoringSettings().identity | {"answers": "generated"}
+
+
+def test_a_template_is_compiled_once_for_all_rows(monkeypatch):
+    compiled: list[str] = []
+    compile_it = lm_eval.utils.env.compile
+    counted = lambda source, *args, **kwargs: compiled.append(source) or compile_it(source, *args, **kwargs)  # noqa: E731
+    monkeypatch.setattr(lm_eval.utils.env, "compile", counted)
+    template = "{{text}} Is it any good?"
+    scored = suite(generated=False, doc_to_text=template).tasks["films"]
+    asked = [instance.args[0] for instance in scored.task.instances[::2]]
+    assert asked == [f"{row['text']} Is it any good?" for row in ROWS[2:]]
+    assert compiled.count(template) == 1
