@@ -229,7 +229,14 @@ def test_their_probes_are_tasks_of_lm_evals(tmp_path, monkeypatch):
         assert {tasks.load_task(name).kind for name in found.probes} == {"multiple_choice"}
 
 
-@pytest.mark.parametrize(("name", "model"), [("standard_cl14", "smollm2-135m-instruct"), ("standard_cl3", None)])
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("standard_cl14", "smollm2-135m-instruct"),
+        ("standard_cl14_order4", "smollm2-135m-instruct"),
+        ("standard_cl3", None),
+    ],
+)
 def test_the_studies_of_the_benchmarks_files_need_no_hub(name, model, tmp_path, monkeypatch):
     monkeypatch.setenv("LORABENCH_CL_BENCHMARK", str(tmp_path))
     study = load_study(paths.studies_dir() / f"{name}.yaml")
@@ -240,6 +247,15 @@ def test_the_studies_of_the_benchmarks_files_need_no_hub(name, model, tmp_path, 
         "frozen", "multitask", "single_task", "lora", "stable_lora", "lora_ema", "self_distill", "combined", "o_lora",
         "lora_ewc", "lora_replay",
     }  # fmt: skip
+
+
+def test_order_4_is_a_part_of_the_study_of_all_orders():
+    whole, part = (
+        load_study(paths.studies_dir() / f"{name}.yaml") for name in ("standard_cl14", "standard_cl14_order4")
+    )
+    assert part.streams == {"order4": whole.streams["order4"]}
+    same = {"name": "", "title": "", "streams": {}}
+    assert part.model_dump() | same == whole.model_dump() | same, "so that its trials are some of that study's"
 
 
 # -- published numbers ------------------------------------------------------------------------------------------------
