@@ -6,6 +6,7 @@ a step that is smaller than one they were given before.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from harness.store.records import TrialRecord
 Value = str | float | int | bool
 #: Step -> values by name.
 Points = dict[int, dict[str, float]]
+VERSION = "schema_version"  #: the column of leaderboard.csv that is no number of an arm
 BOARD = "board"  #: the run that has the final board
 
 
@@ -37,18 +39,26 @@ def series_of(study: StudyResults) -> Iterator[Series]:
     """Every finished trial of the study; its records hold their losses."""
     for trial in study.trials:
         spec = trial.record.spec
-        name = f"{spec.arm}/{spec.order}/seed{spec.seed}-{trial.record.fingerprint[:8]}".replace("@", "-")
-        yield Series(name, spec.arm, _settings(trial.record), sorted(_points(trial).items()))
+        name = _plain(f"{spec.arm}/{spec.order}/seed{spec.seed}-{trial.record.fingerprint[:8]}")
+        yield Series(name, spec.arm, _settings(trial.record), _named(_points(trial)))
 
 
 def board_of(study: StudyResults) -> Series:
-    """The board: ``<column>/<arm>`` for every number of ``leaderboard.csv``."""
+    """The board: ``<column>/<arm>`` for every number of ``leaderboard.csv``, signs such as @ as dashes."""
     values = {}
     for line in leaderboard_csv.table(leaderboard.rows(study), partial=study.partial):
-        arm = line["method"]
-        values |= {f"{column}/{arm}": float(each) for column, each in line.items()
-                   if isinstance(each, int | float) and not isinstance(each, bool)}  # fmt: skip
-    return Series(BOARD, BOARD, {"study": study.name, "trials": len(study.trials)}, [(0, values)])
+        values |= {f"{column}/{line['method']}": float(each) for column, each in line.items()
+                   if isinstance(each, int | float) and not isinstance(each, bool) and column != VERSION}  # fmt: skip
+    return Series(BOARD, BOARD, {"study": study.name, "trials": len(study.trials)}, _named({0: values}))
+
+
+def _plain(name: str) -> str:
+    """A name that is the same in every tracker: each refuses or replaces other signs, as @ and = of arms."""
+    return re.sub(r"[^A-Za-z0-9_./-]", "-", name)
+
+
+def _named(points: Points) -> list[tuple[int, dict[str, float]]]:
+    return [(step, {_plain(name): value for name, value in points[step].items()}) for step in sorted(points)]
 
 
 def _settings(record: TrialRecord) -> dict[str, Value]:

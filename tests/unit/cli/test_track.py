@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sqlite3
+import struct
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,7 +16,7 @@ from synthetic import QUICK, Folder, failed, quick
 from harness.report import leaderboard, leaderboard_csv
 from harness.report.series import board_of, series_of
 from harness.report.study import gather
-from harness.store import write_trial
+from harness.store import read_trials, write_trial
 from harness.store.packed import Floats
 
 LOSSES = tuple(Floats.of([2.0 - 0.1 * step - task for step in range(12)]) for task in range(3))
@@ -112,6 +118,115 @@ def test_what_can_t_be_logged(folder, in_process, monkeypatch, words, said):
     assert (status, out) == (2, "")
     assert said in err
     assert not (folder / "tensorboard").exists()
+
+
+def same_as_logged(folder: Path, found: dict[str, dict[tuple[str, int], float]]) -> None:
+    """The same runs with the same numbers as were handed to the tracker, the board among them."""
+    results = gather(read_trials(folder), where="here")
+    runs = [*series_of(results), board_of(results)]
+    assert found == {
+        run.name: {(name, step): pytest.approx(value) for step, values in run.points for name, value in values.items()}
+        for run in runs
+    }
+
+
+def test_names_are_those_that_every_tracker_takes():
+    odd = [record.model_copy(update={"spec": record.spec.model_copy(update={"setting": "rank=2,reinit"})})
+           for record in RECORDS]  # fmt: skip
+    found = gather(Folder(odd), where="here")
+    runs = [*series_of(found), board_of(found)]
+    names = {name for run in runs for _, values in run.points for name in values} | {run.name for run in runs}
+    assert "average_accuracy/lora-rank-2-reinit" in names
+    assert not [name for name in names if not re.fullmatch(r"[\w./-]+", name, re.ASCII)]
+
+
+def test_mlflow_has_what_was_logged(folder, in_process, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed (pip install 'lorabench[mlflow]')")
+    place = f"sqlite:///{folder.parents[1]}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
+    mlflow.set_tracking_uri(place)
+    status, out, err = in_process("log", "mine", "--to", "mlflow")
+    assert (status, out) == (0, "16 runs logged to mlflow\n"), err
+    client = mlflow.MlflowClient(place)
+    runs = client.search_runs([client.get_experiment_by_name(study().name).experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    same_as_logged(folder, {
+        run.info.run_name: {(name, each.step): each.value for name in run.data.metrics
+                            for each in client.get_metric_history(run.info.run_id, name)}
+        for run in runs
+    })  # fmt: skip
+
+
+def test_trackio_has_what_was_logged(folder, in_process, monkeypatch):
+    pytest.importorskip("trackio", reason="trackio is not installed (pip install 'lorabench[trackio]')")
+    from trackio import utils
+
+    place = folder / "trackio"
+    monkeypatch.setattr(utils, "TRACKIO_DIR", place)
+    monkeypatch.setattr("trackio.sqlite_storage.TRACKIO_DIR", place)
+    status, out, err = in_process("log", "mine", "--to", "trackio")
+    assert status == 0, err
+    assert out.endswith("16 runs logged to trackio\n")
+    (file,) = place.glob("*.db")
+    found: dict = {}
+    with closing(sqlite3.connect(file)) as base:
+        for run, step, text in base.execute("select run_name, step, metrics from metrics"):
+            found.setdefault(run, {}).update({(name, step): value for name, value in json.loads(text).items()})
+    same_as_logged(folder, found)
+
+
+def test_wandb_has_what_was_logged(folder, in_process, monkeypatch):
+    """Offline; its file is read by the format's own rules: blocks of 32 KiB, chunks with seven bytes of head."""
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed (pip install 'lorabench[wandb]')")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DIR", str(folder))
+    status, out, err = in_process("log", "mine", "--to", "wandb")
+    assert status == 0, err
+    assert out.endswith("16 runs logged to wandb\n")
+    wandb.teardown()  # which ends the process that writes
+    found: dict = {}
+    for file in folder.rglob("*.wandb"):
+        name, values = "", {}
+        for record in wandb_records(file.read_bytes()):
+            if record.WhichOneof("record_type") == "run":
+                name = record.run.display_name
+            if record.WhichOneof("record_type") == "history":
+                items = {item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                         for item in record.history.item}  # fmt: skip
+                step = items.get("_step", record.history.step.num)
+                values |= {(key, step): value for key, value in items.items() if not key.startswith("_")}
+        found[name] = values
+    same_as_logged(folder, found)
+
+
+def wandb_records(data: bytes) -> Iterator:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    at, whole = 7, b""
+    while at + 7 <= len(data):
+        if (room := 32768 - at % 32768) < 7:
+            at += room
+            continue
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        begins, ends = kind in (1, 2), kind in (1, 4)
+        whole = (b"" if begins else whole) + data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if ends:
+            yield Record.FromString(whole)
+
+
+def test_what_a_tracker_says_is_an_error_without_a_traceback(folder, in_process, monkeypatch):
+    from accelerate.tracking import TensorBoardTracker
+
+    def refuse(self, values, step):
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr(TensorBoardTracker, "log", refuse)
+    status, _, err = in_process("log", "mine", "--arm", "lora")
+    assert status == 1
+    assert "ConnectionError: nobody answers" in err
+    assert "0 logged before it" in err
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
