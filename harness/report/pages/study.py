@@ -27,8 +27,9 @@ from harness.report.text.board import CONTROLS, Column, columns, leaderboard_tab
 from harness.report.text.headline import headline
 from harness.report.text.mitigation import cause_tables
 from harness.report.text.notes import notes
+from harness.report.text.parameters import parameters
 from harness.report.text.table import Table, settings
-from harness.report.text.tables import parameters, tables
+from harness.report.text.tables import tables
 
 #: The most failures that are shown with their traceback; more would say nothing new.
 FAILURES = 40

@@ -49,8 +49,12 @@ def _size(study: StudyResults) -> str:
     trained = [arm for arm in study.arms if arm.records and arm.trains]
     if not trained:
         return ""
-    examples = {int(record.spec.training.get("examples", 0)) for arm in trained for record in arm.records}
-    items = {scores.items for arm in trained for record in arm.records for scores in record.tasks.values()}
+    records = [record for arm in trained for record in arm.records]
+    seen = {curve.examples[-1] for record in records for curve in record.curves}
+    # Before a trial has finished nothing tells how many of them its tasks have.
+    asked = {int(record.spec.training.get("examples", 0)) for record in records}
+    examples = _range(seen) if seen else f"At most {_range(asked)}"
+    items = {scores.items for record in records for scores in record.tasks.values()}
     tuned = sum(arm.tuned for arm in trained)
     how = (
         "every trained arm is tuned"
@@ -59,7 +63,7 @@ def _size(study: StudyResults) -> str:
         if not tuned
         else (f"{tuned} of {len(trained)} trained arms are tuned")
     )
-    return f"At most {_range(examples)} training examples and {_range(items)} scored items a task; {how}."
+    return f"{examples} training examples and {_range(items)} scored items a task; {how}."
 
 
 def _range(numbers: set[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from harness.errors import unknown_name
@@ -12,13 +13,15 @@ from harness.report.metrics import PRIMARY
 from harness.report.study import StudyResults
 from harness.report.text.answer import WILL_CHANGE, halfway
 from harness.report.text.board import Cell, Column, columns
-from harness.report.text.latex_tables import MOST, environment, escaped, floats, heading
+from harness.report.text.latex_tables import Number, environment, escaped, floats, line, numbers
 from harness.report.text.mitigation import cause_tables
+from harness.report.text.parameters import parameters
 from harness.report.text.table import Table
-from harness.report.text.tables import parameters, tables
+from harness.report.text.tables import tables
 
-HEAD = r"""% Tables of a lorabench report: \input{report}, with \usepackage{booktabs,graphicx} and
-% \usepackage[T1]{fontenc} in the preamble.
+HEAD = r"""% Tables of a lorabench report: \input{report}, with \usepackage{array,booktabs,graphicx} and
+% \usepackage[T1]{fontenc} in the preamble.  A table is as wide as its line at most; in a paper of two
+% columns {table*} gives it both.
 """
 #: Between the main table and all others.
 APPENDIX = "% -- for an appendix ----------------------------------------------------------------------------------\n"
@@ -60,20 +63,16 @@ def _split(board: Board, chosen: Sequence[str]) -> tuple[list[Column], list[Colu
 def _main(board: Board, shown: Sequence[Column], label: str) -> str:
     """The best ranked contestant of a column in bold, the second underlined; controls below a rule, unmarked."""
     marks = {column.heading: _marks(board, column) for column in shown}
-    parts = [[row for row in board if row.arm.control is control] for control in (False, True)]
-    lines = [[heading(name) for name in ("Method", *(column.heading for column in shown))]]
-    bodies = [
-        [[escaped(row.arm.name), *(_marked(column.cell(row), marks[column.heading].get(row.arm.name, ""))
-                                   for column in shown)] for row in rows]
-        for rows in parts if rows
-    ]  # fmt: skip
-    rules = [r"\toprule", *_lines(lines)]
-    for body in bodies:
-        rules += [r"\midrule", *_lines(body)]
+    parts = [part for control in (False, True) if (part := [row for row in board if row.arm.control is control])]
+    cells = [[Number(row.arm.name), *(_number(column.cell(row), marks[column.heading].get(row.arm.name, ""))
+                                      for column in shown)] for part in parts for row in part]  # fmt: skip
+    spec, heads, lines = numbers(["Method", *(column.heading for column in shown)], cells)
+    rules, written = [r"\toprule", line(heads)], map(line, lines)
+    for part in parts:
+        rules += [r"\midrule", *islice(written, len(part))]
     caption = "Means over trials, with the 95 % CI. Bold: the best contestant of a column; underlined: the second."
-    below = " Below the line: controls." if len(bodies) > 1 else ""
-    caption, wide = escaped(f"Leaderboard. {caption}{below}"), len(shown) >= MOST - 1
-    return environment(rules, "l" + "r" * len(shown), caption, label, wide=wide)
+    below = " Below the line: controls." if len(parts) > 1 else ""
+    return environment(rules, spec, escaped(f"Leaderboard. {caption}{below}"), label)
 
 
 def _marks(board: Board, column: Column) -> dict[str, str]:
@@ -91,10 +90,5 @@ def _marks(board: Board, column: Column) -> dict[str, str]:
     return {name: commands[mean] for name, mean in means.items() if mean in commands}
 
 
-def _marked(cell: Cell, command: str) -> str:
-    text = f"{command}{{{escaped(cell.text)}}}" if command else escaped(cell.text)
-    return rf"{text} {{\scriptsize {escaped(cell.beside)}}}" if cell.beside else text
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    return [" & ".join(row) + r" \\" for row in rows]
+def _number(cell: Cell, command: str) -> Number:
+    return Number(cell.text, cell.beside, command)

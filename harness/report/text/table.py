@@ -6,6 +6,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+#: Signs of a number that is somebody's own; one with more was computed, and the records have all of it.
+DIGITS = 10
+
 
 @dataclass(frozen=True)
 class Table:
@@ -20,4 +23,9 @@ class Table:
 
 
 def settings(values: dict[str, Any]) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    return {name: value if isinstance(value, str) else json.dumps(_short(value)) for name, value in values.items()}
+
+
+def _short(value: Any) -> Any:
+    """A number without the digits that a division leaves: 0.916667."""
+    return float(f"{value:.6g}") if isinstance(value, float) and len(repr(value)) > DIGITS else value

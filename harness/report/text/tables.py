@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.analysis.statistics import FROM_ZERO, SHARE, SHARES_APART, Estimate, inside
 from harness.report import metrics
-from harness.report.arms import ADAPTER, Arm, adapter_of, adapters_differ
+from harness.report.arms import Arm
 from harness.report.estimates import estimate
 from harness.report.leaderboard import BoardRow
 from harness.report.metric import Metric
@@ -16,7 +16,7 @@ from harness.report.numbers import NOTHING, interval, joined, listed, number, pe
 from harness.report.study import StudyResults, called
 from harness.report.text import published
 from harness.report.text.claims import claims_tables
-from harness.report.text.table import Table, settings
+from harness.report.text.table import Table
 from harness.store.records import TaskScores
 
 
@@ -194,25 +194,3 @@ def _probes(study: StudyResults, board: Sequence[BoardRow]) -> list[Table]:
             cells.append(joined(change(value.mean), interval(ends, change)) if value else NOTHING)
         table.rows.append([arm.name, *cells])
     return [table]
-
-
-def parameters(study: StudyResults) -> Table:
-    """Hyper-parameters of every arm, as its first record has them; with its adapter where the arms differ in it."""
-    specs = {arm.name: arm.records[0].spec for arm in study.arms if arm.records}
-    tried = {arm.name: arm.settings_tried for arm in study.arms}
-    adapters = {arm.name: adapter_of(arm.records[0]) for arm in study.arms if arm.records}
-    adapter_keys = {key if key in ("between_tasks", "examples") else f"adapter.{key}": key for key in ADAPTER}
-    if not adapters_differ(study.arms):
-        adapter_keys = {}
-    names = [*sorted({name for spec in specs.values() for name in spec.parameters}), *adapter_keys]
-    arms = {arm.name: arm for arm in study.arms}
-    table = Table("Hyper-parameters", ["Method", *names, "Tuned", "Place in grid", "Settings tried"])
-    for arm, spec in specs.items():
-        shown = settings(
-            spec.parameters | {name: adapters[arm][key] for name, key in adapter_keys.items() if key in adapters[arm]}
-        )
-        values = [shown.get(name, NOTHING) for name in names]
-        choice = arms[arm].choice if arms[arm].tuned else None
-        place = choice.place if choice and choice.place else NOTHING
-        table.rows.append([arm, *values, "yes" if choice else "no", place, str(tried[arm])])
-    return table

@@ -212,7 +212,7 @@ def test_tuning_tries_are_a_table_where_there_is_a_file(tmp_path):
     (tmp_path / "tuning.json").write_text(tuning(tries=tries))
     files = written(tmp_path, Folder([trial("lora", QUICK)]))
     assert "<h2>Tuning tries</h2>" in files["report.html"]
-    assert ">0.512346</td>" in files["report.html"]
+    assert ">51.2</td>" in files["report.html"]
     assert "| &lt;x&gt; | – | – |" in files["report.md"]
     assert "<h2>Tuning tries</h2>" not in written(tmp_path / "untuned", Folder([trial("lora", QUICK)]))["report.html"]
 

@@ -22,7 +22,7 @@ from harness.report import leaderboard, leaderboard_csv
 from harness.report.estimates import certain
 from harness.report.figures import registry
 from harness.report.study import StudyResults, gather
-from harness.report.text import tables
+from harness.report.text import parameters, tables
 from harness.report.trial import Trial
 from harness.store import read_trials
 from harness.store.records import Curve, TrialRecord
@@ -90,7 +90,7 @@ def own_numbers(study: StudyResults, figures: bool = False) -> dict[tuple[Any, .
     for one_trial in study.trials:
         for metric, value in one_trial.metrics.items():
             found[one_trial.record.spec.arm, "trials", *one_trial.key, metric] = value
-    for table in [*tables.tables(study, board), tables.parameters(study)]:
+    for table in [*tables.tables(study, board), parameters.parameters(study)]:
         for row in table.rows:
             cells = zip(table.columns[1:], row[1:], strict=True)
             found |= {(row[0], table.heading, column): cell for column, cell in cells}
@@ -109,12 +109,13 @@ def _relative(column: str) -> bool:
 def assert_unchanged(before: dict[tuple[Any, ...], Any], after: dict[tuple[Any, ...], Any]) -> None:
     """Every number that is there after is what it was, and of an arm that stayed none is gone.
 
-    But for its hyper-parameters, whose table leaves out what is the same in all arms.
+    But for its hyper-parameters: which are columns, words or the same in all is a question of all arms.
     """
     stayed = {arm for arm, *_ in after}
+    before, after = ({key: value for key, value in numbers.items() if key[1] != "Hyper-parameters"}
+                     for numbers in (before, after))  # fmt: skip
     moved = {key: (before.get(key), value) for key, value in after.items() if not _same(before.get(key), value)}
-    lost = [key for key, value in before.items() if key[0] in stayed and key not in after and _number(value)]
-    gone = [key for key in lost if key[1] != "Hyper-parameters"]
+    gone = [key for key, value in before.items() if key[0] in stayed and key not in after and _number(value)]
     assert (moved, gone) == ({}, [])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from harness.report import (
 from harness.report.study import gather
 from harness.report.text import latex, latex_tables
 from harness.report.text.latex_tables import escaped
+from harness.report.text.parameters import parameters
 from harness.report.text.table import Table
 from harness.report.trials_csv import COLUMNS
 from harness.store import write_trial
@@ -225,7 +228,10 @@ def test_latex_holds_every_table_and_escapes(tmp_path):
     assert r"$-$" in text
     assert text.isascii(), "needs no Unicode font"
     first = text.split(r"\toprule")[1].split(r"\bottomrule")[0].splitlines()
-    assert len({line.count("&") - line.count(r"\&") for line in first if line.endswith(r"\\")}) == 1
+    wide = [line.replace(r"\multicolumn{2}", "&").count("&") - line.count(r"\&")
+            for line in first if line.endswith(r"\\")]  # fmt: skip
+    assert len(set(wide)) == 1
+    assert not re.search(r"\\\\\s*\[", text), "which would be how much to skip: TeX never ends"
     assert escaped("a\nb {x} $1 ~^") == r"a b \{x\} \$1 \textasciitilde{}\textasciicircum{}"
 
 
@@ -238,13 +244,14 @@ def test_the_main_table_marks_the_best_and_the_second(tmp_path):
     main, appendix = path.read_text().split(latex.APPENDIX)
     lost = {arm.name: arm.estimate("forgetting").mean for arm in study.arms if not arm.control}
     best, second, last = sorted(lost, key=lost.get)
-    lines = {line.split(" & ")[0].replace(r"\_", "_"): line for line in main.splitlines() if " & " in line}
+    lines = {line.split(" &")[0].replace(r"\_", "_"): line for line in main.splitlines() if " & " in line}
     assert rf"\textbf{{{100 * lost[best]:.1f}}}" in lines[best]
     assert rf"\underline{{{100 * lost[second]:.1f}}}" in lines[second]
-    assert f"& {100 * lost[last]:.1f} {{" in lines[last]
+    assert f"& {100 * lost[last]:.1f} & {{" in lines[last]
     assert "textbf" not in lines["frozen"], "a control wins nothing"
-    head = r"Method & \shortstack[r]{Forgetting,\\points} & \shortstack[r]{Learning\\accuracy, \%} \\"
-    assert lines["Method"] == head
+    two = [rf"\multicolumn{{2}}{{c}}{{\shortstack[c]{{{name}}}}}"
+           for name in (r"Forgetting,\\points", r"Learning\\accuracy, \%")]  # fmt: skip
+    assert lines["Method"] == " & ".join(["Method", *two]) + r" \\"
     assert main.count(r"\midrule") == 2, "one above the controls"
     rest = appendix.split(r"\toprule")[1].splitlines()[1]
     assert "Average accuracy" in rest.replace(r"\\", " ")
@@ -257,16 +264,56 @@ def test_an_appendix_has_few_columns_a_table_and_none_empty():
     parts = latex_tables.floats(Table("Much", heads, rows, "All of it.", fixed=[["Items", *[""] * 14]]), "tab:x")
     written = [part.split(r"\toprule")[1].splitlines()[1].removesuffix(r" \\").split(" & ") for part in parts]
     assert all(head[0] == "Method" and len(head) <= 6 for head in written)
-    assert [name for head in written for name in head[1:]] == [f"Column {i}" for i in range(14) if i not in (3, 7)]
+    names = [name.removeprefix(r"\multicolumn{2}{c}{").removesuffix("}") for head in written for name in head[1:]]
+    assert names == [f"Column {i}" for i in range(14) if i not in (3, 7)]
     assert [f"Much ({i} of 3). All of it." in part for i, part in enumerate(parts, start=1)] == [True] * 3
     assert len({re.findall(r"\\label{(.*)}", part)[0] for part in parts}) == 3
-    assert all(r"b\_c & 0.5 {\scriptsize [1.0, 2.0]}" in part for part in parts[:1])
+    assert all(r"b\_c & 0.5 & {\scriptsize [1.0, 2.0]}" in part for part in parts[:1]), "numbers in line"
 
 
-def test_only_a_table_wider_than_the_text_is_scaled():
-    narrow = Table("A", ["Method", "x"], [["lora", "1"]])
-    wide = Table("A", ["Method", "x"], [["a" * 60, "1" * 20]])
-    assert [r"\resizebox" in latex_tables.floats(table, "l")[0] for table in (narrow, wide)] == [False, True]
+def test_latex_compiles_with_the_packages_that_its_head_names(tmp_path):
+    if not shutil.which("pdflatex"):
+        pytest.skip("there is no pdflatex on this system (apt-get install texlive-latex-recommended)")
+    odd = [trial("lora", QUICK, seed=s, spec=synthetic.spec(r"50%_&\x--[é ρ 中", QUICK, seed=s), fingerprint=f"x{s}")
+           for s in range(3)]  # fmt: skip
+    write_report(tmp_path, Folder([*eight(), *odd]), latex=True)
+    named = re.findall(r"\\usepackage(?:\[.*?\])?{.*?}", (tmp_path / "report.tex").read_text().split(r"\begin")[0])
+    paper = "\n".join([r"\documentclass{article}", *named, r"\begin{document}\input{report}\end{document}"])
+    (tmp_path / "paper.tex").write_text(paper)
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    log = (tmp_path / "paper.log").read_text(errors="replace")
+    assert not re.findall(r"Overfull .*|.*not set up.*|.*Missing character.*", log)
+
+
+def test_a_table_is_as_wide_as_its_line_at_most_and_never_blown_up():
+    (part,) = latex_tables.floats(Table("A", ["Method", "x"], [["lora", "1"]]), "l")
+    fitted = r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"
+    assert part.index(r"\sbox0{%") < part.index(r"\begin{tabular}") < part.index(fitted)
+
+
+def test_hyper_parameters_are_columns_where_most_have_them_words_where_few_do_and_said_once_where_all_do():
+    def arm(method: str, **own):
+        spec = synthetic.spec(method, QUICK)
+        return trial(method, QUICK, fingerprint=method, spec=spec.model_copy(update={"parameters": own}))
+
+    records = [
+        arm("lora", learning_rate=0.001, clip=1.0),
+        arm("stable_lora", learning_rate=0.002, clip=1.0, shrink=0.005),
+        arm("lora_ema", learning_rate=0.001, clip=1.0, ema_decay=11 / 12, ema_warmup=False),
+        arm("frozen"),
+    ]
+    table = parameters(gather(Folder(records)))
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert table.columns == ["Method", "learning_rate", "Others", "Tuned", "Settings tried"]
+    assert {name: (row["learning_rate"], row["Others"]) for name, row in rows.items()} == {
+        "lora": ("0.001", "–"),
+        "stable_lora": ("0.002", "shrink 0.005"),
+        "lora_ema": ("0.001", "ema_decay 0.916667, ema_warmup false"),
+        "frozen": ("–", "–"),
+    }
+    assert table.caption == "Every arm with settings (3 of 4 arms) has clip 1.0."
 
 
 def test_an_unknown_column_is_refused_with_the_nearest(tmp_path):
