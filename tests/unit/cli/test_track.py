@@ -216,7 +216,7 @@ def wandb_records(data: bytes) -> Iterator:
             yield Record.FromString(whole)
 
 
-def test_what_a_tracker_says_is_an_error_without_a_traceback(folder, in_process, monkeypatch):
+def test_what_a_tracker_says_is_an_error(folder, in_process, monkeypatch):
     from accelerate.tracking import TensorBoardTracker
 
     def refuse(self, values, step):

@@ -287,13 +287,13 @@ def test_latex_compiles_with_the_packages_that_its_head_names(tmp_path):
     assert not re.findall(r"Overfull .*|.*not set up.*|.*Missing character.*", log)
 
 
-def test_a_table_is_as_wide_as_its_line_at_most_and_never_blown_up():
+def test_a_table_fits_its_line_and_is_never_blown_up():
     (part,) = latex_tables.floats(Table("A", ["Method", "x"], [["lora", "1"]]), "l")
     fitted = r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"
     assert part.index(r"\sbox0{%") < part.index(r"\begin{tabular}") < part.index(fitted)
 
 
-def test_hyper_parameters_are_columns_where_most_have_them_words_where_few_do_and_said_once_where_all_do():
+def test_hyper_parameters_of_few_arms_are_words():
     def arm(method: str, **own):
         spec = synthetic.spec(method, QUICK)
         return trial(method, QUICK, fingerprint=method, spec=spec.model_copy(update={"parameters": own}))
