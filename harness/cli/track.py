@@ -46,6 +46,7 @@ def log(
     from harness.report.series import board_of, series_of
     from harness.report.study import gather
     from harness.store import read_trials
+    from harness.store.tuning import read_tuning
     from harness.study.folders import results_folder
 
     check_tracker(one_of(to, "--to", TRACKERS))
@@ -54,7 +55,8 @@ def log(
         raise InputError(
             "there are no results here", where=str(results), remedy="run the study first: lorabench run STUDY"
         )
-    gathered = gather(read_trials(results), allow_mixed=allow_mixed, where=str(results))
+    tuning = read_tuning(results)
+    gathered = gather(read_trials(results), allow_mixed=allow_mixed, where=str(results), tuning=tuning)
     choice = Choice(arm=arm, order=order, seed=seed)
     meant = {record.fingerprint for record in choice.among([trial.record for trial in gathered.trials])}
     target = folder or results / "tensorboard"

@@ -22,8 +22,11 @@ from harness.report.text.notes import RERUN
 from harness.report.text.table import Table
 from harness.store import read_trials
 from harness.store.audit import AUDIT_FILE
+from harness.store.tuning import read_tuning
 
 PAGE = "report.html"
+#: Of a stack's digest in the table of arms; above it stands the whole.
+DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def _entry(folder: Path, root: Path) -> Entry:
     name = folder.relative_to(root).as_posix()
     link = _link(folder, root, PAGE) if (folder / PAGE).exists() else ""
     try:
-        study = gather(read_trials(folder), where=str(folder))
+        study = gather(read_trials(folder), where=str(folder), tuning=read_tuning(folder))
     except InputError as problem:
         return Entry(link, name, problem=problem.what)
     board = leaderboard.rows(study)
@@ -101,7 +104,7 @@ def _arms(entries: Iterable[Entry]) -> Table:
                     *(metric.text(row.arm.mean(metric)) for metric in shown),
                     cells["group"],
                     cells["p_holm"],
-                    entry.stack.rpartition(", ")[2],
+                    entry.stack.rpartition(", ")[2][:DIGITS],
                 ]
             )
     return table

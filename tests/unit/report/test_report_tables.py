@@ -347,6 +347,14 @@ def test_the_index_has_all_and_says_what_it_could_not_read(tmp_path):
     assert (tmp_path / "good" / "report.html").stat().st_mtime_ns == before, "a page that is there is left alone"
 
 
+def test_the_index_says_of_tuning_what_the_page_says(tmp_path):
+    shutil.copytree(ROOT / "results" / "reference" / "quick_tuned", tmp_path / "quick_tuned")
+    said = "every trained arm is tuned"
+    assert said in (tmp_path / "quick_tuned" / "report.md").read_text()
+    (tmp_path / "quick_tuned" / "report.html").touch()  # it has a page, which the index leaves alone
+    assert said in build_index(tmp_path).read_text()
+
+
 def test_nothing_to_index_is_an_error(tmp_path):
     with pytest.raises(InputError, match="there are no results here"):
         build_index(tmp_path)
