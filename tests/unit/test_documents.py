@@ -25,6 +25,13 @@ FOUND = (
     ("ablate_stable", "stable_lora@shrink=0.01", "forgetting", "+3.6 points of forgetting [−1.6, +8.7]", False),
     ("ablate_stable_reinit", "stable_lora@shrink=0.01", "forgetting", "−2.3 [−6.2, +1.7]", False),
 )
+#: What README says of an arm of quick_tuned itself: arm, column, text without signs.
+LEVELS = (
+    ("combined", "average_accuracy", "64.1 % [54.6, 73.7]"),
+    ("lora", "plain_text_delta", "0.142 [0.099, 0.186]"),
+    ("combined", "general_delta", "13.2 [8.1, 18.3]"),
+    ("lora", "general_delta", "9.7 [5.5, 14.0]"),
+)
 
 
 def board(study: str) -> dict[str, dict[str, str]]:
@@ -73,15 +80,23 @@ def test_findings_of_readme_are_those_of_the_records(study, arm, column, text, s
 def test_counts_of_readme_are_those_of_the_records():
     section = flat(README.split("## What it has found")[1].split("\n## ")[0])
     tuned = board("quick_tuned")
-    assert f"{float(tuned['combined']['average_accuracy']):.1%}".replace("%", " %") in section
+    for arm, column, text in LEVELS:
+        ends = [float(tuned[arm][f"{column}{end}"]) for end in ("", "_ci_low", "_ci_high")]
+        shown = [f"{metric(column).scale * value:.{metric(column).digits}f}".lstrip("-") for value in ends]
+        assert text in section
+        assert sorted(re.findall(r"[\d.]+", text)) == sorted(shown)
     assert f"from {100 * float(board('ablate_adapter')['lora']['forgetting']):.1f}" in section
     effects = [
         100 * float(row["minimum_detectable_effect"]) for row in tuned.values() if row["minimum_detectable_effect"]
     ]
     assert f"{min(effects):.0f} to {max(effects):.0f} points" in section
-    for pairs, trials, study in re.findall(r"\((\d+) pairs; (\d+) trials: \[`(\w+)`\]", section):
+    counted = re.findall(r"\((?:(\d+) pairs; )?(\d+) trials: \[`(\w+)`\]", section)
+    assert {study for _, _, study in counted} == {study for study, *_ in FOUND}
+    others = re.search(r"one order, (\d+) pairs", section)
+    assert others
+    for pairs, trials, study in counted:
         rows = board(study).values()
-        assert {row["pairs"] for row in rows if row["pairs"]} == {pairs}
+        assert {row["pairs"] for row in rows if row["pairs"]} == {pairs or others[1]}
         assert sum(int(row["trials"].split("/")[0]) for row in rows) == int(trials)
 
 
