@@ -29,7 +29,7 @@ FOUND = (
 LEVELS = (
     ("combined", "average_accuracy", "64.1 % [54.6, 73.7]"),
     ("lora", "plain_text_delta", "0.142 [0.099, 0.186]"),
-    ("combined", "general_delta", "13.2 [8.1, 18.3]"),
+    ("combined", "general_delta", "13.2 points [8.1, 18.3]"),
     ("lora", "general_delta", "9.7 [5.5, 14.0]"),
 )
 
