@@ -139,8 +139,8 @@ def campaign(
 
 
 @app.command()
-def slots(
-    count: Annotated[int, typer.Option("--slots", min=2, max=64, help="GPUs, or shares of a CPU's cores.")] = 2,
+def lanes(
+    count: Annotated[int, typer.Option("--lanes", min=2, max=64, help="GPUs, or shares of a CPU's cores.")] = 2,
     packs: Annotated[int, typer.Option("--packs", min=1, max=MOST_ROWS, help="Equal packs.")] = 16,
     rows: Annotated[int, typer.Option("--rows", min=0, max=MOST_ROWS, help="Rows of a pack; 0: 8, or 1 small.")] = 0,
     model: Annotated[str | None, model_option("Catalogue name or folder; left out: SmolLM2-135M; small: tiny.")] = None,
@@ -148,9 +148,9 @@ def slots(
     small: Small = False,
     out: PerfFolder = Path("results/perf"),
 ) -> None:
-    """The same packs in one slot and in several at a time: how much sooner the several are through."""
+    """The same packs in one lane and in several at a time: how much sooner the several are through."""
     from harness.executors.hardware import has_gpu
-    from harness.perf.slots import Settings, main
+    from harness.perf.lanes import Settings, main
 
     small = small or not has_gpu()
     chosen = model or ("tiny-random-llama" if small else DEFAULT_MODEL)

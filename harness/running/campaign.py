@@ -15,17 +15,17 @@ from harness.errors import InputError
 from harness.executors.hardware import likely_device
 from harness.executors.interface import ENDED, FAILED, NO_FIGURES, Figures
 from harness.running.claimed import claims_of
+from harness.running.lanes import lanes
 from harness.running.progress import Tracker
 from harness.running.requirements import check_directions, check_sizes, check_streams, short_tasks
-from harness.running.slots import slots
 from harness.store.checkpoints import sweep, sweep_signs
 from harness.store.claims import claim
 from harness.store.files import sweep_temporary
+from harness.store.lanes import Lane, write_lanes
 from harness.store.published import PublishedRow, read_published
 from harness.store.records import FINAL
 from harness.store.reference import Reference
 from harness.store.results import check_schema, open_results, read_some, read_trials, set_aside
-from harness.store.slots import Slot, write_slots
 from harness.store.source_claims import SourceClaim
 from harness.store.superseded import returning, supersede, take_back
 from harness.store.survey import Survey, survey
@@ -86,7 +86,7 @@ class State:
     todo: tuple[Pack, ...]
     untrained_todo: int
     changes: Changes = field(default_factory=lambda: Changes({}))
-    slots: tuple[Slot, ...] = ()  #: how busy those were of the run that it is the end of
+    lanes: tuple[Lane, ...] = ()  #: how busy those were of the run that it is the end of
 
     @property
     def finished(self) -> int:
@@ -347,6 +347,6 @@ def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher
         after = read_state(campaign)
         sweep(folder, {pack.name for pack in after.todo})  # of workers that were killed, and their packs done by others
         sweep_temporary(folder)
-        used = slots(spans)
-        write_slots(folder, used)
-        return replace(after.of(campaign), slots=tuple(used))
+        used = lanes(spans)
+        write_lanes(folder, used)
+        return replace(after.of(campaign), lanes=tuple(used))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from harness.cli.show.screen import MOST_MESSAGES, MOST_ROWS, clock, damaged_lines, folded, print_json, screen, table
 from harness.cli.show.standing import view
+from harness.store.lanes import Lane
 from harness.store.records import FINAL, STATUSES
 from harness.store.results import read_manifest, read_some
-from harness.store.slots import Slot
 from harness.store.standing import Standing
 from harness.store.survey import Survey
 from harness.store.tuning import FILE, Tuning
@@ -20,8 +20,8 @@ from harness.study.reference import lines
 if TYPE_CHECKING:
     from harness.running.campaign import Campaign, State
 
-#: Slots that are told of.
-MOST_SLOTS = 8
+#: Lanes that are told of.
+MOST_LANES = 8
 
 
 def show_outcome(campaign: Campaign, before: State, state: State) -> None:
@@ -42,20 +42,20 @@ def show_outcome(campaign: Campaign, before: State, state: State) -> None:
         if len(messages) > MOST_MESSAGES:
             screen.print(f"  and {len(messages) - MOST_MESSAGES:,} more: lorabench report shows them")
         screen.print(f"  what each pack did: {campaign.folder / 'logs'}")
-    _show_slots(state.slots)
+    _show_lanes(state.lanes)
 
 
-def _show_slots(used: Sequence[Slot]) -> None:
-    """How much of its time each slot of a run waited; of many those that waited longest.  Nothing of single packs."""
-    used = sorted((slot for slot in used if slot.packs > 1), key=lambda slot: slot.between / slot.seconds, reverse=True)
-    for slot in used[:MOST_SLOTS]:
-        between, loading, after = (each / slot.seconds for each in (slot.between, slot.loading, slot.after))
+def _show_lanes(used: Sequence[Lane]) -> None:
+    """How much of its time each lane of a run waited; of many those that waited longest.  Nothing of single packs."""
+    used = sorted((lane for lane in used if lane.packs > 1), key=lambda lane: lane.between / lane.seconds, reverse=True)
+    for lane in used[:MOST_LANES]:
+        between, loading, after = (each / lane.seconds for each in (lane.between, lane.loading, lane.after))
         screen.print(
-            f"  {slot.place}: {slot.packs} packs in {clock(slot.seconds)}, idle {between:.1%} between them and "
+            f"  {lane.place}: {lane.packs} packs in {clock(lane.seconds)}, idle {between:.1%} between them and "
             f"{after:.1%} at the end, loading {loading:.1%}"
         )
-    if len(used) > MOST_SLOTS:
-        screen.print(f"  and {len(used) - MOST_SLOTS:,} more, idle less between packs")
+    if len(used) > MOST_LANES:
+        screen.print(f"  and {len(used) - MOST_LANES:,} more, idle less between packs")
 
 
 def show_choices(campaign: Campaign, tuning: Tuning) -> None:

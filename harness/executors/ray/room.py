@@ -48,7 +48,7 @@ class Room:
         self._accelerator, self._resources, self._joined, self._say = accelerator, resources, joined, say
         self._all = [needs(job, accelerator) for job in {(job.cpus, job.gpus): job for job in jobs}.values()]
         self._looked = self._waiting = self._idle = 0.0  # times; 0: not
-        self._slots = 0
+        self._lanes = 0
         self._told = False
 
     def options(self, job: Job) -> dict[str, Any]:
@@ -66,10 +66,10 @@ class Room:
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
             nodes = living()
-            self._slots = max(sum(node.room(each) for node in nodes) for each in self._all)
+            self._lanes = max(sum(node.room(each) for node in nodes) for each in self._all)
             self._wait(nodes, now)
             self._tell_taken(begun, now)
-        return (2 * self._slots if self._joined else self._slots) + EXTRA
+        return (2 * self._lanes if self._joined else self._lanes) + EXTRA
 
     def _wait(self, nodes: Sequence[Node], now: float) -> None:
         wanting = next((each for each in self._all if not any(node.room(each) for node in nodes)), None)
@@ -90,7 +90,7 @@ class Room:
 
     def _tell_taken(self, begun: bool, now: float) -> None:
         """Say once that all places are others' where none of the jobs has begun."""
-        if begun or not self._slots or not self._joined:
+        if begun or not self._lanes or not self._joined:
             self._idle = 0.0
             return
         self._idle = self._idle or now

@@ -18,8 +18,8 @@ from harness.cli.show import screen as screens
 from harness.cli.show.standing import COLUMNS, SPARED
 from harness.running.campaign import State
 from harness.store import write_trial
+from harness.store.lanes import Lane
 from harness.store.records import Failure
-from harness.store.slots import Slot
 from harness.store.standing import JobStanding, Standing
 from harness.store.survey import Survey
 from harness.store.tuning import Tuning
@@ -129,10 +129,10 @@ def test_many_long_messages_fill_a_screen_at_most(screen, tmp_path):
     assert "and 10 more" in screen.getvalue()
 
 
-def test_an_outcome_tells_how_long_slots_waited(screen, tmp_path):
-    slow = [Slot(place=f"gpu{n}", packs=2, seconds=25, between=1, loading=4, after=6) for n in range(10)]
-    busy = Slot(place="busy", packs=2, seconds=25, between=0, loading=0, after=0)
-    state = State({"a": "ok"}, {}, (), 0, slots=(busy, *slow))
+def test_an_outcome_tells_how_long_lanes_waited(screen, tmp_path):
+    slow = [Lane(place=f"gpu{n}", packs=2, seconds=25, between=1, loading=4, after=6) for n in range(10)]
+    busy = Lane(place="busy", packs=2, seconds=25, between=0, loading=0, after=0)
+    state = State({"a": "ok"}, {}, (), 0, lanes=(busy, *slow))
     outcome.show_outcome(campaign("mine", tmp_path), state, state)
     said = screen.getvalue()
     assert "gpu0: 2 packs in 0:25, idle 4.0% between them and 24.0% at the end, loading 16.0%" in said

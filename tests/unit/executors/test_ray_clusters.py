@@ -173,7 +173,7 @@ def test_a_study_on_machines_that_share_nothing(cluster, tmp_path, in_shared_cac
         there = campaigns.load(file, hidden / "out")
         state = campaigns.run(there, executor)
     assert state.complete
-    assert sum(slot.packs for slot in state.slots) == 2, "workers say when they were at it"
+    assert sum(lane.packs for lane in state.lanes) == 2, "workers say when they were at it"
     assert records(hidden / "out") == records(tmp_path / "alone")
     paths = sorted((tmp_path / "alone" / "adapters").iterdir())
     assert len(paths) == 4

@@ -1,4 +1,4 @@
-"""How busy a run kept the places that its packs ran in, in ``logs/slots.json``: for whoever looks afterwards.
+"""How busy a run kept the places that its packs ran in, in ``logs/lanes.json``: for whoever looks afterwards.
 
 It is of the last run that had packs, and no result: where it can't be written, there is none.
 """
@@ -14,8 +14,8 @@ from harness.store.files import write_json
 from harness.store.values import Frozen
 
 
-class Slot(Frozen):
-    """Seconds of one slot from its first pack to the end of the run's last pack, in any slot."""
+class Lane(Frozen):
+    """Seconds of one lane from its first pack to the end of the run's last pack, in any lane."""
 
     place: str  #: a machine, or a GPU of it
     packs: int
@@ -25,16 +25,16 @@ class Slot(Frozen):
     after: float  #: without a pack, with none to come
 
 
-def slots_path(folder: Path) -> Path:
-    return folder / "logs" / "slots.json"
+def lanes_path(folder: Path) -> Path:
+    return folder / "logs" / "lanes.json"
 
 
-def write_slots(folder: Path, slots: Sequence[Slot]) -> None:
+def write_lanes(folder: Path, lanes: Sequence[Lane]) -> None:
     with suppress(OSError):
-        slots_path(folder).parent.mkdir(parents=True, exist_ok=True)
-        write_json(slots_path(folder), [slot.model_dump() for slot in slots])
+        lanes_path(folder).parent.mkdir(parents=True, exist_ok=True)
+        write_json(lanes_path(folder), [lane.model_dump() for lane in lanes])
 
 
-def read_slots(folder: Path) -> list[Slot]:
+def read_lanes(folder: Path) -> list[Lane]:
     """Raises OSError or ValueError where no run has left them."""
-    return [Slot.model_validate(slot) for slot in json.loads(slots_path(folder).read_bytes())]
+    return [Lane.model_validate(lane) for lane in json.loads(lanes_path(folder).read_bytes())]

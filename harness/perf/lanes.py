@@ -1,6 +1,6 @@
-"""``lorabench perf slots``: equal packs one at a time, and several at a time: how much sooner the several are through.
+"""``lorabench perf lanes``: equal packs one at a time, and several at a time: how much sooner the several are through.
 
-Both are ``lorabench run`` with a Ray of its own, on as many GPUs as there are slots, or on a CPU with as many equal
+Both are ``lorabench run`` with a Ray of its own, on as many GPUs as there are lanes, or on a CPU with as many equal
 shares of its cores.  Timed is from when the first pack reaches a process, with all that this loads, to the end of the
 last.  Scores and decompositions of the base are in the cache by then, from a pack that is not timed.
 """
@@ -23,17 +23,17 @@ from harness.engine.environment import device_name
 from harness.errors import InputError
 from harness.executors.hardware import emulates_bfloat16
 from harness.perf.common import run_apart, save, this_device
-from harness.store.slots import read_slots
+from harness.store.lanes import read_lanes
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``slots`` are compared with one; a pack has ``rows`` trials, each of which trains on ``examples`` a task."""
+    """``lanes`` are compared with one; a pack has ``rows`` trials, each of which trains on ``examples`` a task."""
 
     model: str
-    slots: int
+    lanes: int
     packs: int
     rows: int
     examples: int
@@ -41,29 +41,29 @@ class Settings:
 
 
 def main(asked: Settings, out: Path) -> None:
-    """Run the packs in one slot and in several, in turns; print both; write ``slots-<device>.json``."""
+    """Run the packs in one lane and in several, in turns; print both; write ``lanes-<device>.json``."""
     device = this_device()
-    _check_room(asked.slots, device)
+    _check_room(asked.lanes, device)
     print(f"{device_name(device)}, {asked.model}, {asked.packs} packs of {asked.rows}", flush=True)
-    runs: dict[int, list[dict[str, Any]]] = {1: [], asked.slots: []}
-    with tempfile.TemporaryDirectory(prefix="lorabench-slots-") as name:
+    runs: dict[int, list[dict[str, Any]]] = {1: [], asked.lanes: []}
+    with tempfile.TemporaryDirectory(prefix="lorabench-lanes-") as name:
         _run(asked, 1, device, Path(name, "warm"), packs=1)
         for turn in range(asked.repeats):
-            for slots, done in runs.items():
-                done.append(_run(asked, slots, device, Path(name, f"{slots}-{turn}"), packs=asked.packs))
-                print(json.dumps({"slots": slots, **done[-1]}), flush=True)
-    seconds = {slots: statistics.median(run["seconds"] for run in done) for slots, done in runs.items()}
-    headline = {f"slots_{asked.slots}_over_1": seconds[1] / seconds[asked.slots]}
-    save(out, "slots", device, {"settings": asdict(asked), "runs": runs, "headline": headline})
+            for lanes, done in runs.items():
+                done.append(_run(asked, lanes, device, Path(name, f"{lanes}-{turn}"), packs=asked.packs))
+                print(json.dumps({"lanes": lanes, **done[-1]}), flush=True)
+    seconds = {lanes: statistics.median(run["seconds"] for run in done) for lanes, done in runs.items()}
+    headline = {f"lanes_{asked.lanes}_over_1": seconds[1] / seconds[asked.lanes]}
+    save(out, "lanes", device, {"settings": asdict(asked), "runs": runs, "headline": headline})
     print(json.dumps(headline))
 
 
-def _check_room(slots: int, device: torch.device) -> None:
+def _check_room(lanes: int, device: torch.device) -> None:
     there = len(_cards()) if device.type == "cuda" else _cores()
-    if there < slots:
+    if there < lanes:
         what = "GPUs" if device.type == "cuda" else "CPU cores"
         raise InputError(
-            f"{slots} slots need as many {what}, and there are {there}", where="--slots", remedy="ask for fewer"
+            f"{lanes} lanes need as many {what}, and there are {there}", where="--lanes", remedy="ask for fewer"
         )
 
 
@@ -77,34 +77,34 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _run(asked: Settings, slots: int, device: torch.device, folder: Path, packs: int) -> dict[str, Any]:
-    """Seconds of so many packs, and of each slot."""
+def _run(asked: Settings, lanes: int, device: torch.device, folder: Path, packs: int) -> dict[str, Any]:
+    """Seconds of so many packs, and of each lane."""
     folder.mkdir()
-    environment, file = dict(os.environ), folder / "slots.yaml"
+    environment, file = dict(os.environ), folder / "lanes.yaml"
     if device.type == "cuda":
-        environment[VISIBLE] = ",".join(_cards()[:slots])
-    file.write_text(yaml.safe_dump(_study(asked, slots, device, packs)), encoding="utf-8")
+        environment[VISIBLE] = ",".join(_cards()[:lanes])
+    file.write_text(yaml.safe_dump(_study(asked, lanes, device, packs)), encoding="utf-8")
     words = ["run", str(file), "--no-report", "--out", str(folder / "out")]
     log = folder / "log"
     status = run_apart([sys.executable, "-m", "harness", *words], environment, log)
     try:
-        found = read_slots(folder / "out")
+        found = read_lanes(folder / "out")
     except (OSError, ValueError):
         found = []
-    if status or sum(slot.packs for slot in found) != packs:
+    if status or sum(lane.packs for lane in found) != packs:
         raise InputError(
             f"it ended with status {status}: {log.read_text(encoding='utf-8', errors='replace').strip()[-500:]}",
             where=f"lorabench {' '.join(words)}",
             remedy="see to that first, then time it",
         )
-    return {"seconds": max(slot.seconds for slot in found), "of_slots": [slot.model_dump() for slot in found]}
+    return {"seconds": max(lane.seconds for lane in found), "of_lanes": [lane.model_dump() for lane in found]}
 
 
-def _study(asked: Settings, slots: int, device: torch.device, packs: int) -> dict[str, Any]:
+def _study(asked: Settings, lanes: int, device: torch.device, packs: int) -> dict[str, Any]:
     slow = device.type == "cpu" and emulates_bfloat16()
     return {
         "model": asked.model, "device": device.type, "dtype": "float32" if slow else "bfloat16", "threads": 1,
         "streams": {"order": ["toy_recall", "toy_digits"]}, "methods": {"lora": {}}, "pack": asked.rows,
         "seeds": list(range(packs * asked.rows)), "training": {"examples": asked.examples, "batch": 8},
-        "keep_adapters": "none", "resources": {"num_cpus": _cores() / slots} if device.type == "cpu" else {},
+        "keep_adapters": "none", "resources": {"num_cpus": _cores() / lanes} if device.type == "cpu" else {},
     }  # fmt: skip
