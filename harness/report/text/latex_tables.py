@@ -42,8 +42,9 @@ SIGNS = str.maketrans(
         "ρ": r"$\rho$",
     }
 )
-#: The last sign of the Latin alphabets, which every LaTeX of today knows by itself.
+#: The last sign of the Latin alphabets, which every LaTeX of today knows by itself, as it does these quotation marks.
 LATIN = 0x17F
+QUOTES = "‘’“”„"
 #: Columns of a table at most, with that of the names: more could not be read at the width of a page.
 MOST = 6
 #: Letters of a heading's line.
@@ -62,8 +63,11 @@ VERBATIM = re.compile("`([^`]*)`")
 
 def escaped(text: str) -> str:
     """Text that stays text: no command, no sign that fonts lack, and no line break that would end a row."""
-    plain = " ".join(readable(text).split()).replace("--", "-\u200b-").translate(SIGNS).replace("\u200b", "{}")
-    known = "".join(sign if ord(sign) <= LATIN else rf"\texttt{{U+{ord(sign):04X}}}" for sign in plain)
+    plain = " ".join(readable(text).split())
+    plain = re.sub("-(?=-)", "-\u200b", plain).translate(SIGNS).replace("\u200b", "{}")
+    known = "".join(
+        sign if ord(sign) <= LATIN or sign in QUOTES else rf"\texttt{{U+{ord(sign):04X}}}" for sign in plain
+    )
     return VERBATIM.sub(r"\\texttt{\1}", known)
 
 
@@ -151,6 +155,9 @@ def numbers(names: Sequence[str], rows: Sequence[Sequence[Number]]) -> tuple[str
 
     Both are columns of their own where anything stands beside one, so that numbers and intervals are in line.
     """
+    rows = [
+        [Number(_whole(row[0]), command=row[0].command), *row[1:]] for row in rows
+    ]  # names, if only of a task "0.5 (all)"
     double = [any(cell.beside for cell in column) for column in zip(*rows, strict=True)] or [False] * len(names)
     spec = "l" + "".join(r"r@{\hspace{3pt}}l" if two else "r" for two in double[1:])
     heads = [heading(name, "l" if i == 0 else "c" if two else "r", 2 if two else 1)
@@ -163,6 +170,10 @@ def split(text: str) -> Number:
     """A number and what stands beside it; text that is none stays whole."""
     found = BESIDE.fullmatch(text)
     return Number(found[1], found[2]) if found and NUMBER.match(text) else Number(text)
+
+
+def _whole(cell: Number) -> str:
+    return f"{cell.text} {cell.beside}".strip()
 
 
 def line(cells: Sequence[str]) -> str:

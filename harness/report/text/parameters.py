@@ -42,9 +42,7 @@ def parameters(study: StudyResults) -> Table:
 def _settings(arm: Arm, *, adapter: bool) -> dict[str, str]:
     record = arm.records[0]
     own = adapter_of(record) if adapter else {}
-    named = {
-        key if key in ("between_tasks", "examples") else f"adapter.{key}": own[key] for key in ADAPTER if key in own
-    }
+    named = {key if key in TRAINING else f"adapter.{key}": own[key] for key in ADAPTER if key in own}
     return settings(dict(sorted(record.spec.parameters.items())) | named)
 
 

@@ -233,6 +233,13 @@ def test_latex_holds_every_table_and_escapes(tmp_path):
     assert len(set(wide)) == 1
     assert not re.search(r"\\\\\s*\[", text), "which would be how much to skip: TeX never ends"
     assert escaped("a\nb {x} $1 ~^") == r"a b \{x\} \$1 \textasciitilde{}\textasciicircum{}"
+    assert escaped("a---b “c” ☃") == r"a-{}-{}-b “c” \texttt{U+2603}"
+
+
+def test_a_name_that_looks_like_a_number_is_one_cell():
+    (part,) = latex_tables.floats(Table("A", ["Task", "x"], [["0.5 (all)", "1.0 [0, 2]"], ["b", "–"]]), "l")
+    assert r"0.5 (all) & 1.0 & {\scriptsize [0, 2]} \\" in part
+    assert r"\begin{tabular}{lr@{" in part
 
 
 def test_the_main_table_marks_the_best_and_the_second(tmp_path):
