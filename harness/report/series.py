@@ -58,7 +58,14 @@ def _plain(name: str) -> str:
 
 
 def _named(points: Points) -> list[tuple[int, dict[str, float]]]:
-    return [(step, {_plain(name): value for name, value in points[step].items()}) for step in sorted(points)]
+    """Numbers of every step under plain names; of two that would share one, each after the first has a number."""
+    names: dict[str, str] = {}
+    for name in dict.fromkeys(name for numbers in points.values() for name in numbers):
+        plain, count = _plain(name), 2
+        while plain in names.values():
+            plain, count = f"{_plain(name)}-{count}", count + 1
+        names[name] = plain
+    return [(step, {names[name]: value for name, value in points[step].items()}) for step in sorted(points)]
 
 
 def _settings(record: TrialRecord) -> dict[str, Value]:

@@ -14,7 +14,7 @@ import pytest
 from synthetic import QUICK, Folder, failed, quick
 
 from harness.report import leaderboard, leaderboard_csv
-from harness.report.series import board_of, series_of
+from harness.report.series import _named, board_of, series_of
 from harness.report.study import gather
 from harness.store import read_trials, write_trial
 from harness.store.packed import Floats
@@ -63,6 +63,12 @@ def test_the_board_is_leaderboard_csv():
     assert step == 0
     for line in table:
         assert values[f"average_accuracy/{line['method']}"] == line["average_accuracy"]
+
+
+def test_names_that_would_fall_together_stay_apart():
+    assert _named({0: {"task/a@b": 1.0, "task/a=b": 2.0}, 3: {"task/a=b": 4.0}}) == [
+        (0, {"task/a-b": 1.0, "task/a-b-2": 2.0}), (3, {"task/a-b-2": 4.0})
+    ]  # fmt: skip
 
 
 def read(folder: Path, run: str) -> dict[str, list[tuple[int, float]]]:
