@@ -79,10 +79,15 @@ def asked_for(wanted: Mapping[str, float]) -> Iterator[None]:
     words = {"num_cpus": wanted.get("CPU", 0), "num_gpus": wanted.get("GPU", 0), "accelerator_type": kind}
     waiting: Any = ray.remote(_do_nothing)
     reference = waiting.options(**words, max_retries=0).remote()
+    lost = False
     try:
         yield
+    except LorabenchError:  # the cluster is gone, and with it what waited: asking it for something could hang
+        lost = True
+        raise
     finally:
-        ray.cancel(reference, force=True)
+        if not lost:
+            ray.cancel(reference, force=True)
 
 
 def _do_nothing() -> None:
