@@ -16,7 +16,7 @@ from harness.study import forecast
 from harness.study.config import Study
 from harness.study.memory import parameters
 from harness.study.pace import Beside, FirstGuess, Pace, Sample, learn
-from harness.study.plan import Pack
+from harness.study.plan import Pack, PlannedTrial
 from harness.study.stack import Device, agrees, plain_stack
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def forecast_left(campaign: Campaign, state: State, device: Device) -> Forecast:
     pace = pace_of(campaign, state.statuses, base, device)
     seconds = sum(pack_seconds(campaign.study, base, pace, pack) for pack in state.todo)
     seconds += 0 if base.score_seconds else tokens * pace.otherwise
-    if pace.records:  # whoever has finished has decomposed the base
+    seconds += _svd_seconds(campaign, state, device, of_this_stack=pace.records > 0)
+    if pace.records:
         return Forecast(seconds, f"from {pace.records} record{'s'[: pace.records != 1]} of this stack")
-    seconds += _svd_seconds(campaign, state, device)
     return Forecast(seconds, "from the base model's speed" if _measured(base, device) else "from constants")
 
 
@@ -90,15 +90,26 @@ def _threads(campaign: Campaign, device: Device) -> int:
     return campaign.study.threads if device.kind == "cpu" else 1
 
 
-def _svd_seconds(campaign: Campaign, state: State, device: Device) -> float:
-    """Decomposing the base, for intruder dimensions and the starts that ask for it, where this cache has not got it."""
+def _svd_seconds(campaign: Campaign, state: State, device: Device, of_this_stack: bool) -> float:
+    """Decomposing the base, for intruder dimensions and the starts that ask for it, where this cache has not got it.
+
+    Nor a trial that has finished, where some are ``of_this_stack``: the nodes of a cluster have caches of their own.
+    """
     study, source = campaign.study, campaign.model
-    packs = [pack for pack in state.todo if any(forecast.takes_spectra(study, trial.recipe) for trial in pack.trials)]
-    chosen = {frozenset(pack.adapter.targets): pack for pack in packs}
+    finished = {targets for trial, targets, _ in _decomposing(study, campaign.plan.packs)
+                if of_this_stack and state.statuses.get(trial.fingerprint) == "ok"}  # fmt: skip
+    chosen = {targets: pack for _, targets, pack in _decomposing(study, state.todo) if targets not in finished}
     absent = (pack for targets, pack in chosen.items()
               if find(paths.cache_dir() / "spectra", Wanted(source.digest, study.dtype, targets)) is None)  # fmt: skip
     whole = sum(pack.shares.decomposed.matrices for pack in absent) * parameters(source.path)
     return SVD_SECONDS[device.kind] * whole / _threads(campaign, device)
+
+
+def _decomposing(study: Study, packs: Sequence[Pack]) -> Iterator[tuple[PlannedTrial, frozenset[str], Pack]]:
+    """The trials that look at the base's SVDs, each with the projections that are adapted and its pack."""
+    for pack in packs:
+        targets = frozenset(pack.adapter.targets)
+        yield from ((each, targets, pack) for each in pack.trials if forecast.takes_spectra(study, each.recipe))
 
 
 def _measured(base: BaseRecord, device: Device) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from harness.data.tasks import prepare_task
 from harness.engine.environment import free_unused, use_threads
 from harness.engine.model.load import load_model
 from harness.engine.spectra import Spectra
-from harness.errors import InputError
+from harness.errors import InputError, LorabenchError
 from harness.scoring.bench import Bench, make_bench
 from harness.store.records import TrialSpec
+from harness.store.spectra import Wanted, find, write_note
 from harness.study.config import Study
 from harness.study.plan import Pack
 
@@ -105,12 +107,20 @@ class Loaded:
 
     bench: Bench
     cache: Path
+    wanted: Wanted  #: of the base's decompositions
     _spectra: Spectra | None = None
 
     def spectra(self, say: Callable[[str], None]) -> Spectra:
-        """The decompositions of the base, read or made when they are first asked for; ``say`` is told of the latter."""
+        """The decompositions of the base, read or made when they are first asked for; ``say`` is told of the latter.
+
+        And noted, for forecasts: `fetch` leaves them to the run on a GPU.
+        """
         if self._spectra is None:
-            self._spectra = Spectra(self.bench.model, self.cache / "spectra", say)
+            folder = self.cache / "spectra"
+            self._spectra = Spectra(self.bench.model, folder, say)
+            if find(folder, self.wanted) != self._spectra.path:
+                with suppress(LorabenchError):  # a cache that others have filled may be read alone
+                    write_note(folder, self.wanted, self._spectra.path)
         return self._spectra
 
     def forget_spectra(self) -> None:
@@ -138,7 +148,8 @@ def set_up(job: Job) -> Loaded:
         forget()
         device, dtype = torch.device(job.device), getattr(torch, study.dtype)
         model = load_model(job.model_path, dtype=dtype, device=device, targets=adapter.targets)
-        _kept[key] = Loaded(make_bench(study, names, model, job.model_path, adapter.rank), job.cache)
+        wanted = Wanted(job.model_digest, study.dtype, frozenset(adapter.targets))
+        _kept[key] = Loaded(make_bench(study, names, model, job.model_path, adapter.rank), job.cache, wanted)
     return _kept[key]
 
 

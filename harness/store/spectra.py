@@ -2,7 +2,8 @@
 
 The file is named by the weights as they are loaded (:mod:`harness.engine.spectra`), and torch and a model of 135M take
 8 s to load.  So a note lies beside it, named by what is known before: ``<key>.json``, which says ``{"file": ...}``.  A
-run never reads notes; one that is missing or wrong costs the next fetch those seconds.
+run's numbers rest on no note: one that is missing or wrong costs the next fetch those seconds, and until a run or fetch
+has written it again, forecasts count what is there already.
 """
 
 from __future__ import annotations

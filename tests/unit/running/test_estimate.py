@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import campaigns
 import pytest
 from campaigns import TOY
 
+from harness.data.models import resolve_model
+from harness.errors import FolderError
 from harness.executors.interface import Outcome, Watcher
 from harness.executors.local import LocalExecutor
 from harness.method import eigen
 from harness.running import campaign as campaigns_run
 from harness.running import estimate
+from harness.running import job as job_module
 from harness.running.estimate import forecast_left, pace_of
 from harness.store.results import read_base
+from harness.store.spectra import Wanted, find
 from harness.study import forecast
 from harness.study.halving import halves
 from harness.study.memory import adapted
@@ -127,11 +134,51 @@ def test_a_first_forecast_counts_decomposing_the_base(tmp_path, monkeypatch):
     def seconds() -> float:
         return forecast_left(found, campaigns_run.read_state(found), campaigns.CPU).seconds
 
+    monkeypatch.setattr(estimate, "find", lambda cache, wanted: None)
     absent = seconds()
     monkeypatch.setattr(estimate, "find", lambda cache, wanted: cache)
     shapes = adapted(found.model.path, found.study.adapter.targets).values()
     whole = sum(m * n * min(m, n) for m, n in shapes)
     assert absent - seconds() == pytest.approx(estimate.SVD_SECONDS["cpu"] * whole / found.study.threads)
+
+
+def test_what_a_run_has_decomposed_no_forecast_counts_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORABENCH_CACHE", str(cache := tmp_path / "cache"))
+    source = resolve_model("tiny-random-llama")
+    changes: dict[str, Any] = {
+        "methods": {"lora": {}}, "training": {"examples": 8, "batch": 8}, "streams": {"order": ["toy_recall"]},
+        "scoring": {"items": 4, "curve": []},
+    }  # fmt: skip
+
+    def svd_seconds(**more: Any) -> float:
+        found = load(tmp_path, **changes | more)
+        return estimate._svd_seconds(found, campaigns_run.read_state(found), campaigns.CPU, of_this_stack=True)
+
+    other = {"seeds": [5]}
+    assert svd_seconds(**other) > 0
+    assert campaigns.run(load(tmp_path, **changes)).complete
+    wanted = Wanted(source.digest, "float32", frozenset(load(tmp_path).study.adapter.targets))
+    assert find(cache / "spectra", wanted), "the run has noted which file it is"
+    assert svd_seconds(**other) == 0
+    both = {"lora": {}, "dora": {"adapter": {"targets": ["q_proj"]}}}
+    assert svd_seconds(methods=both) > 0, "of other projections nothing is there"
+    shutil.rmtree(cache / "spectra")
+    assert svd_seconds(seeds=[0, 5]) == 0, "a trial of this stack has finished, on a node with another cache"
+    assert svd_seconds(seeds=[5]) > 0
+
+
+def test_a_cache_that_may_only_be_read_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        job_module, "Spectra", lambda model, folder, say: SimpleNamespace(path=folder / "a.safetensors")
+    )
+
+    def refuse(*args: object) -> None:
+        raise FolderError("it is read-only", where="cache", remedy="none")
+
+    monkeypatch.setattr(job_module, "write_note", refuse)
+    wanted = Wanted("model", "float32", frozenset())
+    loaded = job_module.Loaded(SimpleNamespace(model=None), tmp_path, wanted)  # type: ignore[arg-type]
+    assert loaded.spectra(print).path.name == "a.safetensors"
 
 
 def test_a_forecast_counts_what_starts_decompose(tmp_path):

@@ -17,6 +17,7 @@ from harness.executors.hardware import device_here
 from harness.executors.local import LocalExecutor
 from harness.running import campaign, job
 from harness.store.results import read_trials
+from harness.store.spectra import Wanted
 
 CPU = torch.device("cpu")
 STUDY = TOY | {
@@ -42,7 +43,8 @@ def test_nothing_but_the_model_stays_on_a_gpu(monkeypatch):
     freed = []
     monkeypatch.setattr(job, "free_unused", freed.append)
     kept: Any = SimpleNamespace(bench="the model")
-    loaded = job.Loaded(kept, Path("cache"), _spectra="of the base")  # type: ignore[arg-type]
+    wanted = Wanted("model", "float32", frozenset())
+    loaded = job.Loaded(kept, Path("cache"), wanted, _spectra="of the base")  # type: ignore[arg-type]
     monkeypatch.setattr(job, "_kept", {("key",): loaded})
     job.rest(SimpleNamespace(device="cpu"))  # type: ignore[arg-type]
     assert loaded._spectra == "of the base"
