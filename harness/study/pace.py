@@ -14,6 +14,9 @@ from harness.store.records import Costs
 from harness.study.forecast import START_UNITS, Activity, Counts, Effort
 from harness.study.plan import Pack
 
+#: What is in a record's seconds of training.
+ALL_TRAINING: tuple[Activity, ...] = ("train", "decompose")
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -45,9 +48,9 @@ class Pace:
 
     otherwise: float
     known: Mapping[Effort, float] = field(default_factory=dict)
-    records: int = 0  #: that it was learnt from
+    records: int = 0  #: that it was learnt from, where they tell how long training takes
     guessed: Mapping[Activity, float] = field(default_factory=dict)
-    beside: Beside = Beside()  #: where nothing has been learnt: what is learnt has it
+    beside: Beside = Beside()  #: as long as there are no such records: what is learnt has it
 
     def of(self, work: Effort) -> float:
         """Of a kind that no record has, what others have for the same part: constants say how kinds compare."""
@@ -58,7 +61,7 @@ class Pace:
 
     def seconds(self, work: Mapping[Effort, float], counts: Counts) -> float:
         """Of a pack with this work, its start included."""
-        beside = self.otherwise * START_UNITS + (0.0 if self.known else self.beside.seconds(counts))
+        beside = self.otherwise * START_UNITS + (0.0 if self.records else self.beside.seconds(counts))
         return beside + sum(self.of(each) * units for each, units in work.items())
 
 
@@ -73,27 +76,54 @@ class Sample:
 def learn(samples: Iterable[Sample], first: Pace) -> Pace:
     """The median over samples, for each part and kind of work that they have; for what they lack, the ``first`` pace.
 
-    What samples cost beside their units is in their seconds.  What is decomposed is in those of training, and is taken
-    off them at the first pace: no record tells the two apart.
+    What samples cost beside their units is in their seconds.  Of training, those count first that decompose nothing;
+    of the others no record tells the two apart (:func:`_divided`).
     """
+    kept = list(samples)
     ratios: dict[Effort, list[float]] = {}
-    count = 0
-    for sample in samples:
-        count += 1
-        decomposed = sum(first.of(each) * units for each, units in sample.work.items() if each[0] == "decompose")
+    for sample in kept:
         for work, units in sample.work.items():
-            seconds = _seconds(sample.costs, work[0], decomposed)
+            seconds = None if _decomposed(sample) and work[0] == "train" else _seconds(sample.costs, work[0])
             if units and seconds:
                 ratios.setdefault(work, []).append(seconds / units)
-    known = {work: statistics.median(each) for work, each in ratios.items()}
-    return replace(first, known=known, records=count if ratios else 0)
+    alone = replace(first, known=_medians(ratios))
+    for sample in kept:
+        if _decomposed(sample) and sample.costs.train_seconds:
+            for work, seconds in _divided(sample, sample.costs.train_seconds, alone).items():
+                if work not in alone.known:
+                    ratios.setdefault(work, []).append(seconds)
+    known = _medians(ratios)
+    return replace(first, known=known, records=len(kept) if any(part == "train" for part, _ in known) else 0)
 
 
-def _seconds(costs: Costs, part: Activity, decomposed: float) -> float | None:
-    """What a part of the work took; of training without what was ``decomposed`` at the ends of tasks."""
+def _divided(sample: Sample, seconds: float, pace: Pace) -> dict[Effort, float]:
+    """Seconds of a unit of training and of what was decomposed meanwhile, which took so many ``seconds`` together.
+
+    Both as much longer or shorter than at this pace; where training is known and both took longer, it was the other.
+    """
+    guessed = {work: pace.of(work) * units for work, units in sample.work.items() if units and work[0] in ALL_TRAINING}
+    factor = seconds / sum(guessed.values())
+    found = {work: factor * pace.of(work) for work in guessed}
+    trained = sum(guess for work, guess in guessed.items() if work[0] == "train")
+    if all(work in pace.known for work in guessed if work[0] == "train") and factor > 1:
+        longer = (seconds - trained) / (sum(guessed.values()) - trained)
+        found |= {work: longer * pace.of(work) for work in guessed if work[0] == "decompose"}
+    return found
+
+
+def _decomposed(sample: Sample) -> bool:
+    return any(units for (part, _), units in sample.work.items() if part == "decompose")
+
+
+def _medians(ratios: Mapping[Effort, Sequence[float]]) -> dict[Effort, float]:
+    return {work: statistics.median(each) for work, each in ratios.items()}
+
+
+def _seconds(costs: Costs, part: Activity) -> float | None:
+    """What a part of the work took by itself."""
     match part:
         case "train":
-            return None if costs.train_seconds is None else max(0.0, costs.train_seconds - decomposed)
+            return costs.train_seconds
         case "score":
             return costs.score_seconds
         case "analysis":

@@ -29,14 +29,39 @@ def test_each_kind_has_the_median_of_its_records():
     assert pace.seconds(LOW, ONE) == pytest.approx(7.0 * START_UNITS + 20 + 5 + 1)
 
 
-def test_what_is_decomposed_has_a_pace_of_its_own():
-    starts: dict[Effort, float] = LOW | {("decompose", "low-rank"): 40.0}
-    first = Pace(7.0, guessed={"decompose": 0.5})
-    pace = learn([sample(starts, 30)], first)
-    assert pace.of(("train", "low-rank")) == pytest.approx((30 - 20) / 100)
-    assert pace.of(("decompose", "dense")) == 0.5
-    assert pace.seconds(starts, ONE) == pytest.approx(7.0 * START_UNITS + 30 + 5 + 1)
-    assert first.seconds(starts, ONE) - first.seconds(LOW, ONE) == pytest.approx(20)
+STARTS: dict[Effort, float] = LOW | {("decompose", "low-rank"): 40.0}
+#: 10 s of training and 20 s of what is decomposed.
+GUESS = Pace(7.0, guessed={"train": 0.1, "decompose": 0.5}, beside=Beside(pack=1000.0))
+
+
+@pytest.mark.parametrize("seconds", [15.0, 21.0, 30.0, 90.0])
+def test_what_is_decomposed_has_a_share_of_what_training_took(seconds):
+    pace = learn([sample(STARTS, seconds)], GUESS)
+    assert pace.of(("train", "low-rank")) == pytest.approx(0.1 * seconds / 30)
+    assert pace.of(("decompose", "dense")) == pytest.approx(0.5 * seconds / 30)
+    assert pace.seconds(STARTS, ONE) == pytest.approx(7.0 * START_UNITS + seconds + 5 + 1)
+    assert pace.records == 1
+    assert GUESS.seconds(STARTS, ONE) - GUESS.seconds(LOW, ONE) == pytest.approx(20)
+
+
+def test_records_that_decompose_nothing_tell_how_long_training_takes():
+    plain = [sample(LOW, 10), sample(LOW, 12), sample(LOW, 14)]
+    for seconds, decomposed in ((90.0, 90 - 12), (16.0, 20 * 16 / 32)):  # of 12 + 20 s; half of it by the guess
+        pace = learn([*plain, sample(STARTS, seconds)], GUESS)
+        assert pace.of(("train", "low-rank")) == pytest.approx(0.12)
+        assert 40 * pace.of(("decompose", "low-rank")) == pytest.approx(decomposed)
+        assert pace.records == 4
+    dense: dict[Effort, float] = DENSE | {("decompose", "dense"): 40.0}
+    pace = learn([*plain, sample(dense, 64.0)], GUESS)
+    assert pace.of(("train", "dense")) == pytest.approx(0.12 * 64 / 32), "compared with what is known of other kinds"
+
+
+def test_records_without_training_tell_no_forecast_to_rest_on_them():
+    untrained: dict[Effort, float] = LOW | {("train", "low-rank"): 0.0}
+    pace = learn([sample(untrained, None)], GUESS)
+    assert pace.of(("score", "low-rank")) == pytest.approx(0.1)
+    assert pace.records == 0
+    assert pace.seconds(LOW, ONE) == pytest.approx(7.0 * START_UNITS + 1000 + 10 + 5 + 1)
 
 
 def test_a_kind_without_records_takes_the_pace_of_its_part():
