@@ -142,7 +142,7 @@ def test_a_first_forecast_counts_decomposing_the_base(tmp_path, monkeypatch):
     assert absent - seconds() == pytest.approx(estimate.SVD_SECONDS["cpu"] * whole / found.study.threads)
 
 
-def test_what_a_run_has_decomposed_no_forecast_counts_again(tmp_path, monkeypatch):
+def test_what_a_run_has_decomposed_is_not_counted_again(tmp_path, monkeypatch):
     monkeypatch.setenv("LORABENCH_CACHE", str(cache := tmp_path / "cache"))
     source = resolve_model("tiny-random-llama")
     changes: dict[str, Any] = {

@@ -44,7 +44,7 @@ def test_what_is_decomposed_has_a_share_of_what_training_took(seconds):
     assert GUESS.seconds(STARTS, ONE) - GUESS.seconds(LOW, ONE) == pytest.approx(20)
 
 
-def test_records_that_decompose_nothing_tell_how_long_training_takes():
+def test_records_that_decompose_nothing_come_first():
     plain = [sample(LOW, 10), sample(LOW, 12), sample(LOW, 14)]
     for seconds, decomposed in ((90.0, 90 - 12), (16.0, 20 * 16 / 32)):  # of 12 + 20 s; half of it by the guess
         pace = learn([*plain, sample(STARTS, seconds)], GUESS)
@@ -56,7 +56,7 @@ def test_records_that_decompose_nothing_tell_how_long_training_takes():
     assert pace.of(("train", "dense")) == pytest.approx(0.12 * 64 / 32), "compared with what is known of other kinds"
 
 
-def test_records_without_training_tell_no_forecast_to_rest_on_them():
+def test_records_without_training_are_none_to_rest_on():
     untrained: dict[Effort, float] = LOW | {("train", "low-rank"): 0.0}
     pace = learn([sample(untrained, None)], GUESS)
     assert pace.of(("score", "low-rank")) == pytest.approx(0.1)
