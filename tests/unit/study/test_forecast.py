@@ -133,14 +133,14 @@ def beside(method: str, between: str = "continue", **settings) -> list[dict[str,
 
 def test_reading_and_decomposing_is_work_as_methods_declare_it():
     """Of two rows: text for a covariance, a task's first tokens, the examples of a Fisher information."""
-    few, many = 2 * 2 * SIZES.inputs, 2 * 7 * SIZES.inputs
+    few, before, after = (2 * products * SIZES.inputs for products in (2, 4, 9))
     assert beside("lora") == [{}, {}]
     assert beside("lora_null") == [{"start": (2 * 8192, few)}, {}]
     assert beside("lora_null", "reinit", text_tokens=300) == [{"start": (600, few)}] * 2
     assert beside("corda", text_tokens=300) == [{"start": (600, 2 * 3.5 * SIZES.matrices)}, {}]
     assert beside("inflora", input_tokens=20000) == [
-        {"begin": (2 * 20000, few), "end": (2 * 20000, many)},
-        {"begin": (2 * 512 * 20, few), "end": (2 * 512 * 20, many)},
+        {"begin": (2 * 20000, before), "end": (2 * 20000, after)},
+        {"begin": (2 * 512 * 20, before), "end": (2 * 512 * 20, after)},
     ], "a task has no more than its examples"
     assert beside("eva", eva_tokens=30) == [{"start": (2 * 10 * 50, 2 * 1.3 * SIZES.matrices)}, {}]
     over = forecast.TRAIN_UNITS / forecast.READ_UNITS
