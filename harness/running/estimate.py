@@ -34,7 +34,7 @@ FIRST_GUESS = {
     "cuda": FirstGuess(
         base=10_000.0,
         units={"train": 900_000.0, "score": 600_000.0, "analysis": 10_000.0},
-        beside=Beside(pack=2.0, task=2.0, shapes=3.0, step=0.007, samples=0.3),
+        beside=Beside(pack=2.0, task=2.0, shapes=1.5, step=0.007, samples=0.3),
     ),
 }
 #: Seconds of an fp64 multiply-add where starts and rules decompose: of a thread of a CPU, measured (products and

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -119,13 +120,15 @@ def test_a_guess_of_tokens_knows_how_long_texts_may_be(tmp_path, monkeypatch):
     assert {score.tokens for score in guess.scores.values()} == {27 + 512}
 
 
-def test_a_gpu_is_as_fast_as_was_measured(tmp_path):
-    """The first forecast of packs as `quick` has them, which took 14 to 16 s each."""
-    found = load(tmp_path, methods={"lora": {}}, training={"examples": 96, "batch": 8})
+@pytest.mark.parametrize(("method", "seconds"), [("lora", 14.0), ("combined", 19.0)])
+def test_a_gpu_is_as_fast_as_was_measured(tmp_path, method, seconds):
+    """The first forecast of packs of three tasks of 12 steps, as `quick` has them, and what those took."""
+    found = load(tmp_path, methods={method: {}}, training={"examples": 48, "batch": 4})
     base = estimate._guessed_base(found)
-    pace = pace_of(found, {}, base, GPU)
     (pack,) = found.plan.packs
-    assert 9 < estimate.pack_seconds(found.study, base, pace, pack) < 14, "two tasks where quick has three"
+    counts = replace(forecast.pack_counts(found.study, pack), tasks=3, steps=36)
+    pace = pace_of(found, {}, base, GPU)
+    assert pace.seconds(forecast.pack_work(found.study, base, pack), counts) == pytest.approx(seconds, rel=0.15)
 
 
 def test_a_first_forecast_counts_decomposing_the_base(tmp_path, monkeypatch):
