@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 
 import numpy as np
 
+from harness.engine.batches import draw
 from harness.engine.environment import peak_memory_gib, reset_peak_memory, synchronize
 from harness.errors import LorabenchError
 from harness.executors.interface import Report
@@ -16,6 +16,9 @@ from harness.scoring.bench import Bench
 from harness.scoring.examples import majority
 from harness.store.records import BaseRecord, BaseScore, pack_bits
 from harness.store.results import write_base
+
+#: Training examples of a task whose tokens are counted.
+LENGTHS = 250
 
 
 def run_base(job: Job, report: Report) -> None:
@@ -67,7 +70,11 @@ def _base_score(bench: Bench, name: str, score) -> BaseScore:
 
 
 def _mean_length(bench: Bench, name: str, job: Job) -> float:
-    """Tokens of a training example, from as many as a forecast needs: known to a few per cent."""
+    """Tokens of a training example, from as many as a forecast needs: known to a few per cent.
+
+    Drawn, as a file may be sorted by class or by length.
+    """
     examples = bench.training_examples(name)
     longest = job.study.training.max_length
-    return float(np.mean([min(len(example.ids), longest) for example in itertools.islice(examples, 250)]))
+    drawn = draw(LENGTHS, len(examples), 0)
+    return float(np.mean([min(len(examples[int(i)].ids), longest) for i in drawn]))

@@ -18,6 +18,7 @@ from harness.errors import FolderError
 from harness.executors.interface import Outcome, Watcher
 from harness.executors.local import LocalExecutor
 from harness.method import eigen
+from harness.running import base as run_base
 from harness.running import campaign as campaigns_run
 from harness.running import estimate
 from harness.running import job as job_module
@@ -193,3 +194,13 @@ def test_a_forecast_counts_what_starts_decompose(tmp_path):
     units = forecast.pack_work(found.study, base, pack)["decompose", "low-rank"]
     products = eigen.FEW * sum(n**3 for _, n in widths)
     assert pace.guessed["decompose"] * units == pytest.approx(5e-11 * products / found.study.threads)
+
+
+def test_the_length_of_examples_is_that_of_a_sorted_file(tmp_path):
+    """Of 4,000 rows by length, 10 tokens to 29: the first 250 have 10 or 11."""
+    examples = [SimpleNamespace(ids=[0] * (10 + i // 200)) for i in range(4000)]
+    bench: Any = SimpleNamespace(training_examples=lambda name: examples)
+    job: Any = SimpleNamespace(study=load(tmp_path, training={"examples": 8, "max_length": 64}).study)
+    assert run_base._mean_length(bench, "sorted", job) == pytest.approx(19.5, rel=0.05)
+    examples = examples[:20]
+    assert run_base._mean_length(bench, "short", job) == 10
