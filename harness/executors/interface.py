@@ -90,7 +90,8 @@ class Outcome:
     job: str
     failed: Status | None = None
     message: str = ""
-    span: Span | None = None  #: None where the job's worker died
+    span: Span | None = None  #: None where the job's worker died or stood still
+    attempts: int = 1  #: the worker of every one but the last died
 
 
 def tell_end(watch: Watch, outcome: Outcome) -> None:

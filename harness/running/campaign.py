@@ -340,13 +340,13 @@ def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher
         tracker = Tracker(campaign.chosen, mine.todo, device.kind, folder, watcher.standing)
         state = replace(state, todo=mine.todo)
         try:
-            spans = run_missing(Run(campaign, executor, device, extras, state, progress, tracker), watcher.total)
+            outcomes = run_missing(Run(campaign, executor, device, extras, state, progress, tracker), watcher.total)
         finally:
             tracker.close()
             sweep_signs(folder)
         after = read_state(campaign)
         sweep(folder, {pack.name for pack in after.todo})  # of workers that were killed, and their packs done by others
         sweep_temporary(folder)
-        used = lanes(spans)
+        used = lanes(outcomes)
         write_lanes(folder, used)
         return replace(after.of(campaign), lanes=tuple(used))

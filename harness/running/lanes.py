@@ -6,17 +6,22 @@ of a place is told by the times alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from harness.executors.interface import Span
+from harness.executors.interface import Outcome, Span
 from harness.store.lanes import Lane
 
 
-def lanes(spans: Iterable[Span]) -> list[Lane]:
-    """Every lane, by place; a pack takes the one of its place that became free last."""
+def lanes(outcomes: Sequence[Outcome]) -> list[Lane]:
+    """Every lane, by place; a pack takes the one of its place that became free last.
+
+    None at all where a worker died or stood still: how long it was at its pack is in no span, and would count as idle.
+    """
+    spans = [outcome.span for outcome in outcomes if outcome.span and outcome.attempts == 1]
+    if len(spans) < len(outcomes):
+        return []
     by_place: dict[str, list[list[Span]]] = {}
-    spans = sorted(spans, key=lambda span: span.began)
-    for span in spans:
+    for span in sorted(spans, key=lambda span: span.began):
         there = by_place.setdefault(span.place, [])
         free = [each for each in there if each[-1].ended <= span.began]
         if free:

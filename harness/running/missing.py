@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness.data import paths
 from harness.engine.environment import base_key, versions
 from harness.errors import LorabenchError
-from harness.executors.interface import Executor, Outcome, Span, Watch
+from harness.executors.interface import Executor, Outcome, Watch
 from harness.running.estimate import pace_of, pack_seconds
 from harness.running.job import Job, forget
 from harness.running.untrained import write_untrained
@@ -89,12 +89,12 @@ class Run:
         return self.executor.run([self.job(pack) for pack in packs], WORK, self.progress)
 
 
-def run_missing(run: Run, total: Callable[[float], None]) -> tuple[Span, ...]:
+def run_missing(run: Run, total: Callable[[float], None]) -> list[Outcome]:
     """The base model's scores, trials that train nothing, then all packs that still have work, longest first.
 
-    Gives where and when packs were at work.
+    Gives the outcomes of all packs, of those that failed and of their halves too.
     """
-    spans: list[Span] = []
+    found: list[Outcome] = []
     try:
         campaign, todo = run.campaign, run.state.todo
         base = read_base(campaign.folder, run.base_key) or _scored_base(run)
@@ -104,13 +104,13 @@ def run_missing(run: Run, total: Callable[[float], None]) -> tuple[Span, ...]:
         while todo:
             todo = longest_first(todo, partial(pack_seconds, campaign.study, base, pace))
             outcomes = run.carry_out(*todo)
-            spans += [outcome.span for outcome in outcomes if outcome.span]
+            found += outcomes
             # One bad trial fails its whole pack: its halves are tried until what fails stands alone.
             failed = [pack for pack, outcome in zip(todo, outcomes, strict=True) if outcome.failed]
             todo = tuple(half for pack in failed for half in halves(pack))
     finally:
         forget()
-    return tuple(spans)
+    return found
 
 
 def _scored_base(run: Run) -> BaseRecord:

@@ -6,7 +6,7 @@ import functools
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -148,7 +148,7 @@ class Flight:
         if outcome is None:
             self._waiting.appendleft(job)
             return
-        self._outcomes[job.name] = outcome
+        self._outcomes[job.name] = replace(outcome, attempts=self._tries[job.name])
         tell_end(self.watch, outcome)
 
     def _look(self) -> None:

@@ -139,6 +139,14 @@ def test_one_process_does_job_after_job_until_one_fails(cluster, device):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_an_outcome_tells_how_many_attempts_it_took(cluster, tmp_path):
+    jobs = [ray_jobs.Small(name, tmp_path) for name in ("dies", "lives")]
+    outcomes = cluster.run(jobs, ray_jobs.DIE_ONCE, lambda *what: None)
+    assert outcomes == [Outcome("dies", attempts=2), Outcome("lives")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_no_process_works_on_two_gpus(cluster):
     gpus: dict[int, set[str]] = {}
     for size in (2, 1, 4, 1, 6, 2):

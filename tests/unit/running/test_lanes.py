@@ -5,21 +5,30 @@ from __future__ import annotations
 import socket
 
 import campaigns
+import pytest
 
-from harness.executors.interface import Span
+from harness.executors.interface import Outcome, Span
 from harness.running.lanes import lanes
 from harness.store.lanes import Lane, read_lanes
 
 
-def test_a_pack_takes_the_slot_that_became_free_last():
+def test_a_pack_takes_the_lane_that_became_free_last():
     one = [Span("one", 0, 1, 10), Span("one", 11, 11, 20)]
     two = [Span("two", 0, 0, 8), Span("two", 2, 2, 9), Span("two", 9.5, 10, 19), Span("two", 12, 12, 16)]
-    assert lanes([*two, *one]) == [
+    assert lanes([Outcome("pack", span=span) for span in (*two, *one)]) == [
         Lane(place="one", packs=2, seconds=20, between=1, loading=1, after=0),
         Lane(place="two", packs=2, seconds=20, between=4, loading=0, after=4),
         Lane(place="two", packs=2, seconds=18, between=0.5, loading=0.5, after=1),
     ]
     assert lanes([]) == []
+
+
+@pytest.mark.parametrize("lost", [Outcome("b", "timeout"), Outcome("b", span=Span("one", 30, 31, 40), attempts=2)])
+def test_nothing_is_told_where_a_packs_time_is_lost(lost):
+    """As idle: the timeout of b, or its first attempt."""
+    known = [Outcome("a", span=Span("one", 0, 1, 10)), Outcome("c", span=Span("one", 50, 51, 60))]
+    assert len(lanes(known)) == 1
+    assert lanes([*known, lost]) == []
 
 
 def test_a_run_tells_when_its_packs_were_at_work(tmp_path):
