@@ -21,7 +21,7 @@ from harness.running.requirements import check_directions, check_sizes, check_st
 from harness.store.checkpoints import sweep, sweep_signs
 from harness.store.claims import claim
 from harness.store.files import sweep_temporary
-from harness.store.lanes import Lane, write_lanes
+from harness.store.lanes import Lane, remove_lanes, write_lanes
 from harness.store.published import PublishedRow, read_published
 from harness.store.records import FINAL
 from harness.store.reference import Reference
@@ -339,6 +339,8 @@ def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher
 
         tracker = Tracker(campaign.chosen, mine.todo, device.kind, folder, watcher.standing)
         state = replace(state, todo=mine.todo)
+        if mine.todo:
+            remove_lanes(folder)
         try:
             outcomes = run_missing(Run(campaign, executor, device, extras, state, progress, tracker), watcher.total)
         finally:
@@ -348,5 +350,6 @@ def run(campaign: Campaign, executor: Executor, device: Device, watcher: Watcher
         sweep(folder, {pack.name for pack in after.todo})  # of workers that were killed, and their packs done by others
         sweep_temporary(folder)
         used = lanes(outcomes)
-        write_lanes(folder, used)
+        if used:
+            write_lanes(folder, used)
         return replace(after.of(campaign), lanes=tuple(used))

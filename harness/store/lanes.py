@@ -1,6 +1,8 @@
 """How busy a run kept the places that its packs ran in, in ``logs/lanes.json``: for whoever looks afterwards.
 
-It is of the last run that had packs, and no result: where it can't be written, there is none.
+It is of the last run that had packs, and there is none where that was stopped, or a worker died or stood still: then
+there are packs of which nobody knows how long they were in a lane.  It is no result: where it can't be written, there
+is none either.
 """
 
 from __future__ import annotations
@@ -29,6 +31,11 @@ def lanes_path(folder: Path) -> Path:
     return folder / "logs" / "lanes.json"
 
 
+def remove_lanes(folder: Path) -> None:
+    with suppress(OSError):
+        lanes_path(folder).unlink(missing_ok=True)
+
+
 def write_lanes(folder: Path, lanes: Sequence[Lane]) -> None:
     with suppress(OSError):
         lanes_path(folder).parent.mkdir(parents=True, exist_ok=True)
@@ -36,5 +43,5 @@ def write_lanes(folder: Path, lanes: Sequence[Lane]) -> None:
 
 
 def read_lanes(folder: Path) -> list[Lane]:
-    """Raises OSError or ValueError where no run has left them."""
+    """Raises OSError or ValueError where the last run has left none."""
     return [Lane.model_validate(lane) for lane in json.loads(lanes_path(folder).read_bytes())]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
 
 import campaigns
 import pytest
 
-from harness.executors.interface import Outcome, Span
+from harness.executors.interface import Outcome, Span, Watch, Work
+from harness.executors.local import LocalExecutor
+from harness.running import worker
 from harness.running.lanes import lanes
-from harness.store.lanes import Lane, read_lanes
+from harness.store.lanes import Lane, read_lanes, write_lanes
 
 
 def test_a_pack_takes_the_lane_that_became_free_last():
@@ -31,12 +37,38 @@ def test_nothing_is_told_where_a_packs_time_is_lost(lost):
     assert lanes([*known, lost]) == []
 
 
-def test_a_run_tells_when_its_packs_were_at_work(tmp_path):
-    study = campaigns.TOY | {"methods": {"lora": {}, "lora_plus": {}}, "pack": 1, "streams": {"order": ["toy_recall"]},
-                             "training": {"examples": 16, "batch": 8}, "scoring": {"items": 4}}  # fmt: skip
-    state = campaigns.run(campaigns.load(campaigns.write_study(tmp_path, study), tmp_path / "out"))
+STUDY = campaigns.TOY | {"methods": {"lora": {}, "lora_plus": {}}, "pack": 1, "streams": {"order": ["toy_recall"]},
+                         "training": {"examples": 16, "batch": 8}, "scoring": {"items": 4}}  # fmt: skip
+
+
+def test_a_run_tells_when_its_packs_were_at_work(tmp_path, monkeypatch):
+    """By a clock that strikes whenever it is asked: when a pack began, when it had loaded, when it ended."""
+    monkeypatch.setattr(worker, "time", SimpleNamespace(time=count().__next__))
+    state = campaigns.run(campaigns.load(campaigns.write_study(tmp_path, STUDY), tmp_path / "out"))
     (lane,) = state.lanes
-    assert (lane.place, lane.packs, lane.after) == (socket.gethostname(), 2, 0)
-    assert 0 <= lane.loading < lane.seconds
-    assert 0 <= lane.between < lane.seconds
+    assert lane == Lane(place=socket.gethostname(), packs=2, seconds=5, between=1, loading=2, after=0)
     assert read_lanes(tmp_path / "out") == [lane]
+
+
+class Stopped(LocalExecutor):
+    """Does the base model; Ctrl-C as the packs begin."""
+
+    def run(self, jobs: Sequence[Any], work: Work, watch: Watch) -> list[Outcome]:
+        if jobs[0].pack:
+            raise KeyboardInterrupt
+        return super().run(jobs, work, watch)
+
+
+def test_what_is_left_is_of_the_last_run_with_packs(tmp_path):
+    """One with untrained trials alone leaves it; one that is stopped takes it away."""
+    out = tmp_path / "out"
+    study = STUDY | {"methods": {"frozen": {}}}
+    before = [Lane(place="here", packs=2, seconds=5, between=1, loading=2, after=0)]
+    write_lanes(out, before)
+    assert campaigns.run(campaigns.load(campaigns.write_study(tmp_path, study), out)).complete
+    assert read_lanes(out) == before
+    more = campaigns.load(campaigns.write_study(tmp_path, STUDY), out)
+    with pytest.raises(KeyboardInterrupt):
+        campaigns.run(more, Stopped())
+    with pytest.raises(FileNotFoundError):
+        read_lanes(out)
