@@ -51,6 +51,17 @@ def main_memory() -> int | None:
     return min((each for each in found if each > 0), default=None)
 
 
+def usable_cores(share: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """CPU cores that this process may use; of a container those of its share, unlike ``os.cpu_count``."""
+    found: list[float] = [os.cpu_count() or 1]
+    with suppress(AttributeError):  # not on macOS
+        found.append(len(os.sched_getaffinity(0)))
+    with suppress(OSError, ValueError):  # "max": there is none
+        quota, period = share.read_text(encoding="ascii").split()
+        found.append(int(quota) / int(period))
+    return max(1, int(min(found)))
+
+
 def gpu_gigabytes() -> float:
     """Memory of this machine's first GPU; 8 where there is none, for a plan of what runs elsewhere."""
     if not has_gpu():

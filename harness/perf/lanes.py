@@ -1,8 +1,10 @@
 """``lorabench perf lanes``: equal packs one at a time, and several at a time: how much sooner the several are through.
 
-Both are ``lorabench run`` with a Ray of its own, on as many GPUs as there are lanes, or on a CPU with as many equal
-shares of its cores.  Timed is from when the first pack reaches a process, with all that this loads, to the end of the
-last.  Scores and decompositions of the base are in the cache by then, from a pack that is not timed.
+Both are ``lorabench run`` with a Ray of its own.  A lane is a GPU: several have more than one has.  On a CPU both have
+the same cores: one lane has a thread a core, each of several an equal share of the threads (a rest of them idles), so
+that the ratio says which use of the machine is sooner.  Timed is from when the first pack reaches a process, with all
+that this loads, to the end of the last.  Scores and decompositions of the base are in the cache by then, from packs
+that are not timed: one a number of lanes, as scores are kept apart by threads.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ import yaml
 
 from harness.engine.environment import device_name
 from harness.errors import InputError
-from harness.executors.hardware import emulates_bfloat16
+from harness.executors.hardware import emulates_bfloat16, usable_cores
 from harness.perf.common import run_apart, save, this_device
 from harness.store.lanes import read_lanes
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+#: Ray counts what ``os.cpu_count`` says, in a container too: then it has room for as many packs as there are lanes.
+ALL_CORES = "RAY_USE_MULTIPROCESSING_CPU_COUNT"
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ def main(asked: Settings, out: Path) -> None:
     print(f"{device_name(device)}, {asked.model}, {asked.packs} packs of {asked.rows}", flush=True)
     runs: dict[int, list[dict[str, Any]]] = {1: [], asked.lanes: []}
     with tempfile.TemporaryDirectory(prefix="lorabench-lanes-") as name:
-        _run(asked, 1, device, Path(name, "warm"), packs=1)
+        for lanes in runs:
+            _run(asked, lanes, device, Path(name, f"{lanes}-warm"), packs=1)
         for turn in range(asked.repeats):
             for lanes, done in runs.items():
                 done.append(_run(asked, lanes, device, Path(name, f"{lanes}-{turn}"), packs=asked.packs))
@@ -59,7 +64,7 @@ def main(asked: Settings, out: Path) -> None:
 
 
 def _check_room(lanes: int, device: torch.device) -> None:
-    there = len(_cards()) if device.type == "cuda" else _cores()
+    there = len(_cards()) if device.type == "cuda" else usable_cores()
     if there < lanes:
         what = "GPUs" if device.type == "cuda" else "CPU cores"
         raise InputError(
@@ -73,16 +78,13 @@ def _cards() -> list[str]:
     return given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _cores() -> int:
-    return os.cpu_count() or 1
-
-
 def _run(asked: Settings, lanes: int, device: torch.device, folder: Path, packs: int) -> dict[str, Any]:
     """Seconds of so many packs, and of each lane."""
     folder.mkdir()
     environment, file = dict(os.environ), folder / "lanes.yaml"
     if device.type == "cuda":
         environment[VISIBLE] = ",".join(_cards()[:lanes])
+    environment[ALL_CORES] = "1"
     file.write_text(yaml.safe_dump(_study(asked, lanes, device, packs)), encoding="utf-8")
     words = ["run", str(file), "--no-report", "--out", str(folder / "out")]
     log = folder / "log"
@@ -101,10 +103,13 @@ def _run(asked: Settings, lanes: int, device: torch.device, folder: Path, packs:
 
 
 def _study(asked: Settings, lanes: int, device: torch.device, packs: int) -> dict[str, Any]:
-    slow = device.type == "cpu" and emulates_bfloat16()
+    cpu = device.type == "cpu"
+    threads = usable_cores() // lanes if cpu else 1
+    cpus = 100 * (os.cpu_count() or 1) // lanes / 100  # rounded up, the last lane would not fit
     return {
-        "model": asked.model, "device": device.type, "dtype": "float32" if slow else "bfloat16", "threads": 1,
-        "streams": {"order": ["toy_recall", "toy_digits"]}, "methods": {"lora": {}}, "pack": asked.rows,
-        "seeds": list(range(packs * asked.rows)), "training": {"examples": asked.examples, "batch": 8},
-        "keep_adapters": "none", "resources": {"num_cpus": _cores() / lanes} if device.type == "cpu" else {},
+        "model": asked.model, "device": device.type, "dtype": "float32" if cpu and emulates_bfloat16() else "bfloat16",
+        "threads": threads, "streams": {"order": ["toy_recall", "toy_digits"]}, "methods": {"lora": {}},
+        "pack": asked.rows, "seeds": list(range(packs * asked.rows)),
+        "training": {"examples": asked.examples, "batch": 8}, "keep_adapters": "none",
+        "resources": {"num_cpus": cpus} if cpu else {},
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -168,3 +169,12 @@ def test_a_cpu_says_whether_it_has_bfloat16(tmp_path, flags, emulated):
     told.write_text(f"processor : 0\nflags : {flags}\n")
     assert hardware.emulates_bfloat16(told) == emulated
     assert not hardware.emulates_bfloat16(tmp_path / "none")
+
+
+@pytest.mark.parametrize(("share", "usable"), [("350000 100000", 3), ("50000 100000", 1), ("max 100000", 5), (None, 5)])
+def test_cores_are_those_of_the_containers_share(tmp_path, monkeypatch, share, usable):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(5)), raising=False)
+    if share:
+        (tmp_path / "cpu.max").write_text(f"{share}\n")
+    assert hardware.usable_cores(tmp_path / "cpu.max") == usable
