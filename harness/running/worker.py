@@ -52,8 +52,9 @@ def execute(job: Job, report: Report) -> Outcome:
 
 
 def _place(job: Job) -> str:
-    """The machine; on a GPU with the number of the one that this process sees."""
-    card = f" GPU {os.environ.get('CUDA_VISIBLE_DEVICES') or 0}" if job.device == "cuda" else ""
+    """The machine; on a GPU with the number of the one in use: the first that this process sees."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
+    card = f" GPU {visible.split(',')[0].strip()}" if job.device == "cuda" else ""
     return f"{socket.gethostname()}{card}"
 
 

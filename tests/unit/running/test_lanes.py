@@ -50,6 +50,13 @@ def test_a_run_tells_when_its_packs_were_at_work(tmp_path, monkeypatch):
     assert read_lanes(tmp_path / "out") == [lane]
 
 
+@pytest.mark.parametrize(("visible", "card"), [("3", "3"), ("2,3", "2"), ("", "0")])
+def test_a_place_on_a_gpu_is_the_one_in_use(monkeypatch, visible, card):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    job: Any = SimpleNamespace(device="cuda")
+    assert worker._place(job) == f"{socket.gethostname()} GPU {card}"
+
+
 class Stopped(LocalExecutor):
     """Does the base model; Ctrl-C as the packs begin."""
 
