@@ -33,6 +33,10 @@ def lanes(outcomes: Sequence[Outcome]) -> list[Lane]:
 
 
 def _lane(spans: list[Span], end: float) -> Lane:
+    """``end`` is by the clock of the machine whose pack was last.
+
+    Of lanes on others, ``seconds`` and ``after`` are off by as much as the clocks differ.
+    """
     first, last = spans[0], spans[-1]
     between = last.ended - first.began - sum(span.ended - span.began for span in spans)
     loading = sum(span.ready - span.began for span in spans)
