@@ -122,10 +122,10 @@ def test_without_its_libraries_it_says_what_to_install(monkeypatch):
 
 @pytest.mark.slow
 def test_hf_s_trainer_is_timed_in_turns_with_the_engine(tmp_path, monkeypatch):
-    """The real one, once: alone, and two that share the machine."""
+    """The real one, once: alone, and two that share the machine, long enough that both are at work on a busy one."""
     monkeypatch.setitem(engine_pack.WARM_UP_STEPS, "cpu", 1)
     agenda = Agenda({"all": (1,), "bench": (2,)}, (2,))
-    assert train.main(Settings({"random:tiny": agenda}, seconds=0.0), tmp_path) == []
+    assert train.main(Settings({"random:tiny": agenda}, seconds=2.0), tmp_path) == []
     (file,) = tmp_path.glob("train-*.json")
     found = json.loads(file.read_text())
     rows = found["sizes"]["tiny"]["peers"]

@@ -198,7 +198,7 @@ def test_one_of_many_gets_the_folder_by_leases_alone(tmp_path, lockless, unseen,
 def test_one_of_many_gets_the_folder_always(tmp_path, request, locks):
     if not locks:
         request.getfixturevalue("lockless")
-    race(tmp_path / "out", rounds=60)
+    race(tmp_path / "out", rounds=20)
 
 
 def test_nobody_goes_on_without_a_claim(tmp_path, monkeypatch):
