@@ -63,6 +63,7 @@ class Minor(LowRank):
     """MiLoRA (Wang et al., arXiv 2406.09044): starts as the smallest singular directions, taken off the base."""
 
     puts_below: ClassVar[bool] = True
+    takes_spectra: ClassVar[bool] = True
 
     def start(self, drawn: Tensor, at: Start) -> tuple[Tensor, Tensor]:
         for (a, b), base in zip(at.layout.split(drawn[None]), at.spectra(), strict=True):
