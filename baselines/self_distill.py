@@ -82,6 +82,9 @@ class _BoundSelfDistillation(BoundLoss):
     def needs_teacher(self, progress: float) -> bool:
         return progress >= self.settings.warmup
 
+    def is_cross_entropy(self, *, taught: bool) -> bool:
+        return self.settings.imitates and not taught
+
     def tokens(self, student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
         parts = [losses.cross_entropy(student, target)] if self.settings.imitates else []
         parts += [] if teacher is None else [self.own_tokens(student, teacher, row, position)]

@@ -30,6 +30,7 @@ from harness.engine.model.packed import PackedModel
 from harness.engine.rows import Rows
 from harness.engine.step import take_step
 from harness.method import Method, Recipe
+from harness.method.losses import cross_entropy
 from harness.study.overrides import TRAINING_KEYS
 
 STEPS_PER_TASK = 64
@@ -284,6 +285,21 @@ def _inspects_as_declared(method: Method, kept: Recipe) -> None:
         raise BrokenRuleError("; ".join(wrong), _part_of_method(method, kept, [kept.adapter, *kept.updates]))
 
 
+def _is_its_cross_entropy(method: Method, kept: Recipe) -> None:
+    if not kept.loss.given:
+        return
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 12, 7, generator=generator)
+    target, row, position = (torch.arange(12) % size for size in (7, 2, 6))
+    bound = type(kept.loss).bind([kept.loss] * 2, student.device)
+    for taught in (False, True):
+        if bound.is_cross_entropy(taught=taught):
+            found = bound.tokens(student, teacher if taught else None, target, row, position)
+            if not torch.allclose(found, cross_entropy(student, target)):
+                what = "its loss says that it is the cross-entropy alone (is_cross_entropy), and is something else"
+                raise BrokenRuleError(what, _part_of_method(method, kept, [kept.loss]))
+
+
 RULES: dict[str, Callable[[Method, Sequence[Method]], None]] = {
     "it is described, in a file that can be read": _described,
     "its settings have defaults that resolve": _settings,
@@ -297,4 +313,5 @@ RULES: dict[str, Callable[[Method, Sequence[Method]], None]] = {
     "its parts do something": _trained(_parts_work),
     "its average lags alike at every position": _trained(_lags_alike),
     "what it looks at is declared": _trained(_inspects_as_declared),
+    "its cross-entropy is one": _trained(_is_its_cross_entropy),
 }

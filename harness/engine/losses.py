@@ -6,10 +6,13 @@ the loss, one chunk of tokens at a time; the trunk then takes it with ``hidden.b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import torch
 from torch import Tensor
+
+from harness.engine.model.head import Head
 
 #: fp32 logits in flight at a time: 256 MiB on a GPU, which wants large kernels; 32 MiB on a CPU, which wants its cache.
 CHUNK_LOGITS = {"cuda": 2**26, "cpu": 2**23}
@@ -30,15 +33,36 @@ def loss_and_gradient(
 
     ``head`` maps hidden states to logits; ``weight`` [N] turns the sum into a mean per trial.
     """
-    losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
-    gradient = torch.empty_like(hidden)
+    losses, gradient = _room(hidden)
     vocabulary = head(hidden[:1].detach()).shape[-1] if hidden.shape[0] else 1
-    chunk = max(1, chunk_logits(hidden.device) // vocabulary)
-    for start in range(0, hidden.shape[0], chunk):
-        part = slice(start, min(start + chunk, hidden.shape[0]))
+    for part in _chunks(hidden, vocabulary):
         with torch.enable_grad():
             leaf = hidden[part].detach().requires_grad_()
             values = token_loss(head(leaf).float(), part)
             (gradient[part],) = torch.autograd.grad((values * weight[part]).sum(), leaf)
         losses[part] = values.detach()
     return losses, gradient
+
+
+@torch.no_grad()
+def cross_entropy_and_gradient(
+    kernels: ModuleType, hidden: Tensor, head: Head, target: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same for -log p(``target`` [N]), by a kernel and without a copy of the logits; ``head`` has no softcap."""
+    losses, gradient = _room(hidden)
+    for part in _chunks(hidden, len(head.linear.weight)):
+        logits = head.logits(hidden[part])
+        losses[part] = kernels.cross_entropy(logits, target[part], weight[part])
+        torch.mm(logits, head.linear.weight, out=gradient[part])
+    return losses, gradient if head.factor == 1.0 else gradient * head.factor
+
+
+def _room(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """For losses [N] and gradients [N, d]."""
+    return hidden.new_empty(len(hidden), dtype=torch.float32), torch.empty_like(hidden)
+
+
+def _chunks(hidden: Tensor, vocabulary: int) -> Iterator[slice]:
+    chunk = max(1, chunk_logits(hidden.device) // vocabulary)
+    for start in range(0, len(hidden), chunk):
+        yield slice(start, min(start + chunk, len(hidden)))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.engine.batches import Batch, Pass, make_batch
 from harness.engine.optimizer import clipped
-from harness.engine.passes import PassLoss, forward_backward
+from harness.engine.passes import PassLoss, cross_entropy, forward_backward
 from harness.engine.rollouts import own_answers
 from harness.engine.rows import Rows
 
@@ -85,8 +85,10 @@ def _passes(rows: Rows, batch: Batch, taught: bool) -> tuple[list[_Passes], Spen
     samples = kind.sampling is not None
     groups, spent = [], Spent(none, none, none, none)
     if kind.given:
-        groups.append(_Passes(batch.passes, rows.loss.tokens, taught and not samples))
-        spent = Spent(batch.tokens, batch.teacher_tokens if taught and not samples else none, none, none)
+        by_teacher = taught and not samples
+        loss = cross_entropy if rows.loss.is_cross_entropy(taught=by_teacher) else rows.loss.tokens
+        groups.append(_Passes(batch.passes, loss, by_teacher))
+        spent = Spent(batch.tokens, batch.teacher_tokens if by_teacher else none, none, none)
     if taught and samples:
         answered, prompt, sampled = _rollout(rows, batch)
         groups.append(_Passes(answered.passes, _on_own_answers(rows), taught))

@@ -168,6 +168,10 @@ class BoundLoss(ABC):
         Own answers are sampled in those steps alone.
         """
 
+    def is_cross_entropy(self, *, taught: bool) -> bool:
+        """Whether :meth:`tokens`, with a teacher or without, is the cross-entropy alone: on a GPU a kernel has it."""
+        return False
+
     @abstractmethod
     def tokens(self, student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
         """Losses [n] for logits [n, V], targets [n], the row of the pack [n] and the position in the answer [n].
@@ -183,6 +187,9 @@ class BoundLoss(ABC):
 class BoundCrossEntropy(BoundLoss):
     def needs_teacher(self, progress: float) -> bool:
         return False
+
+    def is_cross_entropy(self, *, taught: bool) -> bool:
+        return True
 
     def tokens(self, student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
         return cross_entropy(student, target)

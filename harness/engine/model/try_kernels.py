@@ -59,12 +59,25 @@ def _compare(kernels: ModuleType, device: torch.device) -> None:
         _off(opened, F.silu(twice) * twice) / HALF_ROUNDING,
         float((peak + log_sum - logits.logsumexp(-1)).abs().max()) / ROUNDING,
     ]
+    off += _off_of_cross_entropy(kernels, logits)
     for rank in (5, 70):  # of one part, and of two
         off += [error / HALF_ROUNDING for error in _off_at_the_gate(kernels, x, rank)]
     for kernel, written, given, constants in _in_training(kernels, x):
         off += [error / HALF_ROUNDING for error in _off_there_and_back(kernel, written, given, constants)]
     if not (all(error < 1 for error in off) and bool((likeliest == logits.argmax(-1)).all())):
         raise ArithmeticError(f"a kernel is wrong on this device: {max(off):.1g} times what rounding allows")
+
+
+def _off_of_cross_entropy(kernels: ModuleType, logits: Tensor) -> Iterator[float]:
+    """Of losses and of the gradient of their weighted sum, in float32, in units of what rounding allows."""
+    target = torch.arange(len(logits), device=logits.device)
+    weight = torch.linspace(0.1, 1, len(logits), device=logits.device)
+    exact = logits.double().requires_grad_()
+    wanted = F.cross_entropy(exact, target, reduction="none")
+    (back,) = torch.autograd.grad((wanted * weight).sum(), exact)
+    gradient = logits.clone()
+    yield _off(kernels.cross_entropy(gradient, target, weight), wanted) / ROUNDING
+    yield _off(gradient, back) / ROUNDING
 
 
 def _off_at_the_gate(kernels: ModuleType, x: Tensor, rank: int) -> Iterator[float]:

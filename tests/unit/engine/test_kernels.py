@@ -69,6 +69,27 @@ def test_likelihoods_are_those_of_float64(width, dtype):
     assert not (peak + log_sum)[5].isfinite()
 
 
+@on_a_gpu
+@pytest.mark.parametrize("width", [1, 5, 4096, 4097, 49152, 151936])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_cross_entropy_and_its_gradient_are_those_of_float64(width, dtype):
+    from harness.engine.model import kernels
+
+    logits = (5 * drawn(37, width, seed=width)).to(dtype)
+    logits[5, width // 2] = torch.nan
+    target, weight = torch.arange(37, device=GPU) * 7919 % width, drawn(37, seed=1).abs()
+    target[3] = width - 1
+    kept = torch.arange(37, device=GPU) != 5
+    exact = logits[kept].double().requires_grad_()
+    wanted = F.cross_entropy(exact, target[kept], reduction="none")
+    (back,) = torch.autograd.grad((wanted * weight[kept]).sum(), exact)
+    losses = kernels.cross_entropy(logits, target, weight)
+    torch.testing.assert_close(losses[kept].double(), wanted.detach(), atol=1e-5, rtol=1e-6)
+    rounding = 2.0**-8 * back.abs() if dtype is torch.bfloat16 else 0
+    assert bool(((logits[kept].double() - back).abs() <= rounding + 1e-5 * weight[kept, None]).all())
+    assert not losses[5].isfinite()
+
+
 class FeedForward(nn.Module):
     """What a Llama's feed-forward layer is before its last product."""
 
@@ -105,7 +126,8 @@ def test_a_gate_behind_updates_is_that_of_float64(shape, factors):
         leaves = [(x.double() if exact else x.clone()).requires_grad_(factors is torch.bfloat16) for x in given]
         layer.gate_proj.take(Change(leaves[1], leaves[3]))
         layer.up_proj.take(Change(leaves[2], leaves[4]))
-        out = layer(leaves[0])
+        with torch.set_grad_enabled(factors is torch.bfloat16):  # factors in float32 infer
+            out = layer(leaves[0])
         down = drawn(*out.shape, seed=9).to(out.dtype)
         found.append([out, *(torch.autograd.grad(out, leaves, down) if out.requires_grad else ())])
     for one, plain, wanted in zip(*found, strict=True):
@@ -213,6 +235,14 @@ class Written:
         return peak, logits.logsumexp(-1) - peak, logits.argmax(-1)
 
     @staticmethod
+    def cross_entropy(logits, target, weight):
+        with torch.enable_grad():
+            leaf = logits.clone().requires_grad_()
+            losses = F.cross_entropy(leaf, target, reduction="none")
+            logits.copy_(torch.autograd.grad((losses * weight).sum(), leaf)[0])
+        return losses.detach()
+
+    @staticmethod
     def down_states(x, a):
         return x.float() @ a.mT
 
@@ -241,7 +271,9 @@ class Written:
         return torch.cat(mixed, 2)
 
 
-@pytest.mark.parametrize("name", ["add_updates", "down_states", "gated", "gated_back", "rms_norm", "row_attention"])
+@pytest.mark.parametrize(
+    "name", ["add_updates", "cross_entropy", "down_states", "gated", "gated_back", "rms_norm", "row_attention"]
+)
 def test_a_kernel_that_is_wrong_is_not_used(name, monkeypatch):
     try_kernels._compare(Written, torch.device("cpu"))  # pyright: ignore[reportArgumentType]  # in place of a module
     written = getattr(Written, name)
