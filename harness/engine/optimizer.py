@@ -1,4 +1,4 @@
-"""What a study says to every optimizer, and the clip of K rows at once.
+"""What a study says to every optimizer, the clip of K rows at once, and the update.
 
 Same arithmetic as ``clip_grad_norm_`` on each row alone (parity-tested).  The optimizer itself is a part of the recipe
 (:class:`harness.method.parts.Optimizer`).  No value is read back to the host.
@@ -7,9 +7,15 @@ Same arithmetic as ``clip_grad_norm_`` on each row alone (parity-tested).  The o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from harness.engine.adapters.bank import AdapterBank
+from harness.engine.model.try_kernels import kernels_for
+from harness.method.adamw import BoundAdamW
+from harness.method.bound import BoundOptimizer
 
 
 @dataclass(frozen=True)
@@ -20,14 +26,36 @@ class OptimizerSettings:
     clip: float = 1.0
 
 
-def clipped(gradient: Tensor, rate: Tensor, active: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(gradient [K, P] with norms of at most ``limit``, rate [K, S], norms [K] before the clip).
+@dataclass(frozen=True)
+class Clip:
+    """What a step does with the gradients [K, P] of K rows."""
 
-    Gradient and rate are 0 in rows that are not ``active`` [K], and in those with a norm or a rate that is not finite
-    (``torch.where``, since NaN * 0 is NaN).
+    norm: Tensor  #: [K], before the clip
+    coefficient: Tensor  #: [K], at most 1, of the gradient; 0 in a row that takes no step, whatever its gradient is
+    rate: Tensor  #: [K, S], 0 in such a row
+
+
+def clip(gradient: Tensor, rate: Tensor, active: Tensor, limit: float) -> Clip:
+    """To norms of at most ``limit``; rows that are not ``active`` [K], and those with a norm or a rate [K, S] that is
+    not finite, take no step.
     """
     norm = torch.linalg.vector_norm(gradient, dim=1)
     usable = active & norm.isfinite() & rate.isfinite().all(1)
-    coefficient = (limit / (norm + 1e-6)).clamp(max=1.0)
-    gradient = torch.where(usable[:, None], gradient * coefficient[:, None], 0.0)
-    return gradient, torch.where(usable[:, None], rate, 0.0), norm
+    coefficient = torch.where(usable, (limit / (norm + 1e-6)).clamp(max=1.0), 0.0)
+    return Clip(norm, coefficient, torch.where(usable[:, None], rate, 0.0))
+
+
+def update(optimizer: BoundOptimizer, bank: AdapterBank[Any], gradient: Tensor, clip: Clip) -> None:
+    """Let the optimizer change ``bank.values`` [K, P]; on a GPU a kernel takes the place of AdamW and of the clip."""
+    kernels = kernels_for(gradient.device)
+    if kernels and type(optimizer) is BoundAdamW:
+        optimizer.step_count += 1
+        rate, keep, root = optimizer.of_step(clip.rate)
+        kernels.adamw(
+            bank.values, optimizer.mean, optimizer.square, gradient, clip.coefficient, rate, keep, root.float(),
+            optimizer.sections[0], optimizer.betas, optimizer.eps,
+        )  # fmt: skip
+        return
+    taken = clip.coefficient[:, None]
+    # ``torch.where``, since NaN * 0 is NaN
+    optimizer.step(bank, torch.where(taken > 0, gradient * taken, 0.0), clip.rate)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.engine.batches import Batch, Pass, make_batch
-from harness.engine.optimizer import clipped
+from harness.engine.optimizer import clip, update
 from harness.engine.passes import PassLoss, cross_entropy, forward_backward
 from harness.engine.rollouts import own_answers
 from harness.engine.rows import Rows
@@ -42,10 +42,10 @@ def take_step(rows: Rows, batch: Batch, factor: float, progress: float) -> tuple
         for rule in rows.updates.values():
             rule.before_step(rows.bank, rows.alive)
         rates = rows.rates[:, None] * rows.optimizer.ratios * rows.factor
-        gradient, rates, norm = clipped(gradient, rates, rows.alive, rows.settings.clip)
-        rows.optimizer.step(rows.bank, gradient, rates)
+        clipped = clip(gradient, rates, rows.alive, rows.settings.clip)
+        update(rows.optimizer, rows.bank, gradient, clipped)
         rows.hold(held)
-        rows.alive &= norm.isfinite()
+        rows.alive &= clipped.norm.isfinite()
         for average in rows.averages.values():
             average.after_step(rows.bank)
     return losses, spent
@@ -67,6 +67,7 @@ def _losses_and_gradient(rows: Rows, batch: Batch, progress: float) -> tuple[Ten
     trunk, layout, values, scaling = rows.trunk, rows.bank.layout, rows.bank.values, rows.bank.scaling
     teachers = rows.teachers() if taught else None
     losses, gradient = torch.zeros_like(rows.rates), None
+    several = sum(len(group.passes) for group in groups) > 1
     for group in groups:
         for each in group.passes:
             states = None
@@ -74,7 +75,10 @@ def _losses_and_gradient(rows: Rows, batch: Batch, progress: float) -> tuple[Ten
                 states = trunk.states(layout, each.teacher, teachers, scaling)
             of_losses, of_gradient = forward_backward(trunk, layout, group.loss, each, values, scaling, states)
             losses += of_losses
-            gradient = of_gradient if gradient is None else gradient.add_(of_gradient)
+            if gradient is None:
+                gradient = of_gradient.clone() if several else of_gradient  # the next pass writes where this one did
+            else:
+                gradient.add_(of_gradient)
     assert gradient is not None, "a loss that leaves out the given answers needs its teacher in every step"
     return losses, gradient, spent
 

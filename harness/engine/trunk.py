@@ -88,7 +88,10 @@ class Trunk:
             return _at(graph.hidden, source)
 
     def forward(self, layout: Layout | DenseLayout, sequences: Sequences, values: Tensor, scaling: Tensor) -> Forward:
-        """The same with a way back; ``values`` must be the same tensor every time, written to in place."""
+        """The same with a way back, whose gradient lasts until the next pass goes it.
+
+        ``values`` must be the same tensor every time, written to in place.
+        """
         source = sequences.source
         graph = self._captured(layout, sequences, values, scaling, gradient=True)
         if graph is not None:
@@ -182,7 +185,7 @@ def _replay_backward(graph: _Graph, source: Tensor, downstream: Tensor) -> Tenso
     assert graph.gradient is not None
     graph.downstream.zero_().flatten(0, 1).index_add_(0, source, downstream)
     graph.backward.replay()
-    return graph.gradient.clone()
+    return graph.gradient
 
 
 @contextmanager

@@ -35,13 +35,21 @@ class BoundAdamW(BoundOptimizer):
         beta1, beta2 = self.betas
         self.mean.lerp_(gradient, 1 - beta1)
         self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        denominator = (self.square.sqrt() / (1 - beta2**self.step_count) ** 0.5).add_(self.eps)
+        corrected, keep, root = self.of_step(rate)
+        denominator = (self.square.sqrt() / root).add_(self.eps)
         columns = [tensor.split(self.sections, dim=1) for tensor in (bank.values, self.mean, denominator)]
         for i, (value, mean, below) in enumerate(zip(*columns, strict=True)):
-            section_rate = rate[:, i : i + 1]
             if self.weight_decay:
-                value.mul_(1 - section_rate * self.weight_decay)
-            value.sub_(section_rate / (1 - beta1**self.step_count) * mean / below)
+                value.mul_(keep[:, i : i + 1])
+            value.sub_(corrected[:, i : i + 1] * mean / below)
+
+    def of_step(self, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For the step that is counted: the rate [K, S] with the correction of the mean's bias, what decay leaves of a
+        value [K, S], and the root [] of the correction of the square's bias.
+        """
+        beta1, beta2 = self.betas
+        corrected = rate / (1 - beta1**self.step_count)
+        return corrected, 1 - rate * self.weight_decay, (1 - beta2**self.step_count) ** 0.5
 
     def state(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "square": self.square, "step_count": self.step_count}

@@ -59,7 +59,7 @@ def _compare(kernels: ModuleType, device: torch.device) -> None:
         _off(opened, F.silu(twice) * twice) / HALF_ROUNDING,
         float((peak + log_sum - logits.logsumexp(-1)).abs().max()) / ROUNDING,
     ]
-    off += _off_of_cross_entropy(kernels, logits)
+    off += [*_off_of_cross_entropy(kernels, logits), *_off_of_a_step(kernels, device)]
     for rank in (5, 70):  # of one part, and of two
         off += [error / HALF_ROUNDING for error in _off_at_the_gate(kernels, x, rank)]
     for kernel, written, given, constants in _in_training(kernels, x):
@@ -78,6 +78,21 @@ def _off_of_cross_entropy(kernels: ModuleType, logits: Tensor) -> Iterator[float
     gradient = logits.clone()
     yield _off(kernels.cross_entropy(gradient, target, weight), wanted) / ROUNDING
     yield _off(gradient, back) / ROUNDING
+
+
+def _off_of_a_step(kernels: ModuleType, device: torch.device) -> Iterator[float]:
+    """Of what AdamW leaves, in units of what rounding allows."""
+    generator = torch.Generator().manual_seed(1)
+    given = [torch.rand(2, 70, generator=generator).to(device) for _ in range(4)]
+    clip, rate, keep = (torch.rand(2, size, generator=generator).to(device) for size in (1, 2, 2))
+    root, first, betas, eps = torch.tensor(0.5, device=device), 30, (0.9, 0.99), 1e-8
+    value, mean, square, gradient = (tensor.double() for tensor in given)
+    gradient = gradient * clip
+    mean, square = mean.lerp(gradient, 1 - betas[0]), betas[1] * square + (1 - betas[1]) * gradient**2
+    rates, kept = (part.double().repeat_interleave(torch.tensor([30, 40], device=device), 1) for part in (rate, keep))
+    wanted = kept * value - rates * mean / (square.sqrt() / root + eps), mean, square
+    kernels.adamw(*given, clip[:, 0].contiguous(), rate, keep, root, first, betas, eps)
+    yield from (_off(found, right) / ROUNDING for found, right in zip(given, wanted, strict=False))
 
 
 def _off_at_the_gate(kernels: ModuleType, x: Tensor, rank: int) -> Iterator[float]:

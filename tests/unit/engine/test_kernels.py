@@ -90,6 +90,33 @@ def test_a_cross_entropy_and_its_gradient_are_those_of_float64(width, dtype):
     assert not losses[5].isfinite()
 
 
+@on_a_gpu
+@pytest.mark.parametrize(("width", "first"), [(1, 1), (4099, 4099), (4099, 2048), (5000, 17)])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_step_of_adamw_is_that_of_float64(width, first, decay):
+    from harness.engine import optimizer
+    from harness.method import AdamW
+
+    def bound(dtype):
+        bank = SimpleNamespace(values=drawn(3, width, seed=0).to(dtype), layout=SimpleNamespace(sections=sections))
+        return bank, AdamW(b_ratio=4.0).bind([AdamW(b_ratio=4.0)] * 3, bank, decay)
+
+    sections = (width,) if first == width else (first, width - first)
+    (bank, adamw), (exact, wanted) = bound(torch.float32), bound(torch.double)
+    active = torch.tensor([True, False, True], device=GPU)
+    for seed in range(1, 6):
+        gradient = drawn(3, width, seed=seed) * 10.0 ** (seed - 3)
+        gradient[1, width // 2] = torch.nan
+        rate = torch.tensor([[1e-2], [1e-3], [1e-4]], device=GPU) * adamw.ratios
+        clipped = optimizer.clip(gradient, rate, active, 1.0)
+        optimizer.update(adamw, bank, gradient, clipped)
+        taken = clipped.coefficient[:, None].double()
+        wanted.step(exact, torch.where(taken > 0, gradient.double() * taken, 0.0), clipped.rate.double())
+    for found, other in ((bank.values, exact.values), (adamw.mean, wanted.mean), (adamw.square, wanted.square)):
+        torch.testing.assert_close(found.double(), other, atol=1e-6, rtol=1e-5)
+    assert bool((bank.values[1] == drawn(3, width, seed=0)[1]).all())
+
+
 class FeedForward(nn.Module):
     """What a Llama's feed-forward layer is before its last product."""
 
@@ -235,6 +262,14 @@ class Written:
         return peak, logits.logsumexp(-1) - peak, logits.argmax(-1)
 
     @staticmethod
+    def adamw(value, mean, square, gradient, clip, rate, keep, root, first, betas, eps):
+        gradient = torch.where(clip[:, None] > 0, gradient * clip[:, None], 0.0)
+        mean.lerp_(gradient, 1 - betas[0])
+        square.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
+        of_column = (torch.arange(value.shape[1]) >= first).long()
+        value.mul_(keep[:, of_column]).sub_(rate[:, of_column] * mean / (square.sqrt() / root + eps))
+
+    @staticmethod
     def cross_entropy(logits, target, weight):
         with torch.enable_grad():
             leaf = logits.clone().requires_grad_()
@@ -272,7 +307,7 @@ class Written:
 
 
 @pytest.mark.parametrize(
-    "name", ["add_updates", "cross_entropy", "down_states", "gated", "gated_back", "rms_norm", "row_attention"]
+    "name", ["adamw", "add_updates", "cross_entropy", "down_states", "gated", "gated_back", "rms_norm", "row_attention"]
 )
 def test_a_kernel_that_is_wrong_is_not_used(name, monkeypatch):
     try_kernels._compare(Written, torch.device("cpu"))  # pyright: ignore[reportArgumentType]  # in place of a module
@@ -284,7 +319,7 @@ def test_a_kernel_that_is_wrong_is_not_used(name, monkeypatch):
             return made[0], made[1] * 1.1
         if made is not None:
             return made * 1.1
-        given[0][0][-1, -1, -1] += 100
+        given[0][0].view(-1)[-1] += 100
         return None
 
     monkeypatch.setattr(Written, name, staticmethod(wrong))

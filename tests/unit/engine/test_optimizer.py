@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness.engine.optimizer import OptimizerSettings, clipped
+from harness.engine.optimizer import OptimizerSettings, clip, update
 from harness.method import AdamW
 
 ADAMW, STUDY = AdamW(), OptimizerSettings()
@@ -35,9 +35,9 @@ class Run:
         self.adamw, self.clip = AdamW.bind([part] * len(values), self.bank, study.weight_decay), study.clip
 
     def step(self, gradient: torch.Tensor, rate: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
-        gradient, rate, norm = clipped(gradient, rate[:, None], active, self.clip)
-        self.adamw.step(self.bank, gradient, rate)
-        return norm
+        clipped = clip(gradient, rate[:, None], active, self.clip)
+        update(self.adamw, self.bank, gradient, clipped)
+        return clipped.norm
 
 
 @pytest.mark.parametrize(("part", "study"), [

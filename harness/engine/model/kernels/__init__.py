@@ -5,6 +5,7 @@ Whether they run on a device is tried first (:mod:`harness.engine.model.try_kern
 
 from __future__ import annotations
 
+from harness.engine.model.kernels.adamw import adamw
 from harness.engine.model.kernels.cross_entropy import cross_entropy
 from harness.engine.model.kernels.gated import gated, gated_back
 from harness.engine.model.kernels.likelihood import likelihoods
@@ -13,5 +14,6 @@ from harness.engine.model.kernels.row_attention import row_attention
 from harness.engine.model.kernels.update import add_updates, down_states
 
 __all__ = [
-    "add_updates", "cross_entropy", "down_states", "gated", "gated_back", "likelihoods", "rms_norm", "row_attention",
+    "adamw", "add_updates", "cross_entropy", "down_states", "gated", "gated_back", "likelihoods", "rms_norm",
+    "row_attention",
 ]  # fmt: skip
