@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.engine.model.gated import use_gates
+from harness.engine.model.residuals import use_sums
 from harness.engine.model.try_kernels import kernels_for
 
 #: Families in which it was compared with the plain operations (tests/parity/test_fused.py).
@@ -51,6 +52,7 @@ def fuse(model: nn.Module) -> tuple[Sequence[Swap], str]:
         if kernels:
             _use_norms(model, kernels)
             use_gates(model, kernels)
+            use_sums(model, kernels)
     except (ImportError, AttributeError) as error:  # not installed, without Triton, or another version
         return (), f"liger-kernel: {error}"
     finally:  # it changes the classes for models to come as well, on whatever device

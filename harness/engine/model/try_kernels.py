@@ -112,7 +112,7 @@ def _off_at_the_gate(kernels: ModuleType, x: Tensor, rank: int) -> Iterator[floa
 
 
 def _in_training(kernels: ModuleType, x: Tensor) -> list[tuple[Kernel, Kernel, list[Tensor], tuple[Any, ...]]]:
-    """(kernel, the same in torch, tensors that have a gradient, what else both take) of a norm and of attention."""
+    """(kernel, the same in torch, tensors that have a gradient, what else both take) of norms and of attention."""
     weight = torch.linspace(-1, 1, x.shape[-1], device=x.device)
     query, key = x.unflatten(-1, (6, 16)).transpose(1, 2), x[..., :32].unflatten(-1, (2, 16)).transpose(1, 2)
     starts = torch.tensor([[0, 23, x.shape[1]]] * len(x), device=x.device)
@@ -130,6 +130,9 @@ def _in_training(kernels: ModuleType, x: Tensor) -> list[tuple[Kernel, Kernel, l
     return [
         (lambda x: kernels.rms_norm(x, weight.to(x.dtype), 1e-6),
          lambda x: F.rms_norm(x, weight.shape, weight.to(x.dtype), 1e-6), [x], ()),
+        (lambda x, y: torch.cat(kernels.add_norm(x, y, weight.to(x.dtype), 1e-6)),
+         lambda x, y: torch.cat((F.rms_norm(x + y, weight.shape, weight.to(x.dtype), 1e-6), x + y)),
+         [x, x.flip(1)], ()),
         (kernels.row_attention, attention, [query, key, key.flip(2)], (starts, 47, 0.25)),
     ]  # fmt: skip
 

@@ -231,6 +231,31 @@ def test_norms_are_those_of_float64(shape, dtype):
 
 
 @on_a_gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 16), (70, 96), (5, 7, 576), (2, 3, 4, 64), (9, 1536), (3, 8192), (0, 32)])
+def test_norms_of_sums_are_those_of_float64(shape, dtype):
+    from harness.engine.model import kernels
+
+    given = [drawn(*shape, seed=seed).to(dtype).requires_grad_() for seed in (0, 1)]
+    weight = drawn(shape[-1], seed=2).to(dtype)
+    found = kernels.add_norm(*given, weight, 1e-5)
+    total = given[0].detach() + given[1].detach()
+    assert torch.equal(found[1], total)
+    assert torch.equal(found[0], kernels.rms_norm(total, weight, 1e-5))
+    exact = total.double().requires_grad_()
+    wanted = F.rms_norm(exact, weight.shape, weight.double(), 1e-5), exact * 1
+    down = [drawn(*shape, seed=seed).to(dtype) for seed in (3, 4)]
+    off = 2.0**-7 if dtype is torch.bfloat16 else 1e-5
+    for through in (slice(2), slice(1), slice(1, 2)):  # the norm and the sum, the norm alone, the sum alone
+        backs = torch.autograd.grad(found[through], given, down[through], retain_graph=True)
+        (wanted_back,) = torch.autograd.grad(
+            wanted[through], exact, [dy.double() for dy in down[through]], retain_graph=True
+        )
+        for back in backs:
+            torch.testing.assert_close(back.double(), wanted_back, atol=off, rtol=off)
+
+
+@on_a_gpu
 def test_kernels_pass_their_trial():
     assert try_kernels.tried()[1] == ""
 
@@ -298,6 +323,10 @@ class Written:
         return F.rms_norm(x, weight.shape, weight, eps)
 
     @staticmethod
+    def add_norm(x, residual, weight, eps):
+        return F.rms_norm(x + residual, weight.shape, weight, eps), x + residual
+
+    @staticmethod
     def row_attention(query, key, value, starts, longest, scale):
         assert (starts[:, 1:] - starts[:, :-1]).max() == longest
         rows = [slice(int(start), int(stop)) for start, stop in itertools.pairwise(starts[0])]
@@ -307,8 +336,12 @@ class Written:
 
 
 @pytest.mark.parametrize(
-    "name", ["adamw", "add_updates", "cross_entropy", "down_states", "gated", "gated_back", "rms_norm", "row_attention"]
-)
+    "name",
+    [
+        "adamw", "add_norm", "add_updates", "cross_entropy", "down_states", "gated", "gated_back", "rms_norm",
+        "row_attention",
+    ],
+)  # fmt: skip
 def test_a_kernel_that_is_wrong_is_not_used(name, monkeypatch):
     try_kernels._compare(Written, torch.device("cpu"))  # pyright: ignore[reportArgumentType]  # in place of a module
     written = getattr(Written, name)
