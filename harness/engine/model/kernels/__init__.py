@@ -14,6 +14,6 @@ from harness.engine.model.kernels.row_attention import row_attention
 from harness.engine.model.kernels.update import add_updates, down_states
 
 __all__ = [
-    "adamw", "add_norm", "add_updates", "cross_entropy", "down_states", "gated", "gated_back", "likelihoods", "rms_norm",
-    "row_attention",
+    "adamw", "add_norm", "add_updates", "cross_entropy", "down_states", "gated", "gated_back", "likelihoods",
+    "rms_norm", "row_attention",
 ]  # fmt: skip
