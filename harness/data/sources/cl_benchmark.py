@@ -24,7 +24,8 @@ FOLDER = "CL_Benchmark"
 VARIABLE = "LORABENCH_CL_BENCHMARK"
 #: Files of a task that hold rows.
 PARTS = ("train", "test")
-_REMEDY = f"name the folder {FOLDER} of a clone of the benchmark's repository, whole (tasks/README.md)"
+#: What to do about files that are not the benchmark's.
+REMEDY = f"name the folder {FOLDER} of a clone of the benchmark's repository, whole (tasks/README.md)"
 
 _of_study: str | None = None
 
@@ -43,11 +44,11 @@ class BenchmarkFiles:
         root = named()
         assert root is not None, "a task has files where their folder is named"
         if not root.is_dir():
-            raise InputError("there is no such folder", where=_said(root), remedy=_REMEDY)
+            raise InputError("there is no such folder", where=_said(root), remedy=REMEDY)
         folder = (root / FOLDER if (root / FOLDER).is_dir() else root) / self.path
         if not folder.is_dir():
             what = f"there is no folder {self.path}, where {FOLDER} has one"
-            raise InputError(what, where=_said(root), remedy=_REMEDY)
+            raise InputError(what, where=_said(root), remedy=REMEDY)
         return folder
 
 
@@ -82,15 +83,16 @@ def identity(files: BenchmarkFiles) -> str:
     """What tells one version of a task's files from another, without reading them."""
     digest = hashlib.sha256()
     for path in sorted(files.folder.glob("*.json")):
-        stat = path.stat()
+        # A link that leads nowhere is refused when it is read.
+        stat = path.stat() if path.exists() else path.lstat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
 def parts(files: BenchmarkFiles) -> tuple[str, ...]:
-    """Those of ``train`` and ``test`` that are there."""
+    """Those of ``train`` and ``test`` that are there, whatever they are: what is no file is refused when it is read."""
     folder = files.folder
-    return tuple(part for part in PARTS if (folder / f"{part}.json").is_file())
+    return tuple(part for part in PARTS if os.path.lexists(folder / f"{part}.json"))
 
 
 def read(files: BenchmarkFiles) -> dict[str, Rows]:
@@ -110,17 +112,17 @@ def read(files: BenchmarkFiles) -> dict[str, Rows]:
 
 def _labels(files: BenchmarkFiles, path: Path) -> dict[str, int]:
     """Label -> the place of its choice."""
-    found = read_json(path, remedy=_REMEDY)
+    found = read_json(path, remedy=REMEDY)
     if not isinstance(found, list) or Counter(map(repr, found)) != Counter(map(repr, files.labels)):
         what = f"it lists {clipped(repr(found), 200)}, and the labels of {files.path} are {', '.join(files.labels)}"
-        raise InputError(what, where=str(path), remedy=_REMEDY)
+        raise InputError(what, where=str(path), remedy=REMEDY)
     return {label: place for place, label in enumerate(files.labels)}
 
 
 def _read(path: Path, labels: dict[str, int], files: BenchmarkFiles) -> Rows:
-    found = read_json(path, remedy=f"{_REMEDY}; this file may have been cut off")
+    found = read_json(path, remedy=f"{REMEDY}; this file may have been cut off")
     if not isinstance(found, list) or not found:
-        raise InputError("it is no list of rows", where=str(path), remedy=_REMEDY)
+        raise InputError("it is no list of rows", where=str(path), remedy=REMEDY)
     rows, places = [], []
     for number, row in enumerate(found, start=1):
         sentence, label = _row(row, f"{path}: row {number}")
@@ -128,13 +130,13 @@ def _read(path: Path, labels: dict[str, int], files: BenchmarkFiles) -> Rows:
             continue
         if label not in labels:
             what = f"the label {clipped(repr(label), 100)} is not in labels.json ({', '.join(labels)})"
-            raise InputError(what, where=f"{path}: row {number}", remedy=_REMEDY)
+            raise InputError(what, where=f"{path}: row {number}", remedy=REMEDY)
         rows.append((sentence, labels[label]))
         places.append(number)
     if len({label for _, label in rows}) < 2:
         one = next((repr(files.labels[label]) for _, label in rows), "none")
         raise InputError(
-            f"all rows have one label ({one}), so there is nothing to tell apart", where=str(path), remedy=_REMEDY
+            f"all rows have one label ({one}), so there is nothing to tell apart", where=str(path), remedy=REMEDY
         )
     return Rows(path, tuple(rows), len(found) - len(rows), tuple(places))
 
@@ -143,5 +145,10 @@ def _row(row: Any, where: str) -> tuple[str, str]:
     values: Sequence[Any] = [row.get(key) for key in ("sentence", "label")] if isinstance(row, dict) else ()
     if not values or not all(isinstance(value, str) and value.strip() for value in values):
         what = f"it is {clipped(repr(row), 200)}, not a mapping with the texts 'sentence' and 'label'"
-        raise InputError(what, where=where, remedy=_REMEDY)
+        raise InputError(what, where=where, remedy=REMEDY)
+    try:
+        values[0].encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON may write half a character of UTF-16, which no file can hold
+        what = f"its sentence holds half a character, {values[0][error.start]!r}, at place {error.start}"
+        raise InputError(what, where=where, remedy=REMEDY) from error
     return values[0], values[1]

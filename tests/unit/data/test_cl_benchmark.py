@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import benchmark_files
@@ -153,6 +154,31 @@ def _alter(part: str, **values):
     return lambda folder: benchmark_files.change(folder, part, lambda rows: rows[6].update(values))
 
 
+def _instead(make: Callable[[Path], object]):
+    """Something else in the place of train.json."""
+
+    def damage(folder: Path) -> None:
+        (folder / "train.json").unlink()
+        make(folder / "train.json")
+
+    return damage
+
+
+def _no_text_left(folder: Path) -> None:
+    (folder / "train.json").write_text((folder / "test.json").read_text())
+
+
+def _one_label_left(folder: Path) -> None:
+    """The only training row with the second label has the text of another one, which has the first."""
+    benchmark_files.change(folder, "train", lambda rows: [*rows[::2], rows[2] | {"label": rows[1]["label"]}])
+
+
+def _one_label_tested(folder: Path) -> None:
+    """Without test.json, and of so few rows with the second label that the quarter for the test has none."""
+    (folder / "test.json").unlink()
+    benchmark_files.change(folder, "train", lambda rows: [*rows[::2], rows[1]])
+
+
 @pytest.mark.parametrize(("damage", "at", "says"), [
     (_cut, "train.json:1", "not JSON"),
     (lambda folder: (folder / "test.json").write_text(""), "test.json:1", "not JSON"),
@@ -165,6 +191,14 @@ def _alter(part: str, **values):
     (_alter("train", sentence="Text: a review"), "train.json: row 7", "not built as those of this task"),
     (lambda folder: benchmark_files.change(folder, "train", lambda rows: rows[::2]),
      "train.json", "all rows have one label ('contradiction')"),
+    (_alter("train", sentence="sentence 1: \ud800.\nsentence 2: Is it 7?"), "train.json: row 7", "half a character"),
+    (_instead(Path.mkdir), "train.json", "can't be read"),
+    (_instead(lambda path: path.symlink_to("nowhere")), "train.json", "can't be read"),
+    (_no_text_left, "", "no row is left for the train split: train.json with 20 rows"),
+    (lambda folder: benchmark_files.change(folder, "train", lambda rows: rows[:9]),
+     "", "no row is left for the validation split"),
+    (_one_label_left, "", "only rows with the label 'contradiction' are left for the train split"),
+    (_one_label_tested, "", "only rows with the label 'contradiction' are left for the test split"),
     (lambda folder: (folder / "labels.json").write_text('["yes", "no"]'), "labels.json", "it lists ['yes', 'no']"),
     (lambda folder: (folder / "labels.json").unlink(), "labels.json", "can't be read"),
     (lambda folder: [(folder / f"{part}.json").unlink() for part in ("train", "test")], "", "neither train.json nor"),

@@ -3,7 +3,8 @@
 Validation is held out of train: a tenth of it, at most 200 rows, drawn with the task's ``split_seed``.  Where one of
 the two files is missing, the other is divided: a quarter of its rows, at most 500, are the test.  Test items are all
 that the file has; of train, rows whose text is there before, or in the test, or there with two answers, are left out,
-so that no text is in two splits.  Every split is shuffled, so that its first n are a fair sample.
+so that no text is in two splits.  Every split is shuffled, so that its first n are a fair sample.  Rows of which a split
+can't be made that is worth anything (an empty one, one label only) are refused.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import random
 from dataclasses import dataclass, replace
 
 from harness.data.sources import cl_benchmark
-from harness.data.sources.cl_benchmark import Rows
+from harness.data.sources.cl_benchmark import BenchmarkFiles, Rows
 from harness.data.tasks import cache
 from harness.data.tasks.own import splits
 from harness.data.tasks.own.documents import documents_of
 from harness.data.tasks.own.rendering import answer_text, question
 from harness.data.tasks.spec import SPLITS, Task
+from harness.errors import InputError
 
 #: Rows held out for validation, and cut off for the test where there is no file of them: at most, and one in how many.
 VALIDATION, VALIDATION_SHARE = 200, 10
@@ -62,7 +64,21 @@ def draw(task: Task) -> Drawn:
     validation, train = _part(task, train, min(VALIDATION, len(train) // VALIDATION_SHARE), chance)
     notes.append(f"{len(validation)} training rows held out for validation")
     drawn = {"train": train, "validation": validation, "test": test}
+    _check(task.files, drawn, notes)
     return Drawn({split: drawn[split] for split in SPLITS}, tuple(notes))
+
+
+def _check(files: BenchmarkFiles, drawn: dict[str, list[dict]], notes: list[str]) -> None:
+    """Raise InputError for splits that nothing can be learnt from, tuned on or told by."""
+    for split, docs in drawn.items():
+        labels = {doc["label"] for doc in docs}
+        # The validation split of a small file may well have one label by chance; train and test may not.
+        if len(labels) >= (1 if split == "validation" else 2):
+            continue
+        left = f"only rows with the label '{files.labels[labels.pop()]}' are" if labels else "no row is"
+        raise InputError(
+            f"{left} left for the {split} split: {'; '.join(notes)}", where=str(files.folder), remedy=cl_benchmark.REMEDY
+        )
 
 
 def _of_file(rows: Rows) -> str:
