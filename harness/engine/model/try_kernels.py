@@ -98,17 +98,18 @@ def _off_of_a_step(kernels: ModuleType, device: torch.device) -> Iterator[float]
 def _off_at_the_gate(kernels: ModuleType, x: Tensor, rank: int) -> Iterator[float]:
     """Of a gate behind updates in bfloat16, and of its way back, from autograd in float64."""
     generator = torch.Generator().manual_seed(rank)
-    shapes = ((2, 70, 40), (2, 70, 40), (2, 70, 2 * rank), (2, 40, rank), (2, 40, rank), (2, 70, 40))
+    wide, of_b = (2, 70, 40), (2, 40, rank)
+    shapes = (wide, wide, (2, 70, 2 * rank), of_b, of_b, wide, (2, 70, rank), (2, rank, 40))
     given = [torch.randn(*shape, generator=generator).to(x.device, torch.bfloat16) / 4 for shape in shapes]
-    gate, up, down, b_gate, b_up, change = (tensor.double() for tensor in given)
+    gate, up, down, b_gate, b_up, d_out, d_next, a_next = (tensor.double() for tensor in given)
     opening, passed = (
         (of + part @ b.mT).requires_grad_()
         for of, part, b in zip((gate, up), down.chunk(2, 2), (b_gate, b_up), strict=True)
     )
     wanted = F.silu(opening) * passed
     yield _off(kernels.gated(*given[:5]), wanted)
-    backs = torch.autograd.grad(wanted, (opening, passed), change)
-    yield from map(_off, kernels.gated_back(given[5], *given[:5]), backs)
+    backs = torch.autograd.grad(wanted, (opening, passed), d_out + d_next @ a_next)
+    yield from map(_off, kernels.gated_back(*given[5:], *given[:5]), backs)
 
 
 def _in_training(kernels: ModuleType, x: Tensor) -> list[tuple[Kernel, Kernel, list[Tensor], tuple[Any, ...]]]:

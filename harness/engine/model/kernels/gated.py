@@ -54,8 +54,9 @@ def _forward(
 
 @triton.jit
 def _backward(
-    d_out, gate, up, down, b_gate, b_up, d_gate, d_up, count, height, rank, b_trial, b_rank, b_column,
-    precision: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, ranks: tl.constexpr, parts: tl.constexpr,
+    d_out, d_next, a_next, gate, up, down, b_gate, b_up, d_gate, d_up, a_trial, a_rank, count, height, rank, b_trial,
+    b_rank, b_column, precision: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, ranks: tl.constexpr,
+    parts: tl.constexpr,
 ):  # fmt: skip
     trial = tl.program_id(2).to(tl.int64)
     i = tl.program_id(0) * rows + tl.arange(0, rows)
@@ -68,7 +69,9 @@ def _backward(
                        precision, ranks, parts)  # fmt: skip
     passed = _updated(up, place, inside, down + rank, rows_inside, b_up + at, columns_inside, rank, b_rank, b_column,
                       precision, ranks, parts)  # fmt: skip
-    change = tl.load(d_out + place, mask=inside, other=0.0).to(tl.float32)
+    d_next += (trial * count + i[:, None]) * rank
+    change = _updated(d_out, place, inside, d_next, rows_inside, a_next + trial * a_trial + c[None, :], columns_inside,
+                      rank, a_rank, 1, precision, ranks, parts)  # fmt: skip
     open_by = tl.sigmoid(opening)
     opened = opening * open_by
     tl.store(d_up + place, (change * opened).to(d_up.dtype.element_ty), mask=inside)
@@ -91,13 +94,29 @@ def gated(gate: Tensor, up: Tensor, down: Tensor, b_gate: Tensor, b_up: Tensor) 
 
 
 def gated_back(
-    d_out: Tensor, gate: Tensor, up: Tensor, down: Tensor, b_gate: Tensor, b_up: Tensor
+    d_out: Tensor, d_next: Tensor, a_next: Tensor, gate: Tensor, up: Tensor, down: Tensor, b_gate: Tensor, b_up: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of what gate and up give with their updates, [K, T, m] each, from that of :func:`gated`."""
+    """The gradients of what gate and up give with their updates, [K, T, m] each, from that of :func:`gated`.
+
+    Which is ``d_out`` [K, T, m] + ``d_next`` [K, T, r] ``a_next`` [K, r, m]: what comes back through the base, and
+    through the A of the layer that reads it.
+    """
     d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
     b_gate, b_up = _alike(b_gate, b_up)
     _backward[_grid(gate)](  # pyright: ignore[reportIndexIssue]  # the same
-        d_out, gate, up, down, b_gate, b_up, d_gate, d_up, *gate.shape[1:], *_about(down, b_gate)
+        d_out,
+        d_next,
+        a_next,
+        gate,
+        up,
+        down,
+        b_gate,
+        b_up,
+        d_gate,
+        d_up,
+        *a_next.stride()[:2],
+        *gate.shape[1:],
+        *_about(down, b_gate),
     )
     return d_gate, d_up
 
