@@ -3,8 +3,8 @@
 Validation is held out of train: a tenth of it, at most 200 rows, drawn with the task's ``split_seed``.  Where one of
 the two files is missing, the other is divided: a quarter of its rows, at most 500, are the test.  Test items are all
 that the file has; of train, rows whose text is there before, or in the test, or there with two answers, are left out,
-so that no text is in two splits.  Every split is shuffled, so that its first n are a fair sample.  Rows of which a split
-can't be made that is worth anything (an empty one, one label only) are refused.
+so that no text is in two splits.  Every split is shuffled, so that its first n are a fair sample.  Rows of which a
+split can't be made that is worth anything (an empty one, one label only) are refused.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def _check(files: BenchmarkFiles, drawn: dict[str, list[dict]], notes: list[str]
             continue
         left = f"only rows with the label '{files.labels[labels.pop()]}' are" if labels else "no row is"
         raise InputError(
-            f"{left} left for the {split} split: {'; '.join(notes)}", where=str(files.folder), remedy=cl_benchmark.REMEDY
+            f"{left} left for the {split} split: {'; '.join(notes)}",
+            where=str(files.folder),
+            remedy=cl_benchmark.REMEDY,
         )
 
 

@@ -13,13 +13,40 @@ from torch import Tensor
 
 from harness.engine.model.kernels.tiles import ranks_of
 
-#: Tokens and columns of a program: the fastest of 12 on an H200 at rank 8, in 47 us forward for 12,000 tokens of 135M.
-ROWS, COLUMNS = 32, 64
+#: Tokens and columns of a program, by the dtype of the factors: the fastest of 12 on an H200 at rank 8, in 47 us
+#: forward for 12,000 tokens of 135M; in float32 of a hundred, in 469 us for 117,000, which take 256 to read and write.
+TILES = {torch.float32: (64, 64)}
+TILE = (32, 64)
+
+
+@triton.jit
+def _cut(x):
+    """``x`` in float32 as a sum of three of bfloat16."""
+    high = x.to(tl.bfloat16)
+    rest = x - high.to(tl.float32)
+    middle = rest.to(tl.bfloat16)
+    return high, middle, (rest - middle.to(tl.float32)).to(tl.bfloat16)
+
+
+@triton.jit
+def _added(total, states, factor, cut: tl.constexpr):
+    """total + states factor; ``cut``: of float32, by the six products of their parts that are above 2^-24 of it."""
+    if cut:
+        high, middle, low = _cut(states)
+        factor_high, factor_middle, factor_low = _cut(factor)
+        total = tl.dot(low, factor_high, total)
+        total = tl.dot(middle, factor_middle, total)
+        total = tl.dot(high, factor_low, total)
+        total = tl.dot(middle, factor_high, total)
+        total = tl.dot(high, factor_middle, total)
+        return tl.dot(high, factor_high, total)
+    else:
+        return tl.dot(states, factor, total, input_precision="ieee")
 
 
 @triton.jit
 def _updated(
-    y, place, inside, down, rows_inside, b, columns_inside, rank, b_rank, b_column, precision: tl.constexpr,
+    y, place, inside, down, rows_inside, b, columns_inside, rank, b_rank, b_column, cut: tl.constexpr,
     ranks: tl.constexpr, parts: tl.constexpr,
 ):  # fmt: skip
     """What a matrix gives with its update, rounded as where it is written."""
@@ -28,13 +55,13 @@ def _updated(
         j = number * ranks + tl.arange(0, ranks)
         part = tl.load(down + j[None, :], mask=rows_inside & (j[None, :] < rank), other=0.0)
         factor = tl.load(b + j[:, None] * b_rank, mask=columns_inside & (j[:, None] < rank), other=0.0)
-        total = tl.dot(part, factor, total, input_precision=precision)
+        total = _added(total, part, factor, cut)
     return total.to(y.dtype.element_ty).to(tl.float32)
 
 
 @triton.jit
 def _forward(
-    gate, up, down, b_gate, b_up, out, count, height, rank, b_trial, b_rank, b_column, precision: tl.constexpr,
+    gate, up, down, b_gate, b_up, out, count, height, rank, b_trial, b_rank, b_column, cut: tl.constexpr,
     rows: tl.constexpr, columns: tl.constexpr, ranks: tl.constexpr, parts: tl.constexpr,
 ):  # fmt: skip
     trial = tl.program_id(2).to(tl.int64)
@@ -45,9 +72,9 @@ def _forward(
     down += (trial * count + i[:, None]) * 2 * rank
     at = trial * b_trial + c[None, :] * b_column
     opening = _updated(gate, place, inside, down, rows_inside, b_gate + at, columns_inside, rank, b_rank, b_column,
-                       precision, ranks, parts)  # fmt: skip
+                       cut, ranks, parts)  # fmt: skip
     passed = _updated(up, place, inside, down + rank, rows_inside, b_up + at, columns_inside, rank, b_rank, b_column,
-                      precision, ranks, parts)  # fmt: skip
+                      cut, ranks, parts)  # fmt: skip
     opened = (opening * tl.sigmoid(opening)).to(out.dtype.element_ty).to(tl.float32)
     tl.store(out + place, (opened * passed).to(out.dtype.element_ty), mask=inside)
 
@@ -55,7 +82,7 @@ def _forward(
 @triton.jit
 def _backward(
     d_out, d_next, a_next, gate, up, down, b_gate, b_up, d_gate, d_up, a_trial, a_rank, count, height, rank, b_trial,
-    b_rank, b_column, precision: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, ranks: tl.constexpr,
+    b_rank, b_column, cut: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, ranks: tl.constexpr,
     parts: tl.constexpr,
 ):  # fmt: skip
     trial = tl.program_id(2).to(tl.int64)
@@ -66,12 +93,12 @@ def _backward(
     down += (trial * count + i[:, None]) * 2 * rank
     at = trial * b_trial + c[None, :] * b_column
     opening = _updated(gate, place, inside, down, rows_inside, b_gate + at, columns_inside, rank, b_rank, b_column,
-                       precision, ranks, parts)  # fmt: skip
+                       cut, ranks, parts)  # fmt: skip
     passed = _updated(up, place, inside, down + rank, rows_inside, b_up + at, columns_inside, rank, b_rank, b_column,
-                      precision, ranks, parts)  # fmt: skip
+                      cut, ranks, parts)  # fmt: skip
     d_next += (trial * count + i[:, None]) * rank
     change = _updated(d_out, place, inside, d_next, rows_inside, a_next + trial * a_trial + c[None, :], columns_inside,
-                      rank, a_rank, 1, precision, ranks, parts)  # fmt: skip
+                      rank, a_rank, 1, cut, ranks, parts)  # fmt: skip
     open_by = tl.sigmoid(opening)
     opened = opening * open_by
     tl.store(d_up + place, (change * opened).to(d_up.dtype.element_ty), mask=inside)
@@ -87,7 +114,7 @@ def gated(gate: Tensor, up: Tensor, down: Tensor, b_gate: Tensor, b_up: Tensor) 
     """
     out = torch.empty_like(gate)
     b_gate, b_up = _alike(b_gate, b_up)
-    _forward[_grid(gate)](  # pyright: ignore[reportIndexIssue]  # a kernel's grid
+    _forward[_grid(gate, b_gate)](  # pyright: ignore[reportIndexIssue]  # a kernel's grid
         gate, up, down, b_gate, b_up, out, *gate.shape[1:], *_about(down, b_gate)
     )
     return out
@@ -103,21 +130,10 @@ def gated_back(
     """
     d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
     b_gate, b_up = _alike(b_gate, b_up)
-    _backward[_grid(gate)](  # pyright: ignore[reportIndexIssue]  # the same
-        d_out,
-        d_next,
-        a_next,
-        gate,
-        up,
-        down,
-        b_gate,
-        b_up,
-        d_gate,
-        d_up,
-        *a_next.stride()[:2],
-        *gate.shape[1:],
+    _backward[_grid(gate, b_gate)](  # pyright: ignore[reportIndexIssue]  # the same
+        d_out, d_next, a_next, gate, up, down, b_gate, b_up, d_gate, d_up, *a_next.stride()[:2], *gate.shape[1:],
         *_about(down, b_gate),
-    )
+    )  # fmt: skip
     return d_gate, d_up
 
 
@@ -128,13 +144,13 @@ def _alike(b_gate: Tensor, b_up: Tensor) -> tuple[Tensor, Tensor]:
     return (b_gate, b_up) if b_gate.stride() == b_up.stride() else (b_gate.contiguous(), b_up.contiguous())
 
 
-def _grid(gate: Tensor) -> tuple[int, int, int]:
+def _grid(gate: Tensor, factors: Tensor) -> tuple[int, int, int]:
     trials, count, height = gate.shape
-    return triton.cdiv(count, ROWS), triton.cdiv(height, COLUMNS), trials
+    rows, columns = TILES.get(factors.dtype, TILE)
+    return triton.cdiv(count, rows), triton.cdiv(height, columns), trials
 
 
 def _about(down: Tensor, b: Tensor) -> tuple[object, ...]:
     rank = b.shape[2]
-    ranks = ranks_of(rank)
-    precision = "tf32x3" if down.is_cuda else "ieee"
-    return rank, b.stride(0), b.stride(2), b.stride(1), precision, ROWS, COLUMNS, ranks, triton.cdiv(rank, ranks)
+    ranks, cut = ranks_of(rank), down.dtype is torch.float32 and down.is_cuda
+    return rank, b.stride(0), b.stride(2), b.stride(1), cut, *TILES.get(b.dtype, TILE), ranks, triton.cdiv(rank, ranks)
