@@ -122,6 +122,15 @@ def kill_all(processes: Sequence[psutil.Process]) -> None:
     psutil.wait_procs(processes, timeout=10)
 
 
+def wait_for_end(processes: Sequence[psutil.Process]) -> None:
+    """Of a run that was killed; Ray's agents outlive it by a minute, and nothing else does."""
+    left = living(processes)
+    agents = [process for process in left if "agent" in words(process).lower()]
+    others = [process for process in left if process not in agents]
+    wait_until(lambda: not living(others), said=lambda: str(living(others)))
+    kill_all(agents)
+
+
 def end(pid: int, processes: Sequence[psutil.Process] = ()) -> None:
     """Kill a process, those below it, and what else is left of a run."""
     below = children(pid)

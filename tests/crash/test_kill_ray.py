@@ -79,12 +79,7 @@ class Runs:
         return next((process for process in below if rays.words(process).startswith(f"{target} ")), None), ""
 
     def sweep(self) -> None:
-        """Ray's agents outlive a killed run by a minute, and nothing else does."""
-        left = rays.living(list(self.seen))
-        agents = [process for process in left if "agent" in rays.words(process).lower()]
-        others = [process for process in left if process not in agents]
-        rays.wait_until(lambda: not rays.living(others), 120, lambda: str(rays.living(others)))
-        rays.kill_all(agents)
+        rays.wait_for_end(list(self.seen))
         self.seen.clear()
 
 
