@@ -34,7 +34,8 @@ class ScoringBatch:
     source: Tensor
     target: Tensor
     request: Tensor
-    asked: Tensor  # the requests, each once
+    asked: np.ndarray  # the requests, each once, in order
+    asked_there: Tensor  # the same on the device
     ends: tuple[int, ...]
     tokens: int  # without padding
 
@@ -56,6 +57,7 @@ def collate(rows: Sequence[TreeRow], device: torch.device) -> ScoringBatch:
     def move(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
+    asked = np.unique(request)
     branched = any(row.branched for row in rows)
     return ScoringBatch(
         ids=move(ids),
@@ -65,21 +67,22 @@ def collate(rows: Sequence[TreeRow], device: torch.device) -> ScoringBatch:
         source=move(source),
         target=move(target),
         request=move(request),
-        asked=move(np.unique(request)),
+        asked=asked,
+        asked_there=move(asked),
         ends=tuple(np.cumsum(counts).tolist()),
         tokens=sum(len(row.ids) for row in rows),
     )
 
 
-#: (token requests [n], summed log-probability [K, n] in fp64, whether every token was the most likely one [K, n])
-Answered = tuple[np.ndarray, np.ndarray, np.ndarray]
+#: (summed log-probability [K, n] in fp64, whether every token was the most likely one [K, n]) of a batch's ``asked``
+Answered = tuple[np.ndarray, np.ndarray]
 
 
 @torch.no_grad()
 def score_batches(
     model: PackedModel, batches: Sequence[ScoringBatch], requests: int, trials: int, progress: Progress
 ) -> Iterator[Answered]:
-    """The answers of every batch, on a GPU while the next one is computed.
+    """The answers to every batch, in order, on a GPU while the next one is computed.
 
     The adapters of the ``trials`` must be in place (``PackedModel.adapted``).  Non-finite values are returned as they
     are: the caller decides.
@@ -92,7 +95,7 @@ def score_batches(
         logprob.index_add_(1, batch.request, values.double())
         misses.index_add_(1, batch.request, (~greedy).int())
         progress(trials * batch.tokens)
-        answered = _fetched(batch.asked, logprob[:, batch.asked], misses[:, batch.asked] == 0)
+        answered = _fetched(logprob[:, batch.asked_there], misses[:, batch.asked_there] == 0)
         if before is not None:
             yield before()
         before = answered

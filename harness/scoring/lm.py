@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,35 +15,9 @@ from harness.engine.generate import Penalised, Progress, generate, greedy
 from harness.engine.model.packed import PackedModel
 from harness.scoring.decoding import Decoding, decoding
 from harness.scoring.encoding import EncodingLM
-from harness.scoring.forward import ScoringBatch, collate, score_batches
-from harness.scoring.trees import TokenRequest, TreeRow, batch_rows, build_rows
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Requests as rows; ``owner[i]`` is the place among the instances of the one that token request i belongs to."""
-
-    rows: list[TreeRow]
-    owner: np.ndarray
-    documents: tuple[np.ndarray, ...]  # the token requests of each whose instances have one each, in their order
-    document: np.ndarray  # of every token request, its place among these, or -1
-    batches: dict[int, list[ScoringBatch]]  # for the number of trials that run side by side
-
-    def answered_by(self, asked: np.ndarray) -> Iterator[np.ndarray]:
-        """The documents all of whose answers are among these, as they are where one row holds them."""
-        places, counts = np.unique(self.document[asked], return_counts=True)
-        for place, count in zip(places, counts, strict=True):
-            if place >= 0 and count == len(self.documents[place]):
-                yield self.documents[place]
-
-
-#: (an instance of the document, its log-probabilities [K, n], which of them are greedy [K, n])
-Ahead = Callable[[Instance, np.ndarray, np.ndarray], None]
-
-
-def request_key(instance: Instance) -> tuple:
-    """What identifies a request of lm-eval within a suite."""
-    return (instance.request_type, instance.task_name, instance.doc_id, instance.idx)
+from harness.scoring.forward import collate, score_batches
+from harness.scoring.layouts import Ahead, Pass, RequestLayout, Scored, documents_of, request_key, summed
+from harness.scoring.trees import TokenRequest, batch_rows, build_rows
 
 
 def _by_kind(instances: Sequence[Instance]) -> tuple[list[Instance], list[Instance]]:
@@ -65,17 +39,19 @@ class PackedLM(EncodingLM):
         self.trial = 0
         self.broken: set[int] = set()  # trials with an answer that is not finite
         self._encoded: dict[tuple, list[TokenRequest]] = {}
-        self._layouts: dict[tuple, _Layout] = {}
-        self._answers: dict[tuple, list[Any]] = {}
+        self._layouts: dict[tuple, RequestLayout] = {}
+        self._latest: tuple[list[Instance], RequestLayout] | None = None  # found without their keys
+        self._said: dict[tuple, list[str]] = {}  # by request, what each trial said
+        self._scored: Scored | None = None
 
     def answer(
         self, instances: Sequence[Instance], trials: int, progress: Progress, ahead: Ahead | None = None
     ) -> None:
         """Compute the answers of all ``trials`` to these requests; earlier answers are forgotten.
 
-        ``ahead`` is told a document's answers as soon as they are known, while a GPU computes others.
+        ``ahead`` is told the answers to documents as soon as they are known, while a GPU computes others.
         """
-        self._answers, self.broken = {}, set()
+        self._said, self._scored, self.broken = {}, None, set()
         scored, generated = _by_kind(instances)
         if scored:
             self._answer_scored(scored, trials, progress, ahead)
@@ -115,7 +91,16 @@ class PackedLM(EncodingLM):
         raise NotImplementedError("abstract in TemplateLM; requests are answered for all trials in `answer`")
 
     def _recall(self, requests: Sequence[Instance]) -> list[Any]:
-        return [self._answers[request_key(request)][self.trial] for request in requests]
+        return [self.answered(request, self.trial) for request in requests]
+
+    def answered(self, request: Instance, trial: int) -> Any:
+        """What a trial has answered to a request, as lm-eval has it from a model."""
+        key = request_key(request)
+        if request.request_type == "generate_until":
+            return self._said[key][trial]
+        assert self._scored is not None, "answered in `answer`"
+        value, greedy = self._scored.of(key, trial)
+        return value if request.request_type == "loglikelihood_rolling" else (value, greedy)
 
     # -- log-likelihoods ------------------------------------------------------------------------------------------
 
@@ -130,14 +115,17 @@ class PackedLM(EncodingLM):
             self._encoded[key] = [TokenRequest(key, tuple(context), tuple(answer)) for context, answer in pairs]
         return self._encoded[key]
 
-    def _layout(self, instances: Sequence[Instance]) -> _Layout:
+    def _layout(self, instances: Sequence[Instance]) -> RequestLayout:
         """How these requests lie in rows; the same questions are laid out once."""
-        key = tuple(request_key(instance) for instance in instances)
-        if key not in self._layouts:
-            self._layouts[key] = self._lay_out(instances)
-        return self._layouts[key]
+        latest = self._latest
+        if latest is None or len(latest[0]) != len(instances) or not all(map(operator.is_, latest[0], instances)):
+            key = tuple(request_key(instance) for instance in instances)
+            if key not in self._layouts:
+                self._layouts[key] = self._lay_out(instances)
+            latest = self._latest = list(instances), self._layouts[key]
+        return latest[1]
 
-    def _lay_out(self, instances: Sequence[Instance]) -> _Layout:
+    def _lay_out(self, instances: Sequence[Instance]) -> RequestLayout:
         requests: list[TokenRequest] = []
         groups: dict[tuple, list[tuple[int, TokenRequest]]] = defaultdict(list)
         for instance in instances:
@@ -145,48 +133,34 @@ class PackedLM(EncodingLM):
                 window = (part,) if instance.request_type == "loglikelihood_rolling" else ()
                 groups[(instance.task_name, instance.doc_id, *window)].append((len(requests), request))
                 requests.append(request)
-        owners = {request_key(instance): i for i, instance in enumerate(instances)}
+        place = {request_key(instance): i for i, instance in enumerate(instances)}
         rows = build_rows(list(groups.values()), self.max_length, self.model.window, self.model.branches)
-        owner = np.asarray([owners[request.key] for request in requests], dtype=np.int64)  # also of none
-        documents = defaultdict(list)
-        for number in range(len(requests)):
-            documents[instances[owner[number]].task_name, instances[owner[number]].doc_id].append(number)
-        single = np.bincount(owner, minlength=len(instances)) == 1
-        whole = tuple(np.asarray(numbers) for numbers in documents.values() if single[owner[numbers]].all())
-        document = np.full(len(requests), -1)
-        for place, numbers in enumerate(whole):
-            document[numbers] = place
-        return _Layout(rows, owner, whole, document, {})
+        owner = np.asarray([place[request.key] for request in requests], dtype=np.int64)  # also of none
+        alone = np.bincount(owner, minlength=len(instances)) == 1
+        return RequestLayout(rows, owner, place, bool(alone.all()), documents_of(instances, owner, alone), {})
+
+    def _passes(self, layout: RequestLayout, trials: int) -> list[Pass]:
+        if trials not in layout.passes:
+            layout.passes.clear()  # trials that diverge don't come back
+            batches = [collate(rows, self.model.device) for rows in batch_rows(layout.rows, self.batch_tokens, trials)]
+            layout.passes[trials] = [Pass(batch, layout.answered_by(batch.asked)) for batch in batches]
+        return layout.passes[trials]
 
     def _answer_scored(
         self, instances: Sequence[Instance], trials: int, progress: Progress, ahead: Ahead | None
     ) -> None:
         layout = self._layout(instances)
-        if trials not in layout.batches:
-            layout.batches.clear()  # trials that diverge don't come back
-            cut = batch_rows(layout.rows, self.batch_tokens, trials)
-            layout.batches[trials] = [collate(rows, self.model.device) for rows in cut]
+        passes = self._passes(layout, trials)
         logprob = np.full((trials, len(layout.owner)), np.nan)
         greedy = np.zeros(logprob.shape, dtype=bool)
-        for asked, values, likeliest in score_batches(
-            self.model, layout.batches[trials], len(layout.owner), trials, progress
-        ):
-            logprob[:, asked], greedy[:, asked] = values, likeliest
+        answers = score_batches(self.model, [each.batch for each in passes], len(layout.owner), trials, progress)
+        for each, (values, likeliest) in zip(passes, answers, strict=True):
+            logprob[:, each.batch.asked], greedy[:, each.batch.asked] = values, likeliest
             if ahead is not None:
-                for document in layout.answered_by(asked):
-                    ahead(instances[int(layout.owner[document[0]])], logprob[:, document], greedy[:, document])
-        total = np.zeros((trials, len(instances)))
-        every = np.ones((trials, len(instances)), dtype=bool)
-        for trial in range(trials):  # the windows of one text add up
-            np.add.at(total[trial], layout.owner, logprob[trial])
-            np.logical_and.at(every[trial], layout.owner, greedy[trial])
-        self._note_broken(np.all(np.isfinite(total), axis=1))
-        for i, instance in enumerate(instances):
-            values = total[:, i].tolist()
-            rolling = instance.request_type == "loglikelihood_rolling"
-            self._answers[request_key(instance)] = (
-                values if rolling else list(zip(values, every[:, i].tolist(), strict=True))
-            )
+                for documents in each.documents:
+                    ahead(documents, logprob[:, documents.requests], greedy[:, documents.requests])
+        self._scored = Scored(layout.place, *summed(layout, logprob, greedy))
+        self._note_broken(np.all(np.isfinite(self._scored.total), axis=1))
 
     def _note_broken(self, finite: Iterable[bool]) -> None:
         self.broken |= {trial for trial, good in enumerate(finite) if not good}
@@ -216,7 +190,7 @@ class PackedLM(EncodingLM):
             chosen = [i for i in order[start : start + size] if how[i] == way]
             texts = self._generate([prompts[i][-room:] for i in chosen], trials, way, progress)
             for place, i in enumerate(chosen):
-                self._answers[request_key(instances[i])] = [texts[k][place] for k in range(trials)]
+                self._said[request_key(instances[i])] = [texts[k][place] for k in range(trials)]
             start += len(chosen)
 
     def _prompt(self, instance: Instance) -> list[int]:

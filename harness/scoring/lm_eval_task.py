@@ -11,7 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Any
 
+import numpy as np
+
 from harness.errors import InputError, LorabenchError, unknown_name
+from harness.scoring.outcomes import Outcomes
 from harness.scoring.written import written
 
 # lm-eval's tasks here are local files; nothing may wait for a hub (measured: a hang or a five-second retry each).
@@ -76,8 +79,9 @@ class ScoredTask:
     item_metrics: list[dict[str, Any]] = field(default_factory=list)  #: of each item as it was judged last
     documents: list[list[Any]] = field(default_factory=list)  #: the requests (lm-eval's Instance) of each item
     judge: Callable[[int, list[Any]], dict[str, Any]] = lambda number, results: {}
-    #: what items have come to whose results were known before all others were: by the trial and the item's number
-    ahead: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    outcomes: Outcomes | None = None  #: the same of all trials, where an item is judged :attr:`by_document`
+    #: what items have come to whose results were known before all others were: by the item's number, of every trial
+    ahead: dict[int, list[dict[str, Any] | None]] = field(default_factory=dict)
 
     @property
     def by_document(self) -> bool:
@@ -85,8 +89,10 @@ class ScoredTask:
         config = self.task.config
         return self.kind == "multiple_choice" and config.process_results is None and config.filter_list is None
 
-    def judge_ahead(self, trial: int, number: int, results: list[Any]) -> None:
-        self.ahead[trial, number] = self.judge(number, results)
+    def judge_ahead(self, numbers: Sequence[int], logprob: np.ndarray, greedy: np.ndarray) -> None:
+        """Judge items of all trials: log-probabilities [K, D, n], and whether each is greedy."""
+        assert self.outcomes is not None, "of what is judged by document"
+        self.ahead.update(zip(numbers, self.outcomes.of(numbers, logprob, greedy), strict=True))
 
     def judge_all(self, trial: int, answer: Callable[[list[Any]], list[Any]]) -> None:
         """Judge every item of a trial by what ``answer`` says to its requests: lm-eval's judgement, without its loop.
@@ -95,7 +101,7 @@ class ScoredTask:
         """
         self.item_metrics.clear()
         for number, requests in enumerate(self.documents):
-            known = self.ahead.get((trial, number))
+            known = self.ahead[number][trial] if number in self.ahead else None
             self.item_metrics.append(self.judge(number, answer(requests)) if known is None else known)
 
     @property
@@ -242,6 +248,10 @@ def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
         with trusted(where):
             return judge(docs[number][1], results)
 
+    def choices(number: int) -> Sequence[str]:
+        with trusted(where):
+            return task.doc_to_choice(docs[number][1])
+
     def reuse(**_: Any) -> None:
         scored.item_metrics.clear()
         for instance in task.instances:
@@ -261,6 +271,8 @@ def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
     task.build_all_requests, task.process_results, task.doc_iterator = reuse, keep, lambda **_: iter(docs)
     task.apply_filters = filtered
     scored.judge = judged
+    if scored.by_document:
+        scored.outcomes = Outcomes(task, judged, choices)
 
 
 def _asked_once(ask: Callable[..., Any], docs: Sequence[Any]) -> Callable[..., Any]:

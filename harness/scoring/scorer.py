@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.evaluator import evaluate
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch import Tensor
 from harness.analysis.statistics import jackknife_error
 from harness.engine.adapters.layout import DenseLayout, Layout
 from harness.engine.model.packed import PackedModel
+from harness.scoring.layouts import Documents
 from harness.scoring.lm import PackedLM
 from harness.scoring.lm_eval_task import ScoredTask, trusted
 from harness.scoring.suite import Suite
@@ -43,8 +43,6 @@ class Scorer:
 
     def __init__(self, model: PackedModel, suite: Suite, lm: PackedLM, layout: Layout) -> None:
         self.model, self.suite, self.lm, self.layout = model, suite, lm, layout
-        #: Judge documents while a GPU answers others: on a CPU nothing is gained.
-        self.judges_ahead = model.device.type == "cuda"
 
     def tokens(self, tasks: Sequence[str]) -> int:
         """Tokens of one trial's pass over these tasks."""
@@ -68,17 +66,13 @@ class Scorer:
         with _undisturbed(self.model), self.model.adapted(layout or self.layout, values, scaling, precise=True):
             for name in tasks:
                 self.suite.tasks[name].ahead.clear()
-            self.lm.answer(instances, trials, progress, self._judge_ahead if self.judges_ahead else None)
+            self.lm.answer(instances, trials, progress, self._judge_ahead)
         return [self._judge(trial, tasks) for trial in range(trials)]
 
-    def _judge_ahead(self, instance: Instance, logprob: np.ndarray, greedy: np.ndarray) -> None:
-        task = self.suite.tasks[str(instance.task_name)]
-        if not task.by_document:
-            return
-        for trial, (values, likeliest) in enumerate(zip(logprob, greedy, strict=True)):
-            if np.isfinite(values).all():
-                results = list(zip(values.tolist(), likeliest.tolist(), strict=True))
-                task.judge_ahead(trial, cast(int, instance.doc_id), results)
+    def _judge_ahead(self, documents: Documents, logprob: np.ndarray, greedy: np.ndarray) -> None:
+        task = self.suite.tasks[documents.task]
+        if task.by_document:
+            task.judge_ahead(documents.numbers, logprob, greedy)
 
     def _judge(self, trial: int, names: Sequence[str]) -> dict[str, Score] | None:
         """lm-eval's judgement of one trial's answers."""
@@ -87,12 +81,13 @@ class Scorer:
         self.lm.trial = trial
         tasks = {name: self.suite.tasks[name] for name in names}
         rest = {name: scored.task for name, scored in tasks.items() if not scored.by_document}
-        with _same_draws(), trusted(f"scoring of {', '.join(tasks)}"):
+        with trusted(f"scoring of {', '.join(tasks)}"):
             for name in tasks.keys() - rest.keys():
                 tasks[name].judge_all(trial, self.lm.loglikelihood)
-            results = (
-                evaluate(lm=self.lm, task_dict={"tasks": rest}, bootstrap_iters=0, log_samples=False) if rest else {}
-            )
+            results = {}
+            if rest:
+                with _same_draws():
+                    results = evaluate(lm=self.lm, task_dict={"tasks": rest}, bootstrap_iters=0, log_samples=False)
             each = cast(dict[str, Any], results).get("results", {})
             scores = {name: _score(scored, each.get(name)) for name, scored in tasks.items()}
         return scores if all(math.isfinite(score.value) for score in scores.values()) else None
@@ -114,9 +109,8 @@ def _score(scored: ScoredTask, results: Mapping[str, Any] | None) -> Score:
 
 def _correctness(values: list) -> tuple[bool, ...] | None:
     """Per-item results as booleans where they are that; ``None`` for perplexities and the like."""
-    if all(isinstance(v, bool | int | float | np.number | np.bool_) and float(v) in (0.0, 1.0) for v in values):
-        return tuple(bool(v) for v in values)
-    return None
+    numbers = all(issubclass(kind, bool | int | float | np.number | np.bool_) for kind in set(map(type, values)))
+    return tuple(map(bool, values)) if numbers and set(map(float, values)) <= {0.0, 1.0} else None
 
 
 @contextmanager
@@ -134,13 +128,15 @@ def _same_draws() -> Iterator[None]:
 @contextmanager
 def _undisturbed(model: PackedModel) -> Iterator[None]:
     """Random states and train/eval mode are as before afterwards."""
-    training = model.module.training
+    training = [module for module in model.module.modules() if module.training]  # none: setting it takes milliseconds
     cuda = torch.cuda.get_rng_state_all() if model.device.type == "cuda" else None
-    model.module.eval()
+    for module in training:
+        module.training = False
     try:
         with _same_draws():
             yield
     finally:
-        model.module.train(training)
+        for module in training:
+            module.training = True
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)

@@ -397,22 +397,26 @@ def reference_results(lm, data, *, shots: int = 0, chat: bool = False) -> tuple[
     return results["results"], results["samples"]
 
 
-def test_documents_judged_ahead_score_the_same(world, tokenizer, data):
+def test_documents_judged_ahead_score_the_same(world, tokenizer, data, monkeypatch):
     plain, ahead = (make_scorer(world, tokenizer, data, budget=300) for _ in range(2))
-    ahead.judges_ahead = True
+    monkeypatch.setattr(plain, "_judge_ahead", None)
     wanted = plain.score(NAMES, world.values, world.scaling)
     assert not any(plain.suite.tasks[name].ahead for name in NAMES)
-    judged = []
+    asked = []
     for name in NAMES:
-        task = ahead.suite.tasks[name]
-        own = task.judge_ahead
-        task.judge_ahead = lambda *given, own=own: (judged.append(given), own(*given))
-    for _ in range(2):  # what is kept of the first is gone
-        judged.clear()
-        assert ahead.score(NAMES, world.values, world.scaling) == wanted
-    assert len(judged) >= TRIALS * 24 * 2, "both tasks with choices"
+        outcomes = ahead.suite.tasks[name].outcomes
+        if outcomes is not None:
+            own = outcomes._judge
+            outcomes._judge = lambda *given, own=own: (asked.append(given), own(*given))[1]
+    assert ahead.score(NAMES, world.values, world.scaling) == wanted
+    judged = [ahead.suite.tasks[name].ahead for name in ("four", "letters")]
+    assert [[len(trials) for trials in items.values()] for items in judged] == [[TRIALS] * 24] * 2
+    assert 2 * 24 < len(asked) < 2 * 24 * TRIALS, "trials answer some items alike, others not"
+    asked.clear()
+    assert ahead.score(NAMES, world.values, world.scaling) == wanted
+    assert not asked, "all is known"
     four = ahead.suite.tasks["four"]
-    four.judge_ahead = lambda trial, number, results: four.ahead.update({(trial, number): {"acc": 1.0}})
+    four.judge_ahead = lambda numbers, *_: four.ahead.update({number: [{"acc": 1.0}] * TRIALS for number in numbers})
     assert [scores["four"].value for scores in ahead.score(["four"], world.values, world.scaling)] == [1.0] * TRIALS
 
 

@@ -64,7 +64,7 @@ def agree(suite: Suite, lm: PackedLM, found: Any, theirs: tuple[dict, list[dict]
     scored = suite.tasks[name]
     answers: dict[int, list] = {}
     for instance in scored.task.instances:
-        answers.setdefault(instance.doc_id, []).append(lm._answers[request_of(instance)][trial])
+        answers.setdefault(instance.doc_id, []).append(lm.answered(instance, trial))
     assert len(samples) == scored.items
     for sample in samples:
         for mine, (other,) in zip(answers[sample["doc_id"]], sample["resps"], strict=True):
@@ -78,10 +78,6 @@ def agree(suite: Suite, lm: PackedLM, found: Any, theirs: tuple[dict, list[dict]
     assert found[name].value == pytest.approx(results[key], rel=1e-5, abs=1e-9)
     if found[name].correct is not None:
         assert found[name].correct == tuple(bool(sample[scored.metric]) for sample in samples)
-
-
-def request_of(instance: Any) -> tuple:
-    return (instance.request_type, instance.task_name, instance.doc_id, instance.idx)
 
 
 @pytest.fixture(scope="module")
