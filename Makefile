@@ -68,9 +68,11 @@ clean:
 
 setup: $(READY)
 
+# pip would compile on one core, and the tests of libraries too.  Some wheels hold files that no Python can compile.
 $(READY): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(if $(TORCH_INDEX),$(PIP) install --quiet --constraint constraints.txt --index-url $(TORCH_INDEX) torch)
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(if $(TORCH_INDEX),$(PIP) install --quiet --no-compile --constraint constraints.txt --index-url $(TORCH_INDEX) torch)
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
 	touch $(READY)
