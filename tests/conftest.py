@@ -18,9 +18,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core; studies say how man
 
 #: Slow files that take longest.  They begin first, so that the workers of pytest-xdist end at about the same time.
 LONGEST = (
-    "test_ray_clusters.py", "test_ray_messages.py", "test_contributing.py", "test_progress.py", "test_smoke.py",
-    "test_examples.py", "test_ray_doors.py", "test_ray_workers.py", "test_all_arms.py", "test_wheel.py",
-    "test_whole_tasks.py", "test_tune.py", "test_ray_nodes.py", "test_kill_ray.py",
+    "test_ray_clusters.py", "test_ray_messages.py", "test_progress.py", "test_smoke.py",
+    "test_examples.py", "test_ray_doors.py", "test_ray_workers.py", "test_custom_steps.py", "test_kill.py",
+    "test_all_arms.py", "test_wheel.py", "test_documents_run.py", "test_ray_autoscaler.py", "test_perf_campaign.py",
+    "test_whole_tasks.py", "test_tune.py", "test_perf_peers.py", "test_ray_nodes.py", "test_kill_ray.py",
+    "test_perf_score.py",
 )  # fmt: skip
 
 

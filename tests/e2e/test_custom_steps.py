@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import Command
 from places import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -42,14 +43,19 @@ def place(request, cache, tmp_path):
 
     def do(command: str, cwd: Path = tmp_path) -> str:
         program, *words = shlex.split(command)
+        environment = {"LORABENCH_CACHE": str(cache), "PYTHONPATH": str(root), "COLUMNS": "200"}
+        if not inside:
+            assert program == "lorabench"
+            forked = Command(words, environment, cwd)
+            assert forked.finish() == 0, forked.said
+            return forked.said
         words = [sys.executable, "-m", {"lorabench": "harness"}.get(program, program), *words]
-        if inside and "--plugins" in words:
+        if "--plugins" in words:
             at = words.index("--plugins")
             del words[at : at + 2]
         done = subprocess.run(
-            words, capture_output=True, text=True, cwd=cwd, timeout=280, check=False,
-            env={**os.environ, "LORABENCH_CACHE": str(cache), "PYTHONPATH": str(root), "COLUMNS": "200"},
-        )  # fmt: skip
+            words, capture_output=True, text=True, cwd=cwd, timeout=280, check=False, env=os.environ | environment
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
