@@ -143,25 +143,23 @@ def _token_scores(model: PackedModel, hidden: Tensor, batch: ScoringBatch) -> tu
     picked = torch.empty(trials, len(batch.target), device=hidden.device)
     greedy = torch.empty(trials, len(batch.target), dtype=torch.bool, device=hidden.device)
     chunk = max(1, chunk_logits(hidden.device) // (model.head.weight.shape[0] * trials))
+    kernels, found = kernels_for(hidden.device), []
     for start in range(0, places, chunk):
         stop = min(start + chunk, places)
         logits = model.logits(hidden[:, start:stop].flatten(0, 1))
         tokens = slice(batch.ends[start - 1] if start else 0, batch.ends[stop - 1])
-        place = torch.arange(trials, device=logits.device)[:, None] * (stop - start) + batch.source[tokens] - start
-        picked[:, tokens], greedy[:, tokens] = _of_targets(logits, place, batch.target[tokens])
+        place, target = batch.source[tokens] - start, batch.target[tokens]
+        if kernels:
+            found.append([each.view(trials, -1) for each in kernels.likelihoods(logits)])
+            picked[:, tokens] = logits.unflatten(0, (trials, -1))[:, place, target]
+        else:
+            logits = logits.float().unflatten(0, (trials, -1))
+            greedy[:, tokens] = _likeliest(logits)[:, place] == target
+            picked[:, tokens] = logits.log_softmax(-1)[:, place, target]
+    if found:  # of all chunks at once: eleven small kernels less for each of 164, 5 ms of an H200's 650
+        peak, log_sum, likeliest = (torch.cat(each, 1)[:, batch.source] for each in zip(*found, strict=True))
+        return picked - peak - log_sum, likeliest == batch.target
     return picked, greedy
-
-
-def _of_targets(logits: Tensor, place: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(target) and argmax == target, [K, n] each: ``target`` [n] at ``place`` [K, n] of logits [N, V]."""
-    if kernels := kernels_for(logits.device):
-        peak, log_sum, likeliest = kernels.likelihoods(logits)
-        picked = logits[place, target].float() - peak[place] - log_sum[place]
-    else:
-        logits = logits.float()
-        likeliest = _likeliest(logits)
-        picked = logits.log_softmax(-1)[place, target]
-    return picked, likeliest[place] == target
 
 
 def _likeliest(logits: Tensor) -> Tensor:
