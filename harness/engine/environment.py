@@ -47,9 +47,8 @@ def versions(study: CommonSettings, kind: str) -> dict[str, Any]:
 @cache
 def _kernels() -> str:
     """A digest of our own kernels and of what calls them: a change of theirs may move a last bit."""
-    folder = Path(__file__).parent / "model"
-    sources = sorted([*folder.glob("kernels/*.py"), *(folder / f"{name}.py" for name in ("fused", "gated", "readers"))])
-    return source_digest(sources)[:8]
+    folder, callers = Path(__file__).parent / "model", ("fused", "gated", "readers", "residuals")
+    return source_digest([*folder.glob("kernels/*.py"), *(folder / f"{name}.py" for name in callers)])[:8]
 
 
 def fused_kernels() -> dict[str, str]:

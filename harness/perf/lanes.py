@@ -4,7 +4,7 @@ Both are ``lorabench run`` with a Ray of its own.  A lane is a GPU: several have
 the same cores: one lane has a thread a core, each of several an equal share of the threads (a rest of them idles), so
 that the ratio says which use of the machine is sooner.  Timed is from when the first pack reaches a process, with all
 that this loads, to the end of the last.  Scores and decompositions of the base are in the cache by then, from packs
-that are not timed: one a number of lanes, as scores are kept apart by threads.
+that are not timed: one a number of threads, which scores are kept apart by.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(asked: Settings, out: Path) -> None:
     print(f"{device_name(device)}, {asked.model}, {asked.packs} packs of {asked.rows}", flush=True)
     runs: dict[int, list[dict[str, Any]]] = {1: [], asked.lanes: []}
     with tempfile.TemporaryDirectory(prefix="lorabench-lanes-") as name:
-        for lanes in runs:
+        for lanes in runs if device.type == "cpu" else [1]:  # whose threads differ
             _run(asked, lanes, device, Path(name, f"{lanes}-warm"), packs=1)
         for turn in range(asked.repeats):
             for lanes, done in runs.items():

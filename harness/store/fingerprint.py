@@ -20,8 +20,8 @@ def digest(value: Any) -> str:
 
 
 def source_digest(files: Iterable[Path]) -> str:
-    """sha256 over the contents of source files, in the order of their names."""
+    """sha256 over the names and contents of source files, whatever folders they are in and come in which order."""
     sha = hashlib.sha256()
-    for path in sorted(set(files), key=lambda p: p.name):
-        sha.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, content in sorted((path.name, path.read_bytes()) for path in set(files)):
+        sha.update(name.encode() + b"\0" + content + b"\0")
     return sha.hexdigest()

@@ -409,6 +409,18 @@ def test_a_source_digest_is_of_names_and_contents(tmp_path):
     assert source_digest([one, two]) != first
 
 
+def test_a_source_digest_knows_no_folders(tmp_path):
+    """Files of one name in several folders came in the order of a set, another in every process."""
+    found = []
+    for contents in ("12", "21"):
+        files = [tmp_path / contents / folder / "one.py" for folder in "ab"]
+        for file, content in zip(files, contents, strict=True):
+            file.parent.mkdir(parents=True)
+            file.write_text(content)
+        found.append(source_digest(files))
+    assert found[0] == found[1]
+
+
 parts = st.lists(
     st.integers() | st.text(st.characters(codec="utf-8", exclude_characters="\x1f")), min_size=1, max_size=5
 )
