@@ -53,7 +53,7 @@ class Agenda:
 #: Of a GPU of 140 GB, in about five minutes.
 AGENDAS = {
     "135m": Agenda({"all": (1, 16, 32, 64), "answer": (16, 64), "bench": (1, 10, 30)}, (4, 8, 16), 16),
-    "0.5b": Agenda({"all": (1, 16)}),
+    "0.5b": Agenda({"all": (1, 16, 32)}),
     "1.5b": Agenda({"all": (1, 8, 16)}),
 }
 #: Of two CPU cores, in less than a minute.

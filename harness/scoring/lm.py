@@ -17,6 +17,7 @@ from harness.scoring.decoding import Decoding, decoding
 from harness.scoring.encoding import EncodingLM
 from harness.scoring.forward import collate, score_batches
 from harness.scoring.layouts import Ahead, Pass, RequestLayout, Scored, documents_of, request_key, summed
+from harness.scoring.stops import Stops
 from harness.scoring.trees import TokenRequest, batch_rows, build_rows
 
 
@@ -42,6 +43,7 @@ class PackedLM(EncodingLM):
         self._layouts: dict[tuple, RequestLayout] = {}
         self._latest: tuple[list[Instance], RequestLayout] | None = None  # found without their keys
         self._said: dict[tuple, list[str]] = {}  # by request, what each trial said
+        self._stops: dict[tuple[str, ...], Stops] = {}  # by stop strings
         self._scored: Scored | None = None
 
     def answer(
@@ -209,14 +211,12 @@ class PackedLM(EncodingLM):
         self, prompts: list[list[int]], trials: int, way: Decoding, progress: Callable[[int], None]
     ) -> list[list[str]]:
         ends, until = self._ends, list(way.until)
-        reach = max((len(stop.encode()) for stop in until), default=0) + 4  # no token is shorter than a byte
+        if way.until not in self._stops:
+            self._stops[way.until] = Stops(self.tokenizer, way.until, ends)
+        stops = self._stops[way.until]
 
-        def finished(_: list[tuple[int, int]], rows: list[list[int]]) -> list[bool]:
-            tails = self.tokenizer.batch_decode([row[-reach:] for row in rows])
-            return [
-                row[-1] in ends or any(stop in tail and stop in self.tokenizer.decode(row) for stop in until)
-                for row, tail in zip(rows, tails, strict=True)
-            ]
+        def finished(_: list[tuple[int, int]], answers: list[list[int]]) -> list[bool]:
+            return stops.reached(answers)
 
         def text(tokens: list[int]) -> str:
             # Other special tokens are dropped from the text, as lm-eval's HF model does.
