@@ -33,16 +33,26 @@ def main(out: Path, words: list[str]) -> int:
 
 
 def parts_of_a_run() -> tuple[tuple[Any, str, str], ...]:
-    """(module or class, a function of it, the part that a call of it is).  ``decomposition`` is within ``packs``."""
+    """(module or class, a function of it, the part that a call of it is).
+
+    Those whose names begin with a dot are within ``base`` and ``packs``, and ``decomposition`` is within ``packs``.
+    """
     from harness.cli import study
     from harness.engine.spectra import Spectra
+    from harness.engine.trunk import Trunk
     from harness.running import worker
+    from harness.scoring.lm import PackedLM
+    from harness.scoring.scorer import Scorer
 
     return (
         (worker, "run_base", "base"),
         (worker, "run_pack", "packs"),
         (Spectra, "__init__", "decomposition"),
         (study, "renew_report", "report"),
+        (Trunk, "_capture", ".graphs"),
+        (PackedLM, "_answer_scored", ".log-probabilities"),
+        (PackedLM, "_answer_generated", ".written answers"),
+        (Scorer, "_judge", ".judging"),
     )
 
 

@@ -109,11 +109,13 @@ def _ours(folder: Path) -> dict[str, Any]:
         what: sum(getattr(record.costs, f"{what}_seconds") or 0.0 for record in records)
         for what in ("train", "score", "analysis")
     }
+    within = {part[1:]: spent.pop(part) for part in list(spent) if part.startswith(".")}
     split = {**spent, "packs": spent["packs"] - spent["decomposition"]}
     split["rest"] = seconds - sum(split.values())
     return {
         "trials": len(records), "seconds": seconds, "trials_per_hour": 3600 * len(records) / seconds,
         "parts": split, "of_packs": {**costs, "other": spent["packs"] - sum(costs.values())},
+        "within_base_and_packs": within,
     }  # fmt: skip
 
 
