@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from helpers import relative
 from torch import nn
 from torch.nn import functional as F
 
-from harness.engine import model
+from harness.engine import losses, model
 from harness.engine.model import try_kernels
 from harness.engine.model.gated import use_gates
+from harness.engine.model.head import Head
 from harness.engine.model.linear import Change, PackedLinear
 
 GPU = torch.device("cuda")
@@ -357,6 +359,23 @@ class Written:
         parts = [[tensor[:, :, row] for tensor in (query, key, value)] for row in rows]
         mixed = [F.scaled_dot_product_attention(*part, is_causal=True, scale=scale, enable_gqa=True) for part in parts]
         return torch.cat(mixed, 2)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_the_gradient_of_a_cross_entropy_reaches_the_states(factor, monkeypatch):
+    linear = nn.Linear(8, 30, bias=False, device=drawn(1, seed=0).device)
+    head, hidden = Head(nn.Identity(), linear, factor), drawn(50, 8, seed=1)
+    target, weight = torch.arange(50, device=hidden.device) % 30, drawn(50, seed=2).abs()
+    monkeypatch.setattr(losses, "CHUNK_LOGITS", dict.fromkeys(("cpu", "cuda"), 100))  # three tokens, and twelve
+
+    def loss(logits: torch.Tensor, part: slice) -> torch.Tensor:
+        return F.cross_entropy(logits, target[part], reduction="none")
+
+    wanted = losses.loss_and_gradient(hidden, head.logits, loss, weight)
+    kernels: Any = Written
+    found = losses.cross_entropy_and_gradient(kernels, hidden, head, target, weight)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other.detach())
 
 
 @pytest.mark.parametrize(
