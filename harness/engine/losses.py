@@ -17,17 +17,17 @@ from harness.engine.model.head import Head
 #: fp32 logits in flight at a time: 256 MiB on a GPU, which wants large kernels; 32 MiB on a CPU, which wants its cache.
 CHUNK_LOGITS = {"cuda": 2**26, "cpu": 2**23}
 
-#: Where their gradient takes the place of logits in 16 bits, four times as many need half of the memory that autograd
-#: needs; with a vocabulary of 150,000 a chunk then has 1,700 tokens, enough for whole tiles of its products.
-IN_PLACE = 4
+#: A kernel reads logits of 16 bits as they are: four times as many need half of the memory that copies and gradients
+#: in float32 do.  With a vocabulary of 150,000 that is 1,700 tokens, enough for whole tiles of the head's products.
+READ_BY_KERNEL = 4
 
 #: (student logits [n, V] in fp32, token positions of this chunk as a slice) -> loss of each token [n].
 TokenLoss = Callable[[Tensor, slice], Tensor]
 
 
-def chunk_logits(device: torch.device) -> int:
-    """How many logits to hold at a time on this device."""
-    return CHUNK_LOGITS.get(device.type, CHUNK_LOGITS["cpu"])
+def chunk_logits(device: torch.device, *, kernel: bool = False) -> int:
+    """How many logits to hold at a time on this device, for torch's operations or for a ``kernel``."""
+    return CHUNK_LOGITS.get(device.type, CHUNK_LOGITS["cpu"]) * (READ_BY_KERNEL if kernel else 1)
 
 
 def loss_and_gradient(
@@ -54,7 +54,7 @@ def cross_entropy_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The same for -log p(``target`` [N]), by a kernel and without a copy of the logits; ``head`` has no softcap."""
     losses, gradient = _room(hidden)
-    for part in _chunks(hidden, len(head.linear.weight), IN_PLACE):
+    for part in _chunks(hidden, len(head.linear.weight), kernel=True):
         logits = head.logits(hidden[part])
         losses[part] = kernels.cross_entropy(logits, target[part], weight[part])
         torch.mm(logits, head.linear.weight, out=gradient[part])
@@ -66,7 +66,7 @@ def _room(hidden: Tensor) -> tuple[Tensor, Tensor]:
     return hidden.new_empty(len(hidden), dtype=torch.float32), torch.empty_like(hidden)
 
 
-def _chunks(hidden: Tensor, vocabulary: int, times: int = 1) -> Iterator[slice]:
-    chunk = max(1, times * chunk_logits(hidden.device) // vocabulary)
+def _chunks(hidden: Tensor, vocabulary: int, *, kernel: bool = False) -> Iterator[slice]:
+    chunk = max(1, chunk_logits(hidden.device, kernel=kernel) // vocabulary)
     for start in range(0, len(hidden), chunk):
         yield slice(start, min(start + chunk, len(hidden)))
