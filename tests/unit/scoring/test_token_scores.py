@@ -39,7 +39,7 @@ def test_chunks_score_as_all_logits_do(kernels, chunk, monkeypatch):
     head = nn.Linear(WIDTH, VOCABULARY, bias=False)
     model: Any = SimpleNamespace(head=head, logits=head)
     monkeypatch.setattr(forward, "kernels_for", lambda device: kernels)
-    monkeypatch.setattr(forward, "chunk_logits", lambda device: chunk * TRIALS * VOCABULARY)
+    monkeypatch.setattr(forward, "chunk_logits", lambda device, kernel: chunk * TRIALS * VOCABULARY)
     hidden = torch.randn(TRIALS, len(batch.place), WIDTH)
     with torch.no_grad():
         hidden[:, : len(batch.place) // 2, :] = head.weight[batch.target[0]]  # some targets are the likeliest
