@@ -127,7 +127,7 @@ def wait_for_end(processes: Sequence[psutil.Process]) -> None:
     left = living(processes)
     agents = [process for process in left if "agent" in words(process).lower()]
     others = [process for process in left if process not in agents]
-    wait_until(lambda: not living(others), said=lambda: str(living(others)))
+    wait_until(lambda: not living(others), 120, lambda: str(living(others)))
     kill_all(agents)
 
 

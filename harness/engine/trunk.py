@@ -88,7 +88,7 @@ class Trunk:
             return _at(graph.hidden, source)
 
     def forward(self, layout: Layout | DenseLayout, sequences: Sequences, values: Tensor, scaling: Tensor) -> Forward:
-        """The same with a way back, whose gradient lasts until the next pass goes it.
+        """The same with a way back, whose gradient lasts until that of the next pass.
 
         ``values`` must be the same tensor every time, written to in place.
         """

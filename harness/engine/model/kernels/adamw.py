@@ -46,7 +46,7 @@ def adamw(
     ``root`` is that of the correction of the square's bias.  All are contiguous and float32.
     """
     trials, width = value.shape
+    assert rate.shape[1] in (1, 2), "the columns of A, and all others"
     _adamw[(trials, triton.cdiv(width, BLOCK))](  # pyright: ignore[reportIndexIssue]  # a kernel's grid
         value, mean, square, gradient, clip, rate, keep, root, width, first, rate.shape[1], *betas, eps, BLOCK
     )
-    assert rate.shape[1] in (1, 2), "the columns of A, and all others"

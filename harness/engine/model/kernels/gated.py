@@ -11,7 +11,7 @@ import triton  # pyright: ignore[reportMissingImports]  # it comes with torch fo
 import triton.language as tl  # pyright: ignore[reportMissingImports]  # the same
 from torch import Tensor
 
-from harness.engine.model.kernels.tiles import ranks_of
+from harness.engine.model.kernels.tiles import cut_in_three, ranks_of
 
 #: Tokens and columns of a program, by the dtype of the factors: the fastest of 12 on an H200 at rank 8, in 47 us
 #: forward for 12,000 tokens of 135M; in float32 of a hundred, in 469 us for 117,000, which take 256 to read and write.
@@ -20,20 +20,11 @@ TILE = (32, 64)
 
 
 @triton.jit
-def _cut(x):
-    """``x`` in float32 as a sum of three of bfloat16."""
-    high = x.to(tl.bfloat16)
-    rest = x - high.to(tl.float32)
-    middle = rest.to(tl.bfloat16)
-    return high, middle, (rest - middle.to(tl.float32)).to(tl.bfloat16)
-
-
-@triton.jit
 def _added(total, states, factor, cut: tl.constexpr):
     """total + states factor; ``cut``: of float32, by the six products of their parts that are above 2^-24 of it."""
     if cut:
-        high, middle, low = _cut(states)
-        factor_high, factor_middle, factor_low = _cut(factor)
+        high, middle, low = cut_in_three(states)
+        factor_high, factor_middle, factor_low = cut_in_three(factor)
         total = tl.dot(low, factor_high, total)
         total = tl.dot(middle, factor_middle, total)
         total = tl.dot(high, factor_low, total)

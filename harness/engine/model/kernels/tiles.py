@@ -1,8 +1,9 @@
-"""Sizes of tiles that several kernels share."""
+"""What several kernels share: sizes of tiles, and float32 in parts of bfloat16."""
 
 from __future__ import annotations
 
 import triton  # pyright: ignore[reportMissingImports]  # it comes with torch for CUDA alone
+import triton.language as tl  # pyright: ignore[reportMissingImports]  # the same
 
 #: Ranks that a program keeps; larger ones are taken in parts.
 RANKS = 64
@@ -11,3 +12,12 @@ RANKS = 64
 def ranks_of(rank: int) -> int:
     """Ranks that a program keeps: a power of two from 16, the least of tensor cores."""
     return min(RANKS, max(16, triton.next_power_of_2(rank)))
+
+
+@triton.jit
+def cut_in_three(x):
+    """``x`` in float32 as a sum of three of bfloat16."""
+    high = x.to(tl.bfloat16)
+    rest = x - high.to(tl.float32)
+    middle = rest.to(tl.bfloat16)
+    return high, middle, (rest - middle.to(tl.float32)).to(tl.bfloat16)

@@ -15,7 +15,7 @@ import triton  # pyright: ignore[reportMissingImports]  # it comes with torch fo
 import triton.language as tl  # pyright: ignore[reportMissingImports]  # the same
 from torch import Tensor
 
-from harness.engine.model.kernels.tiles import ranks_of
+from harness.engine.model.kernels.tiles import cut_in_three, ranks_of
 
 
 @triton.jit
@@ -40,10 +40,7 @@ def _down(
             a + j[None, :] * width + c[:, None], mask=(j[None, :] < rank) & (c[:, None] < width), other=0.0
         )
         if exact:
-            high = factor.to(tl.bfloat16)
-            rest = factor - high.to(tl.float32)
-            middle = rest.to(tl.bfloat16)
-            low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+            high, middle, low = cut_in_three(factor)
             total = tl.dot(part, low, total)
             total = tl.dot(part, middle, total)
             total = tl.dot(part, high, total)
