@@ -14,14 +14,17 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora import Linear as LoraLinear
 from scipy.stats import binomtest
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.engine.adapters.files import export_peft, save_adapters
 from harness.engine.batches import Example, make_batch
+from harness.engine.model.linear import Change, PackedLinear
 from harness.engine.model.load import load_model
+from harness.engine.model.products import linear
 from harness.engine.optimizer import OptimizerSettings
 from harness.engine.rows import Rows, RowSpec
 from harness.engine.step import take_step
@@ -35,8 +38,8 @@ LETTERS = [f" {letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "ran", "over", "hills", "in", "rain", "until", "night"]
 STEPS, SIZE = 60, 16  # of training
 
-#: (requests, dtype, adapters in float32) -> their log-probabilities.
-Answers = Callable[..., np.ndarray]
+#: (requests, dtype) -> their log-probabilities, with the adapter in float32.
+Answers = Callable[[list[Instance], torch.dtype], np.ndarray]
 
 
 def sentence(seed: int) -> str:
@@ -81,11 +84,11 @@ def trained(llama, tokenizer) -> Tensor:
 
 @pytest.fixture(scope="module")
 def ours(llama, tokenizer, trained) -> Answers:
-    def answers(instances: list[Instance], dtype: torch.dtype, *, precise: bool = True) -> np.ndarray:
+    def answers(instances: list[Instance], dtype: torch.dtype) -> np.ndarray:
         model = load_model(llama, dtype=dtype, device=CPU)
         lm = PackedLM(model, tokenizer, max_length=96, batch_tokens=4096)
         scaling = torch.tensor([ADAPTER.alpha / ADAPTER.rank])
-        with model.adapted(model.layout(ADAPTER.rank), trained[None], scaling, precise=precise):
+        with model.adapted(model.layout(ADAPTER.rank), trained[None], scaling, precise=True):
             lm.answer(instances, 1, lambda tokens: None)
         return np.array([value for value, _ in lm.loglikelihood(instances)])
 
@@ -128,17 +131,38 @@ def test_in_bfloat16_ours_is_as_near_to_float32_as_hflm(ours, theirs):
     assert 1e-3 < distance(ours(instances, torch.bfloat16), exact) < 1.1 * near
 
 
+class Base(torch.nn.Linear):
+    """A layer whose product is rounded once: torch's own in bfloat16 is not on every CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight)
+
+
+def test_a_layer_rounds_as_pefts_with_its_factors_in_float32():
+    """All but a few numbers are equal, whose sums are in another order; with the factors in bfloat16 many are not."""
+    torch.manual_seed(0)
+    rank, base = ADAPTER.rank, Base(96, 80, bias=False, dtype=torch.bfloat16)
+    peft = LoraLinear(base, "ours", LoraConfig(r=rank, lora_alpha=rank), r=rank, lora_alpha=rank)
+    a, b = torch.randn(rank, 96) / 10, torch.randn(80, rank) / 10
+    peft.lora_A["ours"].weight.data, peft.lora_B["ours"].weight.data = a, b
+    layer, x = PackedLinear(base), torch.randn(1, 64, 96).bfloat16()
+
+    @torch.no_grad()
+    def alike(dtype: torch.dtype) -> float:
+        layer.take(Change(a[None].to(dtype), b[None].to(dtype)))
+        return float((layer(x) == peft(x)).float().mean())
+
+    assert alike(torch.float32) > 0.99
+    assert alike(torch.bfloat16) < 0.9
+
+
 @pytest.mark.slow
 def test_in_bfloat16_no_more_predictions_change_than_hflms(ours, theirs):
-    """McNemar's exact test on 5,000 questions: those answered otherwise than in float32, by ours and by HFLM.
-
-    Log-probabilities are held to float32 as well: with the adapter in bfloat16, too, they are farther from it.
-    """
+    """McNemar's exact test on 5,000 questions: those answered otherwise than in float32, by ours and by HFLM."""
     instances = questions(5000)
     exact, near = (theirs(instances, dtype) for dtype in (torch.float32, torch.bfloat16))
     found = ours(instances, torch.bfloat16)
     assert distance(found, exact) < 1.05 * distance(near, exact)
-    assert distance(ours(instances[:4000], torch.bfloat16, precise=False), exact[:4000]) > 1.05 * distance(near, exact)
     changed = [predictions(each) != predictions(exact) for each in (found, near)]
     more, less = int((changed[0] & ~changed[1]).sum()), int((changed[1] & ~changed[0]).sum())
     assert changed[1].sum() >= 5, "without any this says nothing"
