@@ -20,6 +20,9 @@ from harness.scoring.layouts import Ahead, Pass, RequestLayout, Scored, document
 from harness.scoring.stops import Stops
 from harness.scoring.trees import TokenRequest, batch_rows, build_rows
 
+#: Numbers of trials whose passes are kept: all of a pack, those with an average of their own, and some that diverged.
+KEPT_COUNTS = 4
+
 
 def _by_kind(instances: Sequence[Instance]) -> tuple[list[Instance], list[Instance]]:
     """Those that are answered by log-probabilities, and those that are generated."""
@@ -143,7 +146,8 @@ class PackedLM(EncodingLM):
 
     def _passes(self, layout: RequestLayout, trials: int) -> list[Pass]:
         if trials not in layout.passes:
-            layout.passes.clear()  # trials that diverge don't come back
+            if len(layout.passes) == KEPT_COUNTS:
+                layout.passes.pop(next(iter(layout.passes)))  # trials that diverge don't come back
             batches = [collate(rows, self.model.device) for rows in batch_rows(layout.rows, self.batch_tokens, trials)]
             layout.passes[trials] = [Pass(batch, layout.answered_by(batch.asked)) for batch in batches]
         return layout.passes[trials]
