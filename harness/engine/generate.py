@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from harness.engine.model.packed import PackedModel
 
@@ -28,6 +29,10 @@ Pick = Callable[[Tensor, list[int], int], Tensor]
 #: Sequences share the reading of their beginning only where it has at least this many tokens: a shorter one, such as
 #: "Question:", saves less than the attention mask, or the pass, that this takes.
 LEAST_SHARED = 16
+
+#: Share of a GPU's memory for keys and values of what is continued together.  A step of few rows takes as long there as
+#: one of many, some 25 ms of launching kernels: the more rows, the fewer steps.
+CACHE_SHARE = 1 / 16
 
 
 @dataclass
@@ -161,6 +166,23 @@ def _prefill(model: PackedModel, prompts: Sequence[Sequence[Sequence[int]]], pro
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
     assert len(flat) == trials * size, "every trial has the same number of prompts"
     return _State(torch.from_numpy(ids).to(device), mask, positions, cache, list(range(size)))
+
+
+def cache_room(model: PackedModel) -> int:
+    """Tokens whose keys and values may lie on a GPU at once, by its memory alone; 0 on a CPU, whose steps are work."""
+    if model.device.type != "cuda":
+        return 0
+    memory = torch.cuda.get_device_properties(model.device).total_memory
+    return int(CACHE_SHARE * memory / cached_bytes(model))
+
+
+@torch.no_grad()
+def cached_bytes(model: PackedModel) -> int:
+    """What a token's keys and values take, in all layers; no adapters may be in place."""
+    cache, token = DynamicCache(config=model.module.config), torch.zeros(1, 1, dtype=torch.int64, device=model.device)
+    model.decode(token, torch.ones_like(token), token, cache)
+    layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
+    return sum(kept.nbytes for layer in layers for kept in (layer.keys, layer.values) if kept is not None)
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> int:

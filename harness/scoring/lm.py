@@ -11,7 +11,7 @@ import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.models.utils import postprocess_generated_text
 
-from harness.engine.generate import Penalised, Progress, generate, greedy
+from harness.engine.generate import Penalised, Progress, cache_room, generate, greedy
 from harness.engine.model.packed import PackedModel
 from harness.scoring.decoding import Decoding, decoding
 from harness.scoring.encoding import EncodingLM
@@ -40,6 +40,7 @@ class PackedLM(EncodingLM):
     def __init__(self, model: PackedModel, tokenizer: Any, *, max_length: int, batch_tokens: int) -> None:
         super().__init__(tokenizer, vocabulary=model.vocabulary, max_length=min(max_length, model.max_length))
         self.model, self.batch_tokens = model, batch_tokens
+        self.cached_tokens = max(batch_tokens, cache_room(model))  #: of prompts and their answers, at once
         self.trial = 0
         self.broken: set[int] = set()  # trials with an answer that is not finite
         self._encoded: dict[tuple, list[TokenRequest]] = {}
@@ -192,7 +193,7 @@ class PackedLM(EncodingLM):
             way = how[order[start]]
             room = self.max_length - way.most
             width = min(len(prompts[order[start]]), room) + way.most
-            size = max(1, self.batch_tokens // (width * trials))
+            size = max(1, self.cached_tokens // (width * trials))
             chosen = [i for i in order[start : start + size] if how[i] == way]
             texts = self._generate([prompts[i][-room:] for i in chosen], trials, way, progress)
             for place, i in enumerate(chosen):

@@ -94,7 +94,9 @@ class ScoringSettings(_Settings):
         default="every_task", description="when intruder dimensions are counted"
     )
     batch_tokens: limits.PassTokens = Field(
-        default=16384, description="token budget of one scoring pass; part of the stack"
+        default=16384,
+        description="token budget of one scoring pass; part of the stack. Written answers take more at once on a GPU: "
+        "keys and values of a 16th of its memory",
     )
     max_length: limits.Length = Field(
         default=2048, description="tokens; longer items lose their beginning, as in lm-eval"
