@@ -27,6 +27,9 @@ ChatTemplate = Callable[..., str]  #: ``PackedLM.apply_chat_template``: messages
 #: lm-eval's seed for few-shot examples, which also draws the items of a task whose rows are not shuffled.
 FEWSHOT_SEED = 1234
 
+#: Judgements of written answers that are kept of a task, some 0.5 KB each.
+MOST_JUDGEMENTS = 20_000
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -242,7 +245,9 @@ def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
         scored.documents[instance.doc_id].append(instance)
     for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
         setattr(task, name, _asked_once(getattr(task, name), [doc for _, doc in docs]))
-    judge, filters = task.process_results, task.apply_filters
+    for name in ("count_words", "count_bytes", "dump_config"):  # of the same documents and settings at every checkpoint
+        setattr(task, name, cache(getattr(task, name)))
+    judge, filters = _judged_once(task, [doc for _, doc in docs]), task.apply_filters
 
     def judged(number: int, results: list[Any]) -> dict[str, Any]:
         with trusted(where):
@@ -273,6 +278,28 @@ def _build_once(scored: ScoredTask, settings: dict[str, Any]) -> None:
     scored.judge = judged
     if scored.by_document:
         scored.outcomes = Outcomes(task, judged, choices)
+
+
+def _judged_once(task: Any, docs: Sequence[Any]) -> Callable[[Any, list[Any]], dict[str, Any]]:
+    """lm-eval's judgement of a document by its results; of written ones it is kept, as greedy answers come again.
+
+    Half of what the host takes for 300 dates.  Functions of a task's own may draw, and are asked every time.
+    """
+    judge, config = task.process_results, task.config
+    by_name = all(isinstance(entry["metric"], str) for entry in config.metric_list or ())
+    if config.output_type != "generate_until" or config.process_results is not None or not by_name:
+        return judge
+    numbers = {id(doc): number for number, doc in enumerate(docs)}
+
+    @lru_cache(maxsize=MOST_JUDGEMENTS)
+    def known(number: int, texts: tuple[str, ...]) -> dict[str, Any]:
+        return judge(docs[number], list(texts))
+
+    def judged(doc: Any, results: list[Any]) -> dict[str, Any]:
+        texts = all(isinstance(result, str) for result in results)
+        return known(numbers[id(doc)], tuple(results)) if texts else judge(doc, results)
+
+    return judged
 
 
 def _asked_once(ask: Callable[..., Any], docs: Sequence[Any]) -> Callable[..., Any]:

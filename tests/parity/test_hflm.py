@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
 
-from harness.engine.generate import generate
+from harness.engine.generate import cached_bytes, generate
 from harness.errors import InputError
 from harness.scoring.examples import right_answer
 from harness.scoring.lm import PackedLM
@@ -166,6 +168,12 @@ def test_generation(world, hflm, tokenizer):
     assert any(trial[0::3] != trial[1::3] for trial in theirs), "no stop string came up"
     for budget in (100_000, 300):
         assert packed(world, tokenizer, instances, budget=budget) == theirs
+
+
+def test_what_a_token_leaves_in_the_cache(world):
+    size = world.model.module.config
+    heads = size.num_key_value_heads * (size.hidden_size // size.num_attention_heads)
+    assert cached_bytes(world.model) == 2 * size.num_hidden_layers * heads * world.model.dtype.itemsize
 
 
 def test_generation_behind_a_shared_beginning(world, hflm, tokenizer):
@@ -418,6 +426,31 @@ def test_documents_judged_ahead_score_the_same(world, tokenizer, data, monkeypat
     four = ahead.suite.tasks["four"]
     four.judge_ahead = lambda numbers, *_: four.ahead.update({number: [{"acc": 1.0}] * TRIALS for number in numbers})
     assert [scores["four"].value for scores in ahead.score(["four"], world.values, world.scaling)] == [1.0] * TRIALS
+
+
+def test_a_written_answer_is_judged_once(world, tokenizer, data, monkeypatch):
+    """Not so by a function of the task's own, which may draw."""
+    asked: list[tuple[int, str]] = []
+    own = ConfigurableTask.process_results
+
+    def judge(task, doc, results):
+        asked.append((prompts.index(doc["text"]), *results))
+        return own(task, doc, results)
+
+    monkeypatch.setattr(ConfigurableTask, "process_results", judge)
+    say = next(task for task in data if task.name == "say")
+    prompts = [row["text"] for row in say.splits["test"]]
+    scorer = make_scorer(world, tokenizer, [say])
+    wanted = scorer.score(["say"], world.values, world.scaling)
+    assert len(asked) == len(set(asked)) > len(prompts), "trials say some things alike, others not"
+    asked.clear()
+    assert scorer.score(["say"], world.values, world.scaling) == wanted
+    assert not asked, "all is known"
+    drawing = replace(say, config=say.config | {"process_results": lambda doc, results: {"exact_match": 1.0}})
+    scorer = make_scorer(world, tokenizer, [drawing])
+    for _ in range(2):
+        scorer.score(["say"], world.values, world.scaling)
+    assert len(asked) == 2 * TRIALS * len(prompts)
 
 
 def test_scores_are_lm_evals(world, hflm, tokenizer, data, scorer):

@@ -49,6 +49,12 @@ def jackknife_error(
     count = min(groups, len(values))
     if count < 2:
         return None
-    left = [statistic([value for i, value in enumerate(values) if i % count != group]) for group in range(count)]
+
+    def without(group: int) -> list[Item]:
+        left = list(values)
+        del left[group::count]
+        return left
+
+    left = [statistic(without(group)) for group in range(count)]
     error = float(np.sqrt((count - 1) * np.var(np.asarray(left, dtype=float))))
     return error if np.isfinite(error) else None
