@@ -1,6 +1,6 @@
 """A verb of ``lorabench`` in this process, with a note of how long parts of it took: ``perf campaign`` starts it.
 
-Run as a module, with the file to write and then the words of the verb.
+Run as a module, with the file to write, a JSON of part -> seconds of each call, and then the words of the verb.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def main(out: Path, words: list[str]) -> int:
     from harness.cli import main as verb
 
     parts = parts_of_a_run()
-    spent = dict.fromkeys((part for *_, part in parts), 0.0)
+    spent: dict[str, list[float]] = {part: [] for *_, part in parts}
     for owner, name, part in parts:
         setattr(owner, name, _timed(getattr(owner, name), spent, part))
-    spent["imports"] = time.perf_counter() - start
+    spent["imports"] = [time.perf_counter() - start]
     status: Any = 0
     sys.argv = ["lorabench", *words]
     try:
@@ -52,17 +52,18 @@ def parts_of_a_run() -> tuple[tuple[Any, str, str], ...]:
         (Trunk, "_capture", ".graphs"),
         (PackedLM, "_answer_scored", ".log-probabilities"),
         (PackedLM, "_answer_generated", ".written answers"),
+        (Scorer, "_judge_ahead", ".judging ahead"),  # within .log-probabilities, while a GPU computes
         (Scorer, "_judge", ".judging"),
     )
 
 
-def _timed(function: Callable[..., Any], spent: dict[str, float], part: str) -> Callable[..., Any]:
+def _timed(function: Callable[..., Any], spent: dict[str, list[float]], part: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         try:
             return function(*args, **kwargs)
         finally:
-            spent[part] += time.perf_counter() - start
+            spent[part].append(time.perf_counter() - start)
 
     return call
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -103,13 +104,14 @@ def _ours(folder: Path) -> dict[str, Any]:
             where=f"lorabench {' '.join(words)}",
             remedy="see to that first, then time it",
         )
-    spent = json.loads(parts.read_text(encoding="utf-8"))
+    calls = json.loads(parts.read_text(encoding="utf-8"))
     records = read_trials(results).records
     costs = {
         what: sum(getattr(record.costs, f"{what}_seconds") or 0.0 for record in records)
         for what in ("train", "score", "analysis")
     }
-    within = {part[1:]: spent.pop(part) for part in list(spent) if part.startswith(".")}
+    spent = {part: sum(seconds, 0.0) for part, seconds in calls.items() if not part.startswith(".")}
+    within = {part[1:]: _calls(seconds) for part, seconds in calls.items() if part not in spent}
     split = {**spent, "packs": spent["packs"] - spent["decomposition"]}
     split["rest"] = seconds - sum(split.values())
     return {
@@ -117,6 +119,12 @@ def _ours(folder: Path) -> dict[str, Any]:
         "parts": split, "of_packs": {**costs, "other": spent["packs"] - sum(costs.values())},
         "within_base_and_packs": within,
     }  # fmt: skip
+
+
+def _calls(seconds: list[float]) -> dict[str, Any]:
+    """What calls of one kind took; what the first one of a shape costs more is in the difference to the median."""
+    about = {"median": statistics.median(seconds), "slowest": sorted(seconds)[:-6:-1]} if seconds else {}
+    return {"calls": len(seconds), "seconds": sum(seconds), **about}
 
 
 def _cold_cache(folder: Path) -> Path:
