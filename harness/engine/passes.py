@@ -35,6 +35,7 @@ def forward_backward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """A pass's part of the losses [K] and of their gradient [K, P] with respect to ``values`` [K, P].
 
+    The gradient lasts until that of the next pass, which may be written over it (``Trunk.forward``).
     ``teacher`` has the teachers' hidden states [N, d] at the same answer tokens, or is None where nobody teaches.
     """
     student, pull_back = trunk.forward(layout, batch.student, values, scaling)

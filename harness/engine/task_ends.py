@@ -113,7 +113,7 @@ class TaskEnds:
             _, gradient = forward_backward(
                 self.trunk, bank.layout, _given_answers, unweighted, bank.values, bank.scaling
             )
-            total = gradient if total is None else total.add_(gradient)
+            total = gradient.clone() if total is None else total.add_(gradient)  # else the next overwrites it
         assert total is not None
         return total
 

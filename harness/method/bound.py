@@ -138,7 +138,10 @@ class BoundUpdate(BoundPart):
     """What happens beside the optimizer; ``active`` [K] is false for rows that have diverged."""
 
     def penalise(self, bank: AdapterBank[Any], gradient: Tensor) -> None:
-        """Add the gradient of a penalty to ``gradient`` [K, P] in place, before it is clipped."""
+        """Add the gradient of a penalty to ``gradient`` [K, P] in place, before it is clipped.
+
+        It lasts for this step alone, since the next may write over it: a rule that needs it later keeps a copy.
+        """
 
     def before_step(self, bank: AdapterBank[Any], active: Tensor) -> None:
         """Change ``bank.values`` in place before the optimizer does; gradients are those of the values before this."""
