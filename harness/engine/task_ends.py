@@ -15,10 +15,9 @@ from harness.analysis.intruders import Spectrum
 from harness.engine.activations import Activations
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.batches import Example, make_batch
-from harness.engine.passes import forward_backward
+from harness.engine.passes import cross_entropy, forward_backward
 from harness.engine.trunk import Trunk
 from harness.method.bound import CurrentTask, Start
-from harness.method.losses import cross_entropy
 from harness.method.parts import Adapter
 from harness.study.seeds import derive
 
@@ -111,7 +110,7 @@ class TaskEnds:
         for each in make_batch(examples, 0, self.model.device).passes:
             unweighted = replace(each, weight=torch.ones_like(each.weight))
             _, gradient = forward_backward(
-                self.trunk, bank.layout, _given_answers, unweighted, bank.values, bank.scaling
+                self.trunk, bank.layout, cross_entropy, unweighted, bank.values, bank.scaling
             )
             total = gradient.clone() if total is None else total.add_(gradient)  # else the next overwrites it
         assert total is not None
@@ -149,7 +148,3 @@ def _digest(examples: Sequence[Example]) -> bytes:
         shown = b"" if example.shown is None else example.shown.tobytes()
         sha.update(f"{len(example.ids)} {example.answer_start} {len(shown)} ".encode() + example.ids.tobytes() + shown)
     return sha.digest()
-
-
-def _given_answers(student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
-    return cross_entropy(student, target)

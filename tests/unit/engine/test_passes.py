@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import CPU, packed_model, random_examples, relative
+from helpers import CPU, batches, packed_model, random_examples, relative, train, trainer
 from torch import Tensor
 
+from harness.engine import passes
 from harness.engine.adapters import AdapterBank, Layout
 from harness.engine.batches import Pass, make_batch
+from harness.engine.losses import loss_and_gradient
 from harness.engine.passes import forward_backward
 from harness.engine.trunk import Trunk
+from harness.method import Recipe
 from harness.method.losses import cross_entropy, kl_teacher_student
 
 SCALING = torch.tensor([2.0, 0.5])
@@ -66,3 +69,21 @@ def test_a_pass_leaves_nothing_behind(world):
     assert all(map(torch.equal, before, after))
     assert bank.values.grad is None
     assert not bank.values.requires_grad
+
+
+def test_steps_and_rules_have_a_kernel_s_cross_entropy(monkeypatch):
+    seen = []
+
+    def by_kernel(kernels, hidden, head, target, weight):
+        seen.append(len(target))
+        return loss_and_gradient(hidden, head.logits, lambda logits, part: cross_entropy(logits, target[part]), weight)
+
+    monkeypatch.setattr(passes, "kernels_for", lambda device: "the kernels")
+    monkeypatch.setattr(passes, "cross_entropy_and_gradient", by_kernel)
+    examples = [random_examples(4, 0)]
+    answers = sum(len(example.answer) for example in examples[0])
+    rows = trainer(packed_model(), [Recipe()], [1e-3])
+    train(rows, batches(examples, 4, 1))
+    assert rows.task is not None
+    rows.task.gradient(examples, [0])
+    assert seen == [answers, answers]
