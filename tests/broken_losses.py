@@ -7,6 +7,9 @@ from harness.method.bound import BoundCrossEntropy
 
 
 class BoundHalf(BoundCrossEntropy):
+    def is_cross_entropy(self, *, taught):
+        return True
+
     def tokens(self, student, teacher, target, row, position):
         return super().tokens(student, teacher, target, row, position) / 2
 

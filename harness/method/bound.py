@@ -164,6 +164,13 @@ class BoundAverage(BoundPart, ABC):
 
 
 class BoundLoss(ABC):
+    def __init_subclass__(cls) -> None:
+        """What a class says of its ``tokens`` is not inherited by one that has others."""
+        super().__init_subclass__()
+        says = next(kind for kind in cls.__mro__ if "is_cross_entropy" in vars(kind))
+        if says.tokens is not cls.tokens:
+            cls.is_cross_entropy = BoundLoss.is_cross_entropy
+
     @abstractmethod
     def needs_teacher(self, progress: float) -> bool:
         """Whether a teacher pass is wanted at this share [0, 1) of the current task's steps.
@@ -172,7 +179,10 @@ class BoundLoss(ABC):
         """
 
     def is_cross_entropy(self, *, taught: bool) -> bool:
-        """Whether :meth:`tokens`, with a teacher or without, is the cross-entropy alone: on a GPU a kernel has it."""
+        """Whether :meth:`tokens`, with a teacher or without, is the cross-entropy alone: on a GPU a kernel has it.
+
+        A class that writes its own ``tokens`` says so anew; else they are taken as they are written.
+        """
         return False
 
     @abstractmethod

@@ -9,6 +9,7 @@ import torch
 from custom_methods import CUSTOM, Lengths, Lion, Minor, Scaled, mean_length
 from helpers import (
     ALPHA,
+    CPU,
     RANK,
     PeftRun,
     batches,
@@ -22,10 +23,12 @@ from helpers import (
     warmup,
 )
 
+from baselines.self_distill import SelfDistillation
 from harness import checks
 from harness.engine.adapters.files import save_adapters
 from harness.engine.adapters.layout import Layout
-from harness.method import AdamW, LowRank, Recipe
+from harness.method import AdamW, CrossEntropy, LowRank, Recipe
+from harness.method.bound import BoundCrossEntropy, BoundLoss
 from harness.method.registry import methods
 from harness.study.config import AdapterSettings, Study
 from harness.study.plan import Inputs, build_plan
@@ -41,6 +44,51 @@ def data(rows: int):
 @pytest.mark.parametrize("name", list(CUSTOM))
 def test_custom_parts_keep_the_contract(name):
     assert list(checks.check(name, {**methods(), **CUSTOM})) == list(checks.RULES)
+
+
+# -- a loss -----------------------------------------------------------------------------------------------------------
+
+
+class BoundHalf(BoundCrossEntropy):
+    def tokens(self, student, teacher, target, row, position):
+        return super().tokens(student, teacher, target, row, position) / 2
+
+
+class Half(CrossEntropy):
+    @classmethod
+    def bind(cls, losses, device):
+        return BoundHalf()
+
+
+def test_a_loss_made_of_the_cross_entropy_is_what_trains():
+    losses = []
+    for loss in (CrossEntropy(), Half()):
+        engine = trainer(packed_model(), [Recipe(loss=loss)] * 2, [1e-3] * 2)
+        losses.append(train(engine, batches(data(2), SIZE, 1)))
+    assert torch.equal(losses[1], losses[0] / 2)
+
+
+class Halves:
+    tokens = BoundHalf.tokens
+
+
+@pytest.mark.parametrize("kind", [BoundCrossEntropy, type(SelfDistillation.bind([SelfDistillation(0.5)], CPU))])
+def test_what_a_loss_says_of_its_tokens_is_not_said_of_others(kind):
+    class Same(kind): ...
+
+    class Other(kind):
+        tokens = BoundHalf.tokens
+
+    class OfOther(Other): ...
+
+    class Mixed(Halves, kind): ...
+
+    class SaysItAnew(Other):
+        is_cross_entropy = kind.is_cross_entropy
+
+    assert Same.is_cross_entropy is SaysItAnew.is_cross_entropy is kind.is_cross_entropy
+    for other in (Other, OfOther, Mixed):
+        assert other.is_cross_entropy is BoundLoss.is_cross_entropy
 
 
 # -- an optimizer -----------------------------------------------------------------------------------------------------
