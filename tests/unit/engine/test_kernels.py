@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,23 @@ def test_a_step_of_adamw_is_that_of_float64(width, first, decay):
     for found, other in ((bank.values, exact.values), (adamw.mean, wanted.mean), (adamw.square, wanted.square)):
         torch.testing.assert_close(found.double(), other, atol=4e-6, rtol=1e-5)
     assert bool((bank.values[1] == drawn(3, width, seed=0)[1]).all())
+
+
+@on_a_gpu
+@pytest.mark.parametrize("width", [65_535 * 2048 + 5, 2**31 + 5])
+def test_a_step_of_adamw_reaches_every_number_of_a_model(width):
+    """Of more than a grid's second dimension has room for, and of more than 32 bits count."""
+    from harness.engine.model import kernels
+
+    if torch.cuda.mem_get_info()[0] < 18 * width:
+        pytest.skip(f"it needs {18 * width / 2**30:.0f} GiB of the GPU's memory")
+    value, mean, square, gradient = (torch.full((1, width), start, device=GPU) for start in (0.0, 0.0, 0.0, 0.5))
+    one = torch.ones(1, device=GPU)
+    kernels.adamw(value, mean, square, gradient, one, one[:, None] / 8, one[:, None], one[0], width, (0.9, 0.999), 1e-8)
+    for found, right in ((mean, 0.05), (square, 2.5e-4), (value, -0.05 / 8 / (2.5e-4**0.5 + 1e-8))):
+        parts = found[0].split(2**28)
+        ends = torch.stack([end for part in parts for end in (part.min(), part.max())])
+        torch.testing.assert_close(ends, torch.full_like(ends, right), atol=0, rtol=2e-6)
 
 
 class FeedForward(nn.Module):
@@ -297,6 +315,79 @@ def test_where_they_do_not_load_torch_computes(monkeypatch):
     assert kernels is None
     assert "triton" in why
     assert try_kernels.kernels_for(torch.device("cpu")) is None
+
+
+#: Of each kernel, how many tensors it returns or changes.
+OUTPUTS = {
+    "adamw": 3, "add_norm": 2, "add_updates": 1, "cross_entropy": 2, "down_states": 1, "gated": 1, "gated_back": 2,
+    "likelihoods": 3, "rms_norm": 1, "row_attention": 1,
+}  # fmt: skip
+
+
+class Launch:
+    """A kernel that is not compiled and does nothing; grids that it is launched on are kept."""
+
+    grids: list[tuple[int, ...]]
+
+    def __init__(self, function: Any) -> None:
+        pass
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        self.grids.append(grid)
+        return lambda *given, **options: None
+
+
+@pytest.fixture
+def launching(monkeypatch):
+    """The kernels without Triton, so that tensors need no memory and no GPU."""
+
+    def forget():
+        for name in [name for name in sys.modules if name.startswith("harness.engine.model.kernels")]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr(model, "kernels", raising=False)
+
+    triton, language = ModuleType("triton"), ModuleType("triton.language")
+    vars(language).update(constexpr=float)
+    vars(triton).update(
+        jit=Launch, language=language, cdiv=lambda a, b: -(-a // b), next_power_of_2=lambda n: 1 << (n - 1).bit_length()
+    )
+    monkeypatch.setitem(sys.modules, "triton", triton)
+    monkeypatch.setitem(sys.modules, "triton.language", language)
+    monkeypatch.setattr(Launch, "grids", [], raising=False)
+    forget()
+    yield importlib.import_module("harness.engine.model.kernels")
+    forget()
+
+
+def test_no_grid_is_larger_than_cuda_takes(launching):
+    """65,535 in its second and third dimension: for a model of 8 billion, many trials, and many tokens at once."""
+
+    def sized(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta", requires_grad=dtype is torch.bfloat16)
+
+    for trials, width in ((1, 2**33), (4096, 2**24)):
+        of_trial = [sized(trials, width)] * 4
+        launching.adamw(*of_trial, sized(trials), *[sized(trials, 2)] * 2, sized(), width // 2, (0.9, 0.999), 1e-8)
+    logits, target = sized(2**22, 2**18), sized(2**22, dtype=torch.int64)
+    launching.likelihoods(logits)
+    launching.cross_entropy(logits, target, sized(2**22))
+    for trials, count in ((1, 2**22), (4096, 2**12)):
+        x, wide, rank = sized(trials, count, 2**14, dtype=torch.bfloat16), sized(trials, count, 2**17), 2**10
+        down, b, a_next = sized(trials, count, 2 * rank), sized(trials, 2**17, rank), sized(trials, rank, 2**17)
+        launching.add_updates([wide], x, sized(trials, rank, 2**14), [b])
+        launching.gated(wide, wide, down, b, b)
+        launching.gated_back(wide, sized(trials, count, rank), a_next, wide, wide, down, b, b)
+        weight, starts = sized(2**14), sized(trials, count // 64, dtype=torch.int64)
+        query = sized(trials, 128, count, 128, dtype=torch.bfloat16)
+        for given, made in (
+            (x, (launching.rms_norm(x, weight, 1e-6),)),
+            (x, launching.add_norm(x, x, weight, 1e-6)),
+            (query, (launching.row_attention(query, query, query, starts, 64, 1.0),)),
+        ):
+            torch.autograd.grad(made, given, made)
+    assert set(OUTPUTS) == set(launching.__all__)
+    assert len(Launch.grids) == 2 + 2 + 2 * (2 + 2 + 4 + 2)
+    assert all(grid[0] < 2**31 and max(grid[1:], default=1) <= 65_535 for grid in Launch.grids), Launch.grids
 
 
 class Written:
