@@ -115,8 +115,9 @@ def test_a_step_of_adamw_is_that_of_float64(width, first, decay):
         optimizer.update(adamw, bank, gradient, clipped)
         taken = clipped.coefficient[:, None].double()
         wanted.step(exact, torch.where(taken > 0, gradient.double() * taken, 0.0), clipped.rate.double())
-    for found, other in ((bank.values, exact.values), (adamw.mean, wanted.mean), (adamw.square, wanted.square)):
-        torch.testing.assert_close(found.double(), other, atol=4e-6, rtol=1e-5)
+    for found, other in ((bank.values, exact.values), (adamw.mean, wanted.mean)):
+        torch.testing.assert_close(found.double(), other, atol=1e-6 * float(other.abs().max()), rtol=0)
+    torch.testing.assert_close(adamw.square.double(), wanted.square, atol=0, rtol=3e-6)  # a thousandth, of the first
     assert bool((bank.values[1] == drawn(3, width, seed=0)[1]).all())
 
 
