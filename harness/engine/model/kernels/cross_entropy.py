@@ -11,8 +11,7 @@ import triton  # pyright: ignore[reportMissingImports]  # it comes with torch fo
 import triton.language as tl  # pyright: ignore[reportMissingImports]  # the same
 from torch import Tensor
 
-#: Logits of a token that are looked at together.
-LOGITS = 4096
+from harness.engine.model.kernels.tiles import LOGITS, LOWEST, with_block
 
 
 @triton.jit
@@ -22,14 +21,12 @@ def _cross_entropy(logits, target, weight, losses, width, block: tl.constexpr):
     logits += row * width
     right = tl.load(target + row)
     given = tl.load(logits + right).to(tl.float32)
-    best = float("-inf")
+    best = LOWEST
     total = 0.0
     for start in range(0, width, block):
         c = start + tl.arange(0, block)
         values = tl.load(logits + c, mask=c < width, other=float("-inf")).to(tl.float32)
-        higher = tl.maximum(best, tl.max(values, axis=0))
-        total = total * tl.exp(best - higher) + tl.sum(tl.exp(values - higher), axis=0)
-        best = higher
+        best, total = with_block(best, total, values, tl.max(values, axis=0))
     log_sum = best + tl.log(total)
     tl.store(losses + row, log_sum - given)
     share = tl.load(weight + row)

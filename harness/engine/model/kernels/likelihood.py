@@ -7,8 +7,7 @@ import triton  # pyright: ignore[reportMissingImports]  # it comes with torch fo
 import triton.language as tl  # pyright: ignore[reportMissingImports]  # the same
 from torch import Tensor
 
-#: Logits of a place that are looked at together.
-LOGITS = 4096
+from harness.engine.model.kernels.tiles import LOGITS, LOWEST, with_block
 
 
 @triton.jit
@@ -16,7 +15,7 @@ def _likelihood(logits, peak, log_sum, likeliest, width, block: tl.constexpr):
     """Of a row: its largest value and where that stands first, and log(sum(exp(value - largest)))."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * width
-    best = float("-inf")
+    best = LOWEST
     where = 0
     total = 0.0
     for start in range(0, width, block):
@@ -24,9 +23,7 @@ def _likelihood(logits, peak, log_sum, likeliest, width, block: tl.constexpr):
         values = tl.load(logits + c, mask=c < width, other=float("-inf")).to(tl.float32)
         high, at = tl.max(values, axis=0, return_indices=True, return_indices_tie_break_left=True)
         where = tl.where(high > best, start + at, where)
-        higher = tl.maximum(best, high)
-        total = total * tl.exp(best - higher) + tl.sum(tl.exp(values - higher), axis=0)
-        best = higher
+        best, total = with_block(best, total, values, high)
     tl.store(peak + row, best)
     tl.store(log_sum + row, tl.log(total))
     tl.store(likeliest + row, where)

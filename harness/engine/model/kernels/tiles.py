@@ -1,4 +1,4 @@
-"""What several kernels share: sizes of tiles, and float32 in parts of bfloat16."""
+"""What several kernels share: sizes of tiles, float32 in parts of bfloat16, and sums of exponentials."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]  # the sam
 
 #: Ranks that a program keeps; larger ones are taken in parts.
 RANKS = 64
+
+#: Logits of a token that are looked at together.
+LOGITS = 4096
+
+#: Where the largest logit starts: finite, since -inf - -inf is NaN, of a first block that is all -inf.
+LOWEST = tl.constexpr(-3.4028234663852886e38)
 
 
 def ranks_of(rank: int) -> int:
@@ -21,3 +27,10 @@ def cut_in_three(x):
     rest = x - high.to(tl.float32)
     middle = rest.to(tl.bfloat16)
     return high, middle, (rest - middle.to(tl.float32)).to(tl.bfloat16)
+
+
+@triton.jit
+def with_block(best, total, values, high):
+    """(largest, sum(exp(value - largest))) of what came before, and of ``values``, of which ``high`` is the largest."""
+    higher = tl.maximum(best, high)
+    return higher, total * tl.exp(best - higher) + tl.sum(tl.exp(values - higher), axis=0)
