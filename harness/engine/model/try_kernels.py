@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Largest error, as a share of the largest number: of an update in float32 and of a likelihood, and in bfloat16.
+#: Largest error, as a share of the largest number, of what is computed in float32, and in bfloat16.
 ROUNDING, HALF_ROUNDING = 1e-5, 2.0**-6
 
 Kernel = Callable[..., Tensor]
@@ -48,51 +48,57 @@ def _compare(kernels: ModuleType, device: torch.device) -> None:
         for shape in ((2, 70, 96), (2, 5, 96), (2, 40, 5), (2, 70, 40))
     )
     x = x.bfloat16()
-    wanted = y.double() + x.double() @ a.double().mT @ b.double().mT
+    update = x.double() @ a.double().mT @ b.double().mT
+    wanted = y.double() + update
     kernels.add_updates([y], x, a, [b])
-    logits = y.flatten(1)
-    peak, log_sum, likeliest = kernels.likelihoods(logits)
-    opened = kernels.gated(y.bfloat16(), y.bfloat16(), kernels.down_states(x, torch.cat([a, a], 1)), b, b)
-    twice = wanted + x.double() @ a.double().mT @ b.double().mT
-    off = [
-        _off(y, wanted) / ROUNDING,
-        _off(opened, F.silu(twice) * twice) / HALF_ROUNDING,
-        float((peak + log_sum - logits.logsumexp(-1)).abs().max()) / ROUNDING,
-    ]
-    off += [*_off_of_cross_entropy(kernels, logits), *_off_of_a_step(kernels, device)]
+    off, twice = [_off(y, wanted) / ROUNDING], y.double() + update
+    for states, rounding in ((y, ROUNDING), (y.bfloat16(), HALF_ROUNDING)):  # in float32 it shows what factors lose
+        opened = kernels.gated(states, states, kernels.down_states(x, torch.cat([a, a], 1)), b, b)
+        off.append(_off(opened, F.silu(twice) * twice) / rounding)
+    off += _off_of_logits(kernels, y.flatten(1), ROUNDING)
+    # Three blocks, the last not full; Triton compiles multiples of 16, as vocabularies are, apart from other widths
+    blocks = torch.randn(2, 9008, generator=generator).to(device, torch.bfloat16)
+    off += _off_of_logits(kernels, blocks, HALF_ROUNDING)
+    off += _off_of_a_step(kernels, device)
     for rank in (5, 70):  # of one part, and of two
         off += [error / HALF_ROUNDING for error in _off_at_the_gate(kernels, x, rank)]
     for kernel, written, given, constants in _in_training(kernels, x):
         off += [error / HALF_ROUNDING for error in _off_there_and_back(kernel, written, given, constants)]
-    if not (all(error < 1 for error in off) and bool((likeliest == logits.argmax(-1)).all())):
+    if max(off) >= 1:
         raise ArithmeticError(f"a kernel is wrong on this device: {max(off):.1g} times what rounding allows")
 
 
-def _off_of_cross_entropy(kernels: ModuleType, logits: Tensor) -> Iterator[float]:
-    """Of losses and of the gradient of their weighted sum, in float32, in units of what rounding allows."""
-    target = torch.arange(len(logits), device=logits.device)
-    weight = torch.linspace(0.1, 1, len(logits), device=logits.device)
+def _off_of_logits(kernels: ModuleType, logits: Tensor, rounding: float) -> Iterator[float]:
+    """Of likelihoods, of losses and of the gradient of their weighted sum, in units of what rounding allows."""
     exact = logits.double().requires_grad_()
+    peak, log_sum, likeliest = kernels.likelihoods(logits)
+    yield _off(peak + log_sum, exact.logsumexp(-1)) / ROUNDING
+    yield float((likeliest != exact.argmax(-1)).sum())
+    target = -torch.arange(len(logits), device=logits.device) % logits.shape[1]  # in the first block, and in the last
+    weight = torch.linspace(0.1, 1, len(logits), device=logits.device)
     wanted = F.cross_entropy(exact, target, reduction="none")
     (back,) = torch.autograd.grad((wanted * weight).sum(), exact)
     gradient = logits.clone()
     yield _off(kernels.cross_entropy(gradient, target, weight), wanted) / ROUNDING
-    yield _off(gradient, back) / ROUNDING
+    yield _off(gradient, back) / rounding
 
 
 def _off_of_a_step(kernels: ModuleType, device: torch.device) -> Iterator[float]:
-    """Of what AdamW leaves, in units of what rounding allows."""
+    """Of what AdamW leaves in two blocks, in units of what rounding allows; the second of three trials has diverged."""
     generator = torch.Generator().manual_seed(1)
-    given = [torch.rand(2, 70, generator=generator).to(device) for _ in range(4)]
-    clip, rate, keep = (torch.rand(2, size, generator=generator).to(device) for size in (1, 2, 2))
-    root, first, betas, eps = torch.tensor(0.5, device=device), 30, (0.9, 0.99), 1e-8
+    width, first = 2112, 2080  # multiples of 16, as layers' are
+    given = [torch.rand(3, width, generator=generator).to(device) for _ in range(4)]
+    clip, rate, keep = (torch.rand(3, size, generator=generator).to(device) for size in (1, 2, 2))
+    clip[1], given[3][1] = 0, torch.nan
+    root, betas, eps = torch.tensor(0.5, device=device), (0.9, 0.99), 1e-8
     value, mean, square, gradient = (tensor.double() for tensor in given)
-    gradient = gradient * clip
+    gradient = torch.where(clip > 0, gradient * clip, 0.0)
     mean, square = mean.lerp(gradient, 1 - betas[0]), betas[1] * square + (1 - betas[1]) * gradient**2
-    rates, kept = (part.double().repeat_interleave(torch.tensor([30, 40], device=device), 1) for part in (rate, keep))
+    sizes = torch.tensor([first, width - first], device=device)
+    rates, kept = (part.double().repeat_interleave(sizes, 1) for part in (rate, keep))
     wanted = kept * value - rates * mean / (square.sqrt() / root + eps), mean, square
     kernels.adamw(*given, clip[:, 0].contiguous(), rate, keep, root, first, betas, eps)
-    yield from (_off(found, right) / ROUNDING for found, right in zip(given, wanted, strict=False))
+    yield from (_off(found, right) / ROUNDING for found, right in zip(given[:3], wanted, strict=True))
 
 
 def _off_at_the_gate(kernels: ModuleType, x: Tensor, rank: int) -> Iterator[float]:
@@ -153,6 +159,6 @@ def _off_there_and_back(
 
 
 def _off(found: Tensor, wanted: Tensor) -> float:
-    """The largest error, as a share of the largest number."""
+    """The largest error, as a share of the largest number; of NaN, infinite."""
     found, wanted = found.detach(), wanted.detach()
-    return float((found - wanted).abs().max() / wanted.abs().max())
+    return float(((found - wanted).abs().max() / wanted.abs().max()).nan_to_num(torch.inf, torch.inf))

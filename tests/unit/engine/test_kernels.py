@@ -403,6 +403,7 @@ class Written:
 
     @staticmethod
     def likelihoods(logits):
+        logits = logits.float()
         peak = logits.amax(-1)
         return peak, logits.logsumexp(-1) - peak, logits.argmax(-1)
 
@@ -417,7 +418,7 @@ class Written:
     @staticmethod
     def cross_entropy(logits, target, weight):
         with torch.enable_grad():
-            leaf = logits.clone().requires_grad_()
+            leaf = logits.float().clone().requires_grad_()
             losses = F.cross_entropy(leaf, target, reduction="none")
             logits.copy_(torch.autograd.grad((losses * weight).sum(), leaf)[0])
         return losses.detach()
@@ -429,7 +430,7 @@ class Written:
     @staticmethod
     def gated(gate, up, down, b_gate, b_up):
         of_gate, of_up = down.chunk(2, 2)
-        return (F.silu(gate + of_gate @ b_gate.mT) * (up + of_up @ b_up.mT)).bfloat16()
+        return (F.silu(gate + of_gate @ b_gate.mT) * (up + of_up @ b_up.mT)).to(gate.dtype)
 
     @staticmethod
     def gated_back(d_out, d_next, a_next, gate, up, down, b_gate, b_up):
@@ -472,26 +473,61 @@ def test_the_gradient_of_a_cross_entropy_reaches_the_states(factor, monkeypatch)
         torch.testing.assert_close(one, other.detach())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "adamw", "add_norm", "add_updates", "cross_entropy", "down_states", "gated", "gated_back", "rms_norm",
-        "row_attention",
-    ],
-)  # fmt: skip
-def test_a_kernel_that_is_wrong_is_not_used(name, monkeypatch):
+def tried_on_a_cpu() -> None:
     try_kernels._compare(Written, torch.device("cpu"))  # pyright: ignore[reportArgumentType]  # in place of a module
+
+
+def spoiled(tensor: torch.Tensor) -> torch.Tensor:
+    """Its last number off by a tenth of the largest, or by one where it counts."""
+    off = torch.zeros_like(tensor)
+    off[(-1,) * off.dim()] = tensor.detach().abs().max() / 10 if tensor.is_floating_point() else 1
+    return tensor + off
+
+
+def test_kernels_that_are_right_are_used():
+    tried_on_a_cpu()
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [(name, place) for name, count in OUTPUTS.items() for place in range(count)]
+)
+def test_a_kernel_that_is_wrong_is_not_used(name, place, monkeypatch):
     written = getattr(Written, name)
 
     def wrong(*given):
         made = written(*given)
-        if isinstance(made, tuple):
-            return made[0], made[1] * 1.1
-        if made is not None:
-            return made * 1.1
-        given[0][0].view(-1)[-1] += 100
-        return None
+        returned = [*made] if isinstance(made, tuple) else [] if made is None else [made]
+        if place < len(returned):
+            returned[place] = spoiled(returned[place])
+            return tuple(returned) if isinstance(made, tuple) else returned[0]
+        changed = given[0] if name == "add_updates" else given
+        changed[place - len(returned)].copy_(spoiled(changed[place - len(returned)]))
+        return made
 
     monkeypatch.setattr(Written, name, staticmethod(wrong))
     with pytest.raises(ArithmeticError, match="wrong on this device"):
-        try_kernels._compare(Written, torch.device("cpu"))  # pyright: ignore[reportArgumentType]  # the same
+        tried_on_a_cpu()
+
+
+@pytest.mark.parametrize("name", ["add_norm", "rms_norm", "row_attention"])
+def test_a_kernel_whose_way_back_is_wrong_is_not_used(name, monkeypatch):
+    written = getattr(Written, name)
+
+    def wrong(*given):
+        made = written(*given)
+        made = [1.1 * each - 0.1 * each.detach() for each in (made if isinstance(made, tuple) else (made,))]
+        return made if len(made) > 1 else made[0]
+
+    monkeypatch.setattr(Written, name, staticmethod(wrong))
+    with pytest.raises(ArithmeticError, match="wrong on this device"):
+        tried_on_a_cpu()
+
+
+def test_a_step_that_takes_nan_from_a_trial_is_not_used(monkeypatch):
+    def wrong(value, mean, square, gradient, clip, *about):
+        written(value, mean, square, gradient * clip[:, None], torch.ones_like(clip), *about)
+
+    written = Written.adamw
+    monkeypatch.setattr(Written, "adamw", staticmethod(wrong))
+    with pytest.raises(ArithmeticError, match="wrong on this device"):
+        tried_on_a_cpu()
