@@ -187,6 +187,25 @@ def test_a_feed_forward_layer_is_that_of_float64(shape, factors):
         assert relative(one.detach().double(), wanted) < 1.2 * relative(plain.detach().double(), wanted) + 2.0**-7
 
 
+@on_a_gpu
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[1]])
+def test_a_gate_keeps_its_factors_in_float32(shape):
+    from harness.engine.model import kernels
+
+    trials, count, _, height, rank = shape
+    gate, up = (drawn(trials, count, height, seed=seed) for seed in (0, 1))
+    down = drawn(trials, count, 2 * rank, seed=2)
+    b_gate, b_up = (drawn(trials, height, rank, seed=seed) / rank**0.5 for seed in (3, 4))
+    found = kernels.gated(gate, up, down, b_gate, b_up)
+    opening, passed = (
+        of.double() + part.double() @ b.double().mT
+        for of, part, b in zip((gate, up), down.chunk(2, 2), (b_gate, b_up), strict=True)
+    )
+    wanted = F.silu(opening) * passed
+    assert found.dtype is torch.float32  # what is written in 16 bits looks the same with factors of 16 bits
+    assert float((found - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
+
+
 def test_a_layer_that_is_watched_runs_by_itself():
     layer = FeedForward(16, 24, torch.bfloat16, str(drawn(1, seed=0).device))
     kernels = SimpleNamespace(gated=None)  # asking it for anything raises
