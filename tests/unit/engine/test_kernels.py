@@ -20,6 +20,7 @@ from harness.engine.model import try_kernels
 from harness.engine.model.gated import use_gates
 from harness.engine.model.head import Head
 from harness.engine.model.linear import Change, PackedLinear
+from harness.engine.model.precision import LOW
 
 GPU = torch.device("cuda")
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="kernels run on a GPU")
@@ -36,7 +37,7 @@ def drawn(*shape: int, seed: int) -> torch.Tensor:
 
 
 @on_a_gpu
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [*LOW, torch.float32])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_update_is_that_of_float64(shape, dtype):
     from harness.engine.model import kernels
@@ -50,13 +51,13 @@ def test_an_update_is_that_of_float64(shape, dtype):
     exact = y.double() + x.double() @ a.double().mT @ b.double().mT
     size = y.double().abs() + x.double().abs() @ a.double().abs().mT @ b.double().abs().mT
     kernels.add_updates([y], x, a, [b])
-    rounding = 2.0**-8 * exact.abs() if dtype is torch.bfloat16 else 0
+    rounding = torch.finfo(dtype).eps / 2 * exact.abs()
     assert bool(((y.double() - exact).abs() <= rounding + 2.0**-20 * size).all())
 
 
 @on_a_gpu
 @pytest.mark.parametrize("width", [1, 5, 4096, 4097, 49152, 151936])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [*LOW, torch.float32])
 def test_likelihoods_are_those_of_float64(width, dtype):
     from harness.engine.model import kernels
 
@@ -75,7 +76,7 @@ def test_likelihoods_are_those_of_float64(width, dtype):
 
 @on_a_gpu
 @pytest.mark.parametrize("width", [1, 5, 4096, 4097, 49152, 151936])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [*LOW, torch.float32])
 def test_a_cross_entropy_and_its_gradient_are_those_of_float64(width, dtype):
     from harness.engine.model import kernels
 
@@ -90,7 +91,7 @@ def test_a_cross_entropy_and_its_gradient_are_those_of_float64(width, dtype):
     (back,) = torch.autograd.grad((wanted * weight[kept]).sum(), exact)
     losses = kernels.cross_entropy(logits, target, weight)
     torch.testing.assert_close(losses[kept].double(), wanted.detach(), atol=1e-5, rtol=1e-6)
-    rounding = 2.0**-8 * back.abs() if dtype is torch.bfloat16 else 0
+    rounding = torch.finfo(dtype).eps / 2 * back.abs()
     assert bool(((logits[kept].double() - back).abs() <= rounding + 1e-5 * weight[kept, None]).all())
     assert not losses[5].isfinite()
 
@@ -281,7 +282,7 @@ def test_attention_within_rows_is_that_of_float64(longest, heads, groups, width)
 
 
 @on_a_gpu
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [*LOW, torch.float32])
 @pytest.mark.parametrize("shape", [(1, 16), (70, 96), (5, 7, 576), (2, 3, 4, 64), (9, 1536), (3, 8192), (0, 32)])
 def test_norms_are_those_of_float64(shape, dtype):
     from harness.engine.model import kernels
@@ -291,13 +292,13 @@ def test_norms_are_those_of_float64(shape, dtype):
     found, wanted = kernels.rms_norm(x, weight, 1e-5), F.rms_norm(exact, weight.shape, weight.double(), 1e-5)
     dy = drawn(*shape, seed=2).to(dtype)
     (back,), (wanted_back,) = torch.autograd.grad(found, x, dy), torch.autograd.grad(wanted, exact, dy.double())
-    off = 2.0**-7 if dtype is torch.bfloat16 else 1e-5
+    off = 2.0**-7 if dtype in LOW else 1e-5
     torch.testing.assert_close(found.double(), wanted, atol=off, rtol=off)
     torch.testing.assert_close(back.double(), wanted_back, atol=off, rtol=off)
 
 
 @on_a_gpu
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [*LOW, torch.float32])
 @pytest.mark.parametrize("shape", [(1, 16), (70, 96), (5, 7, 576), (2, 3, 4, 64), (9, 1536), (3, 8192), (0, 32)])
 def test_norms_of_sums_are_those_of_float64(shape, dtype):
     from harness.engine.model import kernels
@@ -311,7 +312,7 @@ def test_norms_of_sums_are_those_of_float64(shape, dtype):
     exact = total.double().requires_grad_()
     wanted = F.rms_norm(exact, weight.shape, weight.double(), 1e-5), exact * 1
     down = [drawn(*shape, seed=seed).to(dtype) for seed in (3, 4)]
-    off = 2.0**-7 if dtype is torch.bfloat16 else 1e-5
+    off = 2.0**-7 if dtype in LOW else 1e-5
     for through in (slice(2), slice(1), slice(1, 2)):  # the norm and the sum, the norm alone, the sum alone
         backs = torch.autograd.grad(found[through], given, down[through], retain_graph=True)
         (wanted_back,) = torch.autograd.grad(
