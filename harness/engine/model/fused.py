@@ -1,7 +1,8 @@
-"""Norms, rotary embeddings and gated feed-forward layers as one kernel each, on a GPU: by liger-kernel, norms by ours.
+"""Norms, rotary embeddings and gated feed-forward layers as one kernel each, on a GPU: by liger-kernel, and by ours.
 
 They are 60 % of the time that a card is busy with a small model: on an H200 a step of 10 trials of 135M takes 21.8 ms
-with them instead of 32.7.  Each computes in float32 and rounds once, as transformers' own do for a norm.
+with them instead of 32.7.  Each computes in float32 and rounds once, as transformers' own do for a norm.  Ours are the
+norms, the sums that they read, and gates of layers that have factors; the rest is liger-kernel's.
 """
 
 from __future__ import annotations

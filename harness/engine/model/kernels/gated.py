@@ -37,8 +37,8 @@ def _added(total, states, factor, cut: tl.constexpr):
 
 @triton.jit
 def _updated(
-    y, place, inside, down, rows_inside, b, columns_inside, rank, b_rank, b_column, cut: tl.constexpr,
-    ranks: tl.constexpr, parts: tl.constexpr,
+    y, place, inside, down, rows_inside, b, columns_inside, rank, b_rank, cut: tl.constexpr, ranks: tl.constexpr,
+    parts: tl.constexpr,
 ):  # fmt: skip
     """What a matrix gives with its update, rounded as where it is written."""
     total = tl.load(y + place, mask=inside, other=0.0).to(tl.float32)
@@ -62,10 +62,10 @@ def _forward(
     place, inside = (trial * count + i[:, None]) * height + c[None, :], rows_inside & columns_inside
     down += (trial * count + i[:, None]) * 2 * rank
     at = trial * b_trial + c[None, :] * b_column
-    opening = _updated(gate, place, inside, down, rows_inside, b_gate + at, columns_inside, rank, b_rank, b_column,
-                       cut, ranks, parts)  # fmt: skip
-    passed = _updated(up, place, inside, down + rank, rows_inside, b_up + at, columns_inside, rank, b_rank, b_column,
-                      cut, ranks, parts)  # fmt: skip
+    opening = _updated(gate, place, inside, down, rows_inside, b_gate + at, columns_inside, rank, b_rank, cut,
+                       ranks, parts)  # fmt: skip
+    passed = _updated(up, place, inside, down + rank, rows_inside, b_up + at, columns_inside, rank, b_rank, cut,
+                      ranks, parts)  # fmt: skip
     opened = (opening * tl.sigmoid(opening)).to(out.dtype.element_ty).to(tl.float32)
     tl.store(out + place, (opened * passed).to(out.dtype.element_ty), mask=inside)
 
@@ -83,13 +83,13 @@ def _backward(
     place, inside = (trial * count + i[:, None]) * height + c[None, :], rows_inside & columns_inside
     down += (trial * count + i[:, None]) * 2 * rank
     at = trial * b_trial + c[None, :] * b_column
-    opening = _updated(gate, place, inside, down, rows_inside, b_gate + at, columns_inside, rank, b_rank, b_column,
-                       cut, ranks, parts)  # fmt: skip
-    passed = _updated(up, place, inside, down + rank, rows_inside, b_up + at, columns_inside, rank, b_rank, b_column,
-                      cut, ranks, parts)  # fmt: skip
+    opening = _updated(gate, place, inside, down, rows_inside, b_gate + at, columns_inside, rank, b_rank, cut,
+                       ranks, parts)  # fmt: skip
+    passed = _updated(up, place, inside, down + rank, rows_inside, b_up + at, columns_inside, rank, b_rank, cut,
+                      ranks, parts)  # fmt: skip
     d_next += (trial * count + i[:, None]) * rank
     change = _updated(d_out, place, inside, d_next, rows_inside, a_next + trial * a_trial + c[None, :], columns_inside,
-                      rank, a_rank, 1, cut, ranks, parts)  # fmt: skip
+                      rank, a_rank, cut, ranks, parts)  # fmt: skip
     open_by = tl.sigmoid(opening)
     opened = opening * open_by
     tl.store(d_up + place, (change * opened).to(d_up.dtype.element_ty), mask=inside)
