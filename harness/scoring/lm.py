@@ -20,6 +20,9 @@ from harness.scoring.layouts import Ahead, Pass, RequestLayout, Scored, document
 from harness.scoring.stops import Stops
 from harness.scoring.trees import TokenRequest, batch_rows, build_rows
 
+#: Tokens that take as long as what a pass costs besides: reading the weights on a CPU, launching kernels on a GPU.
+PASS_COST = {"cpu": 256, "cuda": 8192}
+
 #: Numbers of trials whose passes are kept: all of a pack, those with an average of their own, and some that diverged.
 KEPT_COUNTS = 4
 
@@ -149,7 +152,9 @@ class PackedLM(EncodingLM):
         if trials not in layout.passes:
             if len(layout.passes) == KEPT_COUNTS:
                 layout.passes.pop(next(iter(layout.passes)))  # trials that diverge don't come back
-            batches = [collate(rows, self.model.device) for rows in batch_rows(layout.rows, self.batch_tokens, trials)]
+            device = self.model.device
+            rows = batch_rows(layout.rows, self.batch_tokens, trials, PASS_COST[device.type])
+            batches = [collate(each, device) for each in rows]
             layout.passes[trials] = [Pass(batch, layout.answered_by(batch.asked)) for batch in batches]
         return layout.passes[trials]
 

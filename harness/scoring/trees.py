@@ -9,8 +9,10 @@ their first token read it from the same place.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -137,21 +139,41 @@ def _size(document: Sequence[Clipped]) -> int:
     return sum(map(len, ordered)) - sum(shared)
 
 
-def batch_rows(rows: Sequence[TreeRow], budget: int, trials: int) -> list[list[TreeRow]]:
-    """Consecutive rows whose padded size, times the trials that run side by side, stays within ``budget`` tokens.
+def batch_rows(rows: Sequence[TreeRow], budget: int, trials: int, pass_cost: int = 0) -> list[list[TreeRow]]:
+    """Consecutive rows, longest first, whose padded size, times the trials beside each other, stays within ``budget``.
 
-    A batch has at least one row.  Rows with and without branches are not mixed: only the former need a mask.
+    They are cut where that saves padding: a further pass costs as much as ``pass_cost`` tokens.  A batch has at least
+    one row.  Rows with and without branches are not mixed: only the former need a mask.
     """
     batches: list[list[TreeRow]] = []
     for masked in (False, True):
-        current: list[TreeRow] = []
-        for row in rows:
-            if row.branched != masked:
-                continue
-            if current and (len(current) + 1) * len(current[0].ids) * trials > budget:
-                batches.append(current)
-                current = []
-            current.append(row)
-        if current:
-            batches.append(current)
+        alike = [row for row in rows if row.branched == masked]
+        cuts = _cuts([len(row.ids) for row in alike], budget // trials, pass_cost // trials)
+        batches += [alike[start:stop] for start, stop in itertools.pairwise(cuts)]
     return batches
+
+
+def _cuts(lengths: Sequence[int], room: int, pass_cost: int) -> list[int]:
+    """Where falling lengths are cut, both ends among them: each part is padded to its first length and costs a pass.
+
+    The cheapest of all cuts where a part is full or the next row is shorter.
+    """
+    count = len(lengths)
+    shorter = [i for i in range(1, count) if lengths[i] < lengths[i - 1]]
+    best: dict[int, tuple[int, int]] = {0: (0, 0)}  # by a place: the cost of all before it, and where its part starts
+    waiting = [0]
+    while waiting:
+        start = heappop(waiting)
+        if start == count:
+            break
+        full = min(count, start + max(1, room // lengths[start]))
+        for stop in (*shorter[bisect_right(shorter, start) : bisect_left(shorter, full)], full):
+            cost = best[start][0] + pass_cost + (stop - start) * lengths[start]
+            if stop not in best:
+                heappush(waiting, stop)
+            if stop not in best or cost < best[stop][0]:
+                best[stop] = cost, start
+    cuts = [count]
+    while cuts[-1]:
+        cuts.append(best[cuts[-1]][1])
+    return cuts[::-1]

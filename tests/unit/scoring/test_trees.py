@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from harness.scoring.trees import (
     LEAST_SHARED,
     LONGEST_SHARED,
     TokenRequest,
+    _cuts,
     batch_rows,
     build_row,
     build_rows,
@@ -119,15 +122,48 @@ def test_rows_hold_every_request_once_and_fit(many, length, window):
     assert [len(row.ids) for row in rows] == sorted((len(row.ids) for row in rows), reverse=True)
 
 
-@given(st.lists(groups(most=3), min_size=1, max_size=8), st.integers(1, 200), st.integers(1, 4))
-def test_batches_keep_the_budget_and_lose_no_row(many, budget, trials):
+@given(
+    st.lists(groups(most=3), min_size=1, max_size=8),
+    st.integers(1, 200),
+    st.integers(1, 4),
+    st.sampled_from([0, 9, 999]),
+)
+def test_batches_keep_the_budget_and_lose_no_row(many, budget, trials, pass_cost):
     rows = build_rows([[(0, request) for request in group] for group in many], 100, None)
-    batches = batch_rows(rows, budget, trials)
+    batches = batch_rows(rows, budget, trials, pass_cost)
     assert sorted(id(row) for batch in batches for row in batch) == sorted(id(row) for row in rows)
     for batch in batches:
         padded = len(batch) * max(len(row.ids) for row in batch) * trials
         assert len(batch) == 1 or padded <= budget
         assert len({row.branched for row in batch}) == 1
+
+
+def spent(cuts: list[int], lengths: list[int], pass_cost: int) -> int:
+    return sum(pass_cost + (stop - start) * lengths[start] for start, stop in itertools.pairwise(cuts))
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=9), st.integers(1, 40), st.integers(0, 30))
+def test_no_other_cuts_are_cheaper(lengths, room, pass_cost):
+    lengths = sorted(lengths, reverse=True)
+
+    def may_be(start: int, stop: int) -> bool:
+        full = max(1, room // lengths[start])
+        ends = stop == len(lengths) or lengths[stop] < lengths[stop - 1]
+        return stop - start <= full and (ends or stop - start == full)
+
+    def cost(cuts: list[int]) -> int:
+        return sum(pass_cost + (stop - start) * lengths[start] for start, stop in itertools.pairwise(cuts))
+
+    places = range(1, len(lengths))
+    tried = ([0, *some, len(lengths)] for n in range(len(lengths)) for some in itertools.combinations(places, n))
+    allowed = (cuts for cuts in tried if all(itertools.starmap(may_be, itertools.pairwise(cuts))))
+    assert cost(_cuts(lengths, room, pass_cost)) == min(map(cost, allowed))
+
+
+def test_rows_are_padded_only_where_a_pass_costs_more():
+    assert _cuts([90, 10, 10, 10], 400, 1000) == [0, 4]
+    assert _cuts([90, 10, 10, 10], 400, 200) == [0, 1, 4]
+    assert _cuts([], 400, 1) == [0]
 
 
 @pytest.mark.parametrize("padding", [0, 1, 5])
