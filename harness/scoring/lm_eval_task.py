@@ -296,8 +296,8 @@ def _judged_once(task: Any, docs: Sequence[Any]) -> Callable[[Any, list[Any]], d
         return judge(docs[number], list(texts))
 
     def judged(doc: Any, results: list[Any]) -> dict[str, Any]:
-        texts = all(isinstance(result, str) for result in results)
-        return known(numbers[id(doc)], tuple(results)) if texts else judge(doc, results)
+        number, texts = numbers.get(id(doc)), all(isinstance(result, str) for result in results)
+        return judge(doc, results) if number is None or not texts else known(number, tuple(results))
 
     return judged
 
