@@ -327,9 +327,14 @@ def test_kernels_pass_their_trial():
     assert try_kernels.tried()[1] == ""
 
 
+def loaded() -> list[str]:
+    """The modules of the kernels that are imported."""
+    return [name for name in sys.modules if name.startswith("harness.engine.model.kernels")]
+
+
 def test_where_they_do_not_load_torch_computes(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    for name in [name for name in sys.modules if name.startswith("harness.engine.model.kernels")]:
+    for name in loaded():
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(model, "kernels", raising=False)
     try_kernels.tried.cache_clear()
@@ -363,12 +368,6 @@ class Launch:
 @pytest.fixture
 def launching(monkeypatch):
     """The kernels without Triton, so that tensors need no memory and no GPU."""
-
-    def forget():
-        for name in [name for name in sys.modules if name.startswith("harness.engine.model.kernels")]:
-            monkeypatch.delitem(sys.modules, name)
-        monkeypatch.delattr(model, "kernels", raising=False)
-
     triton, language = ModuleType("triton"), ModuleType("triton.language")
     vars(language).update(constexpr=float)
     vars(triton).update(
@@ -377,9 +376,13 @@ def launching(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", triton)
     monkeypatch.setitem(sys.modules, "triton.language", language)
     monkeypatch.setattr(Launch, "grids", [], raising=False)
-    forget()
+    for name in loaded():
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(model, "kernels", raising=False)
     yield importlib.import_module("harness.engine.model.kernels")
-    forget()
+    for name in loaded():  # not by monkeypatch, which would put them back
+        del sys.modules[name]
+    del model.kernels
 
 
 def test_no_grid_is_larger_than_cuda_takes(launching):
