@@ -137,7 +137,7 @@ class Contest:
         with tempfile.TemporaryDirectory() as folder, self._start_peers(Path(folder)) as self.peers:
             self.model = perf_model(self.name, self.device)  # while they load theirs
             if self.model.why_plain and self.device.type == "cuda":
-                print(f"without fused kernels: {self.model.why_plain}", flush=True)
+                print(f"not all is fused: {self.model.why_plain}", flush=True)
             if self.peers is not None:
                 self.peers.start()
             for kind, packs in self.agenda.packs.items():

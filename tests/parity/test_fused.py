@@ -26,11 +26,12 @@ def given(student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, 
 def results(monkeypatch):
     """Gradient of a pass of two trials, and the logits of the base; with fused kernels or without."""
 
-    def compute(family: str, dtype: torch.dtype, *, fuse: bool) -> tuple[Tensor, Tensor]:
+    def compute(family: str, dtype: torch.dtype, *, fuse: bool, gates: str = "silu") -> tuple[Tensor, Tensor]:
         monkeypatch.setitem(helpers.FAMILIES, "qwen3", {"head_dim": 8})
         monkeypatch.setattr(packed, "fuse", fused.fuse if fuse else lambda model: ((), "not asked for"))
-        model = packed.PackedModel(tiny_model(family, dtype=dtype).to("cuda"))
-        assert (model.why_plain == "") == fuse, model.why_plain
+        model = packed.PackedModel(tiny_model(family, dtype=dtype, hidden_act=gates).to("cuda"))
+        why = "" if gates == "silu" else f"no fused gates for the activation {gates}"
+        assert model.why_plain == (why if fuse else "not asked for")
         bank = AdapterBank(Layout(model.slots, 3), [0, 1], [2.0, 0.5], model.device)
         bank.values += 0.05 * torch.randn(bank.values.shape, generator=torch.Generator().manual_seed(0)).to("cuda")
         (batch,) = make_batch([random_examples(8, 0), random_examples(8, 1)], 0, model.device).passes
@@ -48,11 +49,12 @@ def test_in_float32_fused_kernels_are_the_operations(family, results):
         assert relative(found, wanted) < 1e-5
 
 
+@pytest.mark.parametrize("gates", ["silu", "relu"])
 @pytest.mark.parametrize("family", fused.FAMILIES)
-def test_in_bfloat16_they_err_no_more(family, results):
-    exact = results(family, torch.float32, fuse=False)
+def test_in_bfloat16_they_err_no_more(family, gates, results):
+    exact = results(family, torch.float32, fuse=False, gates=gates)
     for found, plain, wanted in zip(
-        *(results(family, torch.bfloat16, fuse=fuse) for fuse in (True, False)), exact, strict=True
+        *(results(family, torch.bfloat16, fuse=fuse, gates=gates) for fuse in (True, False)), exact, strict=True
     ):
         assert relative(found, wanted) < 1.2 * relative(plain, wanted)
 

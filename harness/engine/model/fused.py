@@ -23,6 +23,8 @@ from harness.engine.model.try_kernels import kernels_for
 
 #: Families in which it was compared with the plain operations (tests/parity/test_fused.py).
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+#: The names of what the kernels of a gate compute, liger's and ours.  Neither looks at a model's ``hidden_act``.
+SILU = ("silu", "swish")
 
 
 class Swap(NamedTuple):
@@ -34,12 +36,14 @@ class Swap(NamedTuple):
 
 
 def fuse(model: nn.Module) -> tuple[Sequence[Swap], str]:
-    """Put the kernels into a model on a GPU: what to swap while it runs, and why nothing was fused, if so."""
-    family = str(cast(Any, model).config.model_type)
+    """Put the kernels into a model on a GPU: what to swap while it runs, and what is not fused and why, if anything."""
+    config = cast(Any, model).config
+    family = str(config.model_type)
     if next(model.parameters()).device.type != "cuda":
         return (), "not on a GPU"
     if family not in FAMILIES:
         return (), f"no fused kernels for the family {family}"
+    gates = config.hidden_act in SILU
     modeling = import_module(type(model).__module__)
     kept = dict(vars(modeling))
     try:
@@ -49,17 +53,22 @@ def fuse(model: nn.Module) -> tuple[Sequence[Swap], str]:
         if failed := _fails(liger.LigerRMSNorm, _like(model)):
             return (), f"liger-kernel: {failed}"
         kernels = kernels_for(next(model.parameters()).device)
-        apply(rope=False, cross_entropy=False, fused_linear_cross_entropy=False, rms_norm=not kernels, model=model)
+        apply(
+            rope=False, cross_entropy=False, fused_linear_cross_entropy=False, rms_norm=not kernels, swiglu=gates,
+            model=model,
+        )  # fmt: skip
         if kernels:
             _use_norms(model, kernels)
-            use_gates(model, kernels)
             use_sums(model, kernels)
+            if gates:
+                use_gates(model, kernels)
     except (ImportError, AttributeError) as error:  # not installed, without Triton, or another version
         return (), f"liger-kernel: {error}"
     finally:  # it changes the classes for models to come as well, on whatever device
         for name, value in kept.items():
             setattr(modeling, name, value)
-    return (Swap(modeling, "apply_rotary_pos_emb", rope.liger_rotary_pos_emb),), ""
+    why = "" if gates else f"no fused gates for the activation {config.hidden_act}"
+    return (Swap(modeling, "apply_rotary_pos_emb", rope.liger_rotary_pos_emb),), why
 
 
 def _use_norms(model: nn.Module, kernels: ModuleType) -> None:

@@ -67,7 +67,7 @@ class PackedModel:
         if self.attends_itself:
             model.set_attn_implementation(attention.NAME)
         self.slots = tuple(_wrap(model, targets))
-        fused, self.why_plain = fuse(model)  #: why kernels are not fused; empty where they are
+        fused, self.why_plain = fuse(model)  #: what is not fused and why; empty where all is
         self._raised = _raised_products(model)
         self._swaps = (*PLAIN_ROWS, *fused, *self._raised)
         self._last = _last_feed_forward(self.decoder)

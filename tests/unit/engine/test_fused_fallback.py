@@ -15,16 +15,18 @@ from harness.engine.model import fused
 class OnGpu(nn.Module):
     """A family that has kernels, with a parameter that says it is on a GPU."""
 
-    config = SimpleNamespace(model_type="llama")
+    def __init__(self, activation: str = "silu") -> None:
+        super().__init__()
+        self.config = SimpleNamespace(model_type="llama", hidden_act=activation)
 
     def parameters(self, recurse: bool = True) -> Any:
         return iter([SimpleNamespace(device=SimpleNamespace(type="cuda"), dtype=torch.float32)])
 
 
-def liger(monkeypatch, norm: type[nn.Module]) -> list[str]:
-    """A library whose norm is this one; what of it was put into a model."""
-    applied: list[str] = []
-    library = SimpleNamespace(LigerRMSNorm=norm, apply_liger_kernel_to_llama=lambda **_: applied.append("llama"))
+def liger(monkeypatch, norm: type[nn.Module]) -> list[dict[str, Any]]:
+    """A library whose norm is this one; what of it was asked to be put into models."""
+    applied: list[dict[str, Any]] = []
+    library = SimpleNamespace(LigerRMSNorm=norm, apply_liger_kernel_to_llama=lambda **asked: applied.append(asked))
     rope = SimpleNamespace(liger_rotary_pos_emb=lambda q, k: (q, k))
     modules = {"liger_kernel.transformers": library, "liger_kernel.transformers.rope": rope}
     monkeypatch.setattr(fused, "import_module", lambda name: modules.get(name, SimpleNamespace()))
@@ -49,15 +51,32 @@ class LacksCompiler(Compiles):
 @pytest.mark.parametrize(
     ("norm", "why", "applied"),
     [
-        (LacksCompiler, "RuntimeError: Failed to find C compiler. Please specify via CC environment variable.", []),
-        (Compiles, "", ["llama"]),
+        (LacksCompiler, "RuntimeError: Failed to find C compiler. Please specify via CC environment variable.", 0),
+        (Compiles, "", 1),
     ],
 )
 def test_a_kernel_is_tried_before_it_is_used(monkeypatch, norm, why, applied):
     seen = liger(monkeypatch, norm)
     swaps, told = fused.fuse(OnGpu())
     assert told == (why and f"liger-kernel: {why}")
-    assert (seen, len(swaps)) == (applied, len(applied))
+    assert len(seen) == len(swaps) == applied
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize(
+    ("activation", "why"), [("silu", ""), ("swish", ""), ("relu", "no fused gates for the activation relu")]
+)
+def test_gates_are_fused_where_their_activation_is_silu(activation, why, ours, monkeypatch):
+    seen, used = liger(monkeypatch, Compiles), []
+    monkeypatch.setattr(fused, "kernels_for", lambda device: ours)
+    for name in ("_use_norms", "use_gates", "use_sums"):
+        monkeypatch.setattr(fused, name, lambda model, kernels, name=name: used.append(name))
+    swaps, told = fused.fuse(OnGpu(activation))
+    assert told == why
+    assert [(asked["swiglu"], asked["rms_norm"]) for asked in seen] == [(not why, not ours)]
+    wanted = {"_use_norms", "use_sums"} if why else {"_use_norms", "use_sums", "use_gates"}
+    assert set(used) == (wanted if ours else set())
+    assert len(swaps) == 1  # rotary embeddings
 
 
 def test_without_the_library_it_says_so(monkeypatch):
