@@ -17,8 +17,9 @@ from harness.engine.model.head import Head
 #: fp32 logits in flight at a time: 256 MiB on a GPU, which wants large kernels; 32 MiB on a CPU, which wants its cache.
 CHUNK_LOGITS = {"cuda": 2**26, "cpu": 2**23}
 
-#: A kernel reads logits of 16 bits as they are: four times as many need half of the memory that copies and gradients
-#: in float32 do.  With a vocabulary of 150,000 that is 1,700 tokens, enough for whole tiles of the head's products.
+#: A kernel reads logits as they are, and a gradient takes their place.  Four times as many are 512 MiB in 16 bits, half
+#: of what copies and gradients in float32 are, and 1 GiB with a base in float32.  With a vocabulary of 150,000 that is
+#: 1,700 tokens, enough for whole tiles of the head's products.
 READ_BY_KERNEL = 4
 
 #: (student logits [n, V] in fp32, token positions of this chunk as a slice) -> loss of each token [n].
