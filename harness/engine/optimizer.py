@@ -45,17 +45,17 @@ def clip(gradient: Tensor, rate: Tensor, active: Tensor, limit: float) -> Clip:
     return Clip(norm, coefficient, torch.where(usable[:, None], rate, 0.0))
 
 
-def update(optimizer: BoundOptimizer, bank: AdapterBank[Any], gradient: Tensor, clip: Clip) -> None:
+def update(optimizer: BoundOptimizer, bank: AdapterBank[Any], gradient: Tensor, clipped: Clip) -> None:
     """Let the optimizer change ``bank.values`` [K, P]; on a GPU a kernel takes the place of AdamW and of the clip."""
     kernels = kernels_for(gradient.device)
     if kernels and type(optimizer) is BoundAdamW:
         optimizer.step_count += 1
-        rate, keep, root = optimizer.of_step(clip.rate)
+        rate, keep, root = optimizer.of_step(clipped.rate)
         kernels.adamw(
-            bank.values, optimizer.mean, optimizer.square, gradient, clip.coefficient, rate, keep, root.float(),
+            bank.values, optimizer.mean, optimizer.square, gradient, clipped.coefficient, rate, keep, root.float(),
             optimizer.sections[0], optimizer.betas, optimizer.eps,
         )  # fmt: skip
         return
-    taken = clip.coefficient[:, None]
+    taken = clipped.coefficient[:, None]
     # ``torch.where``, since NaN * 0 is NaN
-    optimizer.step(bank, torch.where(taken > 0, gradient * taken, 0.0), clip.rate)
+    optimizer.step(bank, torch.where(taken > 0, gradient * taken, 0.0), clipped.rate)
