@@ -238,7 +238,8 @@ class Loss(ABC):
 
     @property
     def pack_key(self) -> tuple[Any, ...]:
-        return (type(self).__name__,)
+        """What rows of one pack agree on beyond the kind."""
+        return ()
 
     @classmethod
     @abstractmethod

@@ -138,7 +138,7 @@ class Recipe:
         return (
             adapter.shape if adapter else None,
             (type(self.optimizer), self.optimizer.pack_key),
-            self.loss.pack_key,
+            (type(self.loss), self.loss.pack_key),
             self.loss.teacher is not None,
             without,
             self.between,

@@ -68,6 +68,11 @@ def test_a_loss_made_of_the_cross_entropy_is_what_trains():
     assert torch.equal(losses[1], losses[0] / 2)
 
 
+def test_losses_of_one_name_are_not_bound_as_one():
+    other = type("Half", (CrossEntropy,), {})
+    assert Recipe(loss=Half()).pack_key == Recipe(loss=Half()).pack_key != Recipe(loss=other()).pack_key
+
+
 class Halves:
     tokens = BoundHalf.tokens
 
