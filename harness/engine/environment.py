@@ -23,6 +23,13 @@ from harness.store.fingerprint import digest, source_digest
 from harness.study.config import CommonSettings, Study
 from harness.study.stack import Device, cpu_name, plain_stack
 
+#: What calls our own kernels, within the package; what only tries them moves no number.
+CALLERS = (
+    "engine/losses.py", "engine/optimizer.py", "engine/passes.py", "engine/model/attention.py", "engine/model/fused.py",
+    "engine/model/gated.py", "engine/model/joining.py", "engine/model/readers.py", "engine/model/residuals.py",
+    "scoring/forward.py",
+)  # fmt: skip
+
 
 def device_name(device: torch.device) -> str:
     """The kind of device: a GPU's name, or ``cpu`` with its architecture."""
@@ -47,8 +54,8 @@ def versions(study: CommonSettings, kind: str) -> dict[str, Any]:
 @cache
 def _kernels() -> str:
     """A digest of our own kernels and of what calls them: a change of theirs may move a last bit."""
-    folder, callers = Path(__file__).parent / "model", ("fused", "gated", "readers", "residuals")
-    return source_digest([*folder.glob("kernels/*.py"), *(folder / f"{name}.py" for name in callers)])[:8]
+    package = Path(__file__).parents[1]
+    return source_digest([*package.glob("engine/model/kernels/*.py"), *(package / name for name in CALLERS)])[:8]
 
 
 def fused_kernels() -> dict[str, str]:
