@@ -20,8 +20,9 @@ from harness.scoring.layouts import Ahead, Pass, RequestLayout, Scored, document
 from harness.scoring.stops import Stops
 from harness.scoring.trees import TokenRequest, batch_rows, build_rows
 
-#: Tokens that take as long as what a pass costs besides: reading the weights on a CPU, launching kernels on a GPU.
-PASS_COST = {"cpu": 256, "cuda": 8192}
+#: Tokens that take as long as what a pass costs besides: of one trial on a CPU, so that rows are cut alike whoever is
+#: scored beside it, and of all trials on a GPU, where it is launching kernels.
+CPU_PASS, GPU_PASS = 64, 8192
 
 #: Numbers of trials whose passes are kept: all of a pack, those with an average of their own, and some that diverged.
 KEPT_COUNTS = 4
@@ -153,7 +154,8 @@ class PackedLM(EncodingLM):
             if len(layout.passes) == KEPT_COUNTS:
                 layout.passes.pop(next(iter(layout.passes)))  # trials that diverge don't come back
             device = self.model.device
-            rows = batch_rows(layout.rows, self.batch_tokens, trials, PASS_COST[device.type])
+            pass_cost = GPU_PASS // trials if device.type == "cuda" else CPU_PASS
+            rows = batch_rows(layout.rows, self.batch_tokens // trials, pass_cost)
             batches = [collate(each, device) for each in rows]
             layout.passes[trials] = [Pass(batch, layout.answered_by(batch.asked)) for batch in batches]
         return layout.passes[trials]

@@ -139,8 +139,8 @@ def _size(document: Sequence[Clipped]) -> int:
     return sum(map(len, ordered)) - sum(shared)
 
 
-def batch_rows(rows: Sequence[TreeRow], budget: int, trials: int, pass_cost: int = 0) -> list[list[TreeRow]]:
-    """Consecutive rows, longest first, whose padded size, times the trials beside each other, stays within ``budget``.
+def batch_rows(rows: Sequence[TreeRow], budget: int, pass_cost: int) -> list[list[TreeRow]]:
+    """Consecutive rows, longest first, whose padded size stays within ``budget`` tokens.
 
     They are cut where that saves padding: a further pass costs as much as ``pass_cost`` tokens.  A batch has at least
     one row.  Rows with and without branches are not mixed: only the former need a mask.
@@ -148,7 +148,7 @@ def batch_rows(rows: Sequence[TreeRow], budget: int, trials: int, pass_cost: int
     batches: list[list[TreeRow]] = []
     for masked in (False, True):
         alike = [row for row in rows if row.branched == masked]
-        cuts = _cuts([len(row.ids) for row in alike], budget // trials, pass_cost // trials)
+        cuts = _cuts([len(row.ids) for row in alike], budget, pass_cost)
         batches += [alike[start:stop] for start, stop in itertools.pairwise(cuts)]
     return batches
 

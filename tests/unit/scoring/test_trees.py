@@ -122,18 +122,13 @@ def test_rows_hold_every_request_once_and_fit(many, length, window):
     assert [len(row.ids) for row in rows] == sorted((len(row.ids) for row in rows), reverse=True)
 
 
-@given(
-    st.lists(groups(most=3), min_size=1, max_size=8),
-    st.integers(1, 200),
-    st.integers(1, 4),
-    st.sampled_from([0, 9, 999]),
-)
-def test_batches_keep_the_budget_and_lose_no_row(many, budget, trials, pass_cost):
+@given(st.lists(groups(most=3), min_size=1, max_size=8), st.integers(1, 200), st.sampled_from([0, 9, 999]))
+def test_batches_keep_the_budget_and_lose_no_row(many, budget, pass_cost):
     rows = build_rows([[(0, request) for request in group] for group in many], 100, None)
-    batches = batch_rows(rows, budget, trials, pass_cost)
+    batches = batch_rows(rows, budget, pass_cost)
     assert sorted(id(row) for batch in batches for row in batch) == sorted(id(row) for row in rows)
     for batch in batches:
-        padded = len(batch) * max(len(row.ids) for row in batch) * trials
+        padded = len(batch) * max(len(row.ids) for row in batch)
         assert len(batch) == 1 or padded <= budget
         assert len({row.branched for row in batch}) == 1
 
