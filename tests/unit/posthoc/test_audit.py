@@ -290,6 +290,7 @@ def test_what_must_be_known_is_said(folders, tmp_path, base):
     assert "--another-base" in command(found)
 
 
+@pytest.mark.drawn
 def test_a_page_is_whole_safe_and_the_same_twice(record, tmp_path):
     renamed = record.model_copy(
         update={"adapters": (record.adapters[0].model_copy(update={"name": "<b>$x|y"}), *record.adapters[1:])}

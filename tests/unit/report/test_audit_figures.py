@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from harness.report.figures import audit
 from harness.store.audit import AuditScore, AuditTask
+
+pytestmark = pytest.mark.drawn
 
 
 def task(name: str, metric: str, better: bool) -> AuditTask:

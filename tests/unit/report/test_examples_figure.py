@@ -10,6 +10,8 @@ from synthetic import QUICK, Folder, trial
 
 from harness.report import write_report
 
+pytestmark = pytest.mark.drawn
+
 
 def trained_on(arm: str, examples: int, seed: int):
     method, _, setting = arm.partition("@")

@@ -21,6 +21,8 @@ from harness.report.figures.style import context
 from harness.report.study import gather
 from harness.report.within_arms import points_of, slope_of
 
+pytestmark = pytest.mark.drawn
+
 
 def drawn(draw, folder: Folder):
     """(what the figure says outside of its axes, rows) of one figure."""

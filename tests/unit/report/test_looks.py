@@ -19,6 +19,8 @@ from harness.report.figures.heat_maps import heat_maps
 from harness.report.figures.mitigation import LINES, PANELS, draw_mitigation
 from harness.report.study import gather
 
+pytestmark = pytest.mark.drawn
+
 METHODS = sorted(path.stem for path in (ROOT / "baselines").glob("[a-z]*.py"))
 
 

@@ -82,6 +82,7 @@ def test_a_study_without_mitigation_has_no_table(tmp_path):
     assert mitigation_tables(gather(Folder(RECORDS)), tmp_path) == []
 
 
+@pytest.mark.drawn
 def test_the_page_has_verdict_table_and_every_variant(tmp_path):
     found = rows(0.10, 0.02)
     write_mitigation(found, COLUMNS, tmp_path)

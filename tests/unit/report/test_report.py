@@ -59,6 +59,7 @@ def quick_folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.drawn
 def test_report_twice_gives_the_same_bytes(quick_folder, tmp_path):
     readout = quick()
     readout.records.reverse()  # nor does the order of the files matter
@@ -66,6 +67,7 @@ def test_report_twice_gives_the_same_bytes(quick_folder, tmp_path):
     assert everything(tmp_path) == everything(quick_folder)
 
 
+@pytest.mark.drawn
 def test_a_results_folder_gives_the_same_report(quick_folder, tmp_path):
     for record in quick().records:
         write_trial(tmp_path, record)
@@ -446,6 +448,7 @@ def _lower_is_better(record, task: str):
     return record.model_copy(update={"tasks": record.tasks | {task: scores}})
 
 
+@pytest.mark.drawn
 def test_a_score_that_is_better_the_lower_is_in_no_mean(tmp_path):
     """Neither in a figure, which says why it is empty, nor in a table as a share."""
     records = [_lower_is_better(trial("lora", QUICK, seed=seed), QUICK[0]) for seed in range(3)]

@@ -168,6 +168,7 @@ def odd_names(tmp_path_factory) -> dict[str, str]:
     return written(tmp_path_factory.mktemp("odd"), Folder(records))
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("name", NAMES)
 def test_an_odd_method_name_is_text_in_every_file(odd_names, name):
     with_mark = f"'{name}" if name[0] in "=@" else name
@@ -263,6 +264,7 @@ def odd_everything(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     return folder, written(folder, Folder(records))
 
 
+@pytest.mark.drawn
 def test_odd_names_of_anything_break_no_file(odd_everything):
     folder, files = odd_everything
     assert not any(letter in text for text in files.values() for letter in "\x1b\x00")
