@@ -37,7 +37,7 @@ class Settings:
     names: tuple[str, ...]
     kind: str = "answer"
     rounds: int = 3
-    seconds: float = 1.0
+    seconds: float = 0.5
 
 
 def main(asked: Settings, out: Path) -> None:
