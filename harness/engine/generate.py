@@ -30,9 +30,11 @@ Pick = Callable[[Tensor, list[int], int], Tensor]
 #: "Question:", saves less than the attention mask, or the pass, that this takes.
 LEAST_SHARED = 16
 
-#: Share of a GPU's memory for keys and values of what is continued together.  A step of few rows takes as long there as
-#: one of many, some 25 ms of launching kernels: the more rows, the fewer steps.
-CACHE_SHARE = 1 / 16
+#: On a GPU at most so many times the rows that a budget of tokens makes are continued together, where this share of its
+#: memory holds their keys, values and logits: a step of few rows takes as long as one of many, 25 ms to launch kernels.
+MOST_TIMES, ROWS_SHARE = 4, 1 / 16
+#: Of a logit: itself, and copies in float32 where a penalty or a draw looks at it.
+LOGIT_BYTES = 16
 
 
 @dataclass
@@ -168,12 +170,14 @@ def _prefill(model: PackedModel, prompts: Sequence[Sequence[Sequence[int]]], pro
     return _State(torch.from_numpy(ids).to(device), mask, positions, cache, list(range(size)))
 
 
-def cache_room(model: PackedModel) -> int:
-    """Tokens whose keys and values may lie on a GPU at once, by its memory alone; 0 on a CPU, whose steps are work."""
-    if model.device.type != "cuda":
-        return 0
-    memory = torch.cuda.get_device_properties(model.device).total_memory
-    return int(CACHE_SHARE * memory / cached_bytes(model))
+def rows_together(width: int, budget: int, memory: float, token_bytes: int, vocabulary: int) -> int:
+    """Rows of ``width`` tokens that are continued together within ``budget`` tokens, or more of them on a GPU.
+
+    ``memory`` is that GPU's in bytes, 0 on a CPU; ``token_bytes`` are :func:`cached_bytes`.
+    """
+    rows = max(1, budget // width)
+    held = int(ROWS_SHARE * memory / (width * token_bytes + LOGIT_BYTES * vocabulary))
+    return max(rows, min(held, MOST_TIMES * rows))
 
 
 @torch.no_grad()

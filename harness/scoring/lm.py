@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.utils import postprocess_generated_text
 
-from harness.engine.generate import Penalised, Progress, cache_room, generate, greedy
+from harness.engine.generate import Penalised, Progress, cached_bytes, generate, greedy, rows_together
 from harness.engine.model.packed import PackedModel
 from harness.scoring.decoding import Decoding, decoding
 from harness.scoring.encoding import EncodingLM
@@ -20,8 +21,8 @@ from harness.scoring.layouts import Ahead, Pass, RequestLayout, Scored, document
 from harness.scoring.stops import Stops
 from harness.scoring.trees import TokenRequest, batch_rows, build_rows
 
-#: Tokens that take as long as what a pass costs besides: of one trial on a CPU, so that rows are cut alike whoever is
-#: scored beside it, and of all trials on a GPU, where it is launching kernels.
+#: What a pass costs however short it is, in tokens: of one trial on a CPU, so that rows are cut alike whoever is scored
+#: beside it, as far as the budget allows; of all trials on a GPU, where it is launching kernels.
 CPU_PASS, GPU_PASS = 64, 8192
 
 #: Numbers of trials whose passes are kept: all of a pack, those with an average of their own, and some that diverged.
@@ -44,7 +45,9 @@ class PackedLM(EncodingLM):
     def __init__(self, model: PackedModel, tokenizer: Any, *, max_length: int, batch_tokens: int) -> None:
         super().__init__(tokenizer, vocabulary=model.vocabulary, max_length=min(max_length, model.max_length))
         self.model, self.batch_tokens = model, batch_tokens
-        self.cached_tokens = max(batch_tokens, cache_room(model))  #: of prompts and their answers, at once
+        on_gpu = model.device.type == "cuda"
+        self._token_bytes = cached_bytes(model) if on_gpu else 0  # before adapters are in place
+        self._memory = torch.cuda.get_device_properties(model.device).total_memory if on_gpu else 0
         self.trial = 0
         self.broken: set[int] = set()  # trials with an answer that is not finite
         self._encoded: dict[tuple, list[TokenRequest]] = {}
@@ -150,7 +153,9 @@ class PackedLM(EncodingLM):
         return RequestLayout(rows, owner, place, bool(alone.all()), documents_of(instances, owner, alone), {})
 
     def _passes(self, layout: RequestLayout, trials: int) -> list[Pass]:
-        if trials not in layout.passes:
+        if trials in layout.passes:
+            layout.passes[trials] = layout.passes.pop(trials)  # the last to be dropped
+        else:
             if len(layout.passes) == KEPT_COUNTS:
                 layout.passes.pop(next(iter(layout.passes)))  # trials that diverge don't come back
             device = self.model.device
@@ -200,7 +205,8 @@ class PackedLM(EncodingLM):
             way = how[order[start]]
             room = self.max_length - way.most
             width = min(len(prompts[order[start]]), room) + way.most
-            size = max(1, self.cached_tokens // (width * trials))
+            rows = rows_together(width, self.batch_tokens, self._memory, self._token_bytes, self.vocabulary)
+            size = max(1, rows // trials)
             chosen = [i for i in order[start : start + size] if how[i] == way]
             texts = self._generate([prompts[i][-room:] for i in chosen], trials, way, progress)
             for place, i in enumerate(chosen):

@@ -95,8 +95,8 @@ class ScoringSettings(_Settings):
     )
     batch_tokens: limits.PassTokens = Field(
         default=16384,
-        description="token budget of one scoring pass; part of the stack. Written answers take more at once on a GPU: "
-        "keys and values of a 16th of its memory",
+        description="token budget of one scoring pass; part of the stack. On a GPU up to four times as many tokens are "
+        "prompts and written answers at once, where its memory allows",
     )
     max_length: limits.Length = Field(
         default=2048, description="tokens; longer items lose their beginning, as in lm-eval"
