@@ -58,7 +58,7 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 
 @pytest.fixture(autouse=True)
 def figures_left_blank(request, monkeypatch) -> None:
-    """Reports have blank images, but where a test is marked ``drawn``: images are 4/5 of what a report takes."""
+    """Reports have blank images, except where a test is marked ``drawn``: images are 4/5 of what a report takes."""
     if request.node.get_closest_marker("drawn") or request.node.get_closest_marker("slow"):
         return
     from matplotlib.figure import Figure

@@ -122,7 +122,7 @@ def _ours(folder: Path) -> dict[str, Any]:
 
 
 def _calls(seconds: list[float]) -> dict[str, Any]:
-    """What calls of one kind took; what the first one of a shape costs more is in the difference to the median."""
+    """What calls of one kind took; the first of a shape is slower, which ``slowest`` shows beside ``median``."""
     about = {"median": statistics.median(seconds), "slowest": sorted(seconds)[:-6:-1]} if seconds else {}
     return {"calls": len(seconds), "seconds": sum(seconds), **about}
 

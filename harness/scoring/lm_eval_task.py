@@ -27,7 +27,7 @@ ChatTemplate = Callable[..., str]  #: ``PackedLM.apply_chat_template``: messages
 #: lm-eval's seed for few-shot examples, which also draws the items of a task whose rows are not shuffled.
 FEWSHOT_SEED = 1234
 
-#: Judgements of written answers that are kept of a task, some 0.5 KB each.
+#: Judgements of written answers that are kept of a task: some 0.5 KB each of short ones, 5 KB of long ones.
 MOST_JUDGEMENTS = 20_000
 
 

@@ -91,7 +91,7 @@ def test_slurms_script_runs_a_study_on_two_nodes(place, shared_cache):
 def head(place: Path, env: dict[str, str]) -> Iterator[str]:
     """The address of the dashboard of a Ray head, where jobs are submitted."""
     port = free_port()
-    # The agent that starts jobs listens where every cluster's does by default, and without that port starts none.
+    # By default every cluster's agent listens at one port, and starts no jobs where that is taken.
     words = ["start", "--head", f"--port={free_port()}", "--num-cpus=1", "--include-dashboard=true",
              f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats",
              f"--temp-dir={place}/r", "--block"]  # fmt: skip

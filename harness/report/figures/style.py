@@ -92,7 +92,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     opaque = BytesIO()
     # Nothing is transparent: a tenth less.
     Image.open(pixels).convert("RGB").save(opaque, "png", dpi=(240, 240), compress_level=9)
-    figure.set_layout_engine(None)  # it stays as it is laid out, and is not drawn for that once more
+    figure.set_layout_engine(None)  # it is laid out already: no second pass for that
     figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
     atomic_write(png, opaque.getvalue())
     return [png, write_text(svg, drawing.getvalue().decode())]
