@@ -122,7 +122,7 @@ def test_rows_hold_every_request_once_and_fit(many, length, window):
     assert [len(row.ids) for row in rows] == sorted((len(row.ids) for row in rows), reverse=True)
 
 
-@given(st.lists(groups(most=3), min_size=1, max_size=8), st.integers(1, 200), st.sampled_from([0, 9, 999]))
+@given(st.lists(groups(most=3), min_size=1, max_size=8), st.integers(0, 200), st.sampled_from([0, 9, 999]))
 def test_batches_keep_the_budget_and_lose_no_row(many, budget, pass_cost):
     rows = build_rows([[(0, request) for request in group] for group in many], 100, None)
     batches = batch_rows(rows, budget, pass_cost)
@@ -133,11 +133,7 @@ def test_batches_keep_the_budget_and_lose_no_row(many, budget, pass_cost):
         assert len({row.branched for row in batch}) == 1
 
 
-def spent(cuts: list[int], lengths: list[int], pass_cost: int) -> int:
-    return sum(pass_cost + (stop - start) * lengths[start] for start, stop in itertools.pairwise(cuts))
-
-
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=9), st.integers(1, 40), st.integers(0, 30))
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=9), st.integers(0, 40), st.integers(0, 30))
 def test_no_other_cuts_are_cheaper(lengths, room, pass_cost):
     lengths = sorted(lengths, reverse=True)
 
