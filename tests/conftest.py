@@ -26,9 +26,8 @@ LONGEST = (
     "test_perf_score.py",
 )  # fmt: skip
 
-
+#: What stands for a figure: an empty drawing, and one white pixel.
 BLANK_SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="72pt" height="72pt" viewBox="0 0 72 72"></svg>'
-#: One white pixel.
 BLANK_PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
 )
