@@ -68,7 +68,23 @@ def fuse(model: nn.Module) -> tuple[Sequence[Swap], str]:
         for name, value in kept.items():
             setattr(modeling, name, value)
     why = "" if gates else f"no fused gates for the activation {config.hidden_act}"
-    return (Swap(modeling, "apply_rotary_pos_emb", rope.liger_rotary_pos_emb),), why
+    return (Swap(modeling, "apply_rotary_pos_emb", partial(rotated, rope.liger_rotary_pos_emb)),), why
+
+
+def rotated(
+    rotate: Callable[..., Sequence[Tensor]], q: Tensor, k: Tensor, cos: Tensor, sin: Tensor
+) -> Sequence[Tensor]:
+    """``rotate`` of queries and keys [R, heads, T, d], as of one row of R T tokens where each has its own positions.
+
+    liger-kernel's is compiled anew for every number of rows, and rows of scores and answers come in sixty: 10 s of a
+    campaign on an H200.
+    """
+    rows = len(q)
+    if len(cos) != rows:  # all rows have the same
+        return rotate(q, k, cos, sin)
+    one = [x.transpose(1, 2).flatten(0, 1)[None].transpose(1, 2) for x in (q, k)]
+    both = rotate(*one, cos.flatten(0, 1)[None], sin.flatten(0, 1)[None])
+    return tuple(x.transpose(1, 2)[0].unflatten(0, (rows, -1)).transpose(1, 2) for x in both)
 
 
 def _use_norms(model: nn.Module, kernels: ModuleType) -> None:

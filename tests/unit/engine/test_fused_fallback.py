@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from harness.engine.model import fused
 
@@ -87,3 +88,21 @@ def test_without_the_library_it_says_so(monkeypatch):
 
     monkeypatch.setattr(fused, "import_module", absent)
     assert fused.fuse(OnGpu()) == ((), "liger-kernel: No module named 'triton'")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_rows_with_positions_of_their_own_are_turned_as_one(own):
+    rows, heads, groups, length, width = 3, 4, 2, 5, 8
+    draw = torch.Generator().manual_seed(0)
+    angles = torch.rand(rows if own else 1, length, width // 2, generator=draw).repeat(1, 1, 2)
+    q, k = (torch.randn(rows, length, n, width, generator=draw).transpose(1, 2) for n in (heads, groups))
+    seen = []
+
+    def rotate(*given):
+        seen.append(given[0].shape)
+        return apply_rotary_pos_emb(*given)
+
+    wanted = apply_rotary_pos_emb(q, k, angles.cos(), angles.sin())
+    for found, same in zip(fused.rotated(rotate, q, k, angles.cos(), angles.sin()), wanted, strict=True):
+        assert torch.equal(found, same)
+    assert seen == [(1, heads, rows * length, width) if own else q.shape]
