@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from harness.engine.model.packed import PackedModel
+from harness.engine.steps import LEAST_MOVED, Steps
 
 Progress = Callable[[int], None]  #: called with the number of tokens just done
 
@@ -47,13 +48,14 @@ class _State:
     cache: DynamicCache
     places: list[int]  # of the R prompts, the r that are still open in some trial
 
-    def keep(self, rows: Sequence[int], trials: int) -> None:
-        """Go on with these of the r rows of every trial."""
+    def keep(self, rows: Sequence[int], trials: int) -> Tensor:
+        """Go on with these of the r rows of every trial; their places among all K r."""
         size = len(self.places)
         chosen = torch.tensor([k * size + i for k in range(trials) for i in rows], device=self.ids.device)
         self.ids, self.mask, self.positions = self.ids[chosen], self.mask[chosen], self.positions[chosen]
         self.cache.batch_select_indices(chosen)
         self.places = [self.places[i] for i in rows]
+        return chosen
 
 
 def greedy(logits: Tensor, places: list[int], said: int) -> Tensor:
@@ -125,9 +127,11 @@ def generate(
     out: list[list[list[int]]] = [[[] for _ in each] for each in prompts]
     open_rows = {(k, i) for k in range(trials) for i in state.places}
     finite = torch.ones(trials, dtype=torch.bool, device=model.device)
+    steps: Steps | None = None
     for turn in range(max_tokens):
-        hidden = model.decode(state.ids, state.mask, state.positions, state.cache)
-        logits = model.logits(hidden[:, -1])
+        if turn and steps is None and _stays(model, state.cache):
+            steps = Steps(model, state.mask, state.positions, state.cache, max_tokens - turn)
+        logits = model.logits(steps.take(state.ids) if steps else _next(model, state))
         finite &= logits.isfinite().all(-1).view(trials, -1).all(-1)
         token = pick(logits, state.places, turn)
         progress(state.ids.numel())
@@ -143,9 +147,22 @@ def generate(
         state.ids, state.positions = token[:, None], state.positions[:, -1:] + 1
         state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
         alive = [column[i] for i in state.places if any((k, i) in open_rows for k in range(trials))]
-        if model.shares and 2 * len(alive) <= len(state.places):  # moving the cache costs about a step
-            state.keep(alive, trials)
+        fewer = model.shares and 2 * len(alive) <= len(state.places)  # moving the cache costs about a step
+        if fewer and (steps is None or steps.left >= LEAST_MOVED):
+            chosen = state.keep(alive, trials)
+            if steps:
+                steps.keep(chosen)
     return out, finite.tolist()
+
+
+def _next(model: PackedModel, state: _State) -> Tensor:
+    return model.decode(state.ids, state.mask, state.positions, state.cache)[:, -1]
+
+
+def _stays(model: PackedModel, cache: DynamicCache) -> bool:
+    """Whether keys and values may have their places from the start: on a GPU, where the model keeps them as usual."""
+    plain = all(type(layer) is DynamicLayer for layer in cache.layers)
+    return model.device.type == "cuda" and model.shares and model.window is None and plain
 
 
 def _prefill(model: PackedModel, prompts: Sequence[Sequence[Sequence[int]]], progress: Progress) -> _State:

@@ -25,6 +25,8 @@ EAGER_PASSES = 2
 #: Runs before a capture, on its stream, as torch asks for: libraries allocate there what they keep.  Which kernels they
 #: take they have chosen in the passes before.
 WARM_UP = 1
+#: Another thread may allocate while a graph is captured: the decomposition of the base does.
+OWN_THREAD = "thread_local"
 #: Share of the card's memory that must be free for graphs to be kept from one task to the next.
 SPARE = 0.5
 
@@ -164,13 +166,13 @@ class Trunk:
                         torch.autograd.grad(hidden, leaf, torch.zeros_like(hidden))
                     del hidden
             forward = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(forward, pool=self._pool):
+            with torch.cuda.graph(forward, pool=self._pool, capture_error_mode=OWN_THREAD):
                 hidden = self._hidden(layout, read, leaf, scaling)
             if not gradient or leaf is None or self._gradient is None:
                 return _Graph(read.ids, joined, leaf, hidden, None, None, forward, None)
             downstream = torch.zeros_like(hidden)
             backward = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(backward, pool=self._pool):
+            with torch.cuda.graph(backward, pool=self._pool, capture_error_mode=OWN_THREAD):
                 self._gradient.copy_(torch.autograd.grad(hidden, leaf, downstream)[0])
         return _Graph(read.ids, joined, leaf.detach(), hidden.detach(), downstream, self._gradient, forward, backward)
 

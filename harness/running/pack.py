@@ -320,6 +320,7 @@ class PackRun:
         """Check that the base is untouched, write the missing records, and drop the checkpoint."""
         self._check_base()
         self.ledger.memory(peak_memory_gib(self.device))
+        self.ledger.eager = self.ledger.eager or self.rows.model.why_eager
         for row, trial in self.trials:
             if trial.fingerprint in self.job.write:
                 write_trial(self.job.folder, self._record(row, trial), partial(self._keep_last_adapter, row, trial))

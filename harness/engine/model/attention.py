@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -76,6 +77,8 @@ def attention(
         scale = query.shape[3] ** -0.5 if scaling is None else scaling
         return kernels.row_attention(query, key, value, joined.starts, joined.longest, scale).transpose(1, 2), None
     length = query.shape[2]
+    if length == 1 and query.is_cuda and kwargs.get("position_bias") is None:
+        return one_query(query, key, value, attention_mask, scaling), None
     if (
         attention_mask is None
         or not attention_mask.is_floating_point()
@@ -97,6 +100,14 @@ def attention(
     weights = scores.add_(attention_mask).softmax(-1).view(*grouped.shape[:3], length)
     mixed = torch.matmul(weights, value.float()).view(rows, heads, length, width)
     return mixed.transpose(1, 2).to(query.dtype).contiguous(), None
+
+
+def one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """Of one token a row: the heads of a group are queries for its keys, which are read once and not copied."""
+    rows, heads, _, width = query.shape
+    grouped = query.reshape(rows, key.shape[1], -1, width)
+    mixed = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    return mixed.reshape(rows, 1, heads, width)
 
 
 AttentionInterface.register(NAME, attention)

@@ -77,6 +77,8 @@ class PackedModel:
         self.branches, self.shares, self.skips = True, True, self._last is not None
         if self.device.type == "cuda":
             self._find_readers()
+        self.captures = self.device.type == "cuda"  #: whether steps of decoding are captured in graphs
+        self.why_eager = ""  #: what went wrong where one could not be
         self.joins = LONGEST if joins_rows(self) else 0  #: longest rows that may stand behind each other; 0: none
 
     @property
@@ -176,12 +178,16 @@ class PackedModel:
     def decode(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         """Last hidden states [B, t, d] of the next tokens [B, t]; ``cache`` holds the past and takes them in.
 
-        ``mask`` [B, past + t] is 0 on padding.
+        ``mask`` [B, past + t] is 0 on padding; or it is what is added to scores, [B, 1, t, places of the cache].
         """
         with _swapped(self._swaps):
             return self.decoder(
                 input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **self._placed(positions)
             ).last_hidden_state
+
+    def capture_failed(self, error: RuntimeError) -> None:
+        """From now on steps of decoding run eagerly."""
+        self.captures, self.why_eager = False, f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] of hidden states [N, d].
