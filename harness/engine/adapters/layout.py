@@ -247,9 +247,9 @@ class Layout:
 
         Nor does the factor that is ``fixed``, ``A`` or ``B``; None: both train.
         """
+        zeros = [((a[0] == 0).all(1) & (b[0] == 0).all(0)).sum() for a, b in self.split(values[None])]
         idle = 0
-        for slot, (a, b) in zip(self.slots, self.split(values[None]), strict=True):
-            dead = int(((a[0] == 0).all(1) & (b[0] == 0).all(0)).sum())
+        for slot, dead in zip(self.slots, torch.stack(zeros).tolist(), strict=True):  # read from the device at once
             stays = {"A": slot.in_features, "B": slot.out_features}[fixed] if fixed else 0
             each = slot.in_features + slot.out_features + (SPECTRUM in self.vectors)
             idle += dead * each + (self.rank - dead) * stays
