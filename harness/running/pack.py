@@ -5,10 +5,10 @@
             the result, of its student as well)
         score every task of the stream and the probes
         count intruder dimensions
-        write the boundary checkpoint
+        leave a checkpoint, which is written while the next task trains; after the last task write the records
 
-A pack that is killed goes on from its last boundary; on a CPU its records are then the same, bit for bit, as those of
-an uninterrupted run, but for ``costs`` and ``host``.
+A pack that is killed goes on from the last boundary whose checkpoint was written; on a CPU its records are then the
+same, bit for bit, as those of an uninterrupted run, but for ``costs`` and ``host``.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ from harness.engine.step import take_step
 from harness.errors import FolderError, LorabenchError
 from harness.executors.interface import Report
 from harness.method.recipe import Recipe
+from harness.running.boundary import CheckpointWriter
 from harness.running.gauge import Gauge
 from harness.running.groups import grouped
 from harness.running.job import Job, set_up
 from harness.running.ledger import Ledger
 from harness.scoring.bench import Bench
 from harness.scoring.scorer import Score
-from harness.store.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint
+from harness.store.checkpoints import checkpoint_path, load_checkpoint
 from harness.store.records import BaseRecord, TrialRecord
 from harness.store.results import read_base, unless_finished, write_trial
 from harness.study import forecast
@@ -94,6 +95,7 @@ class PackRun:
         self.ledger = Ledger.fresh(pack, self.study, base)
         #: Every trial with the number of its row.
         self.trials = [(index, trial) for index, row in enumerate(pack.rows) for trial in row.trials]
+        self.checkpoints = CheckpointWriter(checkpoint_path(job.folder, pack.name), self._key())
 
     def _specs(self, stage: int) -> list[RowSpec]:
         """What trains in each row at this stage: a setting may be a share of its task's steps."""
@@ -129,14 +131,16 @@ class PackRun:
     # -- the stream -----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        for stage in range(self._resume(), self.stages):
-            self._move_to(stage)
-            self._train(stage)
-            self._score(stage)
-            self._count_intruders(stage)
-            self._keep_adapters(stage)
-            self._checkpoint(stage)
-        self._finish()
+        with self.checkpoints:
+            for stage in range(self._resume(), self.stages):
+                self._move_to(stage)
+                self._train(stage)
+                self._score(stage)
+                self._count_intruders(stage)
+                self._keep_adapters(stage)
+                if stage + 1 < self.stages:  # a checkpoint of the end would serve for the seconds that records take
+                    self._checkpoint(stage)
+            self._finish()
 
     def _move_to(self, stage: int) -> None:
         self.stage = stage
@@ -295,7 +299,7 @@ class PackRun:
 
     def _resume(self) -> int:
         """The first stage that is still to do, with the state of the last boundary in place."""
-        checkpoint = load_checkpoint(checkpoint_path(self.job.folder, self.pack.name), self._key())
+        checkpoint = load_checkpoint(self.checkpoints.path, self._key())
         if checkpoint is None:
             return 0
         tensors, data = checkpoint
@@ -309,8 +313,7 @@ class PackRun:
         self._check_base()  # or a run that goes on from here, on a fresh base, would take what is void for good
         self.ledger.memory(peak_memory_gib(self.device))
         data = {"stage": stage, "units": self.units, "ledger": self.ledger.model_dump(mode="json")}
-        path = checkpoint_path(self.job.folder, self.pack.name)
-        save_checkpoint(path, self._key(), self.rows.state(), data)
+        self.checkpoints.take(self.rows.state(), data)
 
     def _key(self) -> str:
         """A checkpoint goes on only where the same pack runs on the same stack, and both name its tensors alike."""
@@ -324,7 +327,7 @@ class PackRun:
         for row, trial in self.trials:
             if trial.fingerprint in self.job.write:
                 write_trial(self.job.folder, self._record(row, trial), partial(self._keep_last_adapter, row, trial))
-        checkpoint_path(self.job.folder, self.pack.name).unlink(missing_ok=True)
+        self.checkpoints.remove()
 
     def _check_base(self) -> None:
         if self.bench.model.digest() != self.digest_before:

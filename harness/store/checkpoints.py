@@ -44,7 +44,10 @@ def sweep_signs(folder: Path) -> None:
 
 
 def save_checkpoint(path: Path, key: str, tensors: dict[str, Tensor], data: Any) -> None:
-    """Write a pack's whole state at a task boundary.  ``key`` says what it belongs to."""
+    """Write a pack's whole state at a task boundary.  ``key`` says what it belongs to.
+
+    Raises FolderError where it can't be written; what was there is left.
+    """
     from safetensors.torch import save_file
 
     metadata = {"key": key, "data": json.dumps(data, allow_nan=True)}

