@@ -8,6 +8,7 @@ The roof of training LoRA on a frozen model is the longer of two times a token:
   forward once and back twice that; weights are read once a step and count nothing.
 
 Both at the rates that a large product and a large copy reach here.  Launches, the optimizer and padding are not in it.
+A small model is bound by bytes, so its roof rises with the card's memory: that of a yardstick has the same everywhere.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ MATMUL = {"cuda": 8192, "cpu": 1024}
 COPY_BYTES = {"cuda": 2 * 10**9, "cpu": 2 * 10**8}
 LAUNCHES = {"cuda": 10_000, "cpu": 1_000}
 REPEATS = 5
+#: Bytes a second of the yardstick: what an H100 copies.  An H200 copies 4.2 TB/s.
+YARDSTICK_GB_PER_SECOND = 3000.0
 
 
 @dataclass(frozen=True)
@@ -61,19 +64,28 @@ class Roof:
 
     flop_microseconds: float
     byte_microseconds: float
+    yardstick_byte_microseconds: float
 
     @property
     def tokens_per_second(self) -> float:
         return 1e6 / max(self.flop_microseconds, self.byte_microseconds)
 
+    @property
+    def yardstick_tokens_per_second(self) -> float:
+        return 1e6 / max(self.flop_microseconds, self.yardstick_byte_microseconds)
+
     def as_dict(self) -> dict[str, float]:
-        return {**asdict(self), "tokens_per_second": self.tokens_per_second}
+        rates = ("tokens_per_second", "yardstick_tokens_per_second")
+        return {**asdict(self), **{rate: getattr(self, rate) for rate in rates}}
 
 
 def roof(shape: Mapping[str, Any], found: Ceilings, *, rank: int, length: int, labelled: float) -> Roof:
     """Of a Llama of this ``shape``, rows of ``length`` tokens of which a share ``labelled`` is in the loss."""
     flops = flops_of_token(shape, rank=rank, length=length, labelled=labelled)
-    return Roof(flops / found.matmul_tflops / 1e6, bytes_of_token(shape, labelled) / found.copy_gb_per_second / 1e3)
+    kilobytes = bytes_of_token(shape, labelled) / 1e3
+    return Roof(
+        flops / found.matmul_tflops / 1e6, kilobytes / found.copy_gb_per_second, kilobytes / YARDSTICK_GB_PER_SECOND
+    )
 
 
 def flops_of_token(shape: Mapping[str, Any], *, rank: int, length: int, labelled: float) -> float:

@@ -11,8 +11,9 @@ MAIN = "all"
 
 def headline(sizes: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Ratios to one process (``vs_b0``) and to the best number of them (``vs_bn``) of the fastest pack, of K = 1 to
-    one process (``k1_vs_b0``), the fastest pack's share of the roof; and of the first size tokens a second at the
-    bench's own lengths, and what a step with a teacher takes over one without.
+    one process (``k1_vs_b0``), the fastest pack's share of the roof, where memory is as fast as the yardstick's
+    (``roof_share``) and as fast as this card's (``card_share``); and of the first size tokens a second at the bench's
+    own lengths, and what a step with a teacher takes over one without.
     """
     found: dict[str, float] = {}
     for size, measured in sizes.items():
@@ -36,7 +37,9 @@ def _of_kind(size: str, kind: str, rows: list[dict[str, Any]], measured: Mapping
     if len(peers) > 1:
         found[f"{size}_vs_bn{suffix}"] = best / max(peers.values())
     if kind in measured["roofs"]:
-        found[f"roof_share_{size}{suffix}"] = best / measured["roofs"][kind]["tokens_per_second"]
+        roof = measured["roofs"][kind]
+        found[f"roof_share_{size}{suffix}"] = best / roof["yardstick_tokens_per_second"]
+        found[f"card_share_{size}{suffix}"] = best / roof["tokens_per_second"]
     return found
 
 

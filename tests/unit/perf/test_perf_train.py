@@ -45,7 +45,11 @@ def test_every_pack_size_is_timed_on_every_kind_of_step(tmp_path):
     assert max(found["parity"].values()) <= 1
     best = max(row["tokens_per_second"] for row in tiny["rows"] if row["kind"] == "all")
     head = found["headline"]
-    assert head["roof_share_tiny"] == best / tiny["roofs"]["all"]["tokens_per_second"]
+    roof = tiny["roofs"]["all"]
+    assert head["roof_share_tiny"] == best / roof["yardstick_tokens_per_second"]
+    copied = roof["byte_microseconds"] * found["ceilings"]["copy_gb_per_second"]
+    assert roof["yardstick_byte_microseconds"] * 3000 == pytest.approx(copied)
+    assert head["card_share_tiny"] == best / roof["tokens_per_second"]
     assert head["bench_shapes_tokens_per_second_k1"] == tiny["rows"][3]["tokens_per_second"]
     assert head["distillation_over_ce_k2"] == tiny["rows"][5]["step_ms"] / tiny["rows"][4]["step_ms"]
     assert not any("vs_b" in name for name in head), "nothing is compared with what was not timed"
