@@ -44,6 +44,10 @@ class Change:
     def factors(self) -> tuple[Tensor, Tensor] | None:
         return None if self.a is None or self.b is None else (self.a, self.b)
 
+    def along_columns(self) -> Change:
+        """The same with each column of b in one piece, as our kernels read factors in float32: once for all passes."""
+        return self if self.b is None else replace(self, b=self.b.mT.contiguous().mT)
+
     def of(self, trials: slice) -> Change:
         """Of some of the trials."""
         return Change(*(None if part is None else part[trials] for part in vars(self).values()))

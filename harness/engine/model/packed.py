@@ -137,9 +137,10 @@ class PackedModel:
             yield
             return
         dtype = torch.float32 if precise else self.dtype
+        along = precise and self.device.type == "cuda"
         try:
             for linear, change in zip(self._linears, layout.changes(values, scaling, dtype), strict=True):
-                linear.take(change)
+                linear.take(change.along_columns() if along else change)
             yield
         finally:
             for linear in self._linears:

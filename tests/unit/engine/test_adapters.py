@@ -216,3 +216,12 @@ def test_the_way_back_writes_a_row_a_few_times(vector):
         return sum(count for (_, shape), count in operations.found.items() if shape == tuple(values.shape))
 
     assert 0 < whole(2) == whole(9)
+
+
+def test_columns_in_one_piece_are_the_same_change():
+    a, b = torch.randn(3, 5, 7), torch.randn(3, 40, 5)
+    along = Change(a, b).along_columns()
+    assert torch.equal(along.b, b)
+    assert along.b.mT.is_contiguous()
+    assert along.a is a
+    assert Change(dense=torch.ones(1, 2, 2)).along_columns().b is None
