@@ -160,7 +160,7 @@ def test_a_file_is_removed_though_its_successor_was_not_written(tmp_path, monkey
 # -- a pack -----------------------------------------------------------------------------------------------------------
 
 
-def test_it_goes_on_from_what_was_written_while_the_next_task_trained(file, tmp_path, monkeypatch):
+def test_it_goes_on_from_what_was_written_while_it_trained(file, tmp_path, monkeypatch):
     wanted = run(file, tmp_path / "undisturbed")
     trained = threading.Event()
     train, resumed = PackRun._train, []
@@ -232,7 +232,7 @@ def test_a_full_disk_stops_the_run_at_the_next_boundary(file, tmp_path, monkeypa
     assert not writers()
 
 
-def test_what_the_last_write_raised_is_raised_once_the_records_are_there(file, tmp_path, monkeypatch):
+def test_what_the_last_write_raised_comes_behind_the_records(file, tmp_path, monkeypatch):
     def save(path: Path, key: str, tensors: dict[str, torch.Tensor], data: dict) -> None:
         if data["stage"] == 1:
             full()
