@@ -62,6 +62,7 @@ def _compare(kernels: ModuleType, device: torch.device) -> None:
     off += _off_of_a_step(kernels, device)
     for rank in (5, 70):  # of one part, and of two
         off += [error / HALF_ROUNDING for error in _off_at_the_gate(kernels, x, rank)]
+    off.append(_off_among_branches(kernels, x) / HALF_ROUNDING)
     for kernel, written, given, constants in _in_training(kernels, x):
         off += [error / HALF_ROUNDING for error in _off_there_and_back(kernel, written, given, constants)]
     if max(off) >= 1:
@@ -116,6 +117,22 @@ def _off_at_the_gate(kernels: ModuleType, x: Tensor, rank: int) -> Iterator[floa
     yield _off(kernels.gated(*given[:5]), wanted)
     backs = torch.autograd.grad(wanted, (opening, passed), d_out + d_next @ a_next)
     yield from map(_off, kernels.gated_back(*given[5:], *given[:5]), backs)
+
+
+def _off_among_branches(kernels: ModuleType, x: Tensor) -> float:
+    """Of attention in two rows of each of two trials, where answers stand side by side, some within others."""
+    states, length = torch.cat([x, x.flip(1)]), x.shape[1]
+    query, key = states.unflatten(-1, (6, 16)).transpose(1, 2), states[..., :32].unflatten(-1, (2, 16)).transpose(1, 2)
+    last = torch.full((2, length), length)
+    last[0, 32:64] = 64  # a whole block of keys is seen by none of those behind it
+    last[1, 20:45], last[1, 25:33] = 45, 33
+    last, at = last.to(x.device), torch.arange(length, device=x.device)
+    seen = (at[:, None] >= at) & (at[:, None] < last[:, None])
+    exact = (tensor.double() for tensor in (query, key, key.flip(2)))
+    wanted = F.scaled_dot_product_attention(
+        *exact, attn_mask=seen.repeat(2, 1, 1)[:, None], scale=0.25, enable_gqa=True
+    )
+    return _off(kernels.tree_attention(query, key, key.flip(2), last, 0.25), wanted)
 
 
 def _in_training(kernels: ModuleType, x: Tensor) -> list[tuple[Kernel, Kernel, list[Tensor], tuple[Any, ...]]]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from harness.engine import losses, model
 from harness.engine.model import try_kernels
+from harness.engine.model.attention import tree_mask
 from harness.engine.model.gated import use_gates
 from harness.engine.model.head import Head
 from harness.engine.model.linear import Change, PackedLinear
@@ -281,6 +282,96 @@ def test_attention_within_rows_is_that_of_float64(longest, heads, groups, width)
         assert bool((one[other == 0] == 0).all()), "nothing comes from or goes to tokens that are in no row"
 
 
+def trees(rows: int, length: int) -> torch.Tensor:
+    """``last`` [R, T] of random rows: a beginning, and branches of branches; the last quarter of some is padding."""
+    rng = np.random.default_rng(length)
+    last = np.full((rows, length), length)
+
+    def grow(row: int, start: int, stop: int) -> None:
+        trunk = start + int(rng.integers(1, stop - start + 1))
+        last[row, start:trunk] = stop
+        while trunk < stop:
+            end = trunk + int(rng.integers(1, stop - trunk + 1))
+            grow(row, trunk, end)
+            trunk = end
+
+    for row in range(rows):
+        grow(row, 0, max(1, length - row % 2 * length // 4))
+    return torch.from_numpy(last)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("length", [1, 16, 33, 64, 100, 511, 1030])
+@pytest.mark.parametrize(
+    ("heads", "groups", "width"), [(9, 3, 64), (4, 4, 16), (2, 1, 128), (3, 1, 32), (14, 2, 64), (17, 1, 16)]
+)
+def test_attention_among_branches_is_that_of_float64(length, heads, groups, width, dtype):
+    from harness.engine.model import kernels
+
+    last, trials = trees(3, length).to(GPU), 2
+    query, key, value = (
+        drawn(3 * trials, length, n, width + 1, seed=seed).to(dtype)[..., :width].transpose(1, 2)
+        for seed, n in enumerate((heads, groups, groups))
+    )
+    mask = tree_mask(last).repeat(trials, 1, 1, 1)
+    exact = (tensor.double() for tensor in (query, key, value))
+    wanted = F.scaled_dot_product_attention(*exact, attn_mask=mask, scale=0.3, enable_gqa=True)
+    for given in ((query, key, value), [tensor.contiguous() for tensor in (query, key, value)]):
+        poison(query, key, value)
+        found = kernels.tree_attention(*given, last, 0.3)
+        assert found.dtype is dtype
+        assert found.transpose(1, 2).is_contiguous()
+        assert relative(found.double(), wanted) < 2.0**-7
+        assert float((found - wanted).abs().max()) < 2.0**-6 * float(wanted.abs().max())
+
+
+@on_a_gpu
+def test_attention_among_branches_looks_at_nothing_else():
+    """Not at other rows, at keys of other branches, or at what lies between the keys."""
+    from harness.engine.model import kernels
+
+    length, last = 100, torch.full((1, 100), 100, device=GPU)
+    last[:, 20:70] = 70
+    query, key, value = (drawn(2, length, n, 64, seed=n).bfloat16().transpose(1, 2) for n in (6, 2, 2))
+    wanted = kernels.tree_attention(query, key, value, last, 0.1)
+    key, value = key.clone(), value.clone()
+    key[0, 0, 20:70] = 1e30  # the first answer, in one row and for one group
+    found = kernels.tree_attention(query, key, value, last, 0.1)
+    assert torch.equal(found[:, :, 70:], wanted[:, :, 70:])
+    assert not torch.equal(found[:1, :3, 20:70], wanted[:1, :3, 20:70])
+    value[0, 0, 5] = torch.nan
+    found = kernels.tree_attention(query, key, value, last, 0.1)
+    assert bool(found[0, :3, 5:].isnan().all())
+    assert torch.equal(found[1], wanted[1])
+    assert torch.equal(found[0, 3:], wanted[0, 3:])
+
+
+@on_a_gpu
+def test_what_sees_nothing_is_nothing():
+    from harness.engine.model import kernels
+
+    query = drawn(1, 2, 40, 32, seed=0).half()
+    last = torch.full((1, 40), 40, device=GPU)
+    last[:, :5] = 0
+    found = kernels.tree_attention(query, query, query, last, 1.0)
+    assert bool((found[:, :, :5] == 0).all())
+    assert bool(found.isfinite().all())
+    assert kernels.tree_attention(query[:0], query[:0], query[:0], last, 1.0).shape == (0, 2, 40, 32)
+
+
+@on_a_gpu
+def test_attention_among_branches_is_compiled_once():
+    tree_attention = importlib.import_module("harness.engine.model.kernels.tree_attention")
+    cached = tree_attention._forward.device_caches[torch.cuda.current_device()][0]
+    sizes = []
+    for rows, length in ((3, 100), (1, 1), (16, 48), (5, 257), (7, 64)):
+        query, key = (drawn(rows, length, n, 64, seed=0).bfloat16().transpose(1, 2) for n in (9, 3))
+        tree_attention.tree_attention(query, key, key, trees(rows, length).to(GPU), 0.125)
+        sizes.append(len(cached))
+    assert sizes == sizes[:1] * len(sizes)
+
+
 @on_a_gpu
 @pytest.mark.parametrize("dtype", [*LOW, torch.float32])
 @pytest.mark.parametrize("shape", [(1, 16), (70, 96), (5, 7, 576), (2, 3, 4, 64), (9, 1536), (3, 8192), (0, 32)])
@@ -348,7 +439,7 @@ def test_where_they_do_not_load_torch_computes(monkeypatch):
 #: Of each kernel, how many tensors it returns or changes.
 OUTPUTS = {
     "adamw": 3, "add_norm": 2, "add_updates": 1, "cross_entropy": 2, "down_states": 1, "gated": 1, "gated_back": 2,
-    "likelihoods": 3, "rms_norm": 1, "row_attention": 1,
+    "likelihoods": 3, "rms_norm": 1, "row_attention": 1, "tree_attention": 1,
 }  # fmt: skip
 
 
@@ -371,7 +462,10 @@ def launching(monkeypatch):
     triton, language = ModuleType("triton"), ModuleType("triton.language")
     vars(language).update(constexpr=float)
     vars(triton).update(
-        jit=Launch, language=language, cdiv=lambda a, b: -(-a // b), next_power_of_2=lambda n: 1 << (n - 1).bit_length()
+        jit=lambda function=None, **options: Launch(function) if function else Launch,
+        language=language,
+        cdiv=lambda a, b: -(-a // b),
+        next_power_of_2=lambda n: 1 << (n - 1).bit_length(),
     )
     monkeypatch.setitem(sys.modules, "triton", triton)
     monkeypatch.setitem(sys.modules, "triton.language", language)
@@ -411,8 +505,9 @@ def test_no_grid_is_larger_than_cuda_takes(launching):
             (query, (launching.row_attention(query, query, query, starts, 64, 1.0),)),
         ):
             torch.autograd.grad(made, given, made)
+        launching.tree_attention(query, query, query, starts.new_empty(trials, count), 1.0)
     assert set(OUTPUTS) == set(launching.__all__)
-    assert len(Launch.grids) == 2 + 2 + 2 * (2 + 2 + 4 + 2)
+    assert len(Launch.grids) == 2 + 2 + 2 * (2 + 2 + 4 + 2 + 1)
     assert all(grid[0] < 2**31 and max(grid[1:], default=1) <= 65_535 for grid in Launch.grids), Launch.grids
 
 
@@ -477,6 +572,11 @@ class Written:
         parts = [[tensor[:, :, row] for tensor in (query, key, value)] for row in rows]
         mixed = [F.scaled_dot_product_attention(*part, is_causal=True, scale=scale, enable_gqa=True) for part in parts]
         return torch.cat(mixed, 2)
+
+    @staticmethod
+    def tree_attention(query, key, value, last, scale):
+        mask = tree_mask(last).repeat(len(query) // len(last), 1, 1, 1)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=True)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.25])

@@ -11,9 +11,10 @@ from harness.engine.model.kernels.gated import gated, gated_back
 from harness.engine.model.kernels.likelihood import likelihoods
 from harness.engine.model.kernels.norm import add_norm, rms_norm
 from harness.engine.model.kernels.row_attention import row_attention
+from harness.engine.model.kernels.tree_attention import tree_attention
 from harness.engine.model.kernels.update import add_updates, down_states
 
 __all__ = [
     "adamw", "add_norm", "add_updates", "cross_entropy", "down_states", "gated", "gated_back", "likelihoods",
-    "rms_norm", "row_attention",
+    "rms_norm", "row_attention", "tree_attention",
 ]  # fmt: skip
