@@ -12,7 +12,6 @@ from torch import Tensor
 
 from harness.engine.generate import Progress
 from harness.engine.losses import chunk_logits
-from harness.engine.model.attention import tree_mask
 from harness.engine.model.packed import PackedModel
 from harness.engine.model.try_kernels import kernels_for
 from harness.scoring.trees import TreeRow
@@ -122,13 +121,10 @@ def _fetched(*tensors: Tensor) -> Callable[[], Answered]:
 
 def _score_batch(model: PackedModel, batch: ScoringBatch, trials: int) -> tuple[Tensor, Tensor]:
     """(log-probability [K, n], greedy [K, n]) of every scored token of a batch."""
-    mask = places = None
-    if batch.last is not None and batch.positions is not None:
-        mask = tree_mask(batch.last).repeat(trials, 1, 1, 1)
-        places = batch.positions.repeat(trials, 1)
+    places = None if batch.positions is None else batch.positions.repeat(trials, 1)
     trial = torch.arange(trials, device=model.device)[:, None]
     at = (trial * batch.ids.numel() + batch.place).flatten()
-    hidden = model.hidden_at(at, batch.ids.repeat(trials, 1), mask, places)
+    hidden = model.hidden_at(at, batch.ids.repeat(trials, 1), batch.last, places)
     return _token_scores(model, hidden.unflatten(0, (trials, -1)), batch)
 
 

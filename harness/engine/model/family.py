@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from harness.engine.generate import generate
-from harness.engine.model.attention import tree_mask
 from harness.engine.model.head import Head, distance, find_head
 from harness.engine.model.material import LENGTH, RANK, SEQUENCES, TRIALS, Material, prepare, put
 from harness.engine.model.packed import PackedModel, projections
@@ -177,8 +176,8 @@ def _branched(candidate: _Candidate) -> float:
     places = [(r, j) for r, (row, _) in enumerate(rows) for j in range(material.shared - 1, len(row))]
     at = [(k * len(rows) + r) * length + j for k in range(TRIALS) for r, j in places]
     on, packed = candidate.material.ids.device, candidate.packed
-    ids, positions, last = (torch.from_numpy(array).to(on).repeat(TRIALS, 1) for array in (ids, positions, last))
-    hidden = packed.hidden_at(torch.tensor(at, device=on), ids, tree_mask(last), positions)
+    ids, positions, last = (torch.from_numpy(array).to(on) for array in (ids, positions, last))
+    hidden = packed.hidden_at(torch.tensor(at, device=on), ids.repeat(TRIALS, 1), last, positions.repeat(TRIALS, 1))
     known = [rows[r][0][j] for r, j in places]
     return candidate.off(hidden, [s for s, _ in known], [p for _, p in known])
 

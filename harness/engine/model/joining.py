@@ -6,7 +6,7 @@ A fifth to a third of what goes through a model in padded rows is padding: of 8 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,26 +18,36 @@ from harness.engine.model.try_kernels import kernels_for
 if TYPE_CHECKING:
     from harness.engine.model.packed import PackedModel
 
-#: Tokens of a row up to which the kernel is the faster way, and widths of a head that it takes.  It takes rows of 128
-#: too, but there it took 290 us back on an H200 where cuDNN takes 110 for what has no padding.
-LONGEST, WIDTHS = 64, (16, 32, 64, 128)
+#: Tokens of a row up to which the kernel is the faster way.  It takes rows of 128 too, but there it took 290 us back on
+#: an H200 where cuDNN takes 110 for what has no padding.
+LONGEST = 64
+#: Widths of a head that our own kernels of attention take.
+WIDTHS = (16, 32, 64, 128)
 #: Most that hidden states may be off by, as a share of their norm: rounding to bfloat16 in another order takes them one
 #: or two hundredths off in thirty layers, and a row that sees its neighbour takes them half.
 ROUNDING = 0.1
 
 
+def fits(model: PackedModel) -> bool:
+    """Whether our own kernels may attend in it: they take 16 bits, know no window, and are told of rows by keyword."""
+    config = model.module.config.get_text_config()
+    ours = config.model_type in FAMILIES and model.attends_itself and kernels_for(model.device) is not None
+    return ours and model.dtype in LOW and _width(config) in WIDTHS and model.window is None
+
+
 def joins_rows(model: PackedModel) -> bool:
     """Whether joined rows have the hidden states that they have in rows of their own."""
-    config = model.module.config.get_text_config()
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    fits = model.dtype in LOW and width in WIDTHS and model.window is None
-    if not (fits and config.model_type in FAMILIES and model.attends_itself and kernels_for(model.device)):
+    if not fits(model):
         return False
     try:
-        return _keeps_rows_apart(model) and _runs_back(model, heads, config.num_key_value_heads, width)
+        return _keeps_rows_apart(model) and _runs_back(model)
     except Exception:  # what a compiler raises whose GPU has too little shared memory, or a family's code
         return False
+
+
+def _width(config: Any) -> int:
+    """Of a head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _keeps_rows_apart(model: PackedModel) -> bool:
@@ -51,13 +61,13 @@ def _keeps_rows_apart(model: PackedModel) -> bool:
     return bool((together - alone).norm() <= ROUNDING * alone.norm())
 
 
-def _runs_back(model: PackedModel, heads: int, groups: int, width: int) -> bool:
+def _runs_back(model: PackedModel) -> bool:
     """Whether the largest tile of the kernel compiles and runs both ways on this card; it raises where it does not."""
-    kernels = kernels_for(model.device)
+    kernels, config = kernels_for(model.device), model.module.config.get_text_config()
     assert kernels is not None
     query, key = (
-        torch.ones(1, n, LONGEST, width, dtype=model.dtype, device=model.device, requires_grad=True)
-        for n in (heads, groups)
+        torch.ones(1, n, LONGEST, _width(config), dtype=model.dtype, device=model.device, requires_grad=True)
+        for n in (config.num_attention_heads, config.num_key_value_heads)
     )
     starts = torch.tensor([[0, LONGEST]], device=model.device)
     with torch.enable_grad():

@@ -24,11 +24,13 @@ from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import DenseLayout, Layout, Slot
 from harness.engine.batches import Joined
 from harness.engine.model import attention, products
+from harness.engine.model.branching import keeps_branches_apart
 from harness.engine.model.checksum import checksum
 from harness.engine.model.fused import Swap, fuse
 from harness.engine.model.head import Head, find_head
-from harness.engine.model.joining import LONGEST, joins_rows
+from harness.engine.model.joining import LONGEST, fits, joins_rows
 from harness.engine.model.linear import PackedLinear
+from harness.engine.model.precision import LOW
 from harness.engine.model.readers import find_readers
 from harness.errors import InputError
 
@@ -80,6 +82,8 @@ class PackedModel:
         self.captures = self.device.type == "cuda"  #: whether steps of decoding are captured in graphs
         self.why_eager = ""  #: what went wrong where one could not be
         self.joins = LONGEST if joins_rows(self) else 0  #: longest rows that may stand behind each other; 0: none
+        self.unmasked = fits(self)  #: whether our own kernel attends in rows with branches, without a mask
+        self.unmasked = self.unmasked and keeps_branches_apart(self)
 
     @property
     def device(self) -> torch.device:
@@ -147,34 +151,32 @@ class PackedModel:
                 linear.take(None)
 
     def hidden(
-        self, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, *, joined: Joined | None = None
+        self, ids: Tensor, last: Tensor | None = None, positions: Tensor | None = None, *, joined: Joined | None = None
     ) -> Tensor:
         """Last hidden states [B, T, d] of token ids [B, T].
 
-        Without a mask attention is causal; rows are padded on the right, where nothing that counts looks.  A mask is
-        boolean, [B, 1, T, T], true where query i may look at key j.  ``joined`` rows, of at most ``joins`` tokens,
-        don't look at each other.
+        Attention is causal; rows are padded on the right, where nothing that counts looks.  With ``last`` [n, T], of n
+        rows over and over, query i looks at key j where ``j <= i < last[j]``.  ``joined`` rows, of at most ``joins``
+        tokens, don't look at each other.
         """
         if joined is not None:
             with _swapped(self._swaps):
                 return self.decoder(
                     input_ids=ids, position_ids=joined.positions, use_cache=False, joined=joined
                 ).last_hidden_state
-        if mask is not None and (self._adds_masks or attention.takes_numbers(mask)):
-            mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
         with _swapped(self._swaps):
             return self.decoder(
-                input_ids=ids, attention_mask=mask, use_cache=False, **self._placed(positions)
+                input_ids=ids, use_cache=False, **self._branched(ids, last), **self._placed(positions)
             ).last_hidden_state
 
-    def hidden_at(self, at: Tensor, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def hidden_at(self, at: Tensor, ids: Tensor, last: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Last hidden states [N, d] at places ``at`` [N] of the flattened [B * T], equally many a trial and in order.
 
         Attention needs every token, but behind the last attention only what is read counts: its feed-forward layer
         skips the rest, 2 % of a pass where a third of the tokens is read.
         """
         with _only(self._last, at) if self._last is not None and self.skips else nullcontext():
-            return self.hidden(ids, mask, positions).flatten(0, 1)[at]
+            return self.hidden(ids, last, positions).flatten(0, 1)[at]
 
     def decode(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         """Last hidden states [B, t, d] of the next tokens [B, t]; ``cache`` holds the past and takes them in.
@@ -197,6 +199,19 @@ class PackedModel:
         """
         with _swapped(self._raised):
             return self.output.logits(hidden)
+
+    def _branched(self, ids: Tensor, last: Tensor | None) -> dict[str, Tensor | None]:
+        """What each token sees, as an argument: ``last`` for the kernel, which is one of 16 bits and has no gradient,
+        or a mask [B, 1, T, T].
+        """
+        if last is None:
+            return {"attention_mask": None}
+        if self.unmasked and self.dtype in LOW and not torch.is_grad_enabled():
+            return {"last": last}
+        mask = attention.tree_mask(last)
+        if self._adds_masks or attention.takes_numbers(mask):
+            mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
+        return {"attention_mask": mask.repeat(len(ids) // len(last), 1, 1, 1)}
 
     def _placed(self, positions: Tensor | None) -> dict[str, Tensor]:
         """Positions as an argument, for a decoder that takes them: those with ALiBi count what the mask shows."""

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from harness.engine.model import attention
-from harness.scoring.forward import tree_mask
+from harness.engine.model.attention import tree_mask
 
 
 def inputs(rows: int, heads: int, groups: int, length: int, dtype=torch.float32):

@@ -14,7 +14,7 @@ from helpers import tiny_model
 from torch import nn
 from torch.nn import functional as F
 
-from harness.engine.model import family as family_check
+from harness.engine.model import attention
 from harness.engine.model import load as loading
 from harness.engine.model import packed as model
 from harness.engine.model.family import check
@@ -147,7 +147,7 @@ def test_a_fault_of_the_engine_itself_shows(dtype, monkeypatch):
             check(tiny_model("llama").to(dtype), ALL_LINEAR)
     with monkeypatch.context() as patch:  # answers see each other
         patch.setattr(
-            family_check, "tree_mask", lambda last: torch.ones(*last.shape, last.shape[1]).tril().bool()[:, None]
+            attention, "tree_mask", lambda last: torch.ones(*last.shape, last.shape[1]).tril().bool()[:, None]
         )
         found = check(tiny_model("llama").to(dtype), ALL_LINEAR)
         assert not found.branches

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.scoring.forward import collate, tree_mask
+from harness.engine.model.attention import tree_mask
+from harness.scoring.forward import collate
 from harness.scoring.trees import (
     LEAST_SHARED,
     LONGEST_SHARED,
