@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.analysis.intruders import DenseChange, Measured, Spectrum, analyse, analyse_dense, spectrum, summaries
+from harness.analysis.intruders import (
+    DenseChange,
+    Measured,
+    Spectrum,
+    Turn,
+    analyse,
+    analyse_dense,
+    spectrum,
+    spectrum_on_host,
+    summaries,
+)
 from harness.engine.adapters.layout import DenseLayout, Layout, Slot
 from harness.engine.model.linear import Change
 from harness.store.files import atomic_file
@@ -56,12 +67,10 @@ class Spectra:
         self.path = path = cache / f"{digest}.safetensors"
         spectra = _read(path, digest, model, self._groups, say)
         if spectra is None:
-            say(f"decomposing the base's {len(self.slots)} matrices, once a model: {_effort(model)}")
-            stacks = (torch.stack([self._weights[i] for i in group]) for group in self._groups.values())
-            spectra = [spectrum(stack) for stack in stacks]
-            _write(path, digest, self._groups, spectra)
+            say(announced(model))
+            made = _make(path, digest, self._weights, self._groups)
             # As the next pack reads them: other strides and alignment change the last bits of what is made of them.
-            spectra = _read(path, digest, model, self._groups, say) or spectra
+            spectra = _read(path, digest, model, self._groups, say) or [each.to(model.device) for each in made]
         self._spectra = spectra
 
     def intruders(
@@ -130,6 +139,17 @@ class Spectra:
         raise KeyError(slot.module)
 
 
+def make_file(model: Matrices, cache: Path, turn: Turn) -> None:
+    """Put the decompositions of the model's weights where :class:`Spectra` reads them, if there is no such file.
+
+    Each matrix in a ``turn``.  Raises LorabenchError where the file can't be written.
+    """
+    digest = _weights_digest(model)
+    path = cache / f"{digest}.safetensors"
+    if not path.exists():
+        _make(path, digest, [weight.detach() for _, weight in model.weights()], _groups(model.slots), turn)
+
+
 def _scaled(dense: Tensor, scaling: Tensor, trials: slice) -> Tensor:
     """A full-size change of some of the trials [K, m, n], in fp64."""
     return dense[trials] * scaling[trials, None, None]
@@ -137,6 +157,11 @@ def _scaled(dense: Tensor, scaling: Tensor, trials: slice) -> Tensor:
 
 def _delta(change: Change, weight: Tensor, trials: slice) -> Tensor:
     return change.of(trials).delta(weight)
+
+
+def announced(model: Matrices) -> str:
+    """What is said before matrices are decomposed."""
+    return f"decomposing the base's {len(model.slots)} matrices, once a model: {_effort(model)}"
 
 
 def _effort(model: Matrices) -> str:
@@ -156,6 +181,25 @@ def _groups(slots: Sequence[Slot]) -> dict[tuple[int, int], list[int]]:
     for i, slot in enumerate(slots):
         groups.setdefault((slot.out_features, slot.in_features), []).append(i)
     return groups
+
+
+def _make(
+    path: Path,
+    digest: str,
+    weights: Sequence[Tensor],
+    groups: dict[tuple[int, int], list[int]],
+    turn: Turn | None = None,
+) -> list[Spectrum]:
+    """The decompositions, which are in the file now; of a GPU's matrices they are on the host."""
+    spectra = []
+    for group in groups.values():
+        matrices = [weights[i] for i in group]
+        if turn is None and matrices[0].device.type == "cpu":
+            spectra.append(spectrum(torch.stack(matrices)))
+        else:
+            spectra.append(spectrum_on_host(matrices, turn or nullcontext))
+    _write(path, digest, groups, spectra)
+    return spectra
 
 
 def _weights_digest(model: Matrices) -> str:

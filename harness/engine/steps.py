@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from harness.engine.captures import capturing
 from harness.engine.model.packed import PackedModel
 
 #: Tokens still to come for which a graph is captured: that takes as long as two eager steps.
@@ -81,7 +82,7 @@ class Steps:
         """As ``torch.cuda.graph`` does, which first gives all cached memory back: there is a graph for every batch."""
         try:
             graph = torch.cuda.CUDAGraph()
-            with _aside(self.ids.device):
+            with capturing(), _aside(self.ids.device):
                 graph.capture_begin(capture_error_mode="thread_local")
                 try:
                     self._hidden = self._step()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from harness.engine.adapters.layout import DenseLayout, Layout
 from harness.engine.batches import Joined, Sequences
+from harness.engine.captures import capturing
 from harness.engine.model.packed import PackedModel
 
 #: Passes of one shape that run eagerly before it is captured, which costs about as much as three more.
@@ -141,7 +142,8 @@ class Trunk:
             if self._seen[key] <= EAGER_PASSES:
                 return None
             try:
-                self._graphs[key] = self._capture(layout, read, values, scaling, gradient=gradient)
+                with capturing():
+                    self._graphs[key] = self._capture(layout, read, values, scaling, gradient=gradient)
             except RuntimeError as error:  # of which running out of memory is one
                 self.forget()
                 self.failed, self._captures = f"{type(error).__name__}: {str(error).splitlines()[0]}", False

@@ -2,7 +2,7 @@
 
 On two CPU cores that takes 15 s for a model of 135M, twice what all else takes of the analysis in study `quick` and
 3 % of its run.  So `lorabench fetch` does it, into the cache that the run reads.  On a GPU it is left to the run: that
-takes 9 s there, of a study of an hour.
+takes 9 s there, beside the first task (:mod:`harness.engine.spectra_ahead`).
 """
 
 from __future__ import annotations

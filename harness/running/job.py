@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from harness.data.tasks import prepare_task
 from harness.engine.environment import free_unused, use_threads
 from harness.engine.model.load import load_model
 from harness.engine.spectra import Spectra
+from harness.engine.spectra_ahead import SpectraAhead
 from harness.errors import InputError, LorabenchError
 from harness.scoring.bench import Bench, make_bench
 from harness.store.records import TrialSpec
@@ -101,6 +102,10 @@ def relocated(job: Job, folder: Path) -> Job:
     return replace(job, folder=folder, model_path=source.path, cache=paths.cache_dir())
 
 
+#: Devices that decompose while they train: a CPU's threads are all at work.
+ROOMY = ("cuda",)
+
+
 @dataclass
 class Loaded:
     """What a process keeps from one job to the next: jobs use it and do not change it."""
@@ -109,6 +114,7 @@ class Loaded:
     cache: Path
     wanted: Wanted  #: of the base's decompositions
     _spectra: Spectra | None = None
+    _ahead: SpectraAhead | None = None
 
     def spectra(self, say: Callable[[str], None]) -> Spectra:
         """The decompositions of the base, read or made when they are first asked for; ``say`` is told of the latter.
@@ -117,11 +123,27 @@ class Loaded:
         """
         if self._spectra is None:
             folder = self.cache / "spectra"
+            if self._ahead is not None:
+                self._ahead.wait(say)
             self._spectra = Spectra(self.bench.model, folder, say)
             if find(folder, self.wanted) != self._spectra.path:
                 with suppress(LorabenchError):  # a cache that others have filled may be read alone
                     write_note(folder, self.wanted, self._spectra.path)
         return self._spectra
+
+    @contextmanager
+    def spectra_ahead(self) -> Iterator[None]:
+        """For a pack that will ask for decompositions: a device with room for both makes them beside it until then."""
+        folder, device = self.cache / "spectra", self.bench.model.device
+        if device.type not in ROOMY or self._spectra is not None or find(folder, self.wanted) is not None:
+            yield
+            return
+        self._ahead = SpectraAhead(self.bench.model, folder)
+        try:
+            yield
+        finally:
+            self._ahead.stop()
+            self._ahead = None
 
     def forget_spectra(self) -> None:
         self._spectra = None

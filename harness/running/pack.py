@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -121,6 +121,10 @@ class PackRun:
     def _base_spectra(self) -> Spectra:
         return self.loaded.spectra(lambda text: self._advance(0, text))
 
+    def _spectra_ahead(self) -> AbstractContextManager[None]:
+        asked = any(forecast.takes_spectra(self.study, trial.recipe) for trial in self.pack.trials)
+        return self.loaded.spectra_ahead() if asked else nullcontext()
+
     def _spectra_to_start_from(self) -> Sequence[Spectrum]:
         """For adapters that start from them.  They are made once, for the base: their time is no training time."""
         asked = time.monotonic()
@@ -131,7 +135,7 @@ class PackRun:
     # -- the stream -----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        with self.checkpoints:
+        with self.checkpoints, self._spectra_ahead():
             for stage in range(self._resume(), self.stages):
                 self._move_to(stage)
                 self._train(stage)

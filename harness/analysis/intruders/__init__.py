@@ -14,9 +14,9 @@ from harness.analysis.intruders.dense import analyse_dense
 from harness.analysis.intruders.measure import analyse, stacked
 from harness.analysis.intruders.piece import DenseChange
 from harness.analysis.intruders.results import EPSILON, EPSILONS, TOP_K, Measured, summaries
-from harness.analysis.intruders.spectrum import Spectrum, spectrum
+from harness.analysis.intruders.spectrum import Spectrum, Turn, spectrum, spectrum_on_host
 
 __all__ = [
-    "EPSILON", "EPSILONS", "TOP_K", "DenseChange", "Measured", "Spectrum", "analyse", "analyse_dense", "spectrum",
-    "stacked", "summaries",
+    "EPSILON", "EPSILONS", "TOP_K", "DenseChange", "Measured", "Spectrum", "Turn", "analyse", "analyse_dense",
+    "spectrum", "spectrum_on_host", "stacked", "summaries",
 ]  # fmt: skip

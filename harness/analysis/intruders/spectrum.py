@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor
 
 from harness.analysis.intruders.threads import side_by_side
+
+Turn = Callable[[], AbstractContextManager[None]]
 
 EPS = torch.finfo(torch.float64).eps
 #: Singular values nearer than this share of the largest one have no distinct singular vectors.
@@ -38,6 +42,9 @@ class Spectrum:
 
     def __getitem__(self, which: slice) -> Spectrum:
         return Spectrum(self.u[which], self.d[which], self.v[which])
+
+    def to(self, device: torch.device) -> Spectrum:
+        return Spectrum(self.u.to(device), self.d.to(device), self.v.to(device))
 
     def weights(self) -> Tensor:
         """The matrices [S, m, n]."""
@@ -77,15 +84,34 @@ class Levels:
 def spectrum(weights: Tensor) -> Spectrum:
     """The SVDs of base matrices [S, m, n], in fp64; paid once a model (:mod:`harness.engine.spectra` caches them).
 
-    One matrix a thread, on a GPU one after another: batched SVDs are no faster.  Wide ones are decomposed as their
-    transposes: LAPACK takes 320 ms for [576, 1536] and 176 for [1536, 576].
+    One matrix a thread, on a GPU one after another: batched SVDs are no faster.
     """
-    wide = weights.shape[1] < weights.shape[2]
+    return _stacked(side_by_side(_tall_svd, weights.unbind(), weights.device), weights[0])
 
-    def one(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.linalg.svd(weight.double(), full_matrices=False)
 
-    tall = (weights.mT.contiguous() if wide else weights).unbind()
-    u, d, v = (torch.stack(part) for part in zip(*side_by_side(one, tall, weights.device), strict=True))
+def spectrum_on_host(weights: Sequence[Tensor], turn: Turn = nullcontext) -> Spectrum:
+    """The same of matrices [m, n] on a GPU, put together on the host: there one matrix is at work at a time.
+
+    Each of them within a ``turn``.
+    """
+    parts = []
+    for weight in weights:
+        with turn():
+            parts.append([part.cpu() for part in _tall_svd(weight)])
+    return _stacked(parts, weights[0])
+
+
+def _tall_svd(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a wide matrix that of its transpose: LAPACK takes 320 ms for [576, 1536] and 176 for [1536, 576]."""
+    tall = weight.mT.contiguous() if _is_wide(weight) else weight
+    return torch.linalg.svd(tall.double(), full_matrices=False)
+
+
+def _stacked(parts: Sequence[Sequence[Tensor]], like: Tensor) -> Spectrum:
+    u, d, v = (torch.stack(part) for part in zip(*parts, strict=True))
     u = u.mT.contiguous()
-    return Spectrum(v, d, u) if wide else Spectrum(u, d, v)
+    return Spectrum(v, d, u) if _is_wide(like) else Spectrum(u, d, v)
+
+
+def _is_wide(matrix: Tensor) -> bool:
+    return matrix.shape[0] < matrix.shape[1]
