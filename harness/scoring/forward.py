@@ -21,14 +21,15 @@ from harness.scoring.trees import TreeRow
 class ScoringBatch:
     """Rows of one pass, on the device; the same for every trial.
 
-    ``ids``, ``positions`` and ``last`` are [R, T]; the latter two are None where the causal mask is enough.  ``place``
+    ``ids``, ``positions`` and ``last`` are [R, T]; causal attention is enough where nothing is ``branched``.  ``place``
     [u] are the scored places in the flattened [R * T], rising; scored token i is read at ``place[source[i]]``, is
     ``target[i]`` and belongs to request ``request[i]``.  ``ends[j]`` counts the tokens that places 0 ... j score.
     """
 
     ids: Tensor
-    positions: Tensor | None
-    last: Tensor | None
+    positions: Tensor
+    last: Tensor
+    branched: bool
     place: Tensor
     source: Tensor
     target: Tensor
@@ -57,11 +58,11 @@ def collate(rows: Sequence[TreeRow], device: torch.device) -> ScoringBatch:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
     asked = np.unique(request)
-    branched = any(row.branched for row in rows)
     return ScoringBatch(
         ids=move(ids),
-        positions=move(positions) if branched else None,
-        last=move(last) if branched else None,
+        positions=move(positions),
+        last=move(last),
+        branched=any(row.branched for row in rows),
         place=move(unique),
         source=move(source),
         target=move(target),
@@ -121,10 +122,12 @@ def _fetched(*tensors: Tensor) -> Callable[[], Answered]:
 
 def _score_batch(model: PackedModel, batch: ScoringBatch, trials: int) -> tuple[Tensor, Tensor]:
     """(log-probability [K, n], greedy [K, n]) of every scored token of a batch."""
-    places = None if batch.positions is None else batch.positions.repeat(trials, 1)
+    last = places = None
+    if batch.branched or model.unmasked:  # our kernel is compiled once, libraries plan anew for each number of rows
+        last, places = batch.last, batch.positions.repeat(trials, 1)
     trial = torch.arange(trials, device=model.device)[:, None]
     at = (trial * batch.ids.numel() + batch.place).flatten()
-    hidden = model.hidden_at(at, batch.ids.repeat(trials, 1), batch.last, places)
+    hidden = model.hidden_at(at, batch.ids.repeat(trials, 1), last, places)
     return _token_scores(model, hidden.unflatten(0, (trials, -1)), batch)
 
 
