@@ -39,6 +39,7 @@ def parts_of_a_run() -> tuple[tuple[Any, str, str], ...]:
     """
     from harness.cli import study
     from harness.engine.spectra import Spectra
+    from harness.engine.spectra_ahead import SpectraAhead
     from harness.engine.trunk import Trunk
     from harness.running import worker
     from harness.scoring.lm import PackedLM
@@ -48,6 +49,7 @@ def parts_of_a_run() -> tuple[tuple[Any, str, str], ...]:
         (worker, "run_base", "base"),
         (worker, "run_pack", "packs"),
         (Spectra, "__init__", "decomposition"),
+        (SpectraAhead, "wait", "decomposition"),  # for what is made beside a pack
         (study, "renew_report", "report"),
         (Trunk, "_capture", ".graphs"),
         (PackedLM, "_answer_scored", ".log-probabilities"),

@@ -7,6 +7,7 @@ a point without bars has too few trials for one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,18 @@ def draw_all(study: StudyResults, board: Sequence[BoardRow], folder: Path) -> li
     """Draw every figure into ``folder``; returns the paths written, in a fixed order."""
     styles = drawn_looks(study, board)
     written: list[Path] = []
-    with context():
+    packed: list[Future[None]] = []
+    with context(), ThreadPoolExecutor(2) as pool:
         for plot in figures_of(study):
             figures, columns, rows = plot.draw(study, styles)
             for page, figure in enumerate(figures, start=1):
-                written += save(figure, folder / stem_of(plot.name, page))
+                written += save(
+                    figure, folder / stem_of(plot.name, page), lambda work: packed.append(pool.submit(work))
+                )
             remove_from(folder, plot.name, len(figures) + 1)
             written.append(write_csv(folder / f"{plot.name}.csv", columns, rows))
+        for each in packed:
+            each.result()  # raises what it raised
     return written
 
 
