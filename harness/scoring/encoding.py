@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -11,6 +12,9 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import has_bos_prefix
 
 from harness.errors import InputError
+
+#: Texts whose tokens are remembered: lm-eval encodes the context again for each of its answers.
+LATELY = 16
 
 #: (context, answer) -> the tokens of each.
 EncodePair = Callable[[str, str], tuple[list[int], list[int]]]
@@ -34,6 +38,7 @@ class EncodingLM(TemplateLM):
         super().__init__()
         self.tokenizer, self.vocabulary, self.max_length = tokenizer, vocabulary, max_length
         self._known([self.eot_token_id, self.prefix_token_id])
+        self._encoded_lately = lru_cache(LATELY)(self._encode)
 
     @property
     def encoder(self) -> Encoder:
@@ -53,6 +58,9 @@ class EncodingLM(TemplateLM):
         """As lm-eval's HF model encodes: special tokens as the tokenizer adds them, no second BOS."""
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             add_special_tokens = False
+        return [*self._encoded_lately(string, add_special_tokens)]
+
+    def _encode(self, string: str, add_special_tokens: bool | None) -> list[int]:
         extra = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return self._known(self.tokenizer.encode(string, **extra))
 

@@ -79,12 +79,12 @@ def rotated(
     liger-kernel's is compiled anew for every number of rows, and rows of scores and answers come in sixty: 10 s of a
     campaign on an H200.
     """
-    rows = len(q)
+    rows, _, length, width = q.shape
     if len(cos) != rows:  # all rows have the same
         return rotate(q, k, cos, sin)
-    one = [x.transpose(1, 2).flatten(0, 1)[None].transpose(1, 2) for x in (q, k)]
+    one = [x.transpose(1, 2).reshape(1, rows * length, -1, width).transpose(1, 2) for x in (q, k)]
     both = rotate(*one, cos.flatten(0, 1)[None], sin.flatten(0, 1)[None])
-    return tuple(x.transpose(1, 2)[0].unflatten(0, (rows, -1)).transpose(1, 2) for x in both)
+    return tuple(x.transpose(1, 2).view(rows, length, -1, width).transpose(1, 2) for x in both)
 
 
 def _use_norms(model: nn.Module, kernels: ModuleType) -> None:
