@@ -22,6 +22,8 @@ from harness.engine.model.packed import PackedModel
 LEAST_CAPTURED = 4
 #: Tokens still to come for which fewer rows are worth a graph of their own.
 LEAST_MOVED = 32
+#: Share of the card's memory that must be free for a capture: meanwhile nothing that is cached can be given back.
+SPARE = 1 / 8
 #: Kernels of attention read a mask as it is where its rows begin at multiples of this.
 ALIGNED = 8
 
@@ -79,9 +81,12 @@ class Steps:
         return hidden
 
     def _capture(self) -> None:
-        """As ``torch.cuda.graph`` does, which first gives all cached memory back: there is a graph for every batch."""
+        """As ``torch.cuda.graph`` does, which first gives cached memory back each time: every batch has a graph."""
         try:
             graph = torch.cuda.CUDAGraph()
+            free, total = torch.cuda.mem_get_info(self.ids.device)
+            if free < SPARE * total:
+                torch.cuda.empty_cache()
             with capturing(), _aside(self.ids.device):
                 graph.capture_begin(capture_error_mode="thread_local")
                 try:

@@ -21,8 +21,9 @@ from harness.engine.batches import Joined, Sequences
 from harness.engine.captures import capturing
 from harness.engine.model.packed import PackedModel
 
-#: Passes of one shape that run eagerly before it is captured, which costs about as much as three more.
-EAGER_PASSES = 2
+#: Passes of one shape that run eagerly before it is captured, which costs about as much as three more: a stream has few
+#: shapes, and what has come twice comes again.
+EAGER_PASSES = 1
 #: Runs before a capture, on its stream, as torch asks for: libraries allocate there what they keep.  Which kernels they
 #: take they have chosen in the passes before.
 WARM_UP = 1
