@@ -1,6 +1,6 @@
-"""Attention where transformers' own way is slow: on a CPU of short rows behind a mask, for scoring, and in bfloat16
-without instructions for it; on a GPU behind a mask where heads share keys, within short rows that are joined, and in
-rows where answers stand side by side.
+"""Attention where transformers' own way is slow: on a CPU of short rows, behind a mask for scoring and in bfloat16
+without one, and in bfloat16 without instructions for it; on a GPU behind a mask where heads share keys, within short
+rows that are joined, and in rows where answers stand side by side.
 
 torch's kernel for a CPU takes 3.2 ms for 1,024 tokens of a 135M model in rows of 93 (nine heads of 64), where the same
 products through ``matmul`` take 2.2 ms: 5 % of a checkpoint in float32.  Everything else is left to transformers.
@@ -19,7 +19,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from harness.engine.batches import Joined
-from harness.engine.model.products import widened
+from harness.engine.model.products import multiplies_bfloat16, widened
+from harness.engine.model.short_rows import FASTER, row_attention
 from harness.engine.model.try_kernels import kernels_for
 
 NAME = "lorabench"  #: under which transformers finds it (``attn_implementation``)
@@ -84,6 +85,9 @@ def attention(
     length = query.shape[2]
     if length == 1 and query.is_cuda and kwargs.get("position_bias") is None:
         return one_query(query, key, value, attention_mask, scaling), None
+    if attention_mask is None and dropout == 0 and _suits_products(module, query, key, value, **kwargs):
+        scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        return row_attention(query, key, value, scale).transpose(1, 2).contiguous(), None
     if (
         attention_mask is None
         or not attention_mask.is_floating_point()
@@ -105,6 +109,18 @@ def attention(
     weights = scores.add_(attention_mask).softmax(-1).view(*grouped.shape[:3], length)
     mixed = torch.matmul(weights, value.float()).view(rows, heads, length, width)
     return mixed.transpose(1, 2).to(query.dtype).contiguous(), None
+
+
+def _suits_products(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *,
+    is_causal: bool | None = None, position_bias: Tensor | None = None, softcap: float | None = None, **_: Any,
+) -> bool:  # fmt: skip
+    """Whether these are short causal rows, in bfloat16 on a CPU that multiplies it."""
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if not causal or position_bias is not None or softcap is not None or key.shape != value.shape:
+        return False
+    fits = query.dtype is torch.bfloat16 and query.device.type == "cpu" and query.shape[2] == key.shape[2] <= FASTER
+    return fits and multiplies_bfloat16()
 
 
 def one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from harness.engine.model import attention
+from harness.engine.model import attention, short_rows
 from harness.engine.model.attention import tree_mask
 
 
@@ -71,3 +71,40 @@ def test_otherwise_torch_s_kernel_is_asked(case, monkeypatch):
     with torch.set_grad_enabled(case == "gradient"):
         attention.attention(Module(), query, key, value, mask, scaling=0.3)
     assert len(asked) == 1
+
+
+def with_gradient(attend, inputs, down):
+    """What is computed of ``inputs``, and the gradients of those, in float64."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    mixed = attend(*leaves)
+    return [x.double() for x in (mixed.detach(), *torch.autograd.grad(mixed, leaves, down.to(mixed.dtype)))]
+
+
+def causal(query, key, value):
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.3, enable_gqa=True)
+
+
+@pytest.mark.parametrize("length", [1, 40])
+@pytest.mark.parametrize("groups", [2, 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_err_no_more_than_torch_s_kernel(dtype, groups, length):
+    query, key, value = (2 * x for x in inputs(3, 6, groups, length, dtype))
+    down = torch.randn(query.shape, generator=torch.Generator().manual_seed(1))
+    exact = with_gradient(causal, [x.double() for x in (query, key, value)], down.to(dtype))
+    kernel = with_gradient(causal, (query, key, value), down)
+    found = with_gradient(lambda q, k, v: short_rows.row_attention(q, k, v, 0.3), (query, key, value), down)
+    least = torch.finfo(dtype).eps
+    for ours, theirs, right in zip(found, kernel, exact, strict=True):
+        assert (ours - right).norm() <= max(1.2 * (theirs - right).norm(), least * right.norm(), 1e-12)
+
+
+@pytest.mark.parametrize("case", ["short", "long", "float32", "emulated"])
+def test_products_are_asked_where_they_are_faster(case, monkeypatch):
+    products = []
+    monkeypatch.setattr(attention, "multiplies_bfloat16", lambda: case != "emulated")
+    monkeypatch.setattr(attention, "row_attention", lambda *given: products.append(given) or causal(*given[:3]))
+    length = short_rows.FASTER + 1 if case == "long" else 8
+    query, key, value = inputs(1, 6, 2, length, torch.float32 if case == "float32" else torch.bfloat16)
+    found = attention.attention(Module(), query, key, value, None, scaling=0.3)[0].transpose(1, 2)
+    assert len(products) == (case == "short")
+    assert torch.allclose(found, causal(query, key, value), rtol=2.0**-6, atol=2.0**-8)
