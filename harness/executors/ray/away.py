@@ -9,6 +9,7 @@ asked for first.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -80,7 +81,7 @@ class Courier:
             target = self.folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(b"".join(parts))
-            self._sent[path] = _state(target)
+            self._sent[path] = _state(target.stat())
 
     def _part(self, path: str, offsets: list[int]) -> list[tuple[bytes, int] | None]:
         letters = [Letter("want", self.job, self.errand.attempt, path, offset) for offset in offsets]
@@ -113,7 +114,7 @@ class Courier:
         found = []
         for path in sorted(self.folder.glob(pattern)):
             with contextlib.suppress(FileNotFoundError):
-                if not path.name.startswith(".") and self._sent.get(name := self._name(path)) != _state(path):
+                if not path.name.startswith(".") and self._sent.get(name := self._name(path)) != _state(path.stat()):
                     found.append(name)
         return found
 
@@ -122,7 +123,7 @@ class Courier:
 
     def _send_file(self, path: str) -> None:
         with (self.folder / path).open("rb") as file:
-            state = _state(self.folder / path)
+            state = _state(os.fstat(file.fileno()))  # of what is read: a checkpoint may take its place at any moment
             size, letters = state[1], []
             for offset in range(0, max(size, 1), CHUNK):
                 content = file.read(CHUNK)
@@ -137,6 +138,5 @@ class Courier:
         ray.get([self.errand.office.send.remote(letter) for letter in letters])
 
 
-def _state(path: Path) -> tuple[int, int]:
-    found = path.stat()
+def _state(found: os.stat_result) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
