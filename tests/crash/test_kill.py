@@ -122,7 +122,7 @@ def test_killed_again_and_again(run, undisturbed, tmp_path):
     kill_at(run(folder), folder, is_there("running/[!.]*.safetensors"))
     (checkpoint,) = (folder / "running").glob("*.safetensors")
     written = checkpoint.stat().st_mtime_ns
-    kill_at(run(folder), folder, is_there("running/[!.]*.safetensors", after=2.0))
+    kill_at(run(folder), folder, is_there("running/[!.]*.safetensors", after=0.5))
     assert not checkpoint.exists() or checkpoint.stat().st_mtime_ns >= written
     finish(run(folder))
     assert records(folder) == records(undisturbed)
