@@ -217,7 +217,7 @@ class PackRun:
         available = self.bench.training_examples(row.stream[stage], row.trials[0].recipe.loss.demonstration)
         longest = self.study.training.max_length
         drawn = draw(row.examples[stage], len(available), row.data_seeds[stage])
-        return [available[i].truncated(longest, self.bench.model.max_length) for i in drawn]
+        return [example.truncated(longest, self.bench.model.max_length) for example in available.choose(drawn)]
 
     # -- scores ---------------------------------------------------------------------------------------------------
 

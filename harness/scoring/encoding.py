@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -20,11 +20,16 @@ LATELY = 16
 EncodePair = Callable[[str, str], tuple[list[int], list[int]]]
 
 
+def _together(pairs: Iterable[tuple[str, str]]) -> None:
+    """Nothing is encoded ahead."""
+
+
 class Encoder(NamedTuple):
     """Texts to tokens, as the requests that are scored are encoded."""
 
     pair: EncodePair
     end: int | None  #: the token that ends a generated answer; None where nothing marks the end
+    ahead: Callable[[Iterable[tuple[str, str]]], None] = _together  #: is told which pairs will be asked for
 
 
 class EncodingLM(TemplateLM):
@@ -39,11 +44,12 @@ class EncodingLM(TemplateLM):
         self.tokenizer, self.vocabulary, self.max_length = tokenizer, vocabulary, max_length
         self._known([self.eot_token_id, self.prefix_token_id])
         self._encoded_lately = lru_cache(LATELY)(self._encode)
+        self._ahead: dict[str, list[int]] = {}
 
     @property
     def encoder(self) -> Encoder:
         """What encodes training examples."""
-        return Encoder(self._encode_pair, self.eot_token_id)
+        return Encoder(self._encode_pair, self.eot_token_id, self.encode_ahead)
 
     @property
     def eot_token_id(self) -> int:
@@ -60,7 +66,21 @@ class EncodingLM(TemplateLM):
             add_special_tokens = False
         return [*self._encoded_lately(string, add_special_tokens)]
 
+    def encode_ahead(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Encode at once, on all cores, what is going to be asked for of these contexts and answers.
+
+        What lm-eval asks for else is encoded when it is.
+        """
+        texts: dict[str, None] = {}
+        for context, answer in pairs:
+            asked = context.rstrip()  # lm-eval moves spaces to the answer
+            texts |= dict.fromkeys(text for text in (context + answer, asked) if text)
+        if texts:
+            self._ahead = dict(zip(texts, self.tokenizer([*texts])["input_ids"], strict=True))
+
     def _encode(self, string: str, add_special_tokens: bool | None) -> list[int]:
+        if add_special_tokens is None and string in self._ahead:
+            return self._known(self._ahead.pop(string))
         extra = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return self._known(self.tokenizer.encode(string, **extra))
 

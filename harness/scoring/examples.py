@@ -6,7 +6,7 @@ The object that asks the test items renders the examples too, so the two can't d
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -23,8 +23,18 @@ from harness.scoring.written import place_of_answer
 class TrainingExamples(Sequence[Example]):
     """Rows rendered when they are first asked for: a trial sees a few hundred of what may be hundreds of thousands."""
 
-    def __init__(self, count: int, render: Callable[[int], Example]) -> None:
-        self._count, self._render = count, cache(render)
+    def __init__(self, count: int, render: Callable[[int], Example], ahead: Callable[[list[int]], None]) -> None:
+        """``ahead`` is told which rows will be rendered next."""
+        self._count, self._render, self._ahead = count, cache(render), ahead
+        self._told: set[int] = set()
+
+    def choose(self, numbers: Iterable[int]) -> list[Example]:
+        """The examples of these rows, what is new among them encoded together."""
+        chosen = [*map(int, numbers)]
+        if new := [number for number in dict.fromkeys(chosen) if number not in self._told]:
+            self._ahead(new)
+            self._told |= {*new}
+        return [self[number] for number in chosen]
 
     def __len__(self) -> int:
         return self._count
@@ -44,9 +54,17 @@ def training_examples(
     that shows the answer, or None.  A row without a right answer is an InputError when it is rendered.
     """
     rows = scored.task.training_docs()
+    asked: dict[int, tuple[str, str]] = {}  # of what is encoded ahead
+
+    def ask(number: int) -> tuple[str, str]:
+        return right_answer(scored, prompting, rows[number], f"{scored.name}: training row {number}")
+
+    def ahead(numbers: list[int]) -> None:
+        asked.update((number, ask(number)) for number in numbers)
+        encoder.ahead(asked[number] for number in numbers)
 
     def render(number: int) -> Example:
-        context, target = right_answer(scored, prompting, rows[number], f"{scored.name}: training row {number}")
+        context, target = asked.pop(number, None) or ask(number)
         prompt, answer = encoder.pair(context, target)
         if scored.kind == "generate_until" and encoder.end is not None:
             answer = [*answer, encoder.end]
@@ -57,7 +75,7 @@ def training_examples(
             shown = np.asarray(encoder.pair(taught, target)[0], dtype=np.int64)
         return Example(np.asarray([*prompt, *answer], dtype=np.int64), len(prompt), shown)
 
-    return TrainingExamples(len(rows), render)
+    return TrainingExamples(len(rows), render, ahead)
 
 
 def right_answer(scored: ScoredTask, prompting: Prompting, row: Mapping[str, Any], where: str) -> tuple[str, str]:

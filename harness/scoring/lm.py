@@ -139,6 +139,8 @@ class PackedLM(EncodingLM):
         return latest[1]
 
     def _lay_out(self, instances: Sequence[Instance]) -> RequestLayout:
+        paired = (i for i in instances if i.request_type == "loglikelihood" and request_key(i) not in self._encoded)
+        self.encode_ahead((str(i.args[0]), str(i.args[-1])) for i in paired)
         requests: list[TokenRequest] = []
         groups: dict[tuple, list[tuple[int, TokenRequest]]] = defaultdict(list)
         for instance in instances:

@@ -647,6 +647,8 @@ def test_training_examples_say_what_the_test_asks(scorer, data):
         scored = scorer.suite.tasks[task.name]
         delimiter = task.config.get("target_delimiter", " ")
         examples = scorer.suite.training_examples(task.name, lm.encoder)
+        together = scorer.suite.training_examples(task.name, lm.encoder).choose(range(len(examples)))
+        assert [each.ids.tolist() for each in together] == [each.ids.tolist() for each in examples]
         assert len(examples) == len(task.splits["train"])
         for number, (example, row) in enumerate(zip(examples, task.splits["train"], strict=True)):
             asked = [instance for instance in scored.task.instances if instance.doc_id == number]
