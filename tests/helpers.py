@@ -87,14 +87,15 @@ def with_demonstrations(examples: Sequence[Example]) -> list[Example]:
 
 
 def batches(
-    data: Sequence[Sequence[Example]], size: int, steps: int, budget: int = 2**31, seeds: Sequence[int] | None = None
-) -> list[Batch]:
+    data: Sequence[Sequence[Example]], size: int, steps: int, budget: int = 2**31, seeds: Sequence[int] | None = None,
+    join: int = 0,
+) -> list[Batch]:  # fmt: skip
     """Step s takes the examples s * size ... of every row; row k draws from ``seeds[k]``, by default k."""
     seeds = range(len(data)) if seeds is None else seeds
     return [
         make_batch(
             [examples[s * size : (s + 1) * size] for examples in data], 0, CPU, budget,
-            seeds=[derive(seed, s) for seed in seeds],
+            seeds=[derive(seed, s) for seed in seeds], join=join,
         )
         for s in range(steps)
     ]  # fmt: skip

@@ -14,6 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.engine.lines import Line, cheapest_cuts, in_line
+
+#: Devices where the examples of all trials are one line, so that nothing is padded.
+IN_LINE = ("cpu",)
 #: What a pass costs beside its tokens, in tokens: 300 ms on 2 CPU cores, where a token takes 2.3 ms (135M, bf16).  On a
 #: GPU a pass that runs eagerly is 130 ms of launches, the time of about 16,000 tokens, and every new shape that is
 #: captured costs 0.7 s: a step is one pass where it fits.
@@ -85,11 +89,14 @@ class Joined:
 
 @dataclass(frozen=True)
 class Sequences:
-    """What goes through the model: [K * R, T], R examples of row 0 first, then R of row 1; or ``joined``, [K, M]."""
+    """What goes through the model: [K * R, T], R examples of row 0 first, then R of row 1; ``joined``, [K, M]; or in a
+    ``line``, [1, L].
+    """
 
     ids: Tensor
     source: Tensor  # [N], index into the flattened hidden states: where the tokens of the answers are predicted
     joined: Joined | None = None
+    line: Line | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,8 @@ def make_batch(
 
     Examples are padded on the right, and cut into passes of similar lengths where that is cheaper than padding them all
     to the longest, or where they do not fit the ``budget`` of tokens; the passes' gradients add up to the same.
-    Those of a pass with at most ``join`` tokens each stand behind each other instead (:class:`Joined`).
+    Those of a pass with at most ``join`` tokens each stand behind each other instead: those of a row (:class:`Joined`),
+    and on a CPU those of all rows (:class:`~harness.engine.lines.Line`).
     An answer token weighs 1 / (answer tokens of its row), or 1 / (tokens of its answer * examples) if ``by_answer``.
     """
     weights = [_weights(examples, by_answer) for examples in rows]
@@ -149,8 +157,12 @@ def make_batch(
         sorted(zip(examples, shares, strict=True), key=lambda pair: -_width(pair[0]))
         for examples, shares in zip(rows, weights, strict=True)
     ]
-    longest = [max(_width(pairs[i][0]) for pairs in ordered) * len(rows) for i in range(len(ordered[0]))]
-    cuts = cheapest_cuts(longest, budget, PASS_OVERHEAD.get(device.type, PASS_OVERHEAD["cpu"]))
+    padded = device.type not in IN_LINE or max(_width(pairs[0][0]) for pairs in ordered) > join
+    widths = [
+        max(each) * len(each) if padded else sum(each)
+        for each in ([_width(pairs[i][0]) for pairs in ordered] for i in range(len(ordered[0])))
+    ]
+    cuts = cheapest_cuts(widths, budget, PASS_OVERHEAD.get(device.type, PASS_OVERHEAD["cpu"]), padded=padded)
     passes = tuple(
         _collate([pairs[start:stop] for pairs in ordered], pad, device, join)
         for start, stop in itertools.pairwise(cuts)
@@ -168,29 +180,13 @@ def _weights(examples: Sequence[Example], by_answer: bool) -> list[float]:
     return [1 / (n * len(lengths)) for n in lengths] if by_answer else [1 / sum(lengths)] * len(lengths)
 
 
-def cheapest_cuts(widths: Sequence[int], budget: int, overhead: int) -> list[int]:
-    """Where to cut rows of falling ``widths`` into passes: [0, ..., n], at the least cost.
-
-    A pass of rows i ... j - 1 costs ``widths[i] * (j - i) + overhead``; it is larger than ``budget`` only where a
-    single row is.
-    """
-    best: list[tuple[int, list[int]]] = [(0, [0])]
-    for stop in range(1, len(widths) + 1):
-        options = []
-        for start in range(stop):
-            padded = widths[start] * (stop - start)
-            if padded <= budget or stop - start == 1:
-                cost, cuts = best[start]
-                options.append((cost + padded + overhead, [*cuts, stop]))
-        best.append(min(options))
-    return best[-1][1]
-
-
 def _collate(rows: Sequence[Sequence[tuple[Example, float]]], pad: int, device: torch.device, join: int) -> Pass:
     """One pass of examples, each with what a token of its answer weighs."""
     flat = [pair for pairs in rows for pair in pairs]
     examples, size = [example for example, _ in flat], len(rows[0])
     bucketed = device.type == "cuda"  # whose shapes are captured (harness.engine.trunk)
+    if device.type in IN_LINE and max(_width(example) for example in examples) <= join:
+        return _in_line(examples, [share for _, share in flat], len(rows), pad)
 
     def laid_out(sequences: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
         longest = max(map(len, sequences))
@@ -202,19 +198,43 @@ def _collate(rows: Sequence[Sequence[tuple[Example, float]]], pad: int, device: 
     teacher, longest_of_teacher = [], 0
     if any(example.shown is not None for example in examples):
         teacher, longest_of_teacher = laid_out([example.teacher_ids for example in examples])
+    parts = [*_answers(examples, size), *student, *teacher]
+    # One transfer for all of it: a step of a small model is bound by launches, not by bytes.
+    moved = torch.from_numpy(np.concatenate([part.ravel() for part in parts])).to(device, non_blocking=True)
+    views = [view.view(part.shape) for view, part in zip(moved.split([p.size for p in parts]), parts, strict=True)]
+    weight = _of_answers(examples, [share for _, share in flat])
+    target, row, position, *read = views
+    ours = _sequences(read[: len(student)], longest)
+    theirs = _sequences(read[len(student) :], longest_of_teacher) if teacher else ours
+    return Pass(ours, theirs, target, row, position, weight.to(device, non_blocking=True))
+
+
+def _in_line(examples: Sequence[Example], shares: Sequence[float], trials: int, pad: int) -> Pass:
+    """The same of examples in one line."""
+
+    def laid_out(sequences: Sequence[np.ndarray]) -> Sequences:
+        ids, ends, line = in_line(sequences, trials, pad)
+        return Sequences(torch.from_numpy(ids), torch.from_numpy(_before_answers(examples, ends)), line=line)
+
+    student = teacher = laid_out([example.ids for example in examples])
+    if any(example.shown is not None for example in examples):
+        teacher = laid_out([example.teacher_ids for example in examples])
+    target, row, position = torch.from_numpy(_answers(examples, len(examples) // trials))
+    return Pass(student, teacher, target, row, position, _of_answers(examples, shares))
+
+
+def _answers(examples: Sequence[Example], size: int) -> np.ndarray:
+    """[3, N]: the answers' tokens, their rows of the pack and their positions; ``size`` examples are of one row."""
     columns = [
         np.stack([example.answer, np.full(len(example.answer), i // size), np.arange(len(example.answer))])
         for i, example in enumerate(examples)
     ]
-    parts = [*np.concatenate(columns, axis=1), *student, *teacher]
-    # One transfer for all of it: a step of a small model is bound by launches, not by bytes.
-    moved = torch.from_numpy(np.concatenate([part.ravel() for part in parts])).to(device, non_blocking=True)
-    views = [view.view(part.shape) for view, part in zip(moved.split([p.size for p in parts]), parts, strict=True)]
-    weight = np.repeat([share for _, share in flat], [len(example.answer) for example in examples])
-    target, row, position, *read = views
-    ours = _sequences(read[: len(student)], longest)
-    theirs = _sequences(read[len(student) :], longest_of_teacher) if teacher else ours
-    return Pass(ours, theirs, target, row, position, torch.from_numpy(weight).float().to(device, non_blocking=True))
+    return np.concatenate(columns, axis=1)
+
+
+def _of_answers(examples: Sequence[Example], shares: Sequence[float]) -> Tensor:
+    """The share of each example, once for every token of its answer."""
+    return torch.from_numpy(np.repeat(shares, [len(example.answer) for example in examples])).float()
 
 
 def _sequences(parts: Sequence[Tensor], longest: int) -> Sequences:

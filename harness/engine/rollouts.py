@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from harness.engine.batches import PASS_OVERHEAD, Batch, Example, cheapest_cuts
+from harness.engine.batches import PASS_OVERHEAD, Batch, Example
 from harness.engine.generate import Draws, Pick, generate, greedy
+from harness.engine.lines import cheapest_cuts
 from harness.engine.model.packed import PackedModel
 from harness.errors import InputError
 from harness.method.parts import Sampling

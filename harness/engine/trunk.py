@@ -121,7 +121,7 @@ class Trunk:
 
     def _hidden(self, layout: Layout | DenseLayout, read: Sequences, values: Tensor | None, scaling: Tensor) -> Tensor:
         with self.model.adapted(layout, values, scaling):
-            return self.model.hidden(read.ids, joined=read.joined)
+            return self.model.hidden(read.ids, joined=read.joined, line=read.line)
 
     # -- capture --------------------------------------------------------------------------------------------------
 

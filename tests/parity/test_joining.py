@@ -87,7 +87,3 @@ def test_a_model_whose_rows_see_each_other_keeps_its_padding(monkeypatch):
 
     monkeypatch.setattr(attention, "kernels_for", lambda device: Blind)
     assert model_of("llama", torch.bfloat16).joins == 0
-
-
-def test_on_a_cpu_rows_are_padded():
-    assert model_of("llama", torch.bfloat16, "cpu").joins == 0

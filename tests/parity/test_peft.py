@@ -35,11 +35,15 @@ def data(rows: int = 4, count: int = 80):
     return [random_examples(count, seed, longest=8 + 3 * seed) for seed in range(rows)]
 
 
-def against_peft(family: str, steps: int, rates: tuple[float, ...], budget: int = 2**31) -> None:
+def against_peft(
+    family: str, steps: int, rates: tuple[float, ...], budget: int = 2**31, *, in_line: bool = False
+) -> None:
     examples = data(len(rates))
     packed = trainer(packed_model(family), [LORA] * len(rates), rates)
     start = packed.bank.values.clone()
-    found = train(packed, batches(examples, SIZE, steps, budget))
+    steps_of = batches(examples, SIZE, steps, budget, join=packed.model.joins if in_line else 0)
+    assert all((each.student.line is not None) == in_line for batch in steps_of for each in batch.passes)
+    found = train(packed, steps_of)
     for row, rate in enumerate(rates):
         alone = PeftRun(tiny_model(family), factors(packed, start, row), rate)
         for step in range(steps):
@@ -56,6 +60,11 @@ def against_peft(family: str, steps: int, rates: tuple[float, ...], budget: int 
 
 def test_a_pack_is_four_peft_runs():
     against_peft("llama", 20, RATES)
+
+
+@pytest.mark.parametrize("budget", [2**31, 64])
+def test_trials_in_line_are_peft_runs(budget):
+    against_peft("llama", 10, RATES, budget, in_line=True)
 
 
 def test_passes_of_a_step_add_up_to_it():

@@ -19,8 +19,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from harness.engine.batches import Joined
+from harness.engine.lines import Line
 from harness.engine.model.products import multiplies_bfloat16, widened
-from harness.engine.model.short_rows import FASTER, row_attention
+from harness.engine.model.short_rows import FASTER, line_attention, row_attention
 from harness.engine.model.try_kernels import kernels_for
 
 NAME = "lorabench"  #: under which transformers finds it (``attn_implementation``)
@@ -66,14 +67,20 @@ def attention(
     scaling: float | None = None,
     joined: Joined | None = None,
     last: Tensor | None = None,
+    line: Line | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """[R, T, heads, d] of query [R, heads, T, d] and key, value [R, groups, T', d], as transformers calls it.
 
     A mask of numbers is added to the scores, a tenth of the time that filling a boolean one takes.  Where rows are
     ``joined``, each is a sequence of them that don't see each other, and there is no mask; nor where ``last`` [n, T]
-    says where what continues each token ends, of n rows over and over.
+    says where what continues each token ends, of n rows over and over; nor in a ``line`` of all examples.
     """
+    if line is not None:
+        assert attention_mask is None
+        scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        mixed = line_attention(widened(query), widened(key), widened(value), line, scale)
+        return mixed.transpose(1, 2).to(query.dtype), None
     if joined is not None or last is not None:
         kernels = kernels_for(query.device)
         assert kernels is not None

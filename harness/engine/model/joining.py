@@ -1,4 +1,4 @@
-"""Whether a model takes the rows of a trial behind each other, without padding: tried on a few tokens, on a GPU.
+"""Whether a model takes the rows of a trial, or of all trials, behind each other without padding: tried on few tokens.
 
 A fifth to a third of what goes through a model in padded rows is padding: of 8 rows of 24 to 58 tokens of 30 trials
 36 %, where rows behind each other leave some 22 % less to compute.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from harness.engine.batches import Joined
+from harness.engine.batches import IN_LINE, Joined
+from harness.engine.lines import in_line
 from harness.engine.model.fused import FAMILIES
 from harness.engine.model.precision import LOW
 from harness.engine.model.try_kernels import kernels_for
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 #: Tokens of a row up to which the kernel is the faster way.  It takes rows of 128 too, but there it took 290 us back on
 #: an H200 where cuDNN takes 110 for what has no padding.
 LONGEST = 64
+#: The same on a CPU, where scores of a row are written out: [heads, T, T] of all rows are kept for the way back.
+LONGEST_IN_LINE = 256
 #: Widths of a head that our own kernels of attention take.
 WIDTHS = (16, 32, 64, 128)
 #: Most that hidden states may be off by, as a share of their norm: rounding to bfloat16 in another order takes them one
@@ -30,19 +34,24 @@ ROUNDING = 0.1
 
 def fits(model: PackedModel) -> bool:
     """Whether our own kernels may attend in it: they take 16 bits, know no window, and are told of rows by keyword."""
-    config = model.module.config.get_text_config()
-    ours = config.model_type in FAMILIES and model.attends_itself and kernels_for(model.device) is not None
-    return ours and model.dtype in LOW and _width(config) in WIDTHS and model.window is None
+    width = _width(model.module.config.get_text_config())
+    return _is_told(model) and kernels_for(model.device) is not None and model.dtype in LOW and width in WIDTHS
 
 
-def joins_rows(model: PackedModel) -> bool:
-    """Whether joined rows have the hidden states that they have in rows of their own."""
-    if not fits(model):
-        return False
+def longest_joined(model: PackedModel) -> int:
+    """Most tokens of rows that have the hidden states behind each other that they have by themselves; 0: none do."""
     try:
-        return _keeps_rows_apart(model) and _runs_back(model)
+        if model.device.type in IN_LINE:
+            return LONGEST_IN_LINE if _is_told(model) and _keeps_rows_apart(model) else 0
+        return LONGEST if fits(model) and _keeps_rows_apart(model) and _runs_back(model) else 0
     except Exception:  # what a compiler raises whose GPU has too little shared memory, or a family's code
-        return False
+        return 0
+
+
+def _is_told(model: PackedModel) -> bool:
+    """Whether our attention is told of rows, and knows what their tokens see: no window."""
+    family = model.module.config.get_text_config().model_type
+    return family in FAMILIES and model.attends_itself and model.window is None
 
 
 def _width(config: Any) -> int:
@@ -51,13 +60,17 @@ def _width(config: Any) -> int:
 
 
 def _keeps_rows_apart(model: PackedModel) -> bool:
-    lengths = torch.tensor([9, 5])
+    lengths = [9, 5]
     ids = (torch.arange(14, device=model.device) * 7919) % model.vocabulary
-    positions = torch.cat([torch.arange(int(length), device=model.device) for length in lengths])
-    starts = torch.tensor([[0, 9, 14]], device=model.device)
     with torch.no_grad():
-        alone = torch.cat([model.hidden(part[None])[0] for part in ids.split(lengths.tolist())])
-        together = model.hidden(ids[None], joined=Joined(starts, positions[None], LONGEST))[0]
+        alone = torch.cat([model.hidden(part[None])[0] for part in ids.split(lengths)])
+        if model.device.type in IN_LINE:
+            _, _, line = in_line([np.arange(length) for length in lengths], 1, 0)
+            together = model.hidden(ids[None], line=line)[0]
+        else:
+            positions = torch.cat([torch.arange(length, device=model.device) for length in lengths])
+            starts = torch.tensor([[0, 9, 14]], device=model.device)
+            together = model.hidden(ids[None], joined=Joined(starts, positions[None], LONGEST))[0]
     return bool((together - alone).norm() <= ROUNDING * alone.norm())
 
 

@@ -8,6 +8,8 @@ fine-tuning), ``scale`` a factor a row (DoRA); what a trial does not have is Non
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 from harness.engine.model.products import add_bmm, bmm, linear, matmul
 from harness.engine.model.readers import Readers
 
+#: (trials, tokens of each of them), one after the other (:class:`harness.engine.lines.Line`).
+Neighbours = tuple[tuple[int, int], ...]
 #: Rows of a pass that have float32 copies at a time: on a CPU they stay in its cache, which makes them three times as
 #: fast as all rows at once.
 PRECISE_ROWS = 1024
@@ -115,23 +119,45 @@ class _PackedLoRA(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows = x.reshape(a.shape[0], -1, a.shape[2])
-        y = linear(x, weight, bias)
-        down = bmm(rows, a.mT)
-        ctx.save_for_backward(rows, down, a, b, weight)
-        return add_bmm(y.view(a.shape[0], -1, b.shape[1]), down, b.mT).view_as(y)
+    def forward(
+        ctx, x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, neighbours: Neighbours
+    ) -> Tensor:
+        """``neighbours`` says which rows of X are whose; empty: each trial has as many."""
+        counts = [trials for trials, _ in neighbours] or [len(a)]
+        rows, y = _by_neighbours(x, counts, neighbours), linear(x, weight, bias)
+        outs, factors = _by_neighbours(y, counts, neighbours), (a.split(counts), b.split(counts))
+        downs = [bmm(each, of_a.mT) for each, of_a in zip(rows, factors[0], strict=True)]
+        for out, down, of_b in zip(outs, downs, factors[1], strict=True):
+            out.copy_(add_bmm(out, down, of_b.mT))  # nothing is copied where it was added in place
+        ctx.save_for_backward(x, a, b, weight, *downs)
+        ctx.neighbours, ctx.counts = neighbours, counts
+        return y
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
-        rows, down, a, b, weight = ctx.saved_tensors
-        grouped = dy.reshape(b.shape[0], -1, b.shape[1])
-        d_down = bmm(grouped, b)
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
+        x, a, b, weight, *downs = ctx.saved_tensors
+        rows, grouped = (_by_neighbours(states, ctx.counts, ctx.neighbours) for states in (x, dy))
+        d_downs = [bmm(each, of_b) for each, of_b in zip(grouped, b.split(ctx.counts), strict=True)]
         dx = None
         if ctx.needs_input_grad[0]:
             dx = matmul(dy, weight)
-            dx = add_bmm(dx.view(a.shape[0], -1, a.shape[2]), d_down, a).view_as(dx)
-        return dx, bmm(d_down.mT, rows), bmm(grouped.mT, down), None, None
+            outs = _by_neighbours(dx, ctx.counts, ctx.neighbours)
+            for out, d_down, of_a in zip(outs, d_downs, a.split(ctx.counts), strict=True):
+                out.copy_(add_bmm(out, d_down, of_a))
+        d_a = _whole([bmm(d_down.mT, each) for d_down, each in zip(d_downs, rows, strict=True)])
+        d_b = _whole([bmm(each.mT, down) for each, down in zip(grouped, downs, strict=True)])
+        return dx, d_a, d_b, None, None, None
+
+
+def _by_neighbours(states: Tensor, counts: Sequence[int], neighbours: Neighbours) -> list[Tensor]:
+    """States [..., n] of all trials, in line or equally many, as [K, tokens, n] of each K that are neighbours."""
+    flat = states.reshape(-1, states.shape[-1])
+    sizes = [trials * tokens for trials, tokens in neighbours] or [len(flat)]
+    return [part.view(count, -1, flat.shape[1]) for part, count in zip(flat.split(sizes), counts, strict=True)]
+
+
+def _whole(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _precise_update(x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -155,6 +181,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.weight, self.bias = base.weight, base.bias
         self.change: Change | None = None  # None: the base
+        self.neighbours: Neighbours = ()  # of the line that is read; empty: every trial has equally many tokens
         self.readers = Readers((self,))
         self._squares: Tensor | None = None
 
@@ -172,12 +199,24 @@ class PackedLinear(nn.Module):
         if change is None:
             return linear(x, self.weight, self.bias)
         if change.low_rank is None:
-            return self._general(x, change)
+            return self._of_neighbours(x, change)
         a, b = change.low_rank
         if x.is_cuda:
             return self.readers.output(self, x)
-        update = _PackedLoRA.apply if a.dtype == x.dtype else _precise_update
-        return update(x, a, b, self.weight, self.bias)
+        if a.dtype == x.dtype:
+            out = _PackedLoRA.apply(x, a, b, self.weight, self.bias, self.neighbours)
+            assert isinstance(out, Tensor)
+            return out
+        assert not self.neighbours, "only training reads lines"
+        return _precise_update(x, a, b, self.weight, self.bias)
+
+    def _of_neighbours(self, x: Tensor, change: Change) -> Tensor:
+        if len(self.neighbours) < 2:
+            return self._general(x, change)
+        parts = x.split([trials * tokens for trials, tokens in self.neighbours], dim=1)
+        stops = itertools.accumulate(trials for trials, _ in self.neighbours)
+        each = zip(parts, itertools.pairwise((0, *stops)), strict=True)
+        return torch.cat([self._general(part, change.of(slice(*trials))) for part, trials in each], 1)
 
     def _general(self, x: Tensor, change: Change) -> Tensor:
         """Every part of a change, in the precision of its factors; the scale multiplies in fp32, near 1 as it is."""

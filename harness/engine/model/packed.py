@@ -23,12 +23,13 @@ from transformers.integrations import sdpa_attention
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import DenseLayout, Layout, Slot
 from harness.engine.batches import Joined
+from harness.engine.lines import Line
 from harness.engine.model import attention, products
 from harness.engine.model.branching import keeps_branches_apart
 from harness.engine.model.checksum import checksum
 from harness.engine.model.fused import Swap, fuse
 from harness.engine.model.head import Head, find_head
-from harness.engine.model.joining import LONGEST, fits, joins_rows
+from harness.engine.model.joining import fits, longest_joined
 from harness.engine.model.linear import PackedLinear
 from harness.engine.model.precision import LOW
 from harness.engine.model.readers import find_readers
@@ -81,7 +82,7 @@ class PackedModel:
             self._find_readers()
         self.captures = self.device.type == "cuda"  #: whether steps of decoding are captured in graphs
         self.why_eager = ""  #: what went wrong where one could not be
-        self.joins = LONGEST if joins_rows(self) else 0  #: longest rows that may stand behind each other; 0: none
+        self.joins = longest_joined(self)  #: longest rows that may stand behind each other; 0: none
         self.unmasked = fits(self)  #: whether our own kernel attends in rows with branches, without a mask
         self.unmasked = self.unmasked and keeps_branches_apart(self)
 
@@ -151,14 +152,20 @@ class PackedModel:
                 linear.take(None)
 
     def hidden(
-        self, ids: Tensor, last: Tensor | None = None, positions: Tensor | None = None, *, joined: Joined | None = None
-    ) -> Tensor:
+        self, ids: Tensor, last: Tensor | None = None, positions: Tensor | None = None, *,
+        joined: Joined | None = None, line: Line | None = None,
+    ) -> Tensor:  # fmt: skip
         """Last hidden states [B, T, d] of token ids [B, T].
 
         Attention is causal; rows are padded on the right, where nothing that counts looks.  With ``last`` [n, T], of n
         rows over and over, query i looks at key j where ``j <= i < last[j]``.  ``joined`` rows, of at most ``joins``
-        tokens, don't look at each other.
+        tokens, don't look at each other; nor do those of a ``line`` [1, N].
         """
+        if line is not None:
+            with _swapped(self._swaps), _neighbours(self._linears, line):
+                return self.decoder(
+                    input_ids=ids, position_ids=line.positions, use_cache=False, line=line
+                ).last_hidden_state
         if joined is not None:
             with _swapped(self._swaps):
                 return self.decoder(
@@ -252,6 +259,18 @@ def _last_feed_forward(decoder: nn.Module) -> nn.Module | None:
     """The last layer's, where it is the usual one: a tensor in, a tensor out (experts and their routers are not)."""
     last = getattr(next(reversed(getattr(decoder, "layers", [])), None), "mlp", None)
     return last if isinstance(getattr(last, "down_proj", None), nn.Linear | PackedLinear) else None
+
+
+@contextmanager
+def _neighbours(linears: Sequence[PackedLinear], line: Line) -> Iterator[None]:
+    """Within this context the layers read this line."""
+    for linear in linears:
+        linear.neighbours = line.neighbours
+    try:
+        yield
+    finally:
+        for linear in linears:
+            linear.neighbours = ()
 
 
 @contextmanager

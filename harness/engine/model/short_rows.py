@@ -7,10 +7,13 @@ Scores are in float32, and weights are rounded before they meet the values, as i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from harness.engine.lines import Line
 
 #: Tokens of a row up to which products are faster in bfloat16, for scores alone nearly so: twice as fast as torch's
 #: kernel with 128 tokens, no faster with 256.
@@ -52,3 +55,48 @@ def row_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Te
     mixed = _RowAttention.apply(query, key, value, scale)
     assert isinstance(mixed, Tensor)
     return mixed
+
+
+class _Apart(torch.autograd.Function):
+    """States [N, heads, d] of a line, as rows [R, T, heads, d] of examples that are alike."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, line: Line) -> tuple[Tensor, ...]:
+        ctx.line = line
+        return tuple(_rows(states, alike.at) for alike in line.alike)
+
+    @staticmethod
+    def backward(ctx: Any, *downs: Tensor) -> tuple[Tensor, None]:
+        return _line(downs, ctx.line), None
+
+
+class _InLine(torch.autograd.Function):
+    """The way back: what is computed of padding goes nowhere."""
+
+    @staticmethod
+    def forward(ctx: Any, line: Line, *rows: Tensor) -> Tensor:
+        ctx.line = line
+        return _line(rows, line)
+
+    @staticmethod
+    def backward(ctx: Any, down: Tensor) -> tuple[Tensor | None, ...]:
+        rows = [_rows(down, alike.at).mul_(alike.real[:, :, None, None]) for alike in ctx.line.alike]
+        return None, *rows
+
+
+def _rows(states: Tensor, at: Tensor) -> Tensor:
+    return states.index_select(0, at.flatten()).unflatten(0, at.shape)
+
+
+def _line(rows: Sequence[Tensor], line: Line) -> Tensor:
+    return torch.cat([each.flatten(0, 1) for each in rows]).index_select(0, line.back)
+
+
+def line_attention(query: Tensor, key: Tensor, value: Tensor, line: Line, scale: float) -> Tensor:
+    """[1, heads, N, d] of query [1, heads, N, d] and key, value [1, groups, N, d], each example by itself."""
+    queries, keys, values = (_Apart.apply(x[0].transpose(0, 1), line) for x in (query, key, value))
+    mixed = [
+        row_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale).transpose(1, 2)
+        for q, k, v in zip(queries, keys, values, strict=True)
+    ]
+    return _InLine.apply(line, *mixed).transpose(0, 1)[None]

@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from helpers import CPU, random_examples
 from hypothesis import given
@@ -41,19 +42,25 @@ shapes = st.integers(1, 4).flatmap(
 )
 
 
-@given(shapes, st.sampled_from([1, 10, 30, 2**31]))
-def test_every_answer_token_counts_once(shape, budget):
+@given(shapes, st.sampled_from([1, 10, 30, 2**31]), st.sampled_from([0, 9]))
+def test_every_answer_token_counts_once(shape, budget, join):
     rng = np.random.default_rng(0)
     rows = [[Example(rng.integers(0, 90, size=n), min(start, n - 1)) for n, start in trial] for trial in shape]
-    batch = make_batch(rows, PAD, CPU, budget)
+    batch = make_batch(rows, PAD, CPU, budget, join=join)
     assert batch.tokens == tuple(sum(len(e.ids) for e in trial) for trial in rows)
     found = [[] for _ in rows]
     weights = torch.zeros(len(rows), dtype=torch.float64)
     for each in batch.passes:
         ids, source = each.student.ids, each.student.source
-        assert ids.numel() <= budget or ids.shape[0] == len(rows), "over budget only with a row a trial"
         assert torch.equal(ids.flatten()[source + 1], each.target), "the state before a token predicts it"
-        assert torch.equal(source // ids.shape[1] // (ids.shape[0] // len(rows)), each.row)
+        if join:
+            assert each.student.line is not None
+            trials = torch.tensor([most for count, most in each.student.line.neighbours for _ in range(count)])
+            owner = torch.repeat_interleave(torch.arange(len(rows)), trials)
+            assert torch.equal(owner[source], each.row)
+        else:
+            assert ids.numel() <= budget or ids.shape[0] == len(rows), "over budget only with a row a trial"
+            assert torch.equal(source // ids.shape[1] // (ids.shape[0] // len(rows)), each.row)
         assert (each.target != PAD).all()
         for row, position, target in zip(each.row, each.position, each.target, strict=True):
             found[row].append((int(position), int(target)))
@@ -79,7 +86,9 @@ def test_joined_rows_hold_the_same_without_padding(shape, join, shown):
     rows = [[Example(rng.integers(0, 90, size=n), min(start, n - 1)) for n, start in trial] for trial in shape]
     if shown:
         rows = [[replace(e, shown=np.arange(e.answer_start)) for e in trial] for trial in rows]
-    (padded,), (found,) = (make_batch(rows, PAD, CPU, join=limit).passes for limit in (0, join))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "IN_LINE", ())  # as on a GPU
+        (padded,), (found,) = (make_batch(rows, PAD, CPU, join=limit).passes for limit in (0, join))
     for name in ("target", "row", "position", "weight"):
         assert torch.equal(getattr(padded, name), getattr(found, name))
     for sequences, of in ((found.student, lambda e: e.ids), (found.teacher, lambda e: e.teacher_ids)):
@@ -135,18 +144,3 @@ def test_draw_is_one_pass_without_repeats(examples, available, seed):
 
 def test_seeds_draw_differently():
     assert not np.array_equal(draw(50, 50, 1), draw(50, 50, 2))
-
-
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=7), st.integers(1, 200), st.integers(0, 100))
-def test_cuts_are_the_cheapest_that_fit(widths, budget, overhead):
-    """Against every way to cut."""
-    widths = sorted(widths, reverse=True)
-
-    def cost(cuts):
-        passes = [(widths[a] * (b - a), b - a) for a, b in itertools.pairwise(cuts)]
-        return None if any(p > budget and n > 1 for p, n in passes) else sum(p + overhead for p, _ in passes)
-
-    n = len(widths)
-    every = [[0, *inner, n] for k in range(n) for inner in itertools.combinations(range(1, n), k)]
-    found = batches.cheapest_cuts(widths, budget, overhead)
-    assert cost(found) == min(value for cuts in every if (value := cost(cuts)) is not None)
