@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 
 import pytest
@@ -75,6 +76,14 @@ def test_findings_of_readme_are_those_of_the_records(study, arm, column, text, s
     shown = [f"{metric(column).scale * value:+.{metric(column).digits}f}".replace("-", "−") for value in ends]
     assert re.findall(r"[+−][\d.]+", text) == shown
     assert (float(row[f"{prefix}p_holm"]) < 0.05) is significant
+
+
+def test_speeds_are_those_that_were_measured():
+    told = re.findall(r"<!-- (\w+) (\S+) -->([\d.,]*\d)( %)?", (DOCS / "speed.md").read_text(encoding="utf-8"))
+    assert len(told) > 15
+    for file, key, number, percent in told:
+        found = json.loads((ROOT / f"results/perf/{file}-nvidia-h200.json").read_text())["headline"][key]
+        assert float(number.replace(",", "")) == pytest.approx(found * (100 if percent else 1), rel=0.008), key
 
 
 def test_counts_of_readme_are_those_of_the_records():
