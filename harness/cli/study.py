@@ -67,7 +67,6 @@ def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = No
     device = make_executor("local").device
     opened = campaign.load_campaign(name, model=model, out=out, device=device)
     state, there = campaign.read_state(opened), device(opened.study.device)
-    state, there = campaign.read_state(opened), device(opened.study.device)
     campaign.check_memory(opened, state, there)
     show_plan(opened, state, there, as_json=as_json)
 
