@@ -46,7 +46,10 @@ def clip(gradient: Tensor, rate: Tensor, active: Tensor, limit: float) -> Clip:
 
 
 def update(optimizer: BoundOptimizer, bank: AdapterBank[Any], gradient: Tensor, clipped: Clip) -> None:
-    """Let the optimizer change ``bank.values`` [K, P]; on a GPU a kernel takes the place of AdamW and of the clip."""
+    """Let the optimizer change ``bank.values`` [K, P]; on a GPU a kernel takes the place of AdamW and of the clip.
+
+    The ``gradient`` is overwritten.
+    """
     kernels = kernels_for(gradient.device)
     if kernels and type(optimizer) is BoundAdamW:
         optimizer.step_count += 1
@@ -57,5 +60,5 @@ def update(optimizer: BoundOptimizer, bank: AdapterBank[Any], gradient: Tensor, 
         )  # fmt: skip
         return
     taken = clipped.coefficient[:, None]
-    # ``torch.where``, since NaN * 0 is NaN
-    optimizer.step(bank, torch.where(taken > 0, gradient * taken, 0.0), clipped.rate)
+    # Filled, since NaN * 0 is NaN
+    optimizer.step(bank, gradient.mul_(taken).masked_fill_(taken == 0, 0.0), clipped.rate)

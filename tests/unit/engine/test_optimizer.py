@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.engine.optimizer import OptimizerSettings, clip, update
-from harness.method import AdamW
+from harness.method import AdamW, adamw
 
 ADAMW, STUDY = AdamW(), OptimizerSettings()
 RATES = [1e-2, 1e-3, 3e-4, 0.0]
@@ -30,13 +30,14 @@ def start() -> torch.Tensor:
 class Run:
     """Rows of ``values`` [K, P] and their AdamW, stepped as the engine does."""
 
-    def __init__(self, values: torch.Tensor, part: AdamW = ADAMW, study: OptimizerSettings = STUDY):
-        self.bank = SimpleNamespace(values=values, layout=SimpleNamespace(sections=(values.shape[1],)))
+    def __init__(self, values: torch.Tensor, part: AdamW = ADAMW, study: OptimizerSettings = STUDY, sections=()):
+        self.bank = SimpleNamespace(values=values, layout=SimpleNamespace(sections=sections or (values.shape[1],)))
         self.adamw, self.clip = AdamW.bind([part] * len(values), self.bank, study.weight_decay), study.clip
 
     def step(self, gradient: torch.Tensor, rate: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
-        clipped = clip(gradient, rate[:, None], active, self.clip)
-        update(self.adamw, self.bank, gradient, clipped)
+        rates = rate[:, None] * self.adamw.ratios
+        clipped = clip(gradient, rates, active, self.clip)
+        update(self.adamw, self.bank, gradient.clone(), clipped)
         return clipped.norm
 
 
@@ -63,6 +64,19 @@ def test_every_row_is_torch_s(part, study):
     bites = torch.stack(norms) > study.clip
     assert bites.any()
     assert not bites.all()
+
+
+def test_blocks_change_no_bit(monkeypatch):
+    generator, found = torch.Generator().manual_seed(3), []
+    values, given = torch.randn(4, 5000, generator=generator), torch.randn(3, 4, 5000, generator=generator)
+    for block in (2**20, 4 * 2048, 1):
+        monkeypatch.setattr(adamw, "BLOCK", block)
+        run = Run(values.clone(), AdamW(b_ratio=4.0), OptimizerSettings(0.1), sections=(2600, 2400))
+        for gradient in given:
+            run.step(gradient, torch.tensor(RATES), ON)
+        found.append(run.bank.values)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("what", ["inactive", "nan gradient", "inf gradient", "nan rate", "inf rate"])
