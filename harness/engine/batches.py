@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.engine.lines import Line, cheapest_cuts, in_line
+from harness.engine.lines import LINE_OVERHEAD, Line, cheapest, line_up
 
 #: Devices where the examples of all trials are one line, so that nothing is padded.
 IN_LINE = ("cpu",)
@@ -149,7 +149,7 @@ def make_batch(
     Examples are padded on the right, and cut into passes of similar lengths where that is cheaper than padding them all
     to the longest, or where they do not fit the ``budget`` of tokens; the passes' gradients add up to the same.
     Those of a pass with at most ``join`` tokens each stand behind each other instead: those of a row (:class:`Joined`),
-    and on a CPU those of all rows (:class:`~harness.engine.lines.Line`).
+    and on a CPU those of all rows, where that is cheaper (:class:`~harness.engine.lines.Line`).
     An answer token weighs 1 / (answer tokens of its row), or 1 / (tokens of its answer * examples) if ``by_answer``.
     """
     weights = [_weights(examples, by_answer) for examples in rows]
@@ -157,12 +157,15 @@ def make_batch(
         sorted(zip(examples, shares, strict=True), key=lambda pair: -_width(pair[0]))
         for examples, shares in zip(rows, weights, strict=True)
     ]
-    padded = device.type not in IN_LINE or max(_width(pairs[0][0]) for pairs in ordered) > join
-    widths = [
-        max(each) * len(each) if padded else sum(each)
-        for each in ([_width(pairs[i][0]) for pairs in ordered] for i in range(len(ordered[0])))
-    ]
-    cuts = cheapest_cuts(widths, budget, PASS_OVERHEAD.get(device.type, PASS_OVERHEAD["cpu"]), padded=padded)
+    widths = [[_width(pairs[i][0]) for pairs in ordered] for i in range(len(ordered[0]))]
+    overhead = PASS_OVERHEAD.get(device.type, PASS_OVERHEAD["cpu"])
+    cost, cuts = cheapest([max(each) * len(each) for each in widths], budget, overhead)
+    if device.type in IN_LINE:
+        in_line = cheapest(list(map(sum, widths)), budget, overhead + LINE_OVERHEAD, padded=False)
+        if in_line[0] < cost and max(map(max, widths)) <= join:
+            cuts = in_line[1]
+        else:
+            join = 0
     passes = tuple(
         _collate([pairs[start:stop] for pairs in ordered], pad, device, join)
         for start, stop in itertools.pairwise(cuts)
@@ -185,7 +188,7 @@ def _collate(rows: Sequence[Sequence[tuple[Example, float]]], pad: int, device: 
     flat = [pair for pairs in rows for pair in pairs]
     examples, size = [example for example, _ in flat], len(rows[0])
     bucketed = device.type == "cuda"  # whose shapes are captured (harness.engine.trunk)
-    if device.type in IN_LINE and max(_width(example) for example in examples) <= join:
+    if device.type in IN_LINE and join:
         return _in_line(examples, [share for _, share in flat], len(rows), pad)
 
     def laid_out(sequences: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
@@ -213,7 +216,7 @@ def _in_line(examples: Sequence[Example], shares: Sequence[float], trials: int, 
     """The same of examples in one line."""
 
     def laid_out(sequences: Sequence[np.ndarray]) -> Sequences:
-        ids, ends, line = in_line(sequences, trials, pad)
+        ids, ends, line = line_up(sequences, trials, pad)
         return Sequences(torch.from_numpy(ids), torch.from_numpy(_before_answers(examples, ends)), line=line)
 
     student = teacher = laid_out([example.ids for example in examples])

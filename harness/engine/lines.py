@@ -15,11 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: What further neighbours cost that are multiplied by themselves, in tokens of padding: six products a matrix, 30 ms of
-#: a pass on 2 CPU cores (135M), where a token takes 2.3 ms.
-NEIGHBOURS_OVERHEAD = 16
+#: What a pass in line costs beside its tokens, in tokens: examples are taken apart for attention, and factors are
+#: multiplied with few trials at a time.  On 2 CPU cores (135M, bf16, 3.2 ms a token) two passes of bbc_topics with 0.89
+#: of the padded tokens took 1.06 of the time.
+LINE_OVERHEAD = 100
+#: What further neighbours cost that are multiplied by themselves, in tokens of padding: 140 ms of a pass on 2 CPU cores
+#: (135M, bf16), where a token takes 3.2 ms.
+NEIGHBOURS_OVERHEAD = 48
 #: What a further length costs that examples are padded to for attention, in tokens of that padding.
-LENGTH_OVERHEAD = 64
+LENGTH_OVERHEAD = 256
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Line:
     back: Tensor  # [N], where each token is in [R * T] of all that are alike, behind each other
 
 
-def in_line(sequences: Sequence[np.ndarray], trials: int, pad: int) -> tuple[np.ndarray, np.ndarray, Line]:
+def line_up(sequences: Sequence[np.ndarray], trials: int, pad: int) -> tuple[np.ndarray, np.ndarray, Line]:
     """Token ids [1, N] of equally many sequences a trial, where each ends, and the line.
 
     A trial with fewer tokens than its neighbours has the rest of them as one example more, which nobody reads.
@@ -77,8 +81,13 @@ def _by_length(starts: np.ndarray, lengths: np.ndarray, total: int) -> tuple[tup
     return tuple(alike), back
 
 
-def cheapest_cuts(widths: Sequence[int], budget: int, overhead: int, *, padded: bool = True) -> list[int]:
-    """Where to cut rows of ``widths`` into groups of neighbours: [0, ..., n], at the least cost.
+def cheapest_cuts(widths: Sequence[int], budget: int, overhead: int) -> list[int]:
+    """Where to cut rows of ``widths`` into padded groups of neighbours, at the least cost."""
+    return cheapest(widths, budget, overhead)[1]
+
+
+def cheapest(widths: Sequence[int], budget: int, overhead: int, *, padded: bool = True) -> tuple[int, list[int]]:
+    """The least cost of groups of neighbours of rows of these ``widths``, and where to cut for it: [0, ..., n].
 
     A group costs its widest row's width for each of its rows, or the sum of widths where nothing is ``padded``, and the
     overhead; it is larger than ``budget`` only where a single row is.
@@ -93,4 +102,4 @@ def cheapest_cuts(widths: Sequence[int], budget: int, overhead: int, *, padded: 
                 cost, cuts = best[start]
                 options.append((cost + room + overhead, [*cuts, stop]))
         best.append(min(options))
-    return best[-1][1]
+    return best[-1]

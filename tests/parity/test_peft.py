@@ -21,6 +21,7 @@ from helpers import (
 )
 
 from baselines import rslora
+from harness.engine import batches as engine_batches
 from harness.engine.adapters.files import export_peft, find_adapter, save_adapters
 from harness.method.recipe import MethodSettings, Recipe
 from harness.study.config import AdapterSettings
@@ -63,7 +64,8 @@ def test_a_pack_is_four_peft_runs():
 
 
 @pytest.mark.parametrize("budget", [2**31, 64])
-def test_trials_in_line_are_peft_runs(budget):
+def test_trials_in_line_are_peft_runs(budget, monkeypatch):
+    monkeypatch.setattr(engine_batches, "LINE_OVERHEAD", 0)
     against_peft("llama", 10, RATES, budget, in_line=True)
 
 

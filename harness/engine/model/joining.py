@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from harness.engine.batches import IN_LINE, Joined
-from harness.engine.lines import in_line
+from harness.engine.lines import line_up
 from harness.engine.model.fused import FAMILIES
 from harness.engine.model.precision import LOW
 from harness.engine.model.try_kernels import kernels_for
@@ -65,7 +65,7 @@ def _keeps_rows_apart(model: PackedModel) -> bool:
     with torch.no_grad():
         alone = torch.cat([model.hidden(part[None])[0] for part in ids.split(lengths)])
         if model.device.type in IN_LINE:
-            _, _, line = in_line([np.arange(length) for length in lengths], 1, 0)
+            _, _, line = line_up([np.arange(length) for length in lengths], 1, 0)
             together = model.hidden(ids[None], line=line)[0]
         else:
             positions = torch.cat([torch.arange(length, device=model.device) for length in lengths])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from harness.engine.model.products import add_bmm, bmm, linear, matmul
+from harness.engine.model.products import add_bmm, bmm, linear, matmul, put_bmm
 from harness.engine.model.readers import Readers
 
 #: (trials, tokens of each of them), one after the other (:class:`harness.engine.lines.Line`).
@@ -144,8 +144,11 @@ class _PackedLoRA(torch.autograd.Function):
             outs = _by_neighbours(dx, ctx.counts, ctx.neighbours)
             for out, d_down, of_a in zip(outs, d_downs, a.split(ctx.counts), strict=True):
                 out.copy_(add_bmm(out, d_down, of_a))
-        d_a = _whole([bmm(d_down.mT, each) for d_down, each in zip(d_downs, rows, strict=True)])
-        d_b = _whole([bmm(each.mT, down) for each, down in zip(grouped, downs, strict=True)])
+        d_a, d_b = a.new_empty(a.shape), b.new_empty(b.shape)
+        for out, d_down, each in zip(d_a.split(ctx.counts), d_downs, rows, strict=True):
+            put_bmm(out, d_down.mT, each)
+        for out, each, down in zip(d_b.split(ctx.counts), grouped, downs, strict=True):
+            put_bmm(out, each.mT, down)
         return dx, d_a, d_b, None, None, None
 
 
@@ -154,10 +157,6 @@ def _by_neighbours(states: Tensor, counts: Sequence[int], neighbours: Neighbours
     flat = states.reshape(-1, states.shape[-1])
     sizes = [trials * tokens for trials, tokens in neighbours] or [len(flat)]
     return [part.view(count, -1, flat.shape[1]) for part, count in zip(flat.split(sizes), counts, strict=True)]
-
-
-def _whole(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _precise_update(x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

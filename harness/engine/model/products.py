@@ -43,6 +43,14 @@ def bmm(x: Tensor, y: Tensor) -> Tensor:
     return torch.bmm(widened(x), widened(y)).to(x.dtype)
 
 
+def put_bmm(out: Tensor, x: Tensor, y: Tensor) -> None:
+    """The same into ``out``."""
+    if widened(x) is x:
+        torch.bmm(x, y, out=out)
+    else:
+        out.copy_(torch.bmm(widened(x), widened(y)))
+
+
 def add_bmm(into: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """``into + x y``, rounded once; ``into`` [K, n, m] is overwritten where it need not be widened."""
     return widened(into).baddbmm_(widened(x), widened(y)).to(into.dtype)

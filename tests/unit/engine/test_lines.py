@@ -13,16 +13,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.engine import batches
+from harness.engine import batches, lines
 from harness.engine.adapters import AdapterBank, DenseLayout, Layout
 from harness.engine.batches import Example, Pass, make_batch
-from harness.engine.lines import cheapest_cuts, in_line
+from harness.engine.lines import cheapest, line_up
 from harness.engine.model import attention, joining
 from harness.engine.model.packed import PackedModel
 from harness.engine.model.short_rows import row_attention
 from harness.engine.passes import forward_backward
 from harness.engine.trunk import Trunk
 from harness.method.losses import cross_entropy
+
+
+@pytest.fixture(autouse=True)
+def cheap_lines(monkeypatch):
+    """Examples are so short here that their padding would be worth little."""
+    monkeypatch.setattr(batches, "LINE_OVERHEAD", 0)
+    monkeypatch.setattr(lines, "NEIGHBOURS_OVERHEAD", 16)
+
 
 shapes = st.integers(1, 4).flatmap(
     lambda size: st.lists(st.lists(st.integers(1, 150), min_size=size, max_size=size), min_size=1, max_size=5)
@@ -32,7 +40,7 @@ shapes = st.integers(1, 4).flatmap(
 @given(shapes)
 def test_a_line_holds_every_sequence(shape):
     sequences = [np.arange(1, length + 1) for lengths in shape for length in lengths]
-    ids, ends, line = in_line(sequences, len(shape), 0)
+    ids, ends, line = line_up(sequences, len(shape), 0)
     for sequence, end in zip(sequences, ends, strict=True):
         assert ids[0, end - len(sequence) : end].tolist() == sequence.tolist()
         assert line.positions[0, end - len(sequence) : end].tolist() == list(range(len(sequence)))
@@ -44,13 +52,13 @@ def test_a_line_holds_every_sequence(shape):
     assert (ends <= starts[owners + 1]).all()
     padding = len(ids[0]) - sum(map(sum, shape))
     assert (ids == 0).sum() == padding
-    assert padding <= 16 * (len(shape) - len(line.neighbours))
+    assert padding <= lines.NEIGHBOURS_OVERHEAD * (len(shape) - len(line.neighbours))
 
 
 @given(shapes)
 def test_what_is_alike_is_found_and_put_back(shape):
     sequences = [np.arange(1, length + 1) for lengths in shape for length in lengths]
-    ids, _, line = in_line(sequences, len(shape), 0)
+    ids, _, line = line_up(sequences, len(shape), 0)
     read = torch.cat([alike.at.flatten() for alike in line.alike])
     assert read[line.back].tolist() == list(range(ids.shape[1]))
     assert sum(int(alike.real.sum()) for alike in line.alike) == ids.shape[1]
@@ -70,8 +78,8 @@ def test_cuts_are_the_cheapest_that_fit(widths, budget, overhead, padded):
 
     n = len(widths)
     every = [[0, *inner, n] for k in range(n) for inner in itertools.combinations(range(1, n), k)]
-    found = cheapest_cuts(widths, budget, overhead, padded=padded)
-    assert cost(found) == min(value for cuts in every if (value := cost(cuts)) is not None)
+    least, found = cheapest(widths, budget, overhead, padded=padded)
+    assert least == cost(found) == min(value for cuts in every if (value := cost(cuts)) is not None)
 
 
 def loss(student: Tensor, teacher: Tensor | None, target: Tensor, row: Tensor, position: Tensor) -> Tensor:
@@ -170,6 +178,14 @@ def test_long_rows_are_padded():
     long, short = ([Example(np.arange(3, 3 + length), 2)] for length in (11, 5))
     for join, lined in ((11, True), (10, False)):
         (each,) = make_batch([long, short], 0, CPU, join=join).passes
+        assert (each.student.line is not None) == lined
+
+
+def test_rows_are_in_line_where_that_is_cheaper(monkeypatch):
+    monkeypatch.setattr(batches, "LINE_OVERHEAD", 20)
+    for longest, lined in ((24, False), (26, True)):
+        rows = [[Example(np.arange(3, 3 + length), 2)] for length in (longest, 5)]
+        (each,) = make_batch(rows, 0, CPU, join=256).passes
         assert (each.student.line is not None) == lined
 
 
