@@ -58,17 +58,16 @@ def fetch(study: StudyName = "auto", model: ModelName = None) -> None:
 
 def plan(study: StudyName = "auto", model: ModelName = None, out: OutFolder = None, as_json: AsJson = False) -> None:
     """Print a study's trials and packs, what is done, and a time forecast."""
-    from harness.cli.show.plan import show_plan
-    from harness.executors import make_executor
+    from harness.cli.show.plan import seen_from_here, show_plan
+    from harness.executors.hardware import likely_device
     from harness.running import campaign
 
     name = resolve(study)
     check_methods(*checked_study(name, model))
-    device = make_executor("local").device
-    opened = campaign.load_campaign(name, model=model, out=out, device=device)
-    state, there = campaign.read_state(opened), device(opened.study.device)
-    campaign.check_memory(opened, state, there)
-    show_plan(opened, state, there, as_json=as_json)
+    opened = campaign.load_campaign(name, model=model, out=out, device=likely_device)
+    state, device = campaign.read_state(opened), likely_device(opened.study.device)
+    campaign.check_memory(opened, state, device)
+    show_plan(opened, state, device, seen_from_here(opened.study, device), as_json=as_json)
 
 
 def run(
@@ -219,9 +218,12 @@ def _changes(name: str, model: str | None, out: Path | None, surveyed: Survey) -
 
 
 def laid_out(name: str, model: str | None, out: Path | None) -> Campaign | str:
-    """The plan of a study, as long as nothing has to be fetched or made for it; else why there is none."""
+    """The plan of a study, as long as nothing has to be fetched or made for it; else why there is none.
+
+    Its trials are those of any machine, its packs as large as the likely device suggests.
+    """
     from harness.data import models, paths, tasks
-    from harness.executors import make_executor
+    from harness.executors.hardware import likely_device
     from harness.running import campaign
     from harness.study.load import find_study, load_study
 
@@ -229,6 +231,6 @@ def laid_out(name: str, model: str | None, out: Path | None) -> Campaign | str:
         study = load_study(find_study(name, paths.studies_dir()), overrides={"model": model} if model else None)
         if not models.model_ready(study.model) or not all(map(tasks.task_ready, (*study.tasks, *study.probes))):
             return "its model or data are not at hand; lorabench fetch makes them ready"
-        return campaign.load_campaign(name, model=model, out=out, device=make_executor("local").device)
+        return campaign.load_campaign(name, model=model, out=out, device=likely_device)
     except LorabenchError as error:
         return error.what

@@ -110,9 +110,9 @@ def check_ranks(study: Study, packs: Sequence[Pack], model: Path, where: str) ->
 
 
 def _known(device: Device) -> float | None:
-    """Bytes of the device; None where it is not there, so that its memory is a guess."""
+    """Bytes of the device; None where nobody has seen it, so that its memory is a guess."""
     gigabytes = device.main_gigabytes if device.kind == "cpu" else device.gigabytes
-    return 1e9 * gigabytes if gigabytes and device.name else None
+    return 1e9 * gigabytes if gigabytes and not device.assumed else None
 
 
 def _gb(size: float) -> str:

@@ -28,10 +28,15 @@ class Device:
     """What packs run on, as far as plans and forecasts depend on it: of this machine, or of the nodes of a cluster."""
 
     kind: str  #: ``cpu``, or ``cuda``: a GPU
-    name: str  #: a GPU's, or :func:`cpu_name`
+    name: str  #: a GPU's, or :func:`cpu_name`; empty where it is ``assumed``
     gigabytes: float | None = None  #: memory of a GPU, the smallest where there are several
     libraries: Mapping[str, str] = field(default_factory=installed)  #: their versions where the packs run
     main_gigabytes: float | None = None  #: main memory of a CPU; None where it is not known, as of a cluster's nodes
+
+    @property
+    def assumed(self) -> bool:
+        """Whether it is a GPU that nobody has seen, so that its memory is a guess: there is none on this machine."""
+        return not self.name
 
 
 def plain_stack(study: CommonSettings, device: Device) -> dict[str, Any]:

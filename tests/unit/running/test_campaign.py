@@ -28,6 +28,7 @@ STUDY = TOY | {
     "scoring": {"items": 8},
 }  # fmt: skip
 SMALL = {"examples": 16, "batch": 8}
+FEW = {"probes": [], "training": SMALL, "scoring": {"items": 8, "curve": []}}  # runs in two seconds
 
 
 @pytest.fixture(autouse=True)
@@ -219,14 +220,62 @@ def test_local_refuses_a_gpu_that_is_not_there():
 
 
 @no_gpu
-@pytest.mark.parametrize("verb", ["run", "plan"])
-def test_a_study_for_a_gpu_is_bad_usage_without_one(tmp_path, in_process, verb):
+def test_a_study_for_a_gpu_is_not_run_without_one(tmp_path, in_process):
     file = campaigns.write_study(tmp_path, STUDY, device="cuda")
-    more = ["--executor", "local"] if verb == "run" else []
-    status, _, said = in_process(verb, file, "--out", tmp_path / "out", *more)
+    status, _, said = in_process("run", file, "--out", tmp_path / "out", "--executor", "local")
     assert status == 2
     assert "asks for a GPU" in said
     assert not (tmp_path / "out").exists()
+
+
+@no_gpu
+def test_a_study_for_a_gpu_is_laid_out_without_one(tmp_path, in_process, monkeypatch):
+    """As on the machine that a cluster is joined from."""
+    monkeypatch.setattr("harness.cli.show.screen.screen.width", 200)
+    told = "note: torch sees no GPU on this machine: this is laid out for one elsewhere"
+    asks = "; run --address HOST:PORT asks the cluster what it has"
+    for pack, sizes in (("auto", ", and packs are sized for 8 GB"), (1, "")):
+        line = ["plan", campaigns.write_study(tmp_path, STUDY, device="cuda", pack=pack), "--out", tmp_path / "out"]
+        status, out, err = in_process(*line)
+        assert (status, err) == (0, "")
+        assert f"{told}{sizes}{asks}\n" in out
+        assert "on a GPU as fast as an H200 (from constants)" in out
+        found = json.loads(in_process(*line, "--json")[1])
+        assert (found["device"], found["assumed_gpu_gigabytes"]) == ("cuda", 8)
+        assert f"note: {found['notes'][-1]}" == f"{told}{sizes}{asks}"
+        assert found["forecast_seconds"] > 0
+    assert not (tmp_path / "out").exists()
+
+
+@no_gpu
+def test_a_plan_for_any_device_says_what_a_cluster_may_have(tmp_path, in_process, monkeypatch):
+    def notes(**changes: Any) -> str:
+        line = ["plan", campaigns.write_study(tmp_path, STUDY, **changes), "--out", tmp_path / "out", "--json"]
+        found = json.loads(in_process(*line)[1])
+        assert (found["device"], found["assumed_gpu_gigabytes"]) == ("cpu", None)
+        return "\n".join(found["notes"])
+
+    told = "laid out for the CPU of this machine (device: any), and a cluster may have GPUs"
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert told not in notes(device="any")
+    assert told in notes(device="any", resources={"accelerator_type": "H100"})
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert told in notes(device="any")
+    assert told not in notes(device="cpu")
+
+
+@no_gpu
+def test_a_study_for_a_gpu_is_compared_without_one(tmp_path, in_process):
+    """What a trial is depends on no device: what has changed is told where nothing of it could run."""
+    out = tmp_path / "out"
+    campaigns.run(campaigns.load(campaigns.write_study(tmp_path, STUDY | {"methods": {"lora": {}}} | FEW), out))
+
+    def changes(**now: Any) -> list[str]:
+        file = campaigns.write_study(tmp_path, STUDY | {"methods": {"lora": {}}} | FEW, device="cuda", **now)
+        return json.loads(in_process("status", file, "--out", out, "--json")[1])["changes"]
+
+    assert changes() == []
+    assert changes(seeds=[1])[1:] == ["1 record of 'lora' would be set aside: there is no seed '0' any more"]
 
 
 @pytest.fixture
