@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import synthetic
+from needs import CHROMIUM, unable
 from page_study import ARMS, ODD, ORDERS
 
 from harness.report import build_index, write_report
 from harness.store import write_trial
-
-NEED = "LORABENCH_NEED_CHROMIUM"
-
-
-def unable(why: str) -> None:
-    """Skip with the reason; fail where the browser was promised."""
-    if os.environ.get(NEED):
-        pytest.fail(f"{why}, and {NEED} is set")
-    pytest.skip(why)
 
 
 @pytest.fixture(scope="session")
@@ -29,11 +20,11 @@ def browser() -> Iterator:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        unable("playwright is not installed")
+        unable("playwright is not installed", CHROMIUM)
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)
     if found is None:
-        unable("there is no Chromium on this system (apt-get install chromium)")
+        unable("there is no Chromium on this system (apt-get install chromium)", CHROMIUM)
     with sync_playwright() as playwright:
         # Chromium's sandbox doesn't start as root, as in most containers.
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])

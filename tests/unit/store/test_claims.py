@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import needs
 import pytest
 
 from harness.errors import LorabenchError
@@ -307,10 +308,6 @@ def unshared(*words: str) -> list[str]:
     return ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc", *words]
 
 
-def containers_work() -> bool:
-    return bool(shutil.which("unshare")) and subprocess.run(unshared("true"), capture_output=True).returncode == 0
-
-
 IN_A_CONTAINER = """
 import sys
 from pathlib import Path
@@ -324,8 +321,7 @@ with claim(Path(sys.argv[1])):
 @pytest.fixture
 def container(tmp_path) -> Iterator[subprocess.Popen]:
     """A run that holds the folder, in a process namespace of its own under this host's name."""
-    if not containers_work():
-        pytest.skip("this system makes no namespaces for us")
+    needs.namespaces(unshared("true"))
     words = unshared(sys.executable, "-c", IN_A_CONTAINER, str(tmp_path))
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout.readline() == "held\n"
