@@ -5,8 +5,9 @@ may end.  ``settings`` is Ray's environment, which has to be there before ray is
 joins it, with a ``parcel`` of code for its workers, and watches it; ``messages`` are what is said of one that fails.
 ``nodes`` are what is there (each says so in ``look``), ``room`` how many jobs they have a place for.  ``task`` is a
 worker's side of a job, ``staying`` whether its process goes on to the next; ``executor`` is the driver's, to which jobs
-are ``sealed``, and ``flight`` all jobs of a run.  A worker that does not see the results folder is ``away``: what it
-writes goes by ``post``, which the driver opens (``mail``) and puts where it belongs (``home``).
+are ``sealed`` (``opening`` says what a node lacks for them), and ``flight`` all jobs of a run.  A worker that does not
+see the results folder is ``away``: what it writes goes by ``post``, which the driver opens (``mail``) and puts where it
+belongs (``home``).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from harness.executors.interface import Job, Outcome, Report, Work
+from harness.executors.ray.opening import opened
 from harness.store.records import Failure, Status
 
 
@@ -75,7 +76,7 @@ def _move(sealed: Job, folder: Path) -> Job:
 
 def _open(sealed: Job) -> tuple[Job, Work]:
     assert isinstance(sealed, Sealed | Waiting)
-    job, work = pickle.loads(zlib.decompress(sealed.content))
+    job, work = opened(zlib.decompress(sealed.content))
     return (job if job.folder == sealed.folder else work.move(job, sealed.folder)), work
 
 

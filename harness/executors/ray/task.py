@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from harness.executors.interface import NO_FIGURES, STARTING, Figures, Job, Outcome, Work
 from harness.executors.ray import staying
 from harness.executors.ray.look import unhide
+from harness.executors.ray.opening import opened
 from harness.store.records import Failure
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def packed(job: Job, work: Work) -> bytes:
 def carry_out_packed(content: bytes, errand: Errand | None) -> Outcome | None:
     """What :func:`carry_out` gives; the job is at work from when it is here: a new process imports torch first."""
     arrived = time.time()
-    job, work = pickle.loads(content)
+    job, work = opened(content)
     outcome = carry_out(job, work, errand)
     if outcome is None or outcome.span is None:
         return outcome
@@ -103,7 +104,7 @@ def carry_out_packed(content: bytes, errand: Errand | None) -> Outcome | None:
 def answer(question: bytes) -> Any:
     """What a pickled function of no arguments gives here, in a process that has not asked CUDA for anything yet."""
     unhide()
-    return pickle.loads(question)()
+    return opened(question)()
 
 
 def _away(job: Job, work: Work, errand: Errand) -> Outcome:
