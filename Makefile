@@ -60,6 +60,7 @@ perf: setup
 	$(BIN)/lorabench perf campaign $(SMALL)
 	$(BIN)/lorabench perf verbs $(if $(SMALL),--study smoke --repeats 1 --out $(SMALL_OUT))
 	$(BIN)/lorabench perf records $(if $(SMALL),--records 300 --out $(SMALL_OUT))
+	$(BIN)/lorabench perf jobs $(SMALL)
 
 # Removes what can be made again; never results or the cache of models and data.
 clean:

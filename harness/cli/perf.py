@@ -194,6 +194,20 @@ def records(
     _failed(f"over its budget: {line}" for line in main(records, out))
 
 
+@app.command()
+def jobs(
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=10, max=20_000, help="So many that do nothing; 10000, or 200 small.")
+    ] = None,
+    small: Small = False,
+    out: PerfFolder = Path("results/perf"),
+) -> None:
+    """What Ray takes for a job, and what is kept of each by a run and Ray's driver: many jobs that do nothing."""
+    from harness.perf.jobs import main
+
+    main(jobs or (200 if small else 10_000), out)
+
+
 def _failed(lines: Iterable[str]) -> None:
     """Say what failed, and end with 1 where anything did."""
     if failures := list(lines):

@@ -43,7 +43,7 @@ def test_bench_tunes_the_study_that_counts(tmp_path, gpu, words, tunes):
     assert verbs(tmp_path, gpu, *words) == [f"fetch {study}", *tune, f"run {study}"]
 
 
-BENCHMARKS = ["train", "score", "intruders", "methods", "campaign", "verbs", "records"]
+BENCHMARKS = ["train", "score", "intruders", "methods", "campaign", "verbs", "records", "jobs"]
 
 
 @pytest.mark.parametrize(
@@ -56,5 +56,5 @@ def test_perf_runs_all_benchmarks_in_one_edition(tmp_path, gpu, words, small):
     assert [run.split()[:2] for run in runs] == [["perf", name] for name in BENCHMARKS]
     assert all(("--out results/perf/small" in run) == small for run in runs), "or it would replace committed files"
     assert [name for name, run in zip(BENCHMARKS, runs, strict=True) if "--small" in run] == (
-        ["train", "score", "methods", "campaign"] if small else []
+        ["train", "score", "methods", "campaign", "jobs"] if small else []
     )
