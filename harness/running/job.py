@@ -156,22 +156,23 @@ _kept: dict[tuple[object, ...], Loaded] = {}
 def set_up(job: Job) -> Loaded:
     """The model, with room for what the job's pack adapts, and the tasks of its study, on the job's device.
 
-    Taken over from the job before where it had the same: on a CPU that saves some 10 s a pack.
+    Taken over from the job before where it had the same: on a CPU that saves some 10 s a pack.  Neither the rank counts
+    for that (who scores says how adapters are laid out) nor in which order a pack meets its tasks.
     """
     study = job.study
     cl_benchmark.use(study.cl_benchmark)
     use_threads(study.threads)
     # Trials of one pack adapt the same projections, and what they leave alone is left unwrapped.
     adapter = job.pack.adapter if job.pack else study.adapter
-    tasks = study.tasks if job.pack is None else tuple(dict.fromkeys(t for row in job.pack.rows for t in row.stream))
-    names = (*tasks, *study.probes)
-    key = (job.base_key, job.model_path, job.cache, job.device, frozenset(adapter.targets), adapter.rank, names)
+    asked = set(study.tasks) if job.pack is None else {task for row in job.pack.rows for task in row.stream}
+    names = (*(task for task in study.tasks if task in asked), *study.probes)
+    key = (job.base_key, job.model_path, job.cache, job.device, frozenset(adapter.targets), names)
     if key not in _kept:
         forget()
         device, dtype = torch.device(job.device), getattr(torch, study.dtype)
         model = load_model(job.model_path, dtype=dtype, device=device, targets=adapter.targets)
         wanted = Wanted(job.model_digest, study.dtype, frozenset(adapter.targets))
-        _kept[key] = Loaded(make_bench(study, names, model, job.model_path, adapter.rank), job.cache, wanted)
+        _kept[key] = Loaded(make_bench(study, names, model, job.model_path, study.adapter.rank), job.cache, wanted)
     return _kept[key]
 
 

@@ -60,8 +60,31 @@ def test_jobs_of_one_process_load_the_model_once(tmp_path, loads):
     assert not job._kept  # nothing stays behind a run
 
 
+#: Packs with other ranks, and with the tasks in another order.
+ALIKE = {
+    "methods": {"lora": {}, "lora@large": {"adapter": {"rank": 16}}, "self_distill": {}},
+    "streams": {"there": ["toy_recall", "toy_digits"], "back": ["toy_digits", "toy_recall"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        (ALIKE, 1),
+        ({"methods": {"lora": {}, "lora@q": {"adapter": {"targets": ["q_proj"]}}}}, 2),
+        ({"methods": {"lora": {}}, "streams": {"one": ["toy_recall"], "other": ["toy_digits"]}}, 3),  # and the base's
+    ],
+)
+def test_the_model_is_loaded_again_for_other_targets_or_tasks(tmp_path, loads, changes, count):
+    shutil.rmtree(paths.cache_dir() / "bases", ignore_errors=True)  # of other tests: the base job loads first
+    campaign = campaigns.load(campaigns.write_study(tmp_path, STUDY, **changes), tmp_path / "out")
+    assert len(campaign.plan.packs) == (6 if changes is ALIKE else 2)
+    assert campaigns.run(campaign).complete
+    assert len(loads) == count
+
+
 def test_records_are_those_of_a_model_loaded_for_each_job(tmp_path, monkeypatch, loads):
-    file = campaigns.write_study(tmp_path, STUDY)
+    file = campaigns.write_study(tmp_path, STUDY, **ALIKE)
     campaigns.run(campaigns.load(file, tmp_path / "kept"))
     set_up = job.set_up
 
@@ -72,7 +95,7 @@ def test_records_are_those_of_a_model_loaded_for_each_job(tmp_path, monkeypatch,
     for module in ("pack", "base"):
         monkeypatch.setattr(f"harness.running.{module}.set_up", anew)
     campaigns.run(campaigns.load(file, tmp_path / "anew"))
-    assert len(loads) >= 3
+    assert len(loads) >= 7  # for each pack of the second run
     first, second = (
         [record.model_dump(exclude={"costs", "host"}) for record in read_trials(tmp_path / name).records]
         for name in ("kept", "anew")
