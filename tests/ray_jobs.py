@@ -70,13 +70,6 @@ _done = 0  #: jobs that this process has told of
 TELL = Work(tell, give_up)
 
 
-def nothing(job: Job, report: Report) -> Outcome:
-    return Outcome(job.name)
-
-
-NOTHING = Work(nothing, give_up)
-
-
 def die_once(job: Job, report: Report) -> Outcome:
     """Some jobs kill their worker, by name, the first time."""
     mark = job.folder / "died"
