@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 
 import campaigns
 import clusters
 import pytest
+import ray_jobs
 from clusters import Nodes
+from ray_jobs import Small
 
 from harness.engine.environment import versions
 from harness.errors import InputError
@@ -46,6 +49,20 @@ def test_a_driver_without_gpu_uses_the_clusters(cluster, tmp_path):
     here = load(device=likely_device)
     assert likely_device("any").kind == "cpu", "or this test says nothing"
     assert len(opened.plan.packs) != len(here.plan.packs), "packs are as large as that GPU's memory allows"
+
+
+def test_jobs_run_where_the_named_kind_of_gpu_is(cluster, tmp_path):
+    """Either node would have room for them."""
+    node = cluster.join(cpus=2, gpu=SMALL, resources={"accelerator_type:T4": 1})
+    jobs = [Small(f"job{number}", tmp_path, "cuda", card=0.5) for number in range(4)]
+    used = {}
+    with clusters.joined(cluster.address) as executor:
+        for kind, gigabytes in (("T4", 16), ("H100", 80)):
+            assert executor.device("cuda", ResourceSettings(accelerator_type=kind)).gigabytes == gigabytes
+            outcomes = executor.run(jobs, ray_jobs.NAP, lambda *_: None)
+            (used[kind],) = {json.loads(outcome.message)["node"] for outcome in outcomes}
+    cluster.kill(node)
+    assert used["T4"] == node.node_id != used["H100"]
 
 
 def refused(executor, wanted: str, accelerator_type: str | None = None) -> InputError:
