@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 from ray.exceptions import RayTaskError
-from ray_jobs import NOTHING, Small
+from ray_jobs import Small
 
 from harness.errors import InputError
 from harness.executors.ray import flight, task
 from harness.executors.ray.flight import Flight, Running
 from harness.executors.ray.sealed import SEALED, Needs, Sealed, seal
 from harness.executors.ray.task import Signs, answer, carry_out_packed, packed
+from harness.perf.trivial import WORK
 
 METHOD = """
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def forget() -> None:
 def sealed(part: Any, folder: Path) -> bytes:
     """A job that has this part, as a worker gets it."""
     job = Small(folder=folder, seconds=part)
-    return packed(Sealed(**vars(Needs.of(job)), content=seal(job, NOTHING)), SEALED)
+    return packed(Sealed(**vars(Needs.of(job)), content=seal(job, WORK)), SEALED)
 
 
 def refused(call: Callable[..., Any], *given: Any) -> InputError:
@@ -105,5 +106,5 @@ def test_the_run_ends_with_what_a_worker_says(tmp_path, monkeypatch):
     monkeypatch.setattr(flight.ray, "get", get)
     running = Running(Small(folder=tmp_path), Signs.of(Small(folder=tmp_path)))
     with pytest.raises(InputError) as caught:
-        Flight(SimpleNamespace(), SimpleNamespace(), None, NOTHING, lambda *_: None)._fetch(object(), running)
+        Flight(SimpleNamespace(), SimpleNamespace(), None, WORK, lambda *_: None)._fetch(object(), running)
     assert caught.value is told

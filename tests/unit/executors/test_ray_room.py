@@ -7,12 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray_jobs import NOTHING, Small
+from ray_jobs import Small
 
 from harness.errors import InputError, LorabenchError
 from harness.executors.ray import executor, flight, nodes, room
 from harness.executors.ray.nodes import KIND, Node
 from harness.executors.ray.room import TAKEN_SECONDS, Room
+from harness.perf.trivial import WORK
 from harness.study.config import ResourceSettings
 
 PLAIN = Node("a", "10.0.0.1", {"CPU": 2.0})
@@ -88,7 +89,7 @@ def test_ray_is_told_the_kind_that_a_study_names(there, monkeypatch, kind):
     try:
         assert running.device("cuda", ResourceSettings(accelerator_type=kind)).name == kind
         with pytest.raises(LorabenchError, match="on purpose"):
-            running.run([Small(device="cuda", card=0.5)], NOTHING, lambda *_: None)
+            running.run([Small(device="cuda", card=0.5)], WORK, lambda *_: None)
     finally:
         flight._with_options.cache_clear()
     assert asked == [{"num_cpus": 1, "num_gpus": 0.5, "accelerator_type": kind}]
