@@ -122,7 +122,7 @@ class Batch:
     rows: Sequence[Sequence[Example]]  # of each row
     passes: tuple[Pass, ...]
     end: int  # pads, and ends an answer that the student gives itself
-    budget: int  # padded tokens that go through the model at once
+    budget: int  # padded tokens that go through the model at once; in line unequal neighbours may add a few
     seeds: Sequence[int]  # of each row's draws in this step; empty where no row samples
 
     @property
@@ -148,8 +148,8 @@ def make_batch(
 
     Examples are padded on the right, and cut into passes of similar lengths where that is cheaper than padding them all
     to the longest, or where they do not fit the ``budget`` of tokens; the passes' gradients add up to the same.
-    Those of a pass with at most ``join`` tokens each stand behind each other instead: those of a row (:class:`Joined`),
-    and on a CPU those of all rows, where that is cheaper (:class:`~harness.engine.lines.Line`).
+    Those of a pass with at most ``join`` tokens each stand behind each other instead: those of a row (:class:`Joined`).
+    On a CPU those of all rows do, where no example is longer and it is cheaper (:class:`~harness.engine.lines.Line`).
     An answer token weighs 1 / (answer tokens of its row), or 1 / (tokens of its answer * examples) if ``by_answer``.
     """
     weights = [_weights(examples, by_answer) for examples in rows]

@@ -1,7 +1,7 @@
 """Captures of CUDA graphs, and what another thread does on the same GPU meanwhile.
 
 A capture forbids its own thread alone what would break it.  But libraries load kernels at their first use, and may wait
-for the whole device, which no mode of captures allows for: so either waits for the other.
+for the whole device, which no mode of captures allows for: so what may do that, and captures, wait for each other.
 """
 
 from __future__ import annotations

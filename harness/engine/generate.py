@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from harness.engine.continuation import LEAST_MOVED, Continuation
 from harness.engine.model.packed import PackedModel
-from harness.engine.steps import LEAST_MOVED, Steps
 
 Progress = Callable[[int], None]  #: called with the number of tokens just done
 
@@ -127,11 +127,11 @@ def generate(
     out: list[list[list[int]]] = [[[] for _ in each] for each in prompts]
     open_rows = {(k, i) for k in range(trials) for i in state.places}
     finite = torch.ones(trials, dtype=torch.bool, device=model.device)
-    steps: Steps | None = None
+    ahead: Continuation | None = None
     for turn in range(max_tokens):
-        if turn and steps is None and _stays(model, state.cache):
-            steps = Steps(model, state.mask, state.positions, state.cache, max_tokens - turn)
-        logits = model.logits(steps.take(state.ids) if steps else _next(model, state))
+        if turn and ahead is None and _stays(model, state.cache):
+            ahead = Continuation(model, state.mask, state.positions, state.cache, max_tokens - turn)
+        logits = model.logits(ahead.take(state.ids) if ahead else _next(model, state))
         finite &= logits.isfinite().all(-1).view(trials, -1).all(-1)
         token = pick(logits, state.places, turn)
         progress(state.ids.numel())
@@ -145,13 +145,14 @@ def generate(
         if not open_rows:
             break
         state.ids, state.positions = token[:, None], state.positions[:, -1:] + 1
-        state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
+        if ahead is None:
+            state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
         alive = [column[i] for i in state.places if any((k, i) in open_rows for k in range(trials))]
         fewer = model.shares and 2 * len(alive) <= len(state.places)  # moving the cache costs about a step
-        if fewer and (steps is None or steps.left >= LEAST_MOVED):
+        if fewer and (ahead is None or ahead.left >= LEAST_MOVED):
             chosen = state.keep(alive, trials)
-            if steps:
-                steps.keep(chosen)
+            if ahead:
+                ahead.keep(chosen)
     return out, finite.tolist()
 
 
@@ -162,7 +163,7 @@ def _next(model: PackedModel, state: _State) -> Tensor:
 def _stays(model: PackedModel, cache: DynamicCache) -> bool:
     """Whether keys and values may have their places from the start: on a GPU, where the model keeps them as usual."""
     plain = all(type(layer) is DynamicLayer for layer in cache.layers)
-    return model.device.type == "cuda" and model.shares and model.window is None and plain
+    return model.device.type == "cuda" and model.stays and model.shares and model.window is None and plain
 
 
 def _prefill(model: PackedModel, prompts: Sequence[Sequence[Sequence[int]]], progress: Progress) -> _State:

@@ -147,7 +147,8 @@ class Trunk:
                     self._graphs[key] = self._capture(layout, read, values, scaling, gradient=gradient)
             except RuntimeError as error:  # of which running out of memory is one
                 self.forget()
-                self.failed, self._captures = f"{type(error).__name__}: {str(error).splitlines()[0]}", False
+                said = next(iter(str(error).splitlines()), "")
+                self.failed, self._captures = f"{type(error).__name__}: {said}", False
                 return None
         return self._graphs[key]
 

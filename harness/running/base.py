@@ -77,4 +77,4 @@ def _mean_length(bench: Bench, name: str, job: Job) -> float:
     examples = bench.training_examples(name)
     longest = job.study.training.max_length
     drawn = draw(LENGTHS, len(examples), 0)
-    return float(np.mean([min(len(examples[int(i)].ids), longest) for i in drawn]))
+    return float(np.mean([min(len(example.ids), longest) for example in examples.choose(drawn)]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,8 @@ from harness.store.checkpoints import save_checkpoint
 #: Bytes of a state up to which it is copied into page-locked memory, several times as fast; what a host has of that is
 #: gone for all else, and torch takes the next power of two for each tensor.
 LOCKED = 2 * 2**30
+#: Bytes of a state on a CPU up to which it is there twice while it is written; a larger one is written at once.
+COPIED = 2**28
 
 
 class CheckpointWriter:
@@ -39,13 +42,15 @@ class CheckpointWriter:
         Raises what the write before has raised (FolderError: the disk is full), for which it waits.
         """
         self.settle()
-        locked = sum(tensor.nbytes for tensor in tensors.values()) <= LOCKED
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if size > COPIED and not any(tensor.is_cuda for tensor in tensors.values()):
+            save_checkpoint(self.path, self._key, {**tensors}, data)
+            return
         kept, self._copies = self._copies, {}
         for name, tensor in tensors.items():
             copy = kept.get(name)
             if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-                pin = locked and tensor.is_cuda
-                copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pin)
+                copy = _room_for(tensor, locked=size <= LOCKED)
             self._copies[name] = copy.copy_(tensor.detach())
         self._write = self._thread.submit(save_checkpoint, self.path, self._key, self._copies, data)
 
@@ -58,11 +63,10 @@ class CheckpointWriter:
                 self._write = None
 
     def remove(self) -> None:
-        """Remove the file, which is of no more use.  Raises what the last write has raised."""
-        try:
+        """Remove the file, which is of no more use, and whatever became of the last write."""
+        with suppress(Exception):
             self.settle()
-        finally:
-            self.path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -72,3 +76,11 @@ class CheckpointWriter:
         self._thread.shutdown()
         self._write = None
         self._copies.clear()
+
+
+def _room_for(tensor: Tensor, *, locked: bool) -> Tensor:
+    """Memory of the host for a copy: page-locked for that of a GPU, where the host has some."""
+    if locked and tensor.is_cuda:
+        with suppress(RuntimeError):
+            return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return torch.empty(tensor.shape, dtype=tensor.dtype)

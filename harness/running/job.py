@@ -15,6 +15,7 @@ from harness.data import paths
 from harness.data.models import resolve_model
 from harness.data.sources import cl_benchmark
 from harness.data.tasks import prepare_task
+from harness.engine.continuation import forget_graphs
 from harness.engine.environment import free_unused, use_threads
 from harness.engine.model.load import load_model
 from harness.engine.spectra import Spectra
@@ -173,6 +174,7 @@ def set_up(job: Job) -> Loaded:
         model = load_model(job.model_path, dtype=dtype, device=device, targets=adapter.targets)
         wanted = Wanted(job.model_digest, study.dtype, frozenset(adapter.targets))
         _kept[key] = Loaded(make_bench(study, names, model, job.model_path, study.adapter.rank), job.cache, wanted)
+    _kept[key].bench.model.capture_again()
     return _kept[key]
 
 
@@ -184,6 +186,7 @@ def rest(job: Job) -> None:
     if job.device == "cuda":
         for loaded in _kept.values():
             loaded.forget_spectra()
+        forget_graphs()
         free_unused(torch.device(job.device))
 
 

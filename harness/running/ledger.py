@@ -62,7 +62,7 @@ class Ledger(BaseModel):
     seconds: dict[str, float] = {"train": 0.0, "score": 0.0, "analysis": 0.0}
     peak_memory_gib: float = 0.0
     eager: str = ""  #: why a pack on a GPU trained or wrote answers without graphs, if it did
-    joined: int = 0  #: tokens of the longest rows that stood behind each other instead of being padded
+    joined: int = 0  #: tokens of the longest rows that may have stood behind each other instead of being padded
     pack_tokens: int = 0
 
     @classmethod

@@ -62,9 +62,13 @@ class EncodingLM(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """As lm-eval's HF model encodes: special tokens as the tokenizer adds them, no second BOS."""
-        if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
+        if add_special_tokens is None and self._begins(string):
             add_special_tokens = False
         return [*self._encoded_lately(string, add_special_tokens)]
+
+    def _begins(self, text: str) -> bool:
+        """Whether a text brings the special token along that one begins with, as chats do."""
+        return has_bos_prefix(text, self.tokenizer.decode(self.prefix_token_id))
 
     def encode_ahead(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Encode at once, on all cores, what is going to be asked for of these contexts and answers.
@@ -74,7 +78,8 @@ class EncodingLM(TemplateLM):
         texts: dict[str, None] = {}
         for context, answer in pairs:
             asked = context.rstrip()  # lm-eval moves spaces to the answer
-            texts |= dict.fromkeys(text for text in (context + answer, asked) if text)
+            if asked and not self._begins(asked):
+                texts |= dict.fromkeys((context + answer, asked))
         if texts:
             self._ahead = dict(zip(texts, self.tokenizer([*texts])["input_ids"], strict=True))
 

@@ -19,6 +19,8 @@ from lm_eval.api.instance import Instance
 from places import ROOT
 from torch import nn
 
+from harness.engine import generate as generating
+from harness.engine.model.family import check
 from harness.engine.model.load import load_model
 from harness.errors import InputError
 from harness.scoring.lm import PackedLM
@@ -154,3 +156,12 @@ def test_it_gives_the_numbers_of_lm_eval_or_is_refused(family, tmp_path, tokeniz
 def test_every_family_is_in_the_table():
     assert set(table()) == set(CASES["families"])
     assert len(FAST) >= 18
+
+
+@pytest.mark.parametrize(("family", "stays"), [("bloom", False), ("gpt_neox", True), ("qwen3", True)])
+def test_a_cache_without_room_ahead_is_shared_still(family, stays, monkeypatch):
+    """BLOOM makes its biases of a mask of two dimensions.  On a GPU room is made as here."""
+    monkeypatch.setattr(generating, "_stays", lambda model, cache: model.stays and model.shares)
+    model = tiny(family)
+    verdict = check(model, projections(model))
+    assert (verdict.stays, verdict.shares, verdict.refused) == (stays, True, "")

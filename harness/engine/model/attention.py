@@ -21,7 +21,7 @@ from transformers.masking_utils import sdpa_mask
 from harness.engine.batches import Joined
 from harness.engine.lines import Line
 from harness.engine.model.products import multiplies_bfloat16, widened
-from harness.engine.model.short_rows import FASTER, line_attention, row_attention
+from harness.engine.model.short_rows import FASTER, causal_attention, line_attention
 from harness.engine.model.try_kernels import kernels_for
 
 NAME = "lorabench"  #: under which transformers finds it (``attn_implementation``)
@@ -94,7 +94,7 @@ def attention(
         return one_query(query, key, value, attention_mask, scaling), None
     if attention_mask is None and dropout == 0 and _suits_products(module, query, key, value, **kwargs):
         scale = query.shape[3] ** -0.5 if scaling is None else scaling
-        return row_attention(query, key, value, scale).transpose(1, 2).contiguous(), None
+        return causal_attention(query, key, value, scale).transpose(1, 2).contiguous(), None
     if (
         attention_mask is None
         or not attention_mask.is_floating_point()

@@ -34,7 +34,8 @@ def wrapped(verdict: Verdict, model: Any, targets: Sequence[str]) -> PackedModel
     """``model`` with room for adapters, limited to what ``verdict`` says that it bears."""
     head = Head(model.get_submodule(verdict.decoder), model.get_output_embeddings(), verdict.factor, verdict.softcap)
     packed = PackedModel(model, targets, head)
-    packed.branches, packed.shares, packed.skips = verdict.branches, verdict.shares, packed.skips and verdict.skips
+    packed.branches, packed.shares, packed.stays = verdict.branches, verdict.shares, verdict.stays
+    packed.skips = packed.skips and verdict.skips
     return packed
 
 
@@ -126,10 +127,13 @@ def _try_out(packed: PackedModel, material: Material, verdict: Verdict) -> Verdi
     if failed := _attempt(candidate, _branched):
         verdict = replace(verdict, branches=False, why=failed)
     if failed := _attempt(candidate, _generated):
-        packed.shares = False
-        if again := _attempt(candidate, _generated):
-            return replace(verdict, refused=f"in generation with a cache {again}")
-        verdict = replace(verdict, shares=False, why=verdict.why or failed)
+        packed.stays = False
+        verdict = replace(verdict, stays=False)
+        if failed := _attempt(candidate, _generated):
+            packed.shares = False
+            if again := _attempt(candidate, _generated):
+                return replace(verdict, refused=f"in generation with a cache {again}")
+            verdict = replace(verdict, shares=False, why=verdict.why or failed)
     return verdict
 
 

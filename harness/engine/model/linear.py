@@ -124,7 +124,7 @@ class _PackedLoRA(torch.autograd.Function):
     ) -> Tensor:
         """``neighbours`` says which rows of X are whose; empty: each trial has as many."""
         counts = [trials for trials, _ in neighbours] or [len(a)]
-        rows, y = _by_neighbours(x, counts, neighbours), linear(x, weight, bias)
+        rows, y = _by_neighbours(x.contiguous(), counts, neighbours), linear(x, weight, bias)
         outs, factors = _by_neighbours(y, counts, neighbours), (a.split(counts), b.split(counts))
         downs = [bmm(each, of_a.mT) for each, of_a in zip(rows, factors[0], strict=True)]
         for out, down, of_b in zip(outs, downs, factors[1], strict=True):
@@ -136,7 +136,7 @@ class _PackedLoRA(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
         x, a, b, weight, *downs = ctx.saved_tensors
-        rows, grouped = (_by_neighbours(states, ctx.counts, ctx.neighbours) for states in (x, dy))
+        rows, grouped = (_by_neighbours(states.contiguous(), ctx.counts, ctx.neighbours) for states in (x, dy))
         d_downs = [bmm(each, of_b) for each, of_b in zip(grouped, b.split(ctx.counts), strict=True)]
         dx = None
         if ctx.needs_input_grad[0]:
@@ -153,8 +153,10 @@ class _PackedLoRA(torch.autograd.Function):
 
 
 def _by_neighbours(states: Tensor, counts: Sequence[int], neighbours: Neighbours) -> list[Tensor]:
-    """States [..., n] of all trials, in line or equally many, as [K, tokens, n] of each K that are neighbours."""
-    flat = states.reshape(-1, states.shape[-1])
+    """States [..., n] of all trials, in line or equally many, as [K, tokens, n] of each K that are neighbours: views,
+    which are written to.
+    """
+    flat = states.view(-1, states.shape[-1])
     sizes = [trials * tokens for trials, tokens in neighbours] or [len(flat)]
     return [part.view(count, -1, flat.shape[1]) for part, count in zip(flat.split(sizes), counts, strict=True)]
 

@@ -77,11 +77,11 @@ class PackedModel:
         self._linears = [cast(PackedLinear, model.get_submodule(slot.module)) for slot in self.slots]
         #: What the family bears (``harness.engine.model.family``): a mask that is not causal, prompts continued from
         #: one reading of what they begin with, a last feed-forward layer that computes only what is read.
-        self.branches, self.shares, self.skips = True, True, self._last is not None
+        self.branches, self.shares, self.stays, self.skips = True, True, True, self._last is not None
         if self.device.type == "cuda":
             self._find_readers()
-        self.captures = self.device.type == "cuda"  #: whether steps of decoding are captured in graphs
-        self.why_eager = ""  #: what went wrong where one could not be
+        self.captures, self.why_eager = False, ""  #: whether steps of decoding are captured, and why one could not be
+        self.capture_again()
         self.joins = longest_joined(self)  #: longest rows that may stand behind each other; 0: none
         self.unmasked = fits(self)  #: whether our own kernel attends in rows with branches, without a mask
         self.unmasked = self.unmasked and keeps_branches_apart(self)
@@ -195,9 +195,14 @@ class PackedModel:
                 input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **self._placed(positions)
             ).last_hidden_state
 
+    def capture_again(self) -> None:
+        """On a GPU steps of decoding are captured, whatever went wrong in the job before."""
+        self.captures, self.why_eager = self.device.type == "cuda", ""
+
     def capture_failed(self, error: RuntimeError) -> None:
         """From now on steps of decoding run eagerly."""
-        self.captures, self.why_eager = False, f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        said = next(iter(str(error).splitlines()), "")
+        self.captures, self.why_eager = False, f"{type(error).__name__}: {said}"
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] of hidden states [N, d].

@@ -50,7 +50,7 @@ class _RowAttention(torch.autograd.Function):
         )  # fmt: skip
 
 
-def row_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """[R, heads, T, d] of query [R, heads, T, d] and key, value [R, groups, T, d]."""
     mixed = _RowAttention.apply(query, key, value, scale)
     assert isinstance(mixed, Tensor)
@@ -96,7 +96,7 @@ def line_attention(query: Tensor, key: Tensor, value: Tensor, line: Line, scale:
     """[1, heads, N, d] of query [1, heads, N, d] and key, value [1, groups, N, d], each example by itself."""
     queries, keys, values = (_Apart.apply(x[0].transpose(0, 1), line) for x in (query, key, value))
     mixed = [
-        row_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale).transpose(1, 2)
+        causal_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale).transpose(1, 2)
         for q, k, v in zip(queries, keys, values, strict=True)
     ]
     return _InLine.apply(line, *mixed).transpose(0, 1)[None]

@@ -20,6 +20,7 @@ class Verdict:
     softcap: float | None = None  #: of the logits
     branches: bool = True  #: rows with a mask that is not causal: answers side by side behind their question
     shares: bool = True  #: a cache whose rows can be repeated, for prompts that begin alike, and dropped when done
+    stays: bool = True  #: a cache with room for all that will be said, and numbers for a mask of what is there
     skips: bool = True  #: a last feed-forward layer that computes only the places that are read
     refused: str = ""
     why: str = ""  #: of what it does not bear

@@ -92,7 +92,7 @@ def test_products_err_no_more_than_torch_s_kernel(dtype, groups, length):
     down = torch.randn(query.shape, generator=torch.Generator().manual_seed(1))
     exact = with_gradient(causal, [x.double() for x in (query, key, value)], down.to(dtype))
     kernel = with_gradient(causal, (query, key, value), down)
-    found = with_gradient(lambda q, k, v: short_rows.row_attention(q, k, v, 0.3), (query, key, value), down)
+    found = with_gradient(lambda q, k, v: short_rows.causal_attention(q, k, v, 0.3), (query, key, value), down)
     least = torch.finfo(dtype).eps
     for ours, theirs, right in zip(found, kernel, exact, strict=True):
         assert (ours - right).norm() <= max(1.2 * (theirs - right).norm(), least * right.norm(), 1e-12)
@@ -102,7 +102,7 @@ def test_products_err_no_more_than_torch_s_kernel(dtype, groups, length):
 def test_products_are_asked_where_they_are_faster(case, monkeypatch):
     products = []
     monkeypatch.setattr(attention, "multiplies_bfloat16", lambda: case != "emulated")
-    monkeypatch.setattr(attention, "row_attention", lambda *given: products.append(given) or causal(*given[:3]))
+    monkeypatch.setattr(attention, "causal_attention", lambda *given: products.append(given) or causal(*given[:3]))
     length = short_rows.FASTER + 1 if case == "long" else 8
     query, key, value = inputs(1, 6, 2, length, torch.float32 if case == "float32" else torch.bfloat16)
     found = attention.attention(Module(), query, key, value, None, scaling=0.3)[0].transpose(1, 2)

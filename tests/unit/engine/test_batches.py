@@ -60,6 +60,9 @@ def test_every_answer_token_counts_once(shape, budget, join):
             trials = torch.tensor([most for count, most in each.student.line.neighbours for _ in range(count)])
             owner = torch.repeat_interleave(torch.arange(len(rows)), trials)
             assert torch.equal(owner[source], each.row)
+            assert ids.numel() <= budget or (each.position == 0).sum() == len(rows), (
+                "over budget only with a row a trial"
+            )
         else:
             assert ids.numel() <= budget or ids.shape[0] == len(rows), "over budget only with a row a trial"
             assert torch.equal(source // ids.shape[1] // (ids.shape[0] // len(rows)), each.row)

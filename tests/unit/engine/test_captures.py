@@ -42,21 +42,24 @@ def test_neither_is_within_the_other():
 
 def test_a_capture_that_waits_is_the_next():
     """However fast the other comes again."""
-    over, at_work = threading.Event(), threading.Event()
+    asked, turns, seen = threading.Event(), 0, []
 
-    def beside() -> None:
-        while not over.is_set():
-            with beside_captures():
-                at_work.set()
-
-    thread = start(beside)
-    assert at_work.wait(SECONDS)
-    for _ in range(1000):
+    def capture() -> None:
+        asked.set()
         with capturing():
-            pass
-    over.set()
+            seen.append(turns)
+
+    thread = None
+    while not seen and turns < 1000:
+        with beside_captures():
+            turns += 1
+            if thread is None:
+                thread = start(capture)
+                assert asked.wait(SECONDS)
+                threading.Event().wait(0.05)  # by now it waits for the turn
+    assert thread is not None
     thread.join(SECONDS)
-    assert not thread.is_alive()
+    assert seen == [1]
 
 
 def test_what_fails_leaves_the_turn():

@@ -19,7 +19,7 @@ from harness.engine.batches import Example, Pass, make_batch
 from harness.engine.lines import cheapest, line_up
 from harness.engine.model import attention, joining
 from harness.engine.model.packed import PackedModel
-from harness.engine.model.short_rows import row_attention
+from harness.engine.model.short_rows import causal_attention
 from harness.engine.passes import forward_backward
 from harness.engine.trunk import Trunk
 from harness.method.losses import cross_entropy
@@ -198,5 +198,5 @@ def test_models_that_do_not_fit_keep_their_padding():
 
 
 def test_a_model_whose_rows_see_each_other_keeps_its_padding(monkeypatch):
-    monkeypatch.setattr(attention, "line_attention", lambda q, k, v, line, scale: row_attention(q, k, v, scale))
+    monkeypatch.setattr(attention, "line_attention", lambda q, k, v, line, scale: causal_attention(q, k, v, scale))
     assert packed_model("llama").joins == 0

@@ -53,7 +53,7 @@ def test_together_they_train_as_each_does_alone(device, dtype):
             member.take(Change(a, b))
         for member in members:
             low_rank = member.change.low_rank
-            one = linear._PackedLoRA.apply(x, *low_rank, member.weight, member.bias)
+            one = linear._PackedLoRA.apply(x, *low_rank, member.weight, member.bias, ())
             ys.append(one if alone else together.output(member, x))
         return [*ys, *torch.autograd.grad([y.square().sum() for y in ys], [x, values])]
 
@@ -84,10 +84,10 @@ def test_an_output_that_nobody_asks_for_has_no_gradient():
     for member, pair in zip(members, pairs(values.requires_grad_()), strict=True):
         member.take(Change(*pair))
     (found,) = torch.autograd.grad(together.output(members[0], x).sum(), x)
-    alone = linear._PackedLoRA.apply(x, *members[0].change.low_rank, members[0].weight, members[0].bias)
+    alone = linear._PackedLoRA.apply(x, *members[0].change.low_rank, members[0].weight, members[0].bias, ())
     assert relative(found, torch.autograd.grad(alone.sum(), x)[0]) < 1e-5
     other = x.detach() + 1
-    wanted = linear._PackedLoRA.apply(other, *members[1].change.low_rank, members[1].weight, members[1].bias)
+    wanted = linear._PackedLoRA.apply(other, *members[1].change.low_rank, members[1].weight, members[1].bias, ())
     found = together.output(members[1], other)
     assert relative(found.detach(), wanted.detach()) < 1e-5, "what was read before is not handed out"
 
@@ -103,7 +103,7 @@ def test_a_new_change_forgets_a_pass_that_stopped():
             member.take(Change(*pair))
         together.output(members[0], x)  # and the others are not asked
     second = together.output(members[1], x)
-    alone = linear._PackedLoRA.apply(x, *pairs(2.0 * values)[1], members[1].weight, members[1].bias)
+    alone = linear._PackedLoRA.apply(x, *pairs(2.0 * values)[1], members[1].weight, members[1].bias, ())
     assert relative(second, alone) < 1e-5
     members[1].take(None)
     assert not together._outputs

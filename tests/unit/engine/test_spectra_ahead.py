@@ -105,9 +105,11 @@ def test_what_is_there_is_left_as_it_is(tmp_path, monkeypatch):
     model = packed_model()
     Spectra(model, tmp_path)
     before = content(tmp_path)
-    monkeypatch.setattr(module, "spectrum_on_host", None)
+    made = []
+    monkeypatch.setattr(module, "spectrum_on_host", lambda *given: made.append(given))
     SpectraAhead(model, tmp_path).wait(lambda text: None)
     assert content(tmp_path) == before
+    assert not made
 
 
 def test_what_fails_beside_is_raised_where_it_is_asked_for(tmp_path, monkeypatch):

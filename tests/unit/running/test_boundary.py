@@ -146,14 +146,26 @@ def test_what_stops_the_pack_counts_for_more(tmp_path, monkeypatch):
     assert not writers()
 
 
+def test_a_large_state_of_a_cpu_is_written_at_once(tmp_path, monkeypatch):
+    """It is not there twice."""
+    monkeypatch.setattr(boundary, "COPIED", 0)
+    path, tensors = tmp_path / "c.safetensors", state()
+    with CheckpointWriter(path, "key") as writer:
+        writer.take(tensors, {"stage": 0})
+        assert path.exists()
+        assert not writers()
+        loaded = load_checkpoint(path, "key")
+        assert loaded is not None
+        assert all(torch.equal(loaded[0][name], tensor) for name, tensor in tensors.items())
+
+
 def test_a_file_is_removed_though_its_successor_was_not_written(tmp_path, monkeypatch):
     with CheckpointWriter(tmp_path / "c.safetensors", "key") as writer:
         writer.take(state(), 0)
         writer.settle()
         monkeypatch.setattr(boundary, "save_checkpoint", full)
         writer.take(state(), 1)
-        with pytest.raises(FolderError):
-            writer.remove()
+        writer.remove()
     assert not list(tmp_path.iterdir())
 
 
@@ -232,15 +244,14 @@ def test_a_full_disk_stops_the_run_at_the_next_boundary(file, tmp_path, monkeypa
     assert not writers()
 
 
-def test_what_the_last_write_raised_comes_behind_the_records(file, tmp_path, monkeypatch):
+def test_the_last_write_matters_no_more_behind_the_records(file, tmp_path, monkeypatch):
     def save(path: Path, key: str, tensors: dict[str, torch.Tensor], data: dict) -> None:
         if data["stage"] == 1:
             full()
         save_checkpoint(path, key, tensors, data)
 
     monkeypatch.setattr(boundary, "save_checkpoint", save)
-    with pytest.raises(FolderError, match="No space left"):
-        run(file, tmp_path / "out")
+    run(file, tmp_path / "out")
     assert {record.status for record in read_trials(tmp_path / "out").records} == {"ok"}
     assert not list((tmp_path / "out" / "running").glob("*.safetensors"))
 

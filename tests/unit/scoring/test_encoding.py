@@ -47,8 +47,7 @@ def test_ahead_gives_the_tokens_that_one_by_one_gives():
     (found, calls), (wanted, alone) = encoded(True), encoded(False)
     assert found == wanted
     # At once; then what has no context, and what begins with the special token, which is not added again.
-    assert calls == [["one a", "one", "one bc", "two d", "two", "e", "<end>threef", "<end>three"],
-                     "e", "<end>threef", "<end>three"]  # fmt: skip
+    assert calls == [["one a", "one", "one bc", "two d", "two"], "e", "<end>threef", "<end>three"]
     assert alone.count("one") == 1, "the context of several answers"
 
 

@@ -22,13 +22,13 @@ from harness.engine.model.packed import PackedModel
 LEAST_CAPTURED = 4
 #: Tokens still to come for which fewer rows are worth a graph of their own.
 LEAST_MOVED = 32
-#: Share of the card's memory that must be free for a capture: meanwhile nothing that is cached can be given back.
+#: Share of the card's memory below which what is cached is given back before a capture: within it that can't be.
 SPARE = 1 / 8
 #: Kernels of attention read a mask as it is where its rows begin at multiples of this.
 ALIGNED = 8
 
 
-class Steps:
+class Continuation:
     """The next tokens of N rows, one each at a time, behind what is in a cache."""
 
     def __init__(self, model: PackedModel, mask: Tensor, positions: Tensor, behind: Cache, most: int) -> None:
@@ -82,13 +82,15 @@ class Steps:
 
     def _capture(self) -> None:
         """As ``torch.cuda.graph`` does, which first gives cached memory back each time: every batch has a graph."""
+        device = self.ids.device
         try:
             graph = torch.cuda.CUDAGraph()
-            free, total = torch.cuda.mem_get_info(self.ids.device)
+            free, total = torch.cuda.mem_get_info(device)
             if free < SPARE * total:
                 torch.cuda.empty_cache()
-            with capturing(), _aside(self.ids.device):
-                graph.capture_begin(capture_error_mode="thread_local")
+            pool = _latest[device].pool() if device in _latest else None
+            with capturing(), _aside(device):
+                graph.capture_begin(pool, capture_error_mode="thread_local")
                 try:
                     self._hidden = self._step()
                 finally:
@@ -96,7 +98,7 @@ class Steps:
         except RuntimeError as error:  # of which running out of memory is one
             self.model.capture_failed(error)
         else:
-            self._graph = graph
+            self._graph = _latest[device] = graph
 
 
 class _Room(DynamicLayer):
@@ -126,6 +128,16 @@ def _widened(states: Tensor, width: int) -> Tensor:
     return wide
 
 
+#: The latest graph of a device, whose memory the next one is captured into: what no graph keeps lies idle until torch
+#: gives back all that it has cached.
+_latest: dict[torch.device, torch.cuda.CUDAGraph] = {}
+
+
+def forget_graphs() -> None:
+    """Keep no memory for graphs to come."""
+    _latest.clear()
+
+
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
     """One for all captures: libraries keep room for each stream that they have run on."""
@@ -140,6 +152,8 @@ def _aside(device: torch.device) -> Iterator[None]:
         return
     stream, current = _stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        yield
-    current.wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        current.wait_stream(stream)
