@@ -10,10 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import campaigns
+import numpy as np
 import pytest
 from campaigns import TOY
 
 from harness.data.models import resolve_model
+from harness.engine.batches import Example
 from harness.errors import FolderError
 from harness.executors.interface import Outcome, Watcher
 from harness.executors.local import LocalExecutor
@@ -23,6 +25,7 @@ from harness.running import campaign as campaigns_run
 from harness.running import estimate
 from harness.running import job as job_module
 from harness.running.estimate import forecast_left, pace_of
+from harness.scoring.examples import TrainingExamples
 from harness.store.results import read_base
 from harness.store.spectra import Wanted, find
 from harness.study import forecast
@@ -198,9 +201,9 @@ def test_a_forecast_counts_what_starts_decompose(tmp_path):
 
 def test_the_length_of_examples_is_that_of_a_sorted_file(tmp_path):
     """Of 4,000 rows by length, 10 tokens to 29: the first 250 have 10 or 11."""
-    examples = [SimpleNamespace(ids=[0] * (10 + i // 200)) for i in range(4000)]
+    examples = TrainingExamples(4000, lambda i: Example(np.zeros(10 + i // 200, np.int64), 1), lambda numbers: None)
     bench: Any = SimpleNamespace(training_examples=lambda name: examples)
     job: Any = SimpleNamespace(study=load(tmp_path, training={"examples": 8, "max_length": 64}).study)
     assert run_base._mean_length(bench, "sorted", job) == pytest.approx(19.5, rel=0.05)
-    examples = examples[:20]
+    examples = TrainingExamples(20, lambda i: Example(np.zeros(10, np.int64), 1), lambda numbers: None)
     assert run_base._mean_length(bench, "short", job) == 10
