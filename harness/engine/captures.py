@@ -9,6 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+#: Another thread may allocate while a graph is captured: the decomposition of the base does.
+OWN_THREAD = "thread_local"
 
 _next, _device = threading.Lock(), threading.Lock()
 
@@ -27,3 +33,29 @@ def beside_captures() -> Iterator[None]:
         pass
     with _device:
         yield
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures: libraries keep room for each stream that they have run on."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """Work on the stream of captures, on a GPU, between what came before and what comes after."""
+    if device.type != "cuda":
+        yield
+        return
+    stream, current = _stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(current)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        current.wait_stream(stream)
+
+
+def why_not(error: RuntimeError) -> str:
+    """Of a capture that failed, in a line."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

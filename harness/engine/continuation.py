@@ -6,16 +6,12 @@ a 135M model.  Where keys and values have their places from the start nothing mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
-
 import torch
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from harness.engine.captures import capturing
+from harness.engine.captures import OWN_THREAD, aside, capturing
 from harness.engine.model.packed import PackedModel
 
 #: Tokens still to come for which a graph is captured: that takes as long as two eager steps.
@@ -61,7 +57,7 @@ class Continuation:
             self._graph.replay()
             return self._hidden
         self._warm = True  # kernels are chosen and compiled
-        with _aside(ids.device):
+        with aside(ids.device):
             return self._step()
 
     def keep(self, rows: Tensor) -> None:
@@ -89,8 +85,8 @@ class Continuation:
             if free < SPARE * total:
                 torch.cuda.empty_cache()
             pool = _latest[device].pool() if device in _latest else None
-            with capturing(), _aside(device):
-                graph.capture_begin(pool, capture_error_mode="thread_local")
+            with capturing(), aside(device):
+                graph.capture_begin(pool, capture_error_mode=OWN_THREAD)
                 try:
                     self._hidden = self._step()
                 finally:
@@ -136,24 +132,3 @@ _latest: dict[torch.device, torch.cuda.CUDAGraph] = {}
 def forget_graphs() -> None:
     """Keep no memory for graphs to come."""
     _latest.clear()
-
-
-@cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all captures: libraries keep room for each stream that they have run on."""
-    return torch.cuda.Stream(device)
-
-
-@contextmanager
-def _aside(device: torch.device) -> Iterator[None]:
-    """Work on the stream of captures, between what came before and what comes after."""
-    if device.type != "cuda":
-        yield
-        return
-    stream, current = _stream(device), torch.cuda.current_stream(device)
-    stream.wait_stream(current)
-    try:
-        with torch.cuda.stream(stream):
-            yield
-    finally:
-        current.wait_stream(stream)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from harness.engine.adapters.layout import DenseLayout, Layout
 from harness.engine.batches import Joined, Sequences
-from harness.engine.captures import capturing
+from harness.engine.captures import OWN_THREAD, aside, capturing, why_not
 from harness.engine.model.packed import PackedModel
 
 #: Passes of one shape that run eagerly before it is captured, which costs about as much as three more: a stream has few
@@ -27,8 +26,6 @@ EAGER_PASSES = 1
 #: Runs before a capture, on its stream, as torch asks for: libraries allocate there what they keep.  Which kernels they
 #: take they have chosen in the passes before.
 WARM_UP = 1
-#: Another thread may allocate while a graph is captured: the decomposition of the base does.
-OWN_THREAD = "thread_local"
 #: Share of the card's memory that must be free for graphs to be kept from one task to the next.
 SPARE = 0.5
 
@@ -147,8 +144,7 @@ class Trunk:
                     self._graphs[key] = self._capture(layout, read, values, scaling, gradient=gradient)
             except RuntimeError as error:  # of which running out of memory is one
                 self.forget()
-                said = next(iter(str(error).splitlines()), "")
-                self.failed, self._captures = f"{type(error).__name__}: {said}", False
+                self.failed, self._captures = why_not(error), False
                 return None
         return self._graphs[key]
 
@@ -163,7 +159,7 @@ class Trunk:
         if gradient and values is not None and self._gradient is None:
             self._gradient = torch.empty_like(values)
         with torch.set_grad_enabled(gradient):
-            with _side_stream():
+            with aside(self.model.device):
                 for _ in range(WARM_UP):
                     hidden = self._hidden(layout, read, leaf, scaling)
                     if gradient and leaf is not None:
@@ -192,13 +188,3 @@ def _replay_backward(graph: _Graph, source: Tensor, downstream: Tensor) -> Tenso
     graph.downstream.zero_().flatten(0, 1).index_add_(0, source, downstream)
     graph.backward.replay()
     return graph.gradient
-
-
-@contextmanager
-def _side_stream():
-    """Work on another stream, as captures ask for, between what came before and what comes after."""
-    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
-    stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        yield
-    current.wait_stream(stream)

@@ -20,7 +20,7 @@ LATELY = 16
 EncodePair = Callable[[str, str], tuple[list[int], list[int]]]
 
 
-def _together(pairs: Iterable[tuple[str, str]]) -> None:
+def _one_by_one(pairs: Iterable[tuple[str, str]]) -> None:
     """Nothing is encoded ahead."""
 
 
@@ -29,7 +29,7 @@ class Encoder(NamedTuple):
 
     pair: EncodePair
     end: int | None  #: the token that ends a generated answer; None where nothing marks the end
-    ahead: Callable[[Iterable[tuple[str, str]]], None] = _together  #: is told which pairs will be asked for
+    ahead: Callable[[Iterable[tuple[str, str]]], None] = _one_by_one  #: is told which pairs will be asked for
 
 
 class EncodingLM(TemplateLM):

@@ -23,6 +23,7 @@ from transformers.integrations import sdpa_attention
 from harness.engine.adapters.bank import AdapterBank
 from harness.engine.adapters.layout import DenseLayout, Layout, Slot
 from harness.engine.batches import Joined
+from harness.engine.captures import why_not
 from harness.engine.lines import Line
 from harness.engine.model import attention, products
 from harness.engine.model.branching import keeps_branches_apart
@@ -201,8 +202,7 @@ class PackedModel:
 
     def capture_failed(self, error: RuntimeError) -> None:
         """From now on steps of decoding run eagerly."""
-        said = next(iter(str(error).splitlines()), "")
-        self.captures, self.why_eager = False, f"{type(error).__name__}: {said}"
+        self.captures, self.why_eager = False, why_not(error)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] of hidden states [N, d].

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from harness.engine.captures import beside_captures, capturing
+from harness.engine.captures import beside_captures, capturing, why_not
 
 SECONDS = 60  #: until a wait that should have ended is a failure
 
@@ -68,3 +68,8 @@ def test_what_fails_leaves_the_turn():
             raise ZeroDivisionError
     with capturing():
         pass
+
+
+def test_why_a_capture_failed_is_a_line():
+    assert why_not(RuntimeError("out of memory\nTried to allocate")) == "RuntimeError: out of memory"
+    assert why_not(RuntimeError()) == "RuntimeError: "
