@@ -130,7 +130,7 @@ class Flight:
         if done:
             done, _ = ray.wait([*self._running, *letters], num_returns=len(self._running) + len(letters), timeout=0)
         if self.mail and self.mail.coming in done:
-            self.mail.deliver({given.job.name: given for given in self._running.values()})
+            self.mail.deliver(self._by_name)
         for reference in done:
             if reference not in self._running:
                 continue
@@ -142,6 +142,10 @@ class Flight:
                 if outcome is None or outcome.failed or given.away:  # else its worker has done so
                     given.signs.remove()
             self._end(given.job, outcome)
+
+    @property
+    def _by_name(self) -> dict[str, Running]:
+        return {given.job.name: given for given in self._running.values()}
 
     def _end(self, job: Job, outcome: Outcome | None) -> None:
         """``outcome`` is None for a job that is still to be done."""
@@ -170,7 +174,7 @@ class Flight:
             if outcome is None:
                 self._tries[given.job.name] -= 1
             elif self.mail and given.away:
-                self.mail.settle(given)
+                self.mail.settle(given, self._by_name)
             return outcome
         except RayTaskError as error:  # first: to Ray it is also of the class of its cause
             if isinstance(error.cause, LorabenchError):

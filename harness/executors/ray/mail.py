@@ -57,12 +57,14 @@ class Mail:
             self._open(letter, running.get(letter.job))
         self.coming = self._office.take.remote()
 
-    def settle(self, given: Running) -> None:
-        """Take all that the worker of a job has sent, which is there once its outcome is."""
+    def settle(self, given: Running, running: Mapping[str, Running]) -> None:
+        """Take all that the worker of a job has sent, which is there once its outcome is, and what others send, who are
+        ``running`` still.
+        """
         self._office.send.remote(Letter("mark", given.job.name, given.attempt))
         self._marked.discard((given.job.name, given.attempt))
         while (given.job.name, given.attempt) not in self._marked:
-            self.deliver({given.job.name: given})
+            self.deliver({**running, given.job.name: given})
 
     def _open(self, letter: Letter, given: Running | None) -> None:
         home = self._homes[self._folders[letter.job]]
