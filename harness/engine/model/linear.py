@@ -184,6 +184,8 @@ class PackedLinear(nn.Module):
         self.change: Change | None = None  # None: the base
         self.neighbours: Neighbours = ()  # of the line that is read; empty: every trial has equally many tokens
         self.readers = Readers((self,))
+        self.defers = False  #: whether the update is left to what reads the output, and the states kept that it is of
+        self.states: Tensor | None = None
         self._squares: Tensor | None = None
 
     def take(self, change: Change | None) -> None:
@@ -197,7 +199,9 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         change = self.change
-        if change is None:
+        if self.defers:
+            self.states = x
+        if change is None or self.defers:
             return linear(x, self.weight, self.bias)
         if change.low_rank is None:
             return self._of_neighbours(x, change)

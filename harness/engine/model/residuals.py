@@ -1,7 +1,8 @@
 """Decoder layers that add to the residual stream and norm the sum in one kernel, on a GPU.
 
 A sum is made where it is known which norm reads it next, of the same layer, of the next one or the last of all, and
-carries what that norm gives.  The norm takes it from there; of any other tensor it computes its own.
+carries what that norm gives.  The norm takes it from there; of any other tensor it computes its own.  Where what is
+added comes from a matrix with an update in float32, of few ranks, that is added by the same kernel.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from harness.engine.model.linear import PackedLinear
+from harness.engine.model.precision import LOW
 
 #: What a layer is made of whose forward is the one written here.
 PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 #: The attribute of a sum: a norm, and what it gives.  A pass that stops leaves nothing behind but what it drops.
 CARRIED = "_carried"
+#: Ranks up to which a kernel that waits for memory has time for an update without tensor cores.
+FEW_RANKS = 16
 
 
 def use_sums(model: nn.Module, kernels: ModuleType) -> None:
@@ -26,7 +33,10 @@ def use_sums(model: nn.Module, kernels: ModuleType) -> None:
         if layers and _known(layers, last):
             behind = [*(layer.input_layernorm for layer in layers[1:]), last]
             for layer, norm in zip(layers, behind, strict=True):
-                layer.forward = partial(_forward, kernels, layer, norm)
+                # The last feed-forward layer may be asked for some places alone, and give zeros in others
+                ends = layer.self_attn, layer.mlp if layer is not layers[-1] else None
+                ends = getattr(ends[0], "o_proj", None), getattr(ends[1], "down_proj", None)
+                layer.forward = partial(_forward, kernels, layer, norm, ends)
                 for reader in (layer.post_attention_layernorm, norm):
                     reader.forward = partial(_carried, reader, reader.forward)
 
@@ -38,18 +48,52 @@ def _known(layers: Sequence[Any], last: Any) -> bool:
     return all(hasattr(norm, "variance_epsilon") for norm in norms)
 
 
-def _forward(kernels: ModuleType, layer: Any, norm: Any, hidden_states: Tensor, **given: Any) -> Tensor:
-    """As Llama's layer; ``norm`` is the one that reads what it returns."""
-    mixed, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **given)
-    total = _add(kernels, mixed, hidden_states, layer.post_attention_layernorm)
-    return _add(kernels, layer.mlp(layer.post_attention_layernorm(total)), total, norm)
+def _forward(
+    kernels: ModuleType, layer: Any, norm: Any, ends: tuple[Any, Any], hidden_states: Tensor, **given: Any
+) -> Tensor:
+    """As Llama's layer; ``norm`` reads what it returns, and its two parts end with the projections ``ends``."""
+
+    def attend() -> Tensor:
+        return layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **given)[0]
+
+    total = _add(kernels, attend, ends[0], hidden_states, layer.post_attention_layernorm)
+    return _add(kernels, lambda: layer.mlp(layer.post_attention_layernorm(total)), ends[1], total, norm)
 
 
-def _add(kernels: ModuleType, x: Tensor, residual: Tensor, norm: Any) -> Tensor:
-    """x + residual, with what the norm will be asked for."""
-    normed, total = kernels.add_norm(x, residual, norm.weight, norm.variance_epsilon)
+def _add(kernels: ModuleType, part: Callable[[], Tensor], end: Any, residual: Tensor, norm: Any) -> Tensor:
+    """What ``part`` gives + residual, with what the norm will be asked for."""
+    factors, about = _few(end), (residual, norm.weight, norm.variance_epsilon)
+    if factors is None:
+        normed, total = kernels.add_norm(part(), *about)
+    else:
+        assert not torch.is_grad_enabled(), "float32 factors on a base of 16 bits infer"
+        x, states = _without_update(part, end)
+        a, b = factors
+        rows, *others = (each.reshape(len(a), -1, each.shape[-1]).contiguous() for each in (states, x, residual))
+        sums = kernels.add_updated_norm(others[0], kernels.down_states(rows, a), b, others[1], *about[1:])
+        normed, total = (each.view_as(residual) for each in sums)
     setattr(total, CARRIED, (norm, normed))
     return total
+
+
+def _few(end: Any) -> tuple[Tensor, Tensor] | None:
+    """The factors of this projection where they are in float32, of few ranks, and all that is done to it."""
+    if not isinstance(end, PackedLinear) or end.change is None or end._forward_hooks or end.weight.dtype not in LOW:
+        return None
+    factors = end.change.low_rank
+    fit = factors is not None and factors[0].dtype is torch.float32 and factors[1].shape[2] <= FEW_RANKS
+    return factors if fit else None
+
+
+def _without_update(part: Callable[[], Tensor], end: PackedLinear) -> tuple[Tensor, Tensor]:
+    """What ``part`` gives but for the update of the projection that it ends with, and the states that this read."""
+    end.defers = True
+    try:
+        x, states = part(), end.states
+    finally:
+        end.defers, end.states = False, None
+    assert states is not None
+    return x, states
 
 
 def _carried(norm: nn.Module, own: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

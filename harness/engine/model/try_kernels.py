@@ -52,6 +52,9 @@ def _compare(kernels: ModuleType, device: torch.device) -> None:
     wanted = y.double() + update
     kernels.add_updates([y], x, a, [b])
     off, twice = [_off(y, wanted) / ROUNDING], y.double() + update
+    sums = kernels.add_updated_norm(y, kernels.down_states(x, a), b, y.flip(1), torch.ones(40, device=device), 1e-6)
+    total = twice + y.flip(1)
+    off += [_off(sums[0], F.rms_norm(total, (40,), eps=1e-6)) / ROUNDING, _off(sums[1], total) / ROUNDING]
     for states, rounding in ((y, ROUNDING), (y.bfloat16(), HALF_ROUNDING)):  # in float32 it shows what factors lose
         opened = kernels.gated(states, states, kernels.down_states(x, torch.cat([a, a], 1)), b, b)
         off.append(_off(opened, F.silu(twice) * twice) / rounding)

@@ -414,6 +414,33 @@ def test_norms_of_sums_are_those_of_float64(shape, dtype):
 
 
 @on_a_gpu
+@pytest.mark.parametrize("dtype", [*LOW, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 1, 16, 1), (2, 70, 96, 3), (15, 33, 576, 8), (3, 5, 8192, 16), (2, 0, 32, 8)])
+def test_norms_of_sums_with_updates_are_as_when_apart(shape, dtype):
+    """Of trials as they lie in a bank, and rounded where each of the three steps would be."""
+    from harness.engine.model import kernels
+
+    trials, count, width, rank = shape
+    y, residual = (drawn(trials, count, width, seed=seed).to(dtype) for seed in (0, 1))
+    x, weight = drawn(trials, count, 64, seed=2).to(dtype), drawn(width, seed=3).to(dtype)
+    a, b = drawn(trials, rank, 64, seed=4), drawn(trials, width, rank, seed=5)
+    down = kernels.down_states(x, a)
+    poisoned = torch.full((trials, rank * width + 7), torch.nan, device=GPU)
+    along = poisoned[:, : rank * width].view(trials, rank, width).copy_(b.mT).mT
+    found = [kernels.add_updated_norm(y, down, factor, residual, weight, 1e-5) for factor in (b, along)]
+    apart = y.clone()
+    kernels.add_updates([apart], x, a, [b])
+    wanted = kernels.add_norm(apart, residual, weight, 1e-5)
+    exact = y.double() + down.double() @ b.double().mT + residual.double()
+    exact = F.rms_norm(exact, weight.shape, weight.double(), 1e-5), exact
+    off = 2.0**-6 if dtype in LOW else 1e-5
+    for one, other, separate, right in zip(*found, wanted, exact, strict=True):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one.double(), right, atol=off, rtol=off)
+        assert (one != separate).double().mean() < 0.01 or dtype is torch.float32  # where the update was halfway
+
+
+@on_a_gpu
 def test_kernels_pass_their_trial():
     assert try_kernels.tried()[1] == ""
 
@@ -438,8 +465,8 @@ def test_where_they_do_not_load_torch_computes(monkeypatch):
 
 #: Of each kernel, how many tensors it returns or changes.
 OUTPUTS = {
-    "adamw": 3, "add_norm": 2, "add_updates": 1, "cross_entropy": 2, "down_states": 1, "gated": 1, "gated_back": 2,
-    "likelihoods": 3, "rms_norm": 1, "row_attention": 1, "tree_attention": 1,
+    "adamw": 3, "add_norm": 2, "add_updated_norm": 2, "add_updates": 1, "cross_entropy": 2, "down_states": 1,
+    "gated": 1, "gated_back": 2, "likelihoods": 3, "rms_norm": 1, "row_attention": 1, "tree_attention": 1,
 }  # fmt: skip
 
 
@@ -498,6 +525,7 @@ def test_no_grid_is_larger_than_cuda_takes(launching):
         launching.gated(wide, wide, down, b, b)
         launching.gated_back(wide, sized(trials, count, rank), a_next, wide, wide, down, b, b)
         weight, starts = sized(2**14), sized(trials, count // 64, dtype=torch.int64)
+        launching.add_updated_norm(x, down, sized(trials, 2**14, 16), x, weight, 1e-6)
         query = sized(trials, 128, count, 128, dtype=torch.bfloat16)
         for given, made in (
             (x, (launching.rms_norm(x, weight, 1e-6),)),
@@ -507,7 +535,7 @@ def test_no_grid_is_larger_than_cuda_takes(launching):
             torch.autograd.grad(made, given, made)
         launching.tree_attention(query, query, query, starts.new_empty(trials, count), 1.0)
     assert set(OUTPUTS) == set(launching.__all__)
-    assert len(Launch.grids) == 2 + 2 + 2 * (2 + 2 + 4 + 2 + 1)
+    assert len(Launch.grids) == 2 + 2 + 2 * (2 + 2 + 4 + 2 + 1 + 1)
     assert all(grid[0] < 2**31 and max(grid[1:], default=1) <= 65_535 for grid in Launch.grids), Launch.grids
 
 
@@ -564,6 +592,10 @@ class Written:
     @staticmethod
     def add_norm(x, residual, weight, eps):
         return F.rms_norm(x + residual, weight.shape, weight, eps), x + residual
+
+    @staticmethod
+    def add_updated_norm(y, down, b, residual, weight, eps):
+        return Written.add_norm((y + down @ b.mT).to(y.dtype), residual, weight, eps)
 
     @staticmethod
     def row_attention(query, key, value, starts, longest, scale):

@@ -46,6 +46,15 @@ class Written:
         self.last = weakref.ref(normed)
         return normed, total
 
+    def down_states(self, x: Tensor, a: Tensor) -> Tensor:
+        return x.float() @ a.mT
+
+    def add_updated_norm(
+        self, y: Tensor, down: Tensor, b: Tensor, residual: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        self.asked["add_updated_norm"] += 1
+        return self.add_norm((y + down @ b.mT).to(y.dtype), residual, weight, eps)
+
 
 def fused_model(family: str) -> tuple[PackedModel, Written]:
     model, kernels = packed_model(family, num_hidden_layers=3), Written()
@@ -85,6 +94,41 @@ def test_every_norm_but_the_first_is_made_with_a_sum(models):
     model, plain, asked = models
     assert relative(model.hidden(IDS), plain.hidden(IDS)) < 1e-6
     assert (asked["add_norm"], asked["rms_norm"] - norms_of_heads(model)) == (6, 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rank", [3, 17])
+def test_updates_in_float32_are_added_with_the_sums(models, rank):
+    """But for the last feed-forward layer, and where ranks are many."""
+    fused, plain, asked = models
+    at, layout = torch.tensor([2, 3, 11, 17]), Layout(plain.slots, rank)
+    values = 0.05 * torch.randn(2, layout.size, generator=torch.Generator().manual_seed(0))
+    for model in (fused, plain):
+        model.module.bfloat16()
+    for read in (lambda model: model.hidden(IDS), lambda model: model.hidden_at(at, IDS)):
+        asked.clear()
+        states = []
+        for model in (fused, plain):
+            with model.adapted(layout, values, torch.tensor([2.0, 0.5]), precise=True):
+                states.append(read(model).float())
+        assert relative(*states) < 2.0**-7
+        assert asked["add_norm"] == 6
+        assert asked["add_updated_norm"] == (5 if rank == 3 else 0)
+        assert not any(linear.defers or linear.states is not None for linear in fused._linears)
+
+
+@torch.no_grad()
+def test_a_hook_sees_the_update_of_its_projection(models):
+    fused, plain, asked = models
+    layout, seen = Layout(plain.slots, 3), []
+    for model in (fused, plain):
+        model.module.bfloat16()
+        model.decoder.layers[0].self_attn.o_proj.register_forward_hook(lambda end, given, out: seen.append(out.float()))
+        values = 0.05 * torch.randn(2, layout.size, generator=torch.Generator().manual_seed(0))
+        with model.adapted(layout, values, torch.tensor([2.0, 0.5]), precise=True):
+            model.hidden(IDS)
+    assert relative(*seen) < 2.0**-7
+    assert asked["add_updated_norm"] == 4
 
 
 @torch.no_grad()
