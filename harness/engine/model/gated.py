@@ -27,6 +27,8 @@ def _forward(
     own: Callable[[Tensor], Tensor], members: Sequence[Any], kernels: ModuleType
 ) -> Callable[[Tensor], Tensor]:
     weights, biases = [member.weight for member in members], [member.bias for member in members]
+    for member in members[:2]:
+        member.cuts = True
 
     def forward(x: Tensor) -> Tensor:
         pairs = [member.change and member.change.low_rank for member in members]
@@ -41,8 +43,8 @@ def _forward(
             return _FeedForwardLoRA.apply(kernels, x, *factors_a, *factors_b, *weights, *biases)
         assert not torch.is_grad_enabled(), "float32 factors on a base of 16 bits infer"
         rows = x.reshape(len(factors_a[0]), -1, x.shape[-1]).contiguous()
-        down = kernels.down_states(rows, stacked_factors(factors_a[:2]))
-        opened = kernels.gated(*_of_base(rows, weights, biases), down, *factors_b[:2])
+        down = kernels.down_in_three(rows, stacked_factors(factors_a[:2]))
+        opened = kernels.gated_in_three(*_of_base(rows, weights, biases), down, *(each.thirds for each in members[:2]))
         return members[2](opened.view(*x.shape[:-1], -1))
 
     return forward

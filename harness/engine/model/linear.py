@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from harness.engine.model.precision import LOW, in_three
 from harness.engine.model.products import add_bmm, bmm, linear, matmul, put_bmm
 from harness.engine.model.readers import Readers
 
@@ -186,6 +187,8 @@ class PackedLinear(nn.Module):
         self.readers = Readers((self,))
         self.defers = False  #: whether the update is left to what reads the output, and the states kept that it is of
         self.states: Tensor | None = None
+        self.cuts = False  #: whether a B in float32 on a base of 16 bits is wanted as three of bfloat16
+        self.thirds: Tensor | None = None  #: and these [K, 3, r, m]
         self._squares: Tensor | None = None
 
     def take(self, change: Change | None) -> None:
@@ -195,6 +198,10 @@ class PackedLinear(nn.Module):
                 self._squares = self.weight.float().square().sum(1)
             change = change.resolved(self.weight, self._squares)
         self.change = change
+        self.thirds = None
+        if self.cuts and change is not None and change.low_rank is not None and self.weight.dtype in LOW:
+            b = change.low_rank[1]
+            self.thirds = in_three(b.mT.contiguous(), 1) if b.dtype is torch.float32 else None
         self.readers.forget()
 
     def forward(self, x: Tensor) -> Tensor:

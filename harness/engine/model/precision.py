@@ -20,6 +20,14 @@ from torch.utils._pytree import tree_map
 LOW = (torch.bfloat16, torch.float16)
 
 
+def in_three(x: Tensor, dim: int) -> Tensor:
+    """``x`` in float32 as a sum of three of bfloat16, which stand beside each other in a new dimension ``dim``."""
+    high = x.bfloat16()
+    rest = x - high
+    middle = rest.bfloat16()
+    return torch.stack((high, middle, (rest - middle).bfloat16()), dim)
+
+
 def _raised(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.dtype in LOW else value
 

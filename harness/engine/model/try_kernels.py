@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.engine.model.precision import in_three
+
 #: Largest error, as a share of the largest number, of what is computed in float32, and in bfloat16.
 ROUNDING, HALF_ROUNDING = 1e-5, 2.0**-6
 
@@ -56,7 +58,8 @@ def _compare(kernels: ModuleType, device: torch.device) -> None:
     total = twice + y.flip(1)
     off += [_off(sums[0], F.rms_norm(total, (40,), eps=1e-6)) / ROUNDING, _off(sums[1], total) / ROUNDING]
     for states, rounding in ((y, ROUNDING), (y.bfloat16(), HALF_ROUNDING)):  # in float32 it shows what factors lose
-        opened = kernels.gated(states, states, kernels.down_states(x, torch.cat([a, a], 1)), b, b)
+        down = kernels.down_in_three(x, torch.cat([a, a], 1))
+        opened = kernels.gated_in_three(states, states, down, *[in_three(b.mT.contiguous(), 1)] * 2)
         off.append(_off(opened, F.silu(twice) * twice) / rounding)
     off += _off_of_logits(kernels, y.flatten(1), ROUNDING)
     # Three blocks, the last not full; Triton compiles multiples of 16, as vocabularies are, apart from other widths

@@ -20,10 +20,13 @@ from harness.engine.model.kernels.tiles import cut_in_three, ranks_of
 
 @triton.jit
 def _down(
-    x, a, down, count, width, rank, a_trial, exact: tl.constexpr,
+    x, a, down, count, width, rank, a_trial, exact: tl.constexpr, cut: tl.constexpr,
     rows: tl.constexpr, columns: tl.constexpr, ranks: tl.constexpr,
 ):  # fmt: skip
-    """down[k, i, j] = sum over c of x[k, i, c] a[k, j, c]; ``exact``: x is bfloat16, and a is cut into three of it."""
+    """down[k, i, j] = sum over c of x[k, i, c] a[k, j, c]; ``exact``: x is bfloat16, and a is cut into three of it.
+
+    ``cut``: so is what comes out, down[k, i, 0 to 2, j].
+    """
     trial = tl.program_id(2).to(tl.int64)
     i = tl.program_id(0) * rows + tl.arange(0, rows)
     j = tl.program_id(1) * ranks + tl.arange(0, ranks)
@@ -46,8 +49,15 @@ def _down(
             total = tl.dot(part, high, total)
         else:
             total = tl.dot(part.to(tl.float32), factor, total, input_precision="ieee")
-    place = (trial * count + i[:, None]) * rank + j[None, :]
-    tl.store(down + place, total, mask=(i[:, None] < count) & (j[None, :] < rank))
+    inside = (i[:, None] < count) & (j[None, :] < rank)
+    if cut:
+        high, middle, low = cut_in_three(total)
+        place = (trial * count + i[:, None]) * 3 * rank + j[None, :]
+        tl.store(down + place, high, mask=inside)
+        tl.store(down + place + rank, middle, mask=inside)
+        tl.store(down + place + 2 * rank, low, mask=inside)
+    else:
+        tl.store(down + (trial * count + i[:, None]) * rank + j[None, :], total, mask=inside)
 
 
 @triton.jit
@@ -83,20 +93,31 @@ def _up(
 
 def down_states(x: Tensor, a: Tensor) -> Tensor:
     """``x a^T`` [K, T, r] in float32: states [K, T, n] are contiguous, of any dtype, and ``a`` [K, r, n] is float32."""
+    down = torch.empty(*x.shape[:2], a.shape[1], dtype=torch.float32, device=x.device)
+    _put_down(x, a, down, cut=False)
+    return down
+
+
+def down_in_three(x: Tensor, a: Tensor) -> Tensor:
+    """The same as a sum of three of bfloat16, [K, T, 3, r]."""
+    down = torch.empty(*x.shape[:2], 3, a.shape[1], dtype=torch.bfloat16, device=x.device)
+    _put_down(x, a, down, cut=True)
+    return down
+
+
+def _put_down(x: Tensor, a: Tensor, down: Tensor, *, cut: bool) -> None:
     trials, count, width = x.shape
     rank = a.shape[1]
     assert a.dtype is torch.float32
     if a.stride()[1:] != (width, 1):
         a = a.contiguous()
-    down = torch.empty(trials, count, rank, dtype=torch.float32, device=x.device)
     ranks = ranks_of(rank)
     # Tiles that were fastest on an H200, of 36 and 64, at rank 8 and the shapes of a 135M model
     grid = (triton.cdiv(count, 128), triton.cdiv(rank, ranks), trials)
     _down[grid](  # pyright: ignore[reportIndexIssue]  # a kernel's grid
-        x, a, down, count, width, rank, a.stride(0), x.dtype is torch.bfloat16 and x.is_cuda, 128, 64, ranks,
+        x, a, down, count, width, rank, a.stride(0), x.dtype is torch.bfloat16 and x.is_cuda, cut, 128, 64, ranks,
         num_warps=8, num_stages=4,
     )  # fmt: skip
-    return down
 
 
 def add_updates(ys: Sequence[Tensor], x: Tensor, a: Tensor, bs: Sequence[Tensor]) -> None:
