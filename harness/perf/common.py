@@ -103,13 +103,23 @@ def run_apart(command: Sequence[str], environment: Mapping[str, str], log: Path)
             process.wait()
 
 
-def save(out: Path, benchmark: str, device: torch.device, result: dict[str, Any]) -> None:
-    """Write ``<benchmark>-<device>.json`` with what it was measured on, and which commit was."""
-    about = {"benchmark": benchmark, "device": device_name(device), "versions": _versions(), "host": host()}
-    about |= {"commit": clone().commit, "clean": clone().clean}
+def result_file(out: Path, benchmark: str, device: torch.device) -> Path:
+    """``<benchmark>-<device>.json``"""
     name = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-") if device.type == "cuda" else "cpu"
-    write_json(out / f"{benchmark}-{name}.json", about | result)
-    print(out / f"{benchmark}-{name}.json")
+    return out / f"{benchmark}-{name}.json"
+
+
+def measured_on(device: torch.device) -> dict[str, Any]:
+    """What a result depends on: the device and its host, versions, and the commit."""
+    about = {"device": device_name(device), "versions": _versions(), "host": host()}
+    return about | {"commit": clone().commit, "clean": clone().clean}
+
+
+def save(out: Path, benchmark: str, device: torch.device, result: dict[str, Any]) -> None:
+    """Write ``<benchmark>-<device>.json`` with what it was measured on."""
+    file = result_file(out, benchmark, device)
+    write_json(file, {"benchmark": benchmark} | measured_on(device) | result)
+    print(file)
 
 
 def _versions() -> dict[str, str]:

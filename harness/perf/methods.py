@@ -2,16 +2,18 @@
 
 One pack a method, in turns with a pack of plain LoRA with as many rows, on the same examples (full rows with a short
 answer, or the bench's own lengths), in the second task of a stream, where a method has all that it keeps of the first.
-Plain LoRA is in turns with itself as well, which shows how far to trust a ratio.
+Plain LoRA is in turns with itself as well, which shows how far to trust a ratio.  The file is written after every
+method, and some methods may be timed at a time: a ratio needs no others.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from harness.engine.environment import device_name
 from harness.engine.model.packed import PackedModel
@@ -19,8 +21,10 @@ from harness.engine.state import state_bytes
 from harness.errors import unknown_name
 from harness.method.recipe import Method, MethodSettings
 from harness.method.registry import methods
-from harness.perf.common import perf_model, save, this_device
+from harness.perf.common import measured_on, perf_model, result_file, this_device
 from harness.perf.engine_pack import RATE, EnginePack, out_of_memory
+from harness.reading import read_json
+from harness.store.files import write_json
 from harness.study.reference import DEFAULT
 
 STEPS_OF_A_TASK = 64
@@ -41,7 +45,10 @@ class Settings:
 
 
 def main(asked: Settings, out: Path) -> None:
-    """Time every method, print a table, write ``methods-<device>.json``."""
+    """Time every method, print a table, write ``methods-<device>.json``.
+
+    Where some are named, others that the file has of the same commit, device and settings stay.
+    """
     known = methods()
     for name in asked.names:
         if name not in known:
@@ -50,17 +57,32 @@ def main(asked: Settings, out: Path) -> None:
     print(f"{device_name(device)}, {asked.model}, K={asked.trials}", flush=True)
     model = perf_model(asked.model, device)
     plain = _pack(model, known[DEFAULT], asked)
-    rows = []
+    about = {"model": asked.model, "trials": asked.trials, "kind": asked.kind, "seconds_of_a_turn": asked.seconds}
+    rows = _kept(result_file(out, "methods", device), measured_on(device) | about) if asked.names else {}
     for name in asked.names or known:
         if known[name].compose(known[name].settings().resolved(STEPS_OF_A_TASK)).adapter is not None:
-            rows.append(_measured(model, name, plain, asked))
-            print(_line(rows[-1]), flush=True)
-    timed = [row for row in rows if "skipped" not in row]
+            rows[name] = _measured(model, name, plain, asked)
+            print(_line(rows[name]), flush=True)
+            _write(out, device, about, rows)
+    _write(out, device, about, rows)
+    print(result_file(out, "methods", device))
+
+
+def _kept(file: Path, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows of the file by method, where they were measured on the same, from a clean checkout."""
+    if not file.is_file():
+        return {}
+    there = read_json(file)
+    same = about["clean"] and all(there.get(key) == value for key, value in about.items())
+    return {row["method"]: row for row in there["rows"]} if same else {}
+
+
+def _write(out: Path, device: torch.device, about: dict[str, Any], rows: dict[str, dict[str, Any]]) -> None:
+    timed = [row for row in rows.values() if "skipped" not in row]
     headline = {f"step_over_lora_{row['method']}": row["over_lora"] for row in timed}
     headline |= {f"state_over_lora_{row['method']}": row["state_over_lora"] for row in timed}
-    about = {"model": asked.model, "trials": asked.trials, "kind": asked.kind, "seconds_of_a_turn": asked.seconds}
-    save(out, "methods", device, {**about, "rows": rows, "headline": headline})
-    print(json.dumps(headline, indent=1))
+    result = {"benchmark": "methods"} | measured_on(device) | about
+    write_json(result_file(out, "methods", device), result | {"rows": list(rows.values()), "headline": headline})
 
 
 def _pack(model: PackedModel, method: Method, asked: Settings) -> EnginePack:

@@ -57,6 +57,21 @@ def test_a_method_without_room_is_skipped_and_said(tmp_path, monkeypatch, capsys
     assert "full_finetune        skipped: out of memory" in capsys.readouterr().out
 
 
+def test_methods_may_be_timed_one_after_the_other(tmp_path, monkeypatch):
+    about = dict(methods.measured_on(torch.device("cpu")))
+    monkeypatch.setattr(methods, "measured_on", lambda device: about)
+    for commit, clean, kept in (("a", True, []), ("a", True, ["lora_plus"]), ("b", True, []), ("b", False, [])):
+        about |= {"commit": commit, "clean": clean}
+        name = "rslora" if kept else "lora_plus"
+        found = told(tmp_path, name)
+        (file,) = tmp_path.glob("methods-*.json")
+        file.write_text(json.dumps(found | about))
+        assert [row["method"] for row in found["rows"]] == [*kept, name]
+    few = {name: methods.methods()[name] for name in ("lora", "lora_fa")}
+    monkeypatch.setattr(methods, "methods", lambda: few)
+    assert [row["method"] for row in told(tmp_path)["rows"]] == [*few], "all anew, where none is named"
+
+
 def test_what_trains_nothing_has_no_step(tmp_path):
     assert told(tmp_path, "frozen")["rows"] == []
 
