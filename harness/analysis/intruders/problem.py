@@ -79,7 +79,7 @@ class WholeProblems:
 def gram(matrices: Tensor) -> Tensor:
     """W W^T or W^T W, whichever is smaller, of [N, m, n]."""
     wide = matrices.shape[1] <= matrices.shape[2]
-    if matrices.device.type == "cpu":  # by numpy, which computes one half alone: 12 ms for [1536, 576] instead of 25
+    if matrices.device.type == "cpu":  # by numpy, which computes one half alone: 9 ms for [1536, 576] instead of 15
         array = matrices.numpy()
         return torch.from_numpy(array @ array.mT if wide else array.mT @ array)
     return matrices @ matrices.mT if wide else matrices.mT @ matrices
