@@ -18,12 +18,8 @@ import numpy as np
 from scipy import LowLevelCallable
 from scipy.linalg import LinAlgError
 
-#: What arguments point to, as scipy's signatures name it and as numpy does.
-TYPES = {
-    "char *": np.dtype("S1"),
-    "int *": np.dtype(np.intc),
-    "__pyx_t_5scipy_6linalg_13cython_lapack_d *": np.dtype(np.float64),
-}
+#: What arguments point to: as scipy's signatures end, where Cython's names for its own types vary, and as numpy has it.
+TYPES = {"char *": np.dtype("S1"), "int *": np.dtype(np.intc), "_d *": np.dtype(float), "double *": np.dtype(float)}
 #: Reflections that reach the rest of a matrix at a time: 16 take 5 % less than the 32 that LAPACK asks for.
 PANEL = 16
 
@@ -97,7 +93,8 @@ def _call(name: str, *arguments: bytes | float | np.ndarray) -> None:
 def _routine(name: str) -> tuple[Callable[..., None], list[np.dtype[Any]]]:
     """A function of pointers, and what these point to."""
     exported = LowLevelCallable.from_cython(import_module("scipy.linalg.cython_lapack"), name)
-    types = [TYPES[kind] for kind in exported.signature.removeprefix("void (").removesuffix(")").split(", ")]
+    kinds = exported.signature.removeprefix("void (").removesuffix(")").split(", ")
+    types = [next(kind for end, kind in TYPES.items() if said.endswith(end)) for said in kinds]
     address = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
         ("PyCapsule_GetPointer", ctypes.pythonapi)
     )
