@@ -46,7 +46,9 @@ class Activations(LowRank):
 
     def start(self, drawn: Tensor, at: Start) -> Tensor:
         highest = at.layout.rank
-        found = [principal(x, highest) for x in inputs(at, self.tokens)]
+        each = inputs(at, self.tokens)
+        once = {id(x): principal(x, highest) for x in {id(x): x for x in each}.values()}
+        found = [once[id(x)] for x in each]
         ranks = distribution([ratios for _, ratios in found], round(highest / self.rho) * len(found))
         drawn.zero_()
         for (a, _), (directions, _), rank in zip(at.layout.split(drawn[None]), found, ranks, strict=True):

@@ -16,8 +16,9 @@ from harness.engine.batches import Example
 from harness.engine.model.packed import PackedModel
 from harness.study.inspection import MOMENT_BYTES
 
-#: Padded tokens that go through the model at once: what all slots read at so many lies in memory, some 0.4 GB of 135M.
-PASS_TOKENS = 1024
+#: Padded tokens that go through the model at once: what all slots read at so many lies in memory, some 0.2 MB a token
+#: of 135M.
+PASS_TOKENS = {"cpu": 1024, "cuda": 8192}
 
 
 class Activations:
@@ -40,9 +41,7 @@ class Activations:
         At its answer's tokens, or at all tokens (``whole``).  Slots that read the very same input share one tensor.
         ``slots`` are those that are looked at; None: all.
         """
-        for part in _parts(examples):
-            given = self._forward(part, range(len(self.layers)) if slots is None else slots)
-            self.tokens += sum(len(example.ids) for example in part)
+        for part, given in self._passes(examples, range(len(self.layers)) if slots is None else slots):
             for row, example in enumerate(part):
                 at = slice(0 if whole else example.answer_start, len(example.ids))
                 found: dict[int, Tensor] = {}
@@ -66,20 +65,39 @@ class Activations:
     def _moments(
         self, examples: Sequence[Example], slots: Sequence[int], levelled: bool
     ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-        """Those of these slots alone."""
+        """Those of these slots alone: one product a pass and input.
+
+        One of every example is 75,000 launches for 8,000 tokens of 135M, 3.6 s on an H200.
+        """
         sums: dict[tuple[int, ...], Tensor] = {}
-        for each in self(examples, whole=True, slots=slots):
+        for part, given in self._passes(examples, slots):
+            lengths = torch.tensor([len(example.ids) for example in part], device=given[0].device)
+            inside = torch.arange(given[0].shape[1], device=lengths.device) < lengths[:, None]
+            there = inside.flatten().nonzero()[:, 0]
             readers: dict[int, list[int]] = {}
-            for i, x in enumerate(each):
+            for i, x in enumerate(given):
                 readers.setdefault(id(x), []).append(i)
             for places in readers.values():
-                x = each[places[0]]
-                x = x / x.max().abs() if levelled else x
+                x = given[places[0]].float()
+                if levelled:
+                    highest = x.masked_fill(~inside[..., None], -torch.inf).amax((1, 2), keepdim=True)
+                    x = x / highest.abs()
+                x = x.flatten(0, 1)[there]
                 key, own = tuple(slots[i] for i in places), x.mT @ x
                 sums[key] = sums[key].add_(own) if key in sums else own
         count = len(examples) if levelled else sum(len(example.ids) for example in examples)
         for key in list(sums):
             yield key, sums.pop(key).div_(count)
+
+    def _passes(
+        self, examples: Sequence[Example], slots: Sequence[int]
+    ) -> Iterator[tuple[Sequence[Example], list[Tensor]]]:
+        """(examples of a pass, what each of the slots is given in it [examples, longest, n])."""
+        device = self.model.device.type
+        for part in _parts(examples, PASS_TOKENS.get(device, PASS_TOKENS["cpu"])):
+            given = self._forward(part, slots)
+            self.tokens += sum(len(example.ids) for example in part)
+            yield part, given
 
     @torch.no_grad()
     def _forward(self, examples: Sequence[Example], slots: Sequence[int]) -> list[Tensor]:
@@ -126,13 +144,13 @@ def first(examples: Sequence[Example], tokens: int, *, whole: bool = False) -> S
     return examples[: next((i for i, n in enumerate(accumulate(lengths), 1) if n >= tokens), len(examples))]
 
 
-def _parts(examples: Sequence[Example]) -> Iterator[list[Example]]:
-    """Examples one after the other, as many at once as make a pass."""
+def _parts(examples: Sequence[Example], most: int) -> Iterator[list[Example]]:
+    """Examples one after the other, as many at once as make a pass of at most so many padded tokens."""
     part: list[Example] = []
     longest = 0
     for i in range(len(examples)):
         longest = max(longest, len(examples[i].ids))
-        if part and longest * (len(part) + 1) > PASS_TOKENS:
+        if part and longest * (len(part) + 1) > most:
             yield part
             part, longest = [], len(examples[i].ids)
         part.append(examples[i])

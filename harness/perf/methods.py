@@ -82,7 +82,8 @@ def _write(out: Path, device: torch.device, about: dict[str, Any], rows: dict[st
     headline = {f"step_over_lora_{row['method']}": row["over_lora"] for row in timed}
     headline |= {f"state_over_lora_{row['method']}": row["state_over_lora"] for row in timed}
     result = {"benchmark": "methods"} | measured_on(device) | about
-    write_json(result_file(out, "methods", device), result | {"rows": list(rows.values()), "headline": headline})
+    in_order = [rows[name] for name in methods() if name in rows]
+    write_json(result_file(out, "methods", device), result | {"rows": in_order, "headline": headline})
 
 
 def _pack(model: PackedModel, method: Method, asked: Settings) -> EnginePack:

@@ -25,9 +25,9 @@ def told(tmp_path, *names: str) -> dict:
 
 
 def test_methods_are_timed_over_plain_lora_with_their_state(tmp_path):
-    found = told(tmp_path, "lora", "stable_lora", "lora_ema", "sdft")
+    found = told(tmp_path, "stable_lora", "lora", "lora_ema", "sdft")
     rows = {row["method"]: row for row in found["rows"]}
-    assert list(rows) == ["lora", "stable_lora", "lora_ema", "sdft"]
+    assert list(rows) == ["lora", "lora_ema", "sdft", "stable_lora"]
     assert all(row["over_lora"] > 0 and row["step_ms"] > 0 for row in rows.values())
     assert rows["lora"]["state_over_lora"] == 1
     assert rows["stable_lora"]["state_bytes"]["rules"] == 14
@@ -51,7 +51,7 @@ def test_a_method_without_room_is_skipped_and_said(tmp_path, monkeypatch, capsys
         return real(model, method, asked)
 
     monkeypatch.setattr(methods, "_pack", hungry)
-    found = told(tmp_path, "full_finetune", "lora_plus")
+    found = told(tmp_path, "lora_plus", "full_finetune")
     assert found["rows"][0] == {"method": "full_finetune", "skipped": "out of memory: CUDA out of memory"}
     assert [name for name in found["headline"] if "full" in name] == []
     assert "full_finetune        skipped: out of memory" in capsys.readouterr().out
