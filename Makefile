@@ -1,14 +1,17 @@
 # An alias for people: every target does its own set-up, and is a no-op where it is done.
-#   make bench                  the study that suits this machine: core with a GPU, tuned first, quick without
-#   make bench TUNE=yes         tune any study first, or none: TUNE=no
+#   make bench                  the study that suits this machine: core with a GPU, tuned, quick without
+#   make bench TUNE=yes         tune any study here first, or none: TUNE=no
 #   make bench STUDY=smoke MODEL=path/or/name
 #   make perf                   how fast it is, against what others do; PERF=small: the edition of two CPU cores
 #   make bench TORCH_INDEX=https://download.pytorch.org/whl/cpu      another build of torch
 STUDY ?= auto
 # As `lorabench run auto` chooses: with a GPU that is core, which counts when it is tuned.
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q 'GPU 0' && echo yes)
-TUNE ?= $(if $(filter auto core core_arms,$(STUDY)),$(GPU))
+CHOSEN := $(if $(filter auto,$(STUDY)),$(if $(GPU),core,quick),$(STUDY))
 MODEL ?=
+# Settings that ship with a study need no tuning; what was chosen here before stays.
+SHIPPED := $(if $(MODEL),,$(wildcard tasks/studies/tuned/$(CHOSEN).json))
+TUNE ?= $(if $(SHIPPED),shipped,$(if $(filter core core_arms,$(CHOSEN)),$(GPU)))
 EXECUTOR ?= ray
 # What `make perf` measures: full on a GPU, small on two CPU cores.
 PERF ?= $(or $(LORABENCH_PERF),$(if $(GPU),full,small))
@@ -28,7 +31,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 bench: setup
 	$(BIN)/lorabench fetch $(STUDY) $(MODEL_OPTION)
-	$(if $(filter yes,$(TUNE)),$(BIN)/lorabench tune $(STUDY) $(MODEL_OPTION) --executor $(EXECUTOR))
+	$(if $(filter yes 1,$(TUNE)),$(BIN)/lorabench tune $(STUDY) $(MODEL_OPTION) --executor $(EXECUTOR))
+	$(if $(filter shipped,$(TUNE)),$(if $(wildcard results/$(CHOSEN)/tuning.json),,$(BIN)/lorabench tune $(STUDY) --shipped))
 	$(BIN)/lorabench run $(STUDY) $(MODEL_OPTION) --executor $(EXECUTOR)
 
 # A file stays in one worker: what its tests share is made once.
