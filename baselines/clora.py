@@ -63,8 +63,8 @@ class _BoundKeepOut(BoundUpdate):
                 each = [width_of(share, width) for share in self.shares]
                 both = torch.zeros(len(each), width, max(each))
                 for row, count in enumerate(each):
-                    both[row, :, :count] = torch.linalg.qr(torch.randn(width, count, generator=generators[row]))[0]
-                drawn.append(both.to(device))
+                    both[row, :, :count] = torch.randn(width, count, generator=generators[row])
+                drawn.append(orthonormal(both.to(device)))
             self.subspaces.append((drawn[0], drawn[1]))
 
     def penalise(self, bank: AdapterBank[Layout], gradient: Tensor) -> None:
@@ -80,6 +80,20 @@ class _BoundKeepOut(BoundUpdate):
     def load(self, state: dict[str, Tensor]) -> None:
         super().load(state)
         self._draw(self.strength.device)
+
+
+def orthonormal(drawn: Tensor) -> Tensor:
+    """The columns of [K, width, k] made orthonormal; columns of zeros stay.
+
+    By Cholesky of their products, in fp64 since that squares how near they are to each other: on a GPU all rows at
+    once, where a QR of each took 37 s for 16 trials of 135M.
+    """
+    exact = drawn.double()
+    products = exact.mT @ exact
+    none = products.diagonal(dim1=1, dim2=2) == 0
+    products.diagonal(dim1=1, dim2=2).add_(none)
+    root = torch.linalg.cholesky(products, upper=True)
+    return torch.linalg.solve_triangular(root, exact, upper=True, left=False).to(drawn.dtype)
 
 
 def width_of(share: float, width: int) -> int:

@@ -136,6 +136,19 @@ def test_clora_by_hand():
     assert torch.equal(gradient[1], torch.ones(bank.layout.size)), "the row without the rule"
 
 
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+def test_clora_draws_orthonormal_columns(share):
+    width, count = 96, clora.width_of(share, 96)
+    drawn = torch.randn(3, width, count, generator=torch.Generator().manual_seed(0))
+    drawn[1] = 0
+    found = clora.orthonormal(drawn)
+    assert not found[1].any()
+    for row in (0, 2):
+        torch.testing.assert_close(found[row].mT @ found[row], torch.eye(count), atol=1e-5, rtol=0)
+        wanted = torch.linalg.qr(drawn[row].double())[0]
+        torch.testing.assert_close((found[row] @ found[row].mT).double(), wanted @ wanted.mT, atol=1e-5, rtol=0)
+
+
 def test_clora_keeps_the_change_out_of_its_subspace():
     rows = [clora.compose(clora.Settings(strength=100.0, subspace=0.25)), LORA]
     engine = trainer(packed_model(), rows, [1e-2] * 2, [1, 1])
