@@ -47,7 +47,10 @@ class Activations(LowRank):
     def start(self, drawn: Tensor, at: Start) -> Tensor:
         highest = at.layout.rank
         each = inputs(at, self.tokens)
-        once = {id(x): principal(x, highest) for x in {id(x): x for x in each}.values()}
+        once: dict[int, tuple[Tensor, Tensor]] = {}
+        for x in each:
+            if id(x) not in once:
+                once[id(x)] = principal(x, highest)
         found = [once[id(x)] for x in each]
         ranks = distribution([ratios for _, ratios in found], round(highest / self.rho) * len(found))
         drawn.zero_()

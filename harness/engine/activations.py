@@ -16,9 +16,9 @@ from harness.engine.batches import Example
 from harness.engine.model.packed import PackedModel
 from harness.study.inspection import MOMENT_BYTES
 
-#: Padded tokens that go through the model at once: what all slots read at so many lies in memory, some 0.2 MB a token
-#: of 135M.
-PASS_TOKENS = {"cpu": 1024, "cuda": 8192}
+#: Padded tokens that go through the model at once, at least and at most, and the bytes of what the slots read at those
+#: that lie in memory then: 0.2 MB a token of 135M, 1.7 of 8B.  On a CPU more of them are no faster.
+FEWEST_TOKENS, MOST_TOKENS, PASS_BYTES = 1024, {"cpu": 1024, "cuda": 8192}, 2 * 10**9
 
 
 class Activations:
@@ -46,6 +46,7 @@ class Activations:
                 at = slice(0 if whole else example.answer_start, len(example.ids))
                 found: dict[int, Tensor] = {}
                 yield [found.setdefault(id(x), x[row, at].float()) for x in given]
+            del given  # before the next pass
 
     def moments(
         self, examples: Sequence[Example], tokens: int, *, levelled: bool = False
@@ -85,6 +86,7 @@ class Activations:
                 x = x.flatten(0, 1)[there]
                 key, own = tuple(slots[i] for i in places), x.mT @ x
                 sums[key] = sums[key].add_(own) if key in sums else own
+            del given, x  # before the next pass, and before moments are decomposed
         count = len(examples) if levelled else sum(len(example.ids) for example in examples)
         for key in list(sums):
             yield key, sums.pop(key).div_(count)
@@ -93,11 +95,15 @@ class Activations:
         self, examples: Sequence[Example], slots: Sequence[int]
     ) -> Iterator[tuple[Sequence[Example], list[Tensor]]]:
         """(examples of a pass, what each of the slots is given in it [examples, longest, n])."""
-        device = self.model.device.type
-        for part in _parts(examples, PASS_TOKENS.get(device, PASS_TOKENS["cpu"])):
-            given = self._forward(part, slots)
+        for part in _parts(examples, self._most(slots)):
             self.tokens += sum(len(example.ids) for example in part)
-            yield part, given
+            yield part, self._forward(part, slots)
+
+    def _most(self, slots: Sequence[int]) -> int:
+        """Padded tokens of a pass, as if no two of the slots read the same."""
+        size = sum(self.model.slots[i].in_features for i in slots) * self.model.dtype.itemsize
+        most = MOST_TOKENS.get(self.model.device.type, MOST_TOKENS["cpu"])
+        return max(FEWEST_TOKENS, min(most, PASS_BYTES // max(1, size)))
 
     @torch.no_grad()
     def _forward(self, examples: Sequence[Example], slots: Sequence[int]) -> list[Tensor]:

@@ -23,11 +23,11 @@ from harness.store.fingerprint import digest, source_digest
 from harness.study.config import CommonSettings, Study
 from harness.study.stack import Device, cpu_name, plain_stack
 
-#: What calls our own kernels, within the package; what only tries them moves no number.
+#: What calls our own kernels, or makes what they read, within the package; what only tries them moves no number.
 CALLERS = (
     "engine/losses.py", "engine/optimizer.py", "engine/passes.py", "engine/model/attention.py", "engine/model/fused.py",
-    "engine/model/gated.py", "engine/model/joining.py", "engine/model/readers.py", "engine/model/residuals.py",
-    "scoring/forward.py",
+    "engine/model/gated.py", "engine/model/joining.py", "engine/model/linear.py", "engine/model/precision.py",
+    "engine/model/readers.py", "engine/model/residuals.py", "scoring/forward.py",
 )  # fmt: skip
 
 

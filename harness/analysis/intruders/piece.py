@@ -18,8 +18,8 @@ from harness.analysis.intruders.solver import BASIS, Ritz
 from harness.analysis.intruders.spectrum import Levels, Spectrum, rounding
 from harness.analysis.intruders.tridiagonal import largest, top_pairs, tridiagonal
 
-#: From this p on the block iteration is faster than decompositions of one matrix after another: on two cores of a CPU
-#: by -5 to -7 % from 640 to 1,024, 0 at 1,536 and 7 % at 2,048.
+#: From this p on the block iteration is faster than decompositions of one matrix after another.  On two cores of a CPU
+#: it is slower by 5 to 7 % from 640 to 1,024, as fast at 1,536, and faster by 7 % at 2,048.
 BLOCKS_FROM = {"cpu": 1536, "cuda": 96}
 
 

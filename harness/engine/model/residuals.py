@@ -22,6 +22,8 @@ from harness.engine.model.precision import LOW
 PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 #: The attribute of a sum: a norm, and what it gives.  A pass that stops leaves nothing behind but what it drops.
 CARRIED = "_carried"
+#: A module, and the name of the projection that it ends with; empty where that is not to be looked at.
+End = tuple[nn.Module, str]
 #: Ranks up to which a kernel that waits for memory has time for an update without tensor cores.
 FEW_RANKS = 16
 
@@ -34,9 +36,8 @@ def use_sums(model: nn.Module, kernels: ModuleType) -> None:
             behind = [*(layer.input_layernorm for layer in layers[1:]), last]
             for layer, norm in zip(layers, behind, strict=True):
                 # The last feed-forward layer may be asked for some places alone, and give zeros in others
-                ends = layer.self_attn, layer.mlp if layer is not layers[-1] else None
-                ends = getattr(ends[0], "o_proj", None), getattr(ends[1], "down_proj", None)
-                layer.forward = partial(_forward, kernels, layer, norm, ends)
+                ends = (layer.self_attn, "o_proj"), (layer.mlp, "" if layer is layers[-1] else "down_proj")
+                layer.forward = partial(_forward, kernels, layer, norm, *ends)
                 for reader in (layer.post_attention_layernorm, norm):
                     reader.forward = partial(_carried, reader, reader.forward)
 
@@ -49,26 +50,26 @@ def _known(layers: Sequence[Any], last: Any) -> bool:
 
 
 def _forward(
-    kernels: ModuleType, layer: Any, norm: Any, ends: tuple[Any, Any], hidden_states: Tensor, **given: Any
+    kernels: ModuleType, layer: Any, norm: Any, attention: End, feed_forward: End, hidden_states: Tensor, **given: Any
 ) -> Tensor:
-    """As Llama's layer; ``norm`` reads what it returns, and its two parts end with the projections ``ends``."""
+    """As Llama's layer; ``norm`` reads what it returns."""
 
     def attend() -> Tensor:
         return layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **given)[0]
 
-    total = _add(kernels, attend, ends[0], hidden_states, layer.post_attention_layernorm)
-    return _add(kernels, lambda: layer.mlp(layer.post_attention_layernorm(total)), ends[1], total, norm)
+    total = _add(kernels, attend, attention, hidden_states, layer.post_attention_layernorm)
+    return _add(kernels, lambda: layer.mlp(layer.post_attention_layernorm(total)), feed_forward, total, norm)
 
 
-def _add(kernels: ModuleType, part: Callable[[], Tensor], end: Any, residual: Tensor, norm: Any) -> Tensor:
+def _add(kernels: ModuleType, part: Callable[[], Tensor], of: End, residual: Tensor, norm: Any) -> Tensor:
     """What ``part`` gives + residual, with what the norm will be asked for."""
-    factors, about = _few(end), (residual, norm.weight, norm.variance_epsilon)
-    if factors is None:
+    few, about = _few(*of), (residual, norm.weight, norm.variance_epsilon)
+    if few is None:
         normed, total = kernels.add_norm(part(), *about)
     else:
         assert not torch.is_grad_enabled(), "float32 factors on a base of 16 bits infer"
+        end, a, b = few
         x, states = _without_update(part, end)
-        a, b = factors
         rows, *others = (each.reshape(len(a), -1, each.shape[-1]).contiguous() for each in (states, x, residual))
         sums = kernels.add_updated_norm(others[0], kernels.down_states(rows, a), b, others[1], *about[1:])
         normed, total = (each.view_as(residual) for each in sums)
@@ -76,13 +77,18 @@ def _add(kernels: ModuleType, part: Callable[[], Tensor], end: Any, residual: Te
     return total
 
 
-def _few(end: Any) -> tuple[Tensor, Tensor] | None:
-    """The factors of this projection where they are in float32, of few ranks, and all that is done to it."""
-    if not isinstance(end, PackedLinear) or end.change is None or end._forward_hooks or end.weight.dtype not in LOW:
+def _few(module: nn.Module, name: str) -> tuple[PackedLinear, Tensor, Tensor] | None:
+    """This projection, with its factors, where they are in float32, of few ranks, and all that is done to it; None,
+    too, where a hook would see what has no update yet.
+    """
+    end = getattr(module, name, None)
+    if not isinstance(end, PackedLinear) or end.change is None or end.weight.dtype not in LOW:
+        return None
+    if end._forward_hooks or module._forward_hooks:
         return None
     factors = end.change.low_rank
     fit = factors is not None and factors[0].dtype is torch.float32 and factors[1].shape[2] <= FEW_RANKS
-    return factors if fit else None
+    return (end, *factors) if fit else None
 
 
 def _without_update(part: Callable[[], Tensor], end: PackedLinear) -> tuple[Tensor, Tensor]:

@@ -54,9 +54,12 @@ def _compare(kernels: ModuleType, device: torch.device) -> None:
     wanted = y.double() + update
     kernels.add_updates([y], x, a, [b])
     off, twice = [_off(y, wanted) / ROUNDING], y.double() + update
-    sums = kernels.add_updated_norm(y, kernels.down_states(x, a), b, y.flip(1), torch.ones(40, device=device), 1e-6)
-    total = twice + y.flip(1)
-    off += [_off(sums[0], F.rms_norm(total, (40,), eps=1e-6)) / ROUNDING, _off(sums[1], total) / ROUNDING]
+    weight, total = torch.linspace(-1, 1, 40, device=device), twice + y.flip(1)
+    for dtype, rounding in ((torch.float32, ROUNDING), (torch.bfloat16, HALF_ROUNDING)):
+        stream, added, w = y.flip(1).to(dtype), y.to(dtype), weight.to(dtype)
+        sums = kernels.add_updated_norm(added, kernels.down_states(x, a), b, stream, w, 1e-6)
+        wanted = F.rms_norm(total, (40,), weight.double(), 1e-6), total
+        off += [_off(found, right) / rounding for found, right in zip(sums, wanted, strict=True)]
     for states, rounding in ((y, ROUNDING), (y.bfloat16(), HALF_ROUNDING)):  # in float32 it shows what factors lose
         down = kernels.down_in_three(x, torch.cat([a, a], 1))
         opened = kernels.gated_in_three(states, states, down, *[in_three(b.mT.contiguous(), 1)] * 2)

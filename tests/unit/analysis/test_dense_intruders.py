@@ -22,7 +22,7 @@ from harness.analysis.intruders.results import DENSE, FALLBACK, SOLVER
 from harness.analysis.intruders.solver import Ritz
 
 #: (device, p from which on blocks are iterated)
-WAYS = [("cpu", 40), ("cpu", 640), *([("cuda", 40)] if torch.cuda.is_available() else [])]
+WAYS = [("cpu", 40), ("cpu", 1536), *([("cuda", 40)] if torch.cuda.is_available() else [])]
 SHAPES = [(24, 24), (16, 40), (110, 110), (100, 150), (150, 100)]
 shaped = pytest.mark.parametrize("shape", SHAPES, ids=str)
 

@@ -141,12 +141,15 @@ def test_clora_draws_orthonormal_columns(share):
     width, count = 96, clora.width_of(share, 96)
     drawn = torch.randn(3, width, count, generator=torch.Generator().manual_seed(0))
     drawn[1] = 0
+    drawn[2, :, 1 + count // 2 :] = 0  # of a smaller share
     found = clora.orthonormal(drawn)
     assert not found[1].any()
-    for row in (0, 2):
-        torch.testing.assert_close(found[row].mT @ found[row], torch.eye(count), atol=1e-5, rtol=0)
-        wanted = torch.linalg.qr(drawn[row].double())[0]
-        torch.testing.assert_close((found[row] @ found[row].mT).double(), wanted @ wanted.mT, atol=1e-5, rtol=0)
+    assert torch.equal(found[2] == 0, drawn[2] == 0)
+    for row, columns in ((0, count), (2, min(count, 1 + count // 2))):
+        kept = found[row, :, :columns]
+        torch.testing.assert_close(kept.mT @ kept, torch.eye(columns), atol=1e-5, rtol=0)
+        wanted = torch.linalg.qr(drawn[row, :, :columns].double())[0]
+        torch.testing.assert_close((kept @ kept.mT).double(), wanted @ wanted.mT, atol=1e-5, rtol=0)
 
 
 def test_clora_keeps_the_change_out_of_its_subspace():

@@ -19,7 +19,9 @@ from harness.engine.adapters import AdapterBank, Layout
 from harness.engine.batches import Joined, make_batch
 from harness.engine.model import attention
 from harness.engine.model.fused import FAMILIES, _use_norms
+from harness.engine.model.gated import use_gates
 from harness.engine.model.packed import PackedModel
+from harness.engine.model.precision import in_three
 from harness.engine.model.residuals import use_sums
 from harness.engine.passes import forward_backward
 from harness.engine.trunk import Trunk
@@ -54,6 +56,17 @@ class Written:
     ) -> tuple[Tensor, Tensor]:
         self.asked["add_updated_norm"] += 1
         return self.add_norm((y + down @ b.mT).to(y.dtype), residual, weight, eps)
+
+    def down_in_three(self, x: Tensor, a: Tensor) -> Tensor:
+        return in_three(x.float() @ a.mT, 2)
+
+    def gated_in_three(self, gate: Tensor, up: Tensor, down: Tensor, b_gate: Tensor, b_up: Tensor) -> Tensor:
+        self.asked["gated_in_three"] += 1
+        of_gate, of_up = down.float().sum(2).chunk(2, 2)
+        opening, passed = (
+            (y + of @ b.float().sum(1)).to(y.dtype) for y, of, b in ((gate, of_gate, b_gate), (up, of_up, b_up))
+        )
+        return F.silu(opening) * passed
 
 
 def fused_model(family: str) -> tuple[PackedModel, Written]:
@@ -118,12 +131,37 @@ def test_updates_in_float32_are_added_with_the_sums(models, rank):
 
 
 @torch.no_grad()
-def test_a_hook_sees_the_update_of_its_projection(models):
+@pytest.mark.parametrize("rank", [3, 17])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gates_and_sums_infer_in_float32_together(family, rank, monkeypatch):
+    monkeypatch.setitem(helpers.FAMILIES, "qwen3", {"head_dim": 8})
+    (fused, kernels), plain = fused_model(family), packed_model(family, num_hidden_layers=3)
+    use_gates(fused.module, kernels)  # pyright: ignore[reportArgumentType]  # in place of a module
+    layout, at = Layout(plain.slots, rank), torch.tensor([2, 3, 11, 17])
+    values = 0.05 * torch.randn(2, layout.size, generator=torch.Generator().manual_seed(0))
+    for read in (lambda model: model.hidden(IDS), lambda model: model.hidden_at(at, IDS)):
+        kernels.asked.clear()
+        states = []
+        for model in (fused, plain):
+            model.module.bfloat16()
+            with model.adapted(layout, values, torch.tensor([2.0, 0.5]), precise=True):
+                states.append(read(model).float())
+        assert relative(*states) < 2.0**-7
+        assert (kernels.asked["gated_in_three"], kernels.asked["add_updated_norm"]) == (3, 5 if rank == 3 else 0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["self_attn.o_proj", "self_attn"])
+def test_a_hook_sees_the_update_of_a_projection(models, name):
     fused, plain, asked = models
     layout, seen = Layout(plain.slots, 3), []
+
+    def see(module: nn.Module, given: object, out: Any) -> None:
+        seen.append((out if isinstance(out, Tensor) else out[0]).float())
+
     for model in (fused, plain):
         model.module.bfloat16()
-        model.decoder.layers[0].self_attn.o_proj.register_forward_hook(lambda end, given, out: seen.append(out.float()))
+        model.decoder.layers[0].get_submodule(name).register_forward_hook(see)
         values = 0.05 * torch.randn(2, layout.size, generator=torch.Generator().manual_seed(0))
         with model.adapted(layout, values, torch.tensor([2.0, 0.5]), precise=True):
             model.hidden(IDS)

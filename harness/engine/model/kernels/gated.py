@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.engine.model.kernels.tiles import ranks_of
 
 #: Tokens and columns of a program: the fastest of 12 on an H200 at rank 8, in 47 us forward for 12,000 tokens of 135M;
-#: with factors in three parts of 10, in 379 us for 117,000, which take 258 to read and write.
+#: with factors in three parts, the fastest of 10, in 379 us for 117,000, which take 258 to read and write.
 TILE, TILE_IN_THREE = (32, 64), (64, 64)
 #: Products of parts, of all ranks, that are summed at once.
 TERMS = 64
@@ -35,25 +35,32 @@ def _updated(
 
 
 @triton.jit
+def _with_terms(total, start, down, rows_inside, b, height, columns_inside, rank, terms: tl.constexpr):
+    """total + ``terms`` products of parts from ``start``, of each of the six in turn all ranks."""
+    j = start + tl.arange(0, terms)
+    product, there = j // rank, j < 6 * rank
+    of_down = tl.where(product < 3, 0, tl.where(product < 5, 1, 2))  # high three times, middle twice, low
+    of_b = tl.where(product < 3, product, tl.where(product < 5, product - 3, 0))
+    part = tl.load(down + (of_down * 2 * rank + j % rank)[None, :], mask=rows_inside & there[None, :], other=0.0)
+    factor = tl.load(b + (of_b * rank + j % rank)[:, None] * height, mask=columns_inside & there[:, None], other=0.0)
+    return tl.dot(part, factor, total)
+
+
+@triton.jit
 def _updated_in_three(
-    y, place, inside, down, down_part, rows_inside, b, height, columns_inside, rank: tl.constexpr, terms: tl.constexpr,
+    y, place, inside, down, rows_inside, b, height, columns_inside, rank, once: tl.constexpr, terms: tl.constexpr,
 ):  # fmt: skip
     """The same of states and factors that are sums of three: high, middle and low.
 
     Six products of parts are above 2^-24 of the whole.  They are one product of parts that are read side by side: cut
-    and multiplied one by one they took 497 us where this takes 379.
+    and multiplied one by one they took 497 us where this takes 379, of one run.
     """
     total = tl.load(y + place, mask=inside, other=0.0).to(tl.float32)
-    for start in tl.static_range(0, 6 * rank, terms):
-        j = start + tl.arange(0, terms)
-        product, there = j // rank, j < 6 * rank
-        of_down = tl.where(product < 3, 0, tl.where(product < 5, 1, 2))  # high three times, middle twice, low
-        of_b = tl.where(product < 3, product, tl.where(product < 5, product - 3, 0))
-        part = tl.load(down + (of_down * down_part + j % rank)[None, :], mask=rows_inside & there[None, :], other=0.0)
-        factor = tl.load(
-            b + (of_b * rank + j % rank)[:, None] * height, mask=columns_inside & there[:, None], other=0.0
-        )
-        total = tl.dot(part, factor, total)
+    if once:
+        total = _with_terms(total, 0, down, rows_inside, b, height, columns_inside, rank, terms)
+    else:
+        for start in range(0, 6 * rank, terms):
+            total = _with_terms(total, start, down, rows_inside, b, height, columns_inside, rank, terms)
     return total.to(y.dtype.element_ty).to(tl.float32)
 
 
@@ -84,8 +91,8 @@ def _forward(
 
 @triton.jit
 def _forward_in_three(
-    gate, up, down, b_gate, b_up, out, count, height, rank: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr,
-    terms: tl.constexpr,
+    gate, up, down, b_gate, b_up, out, count, height, rank, once: tl.constexpr, rows: tl.constexpr,
+    columns: tl.constexpr, terms: tl.constexpr,
 ):  # fmt: skip
     trial = tl.program_id(2).to(tl.int64)
     i = tl.program_id(0) * rows + tl.arange(0, rows)
@@ -94,10 +101,10 @@ def _forward_in_three(
     place, inside = (trial * count + i[:, None]) * height + c[None, :], rows_inside & columns_inside
     down += (trial * count + i[:, None]) * 6 * rank
     at = trial * 3 * rank * height + c[None, :]
-    opening = _updated_in_three(gate, place, inside, down, 2 * rank, rows_inside, b_gate + at, height,
-                                columns_inside, rank, terms)  # fmt: skip
-    passed = _updated_in_three(up, place, inside, down + rank, 2 * rank, rows_inside, b_up + at, height,
-                               columns_inside, rank, terms)  # fmt: skip
+    opening = _updated_in_three(gate, place, inside, down, rows_inside, b_gate + at, height, columns_inside, rank,
+                                once, terms)  # fmt: skip
+    passed = _updated_in_three(up, place, inside, down + rank, rows_inside, b_up + at, height, columns_inside, rank,
+                               once, terms)  # fmt: skip
     tl.store(out + place, _opened(opening, passed, out.dtype.element_ty), mask=inside)
 
 
@@ -147,7 +154,7 @@ def gated_in_three(gate: Tensor, up: Tensor, down: Tensor, b_gate: Tensor, b_up:
     """
     out, rank = torch.empty_like(gate), b_gate.shape[2]
     _forward_in_three[_grid(gate, TILE_IN_THREE)](  # pyright: ignore[reportIndexIssue]  # the same
-        gate, up, down, b_gate, b_up, out, *gate.shape[1:], rank, *TILE_IN_THREE, TERMS, num_warps=4
+        gate, up, down, b_gate, b_up, out, *gate.shape[1:], rank, 6 * rank <= TERMS, *TILE_IN_THREE, TERMS, num_warps=4
     )
     return out
 
