@@ -87,8 +87,9 @@ def _few(module: nn.Module, name: str) -> tuple[PackedLinear, Tensor, Tensor] | 
     if end._forward_hooks or module._forward_hooks:
         return None
     factors = end.change.low_rank
-    fit = factors is not None and factors[0].dtype is torch.float32 and factors[1].shape[2] <= FEW_RANKS
-    return (end, *factors) if fit else None
+    if factors is None or factors[0].dtype is not torch.float32 or factors[1].shape[2] > FEW_RANKS:
+        return None
+    return end, *factors
 
 
 def _without_update(part: Callable[[], Tensor], end: PackedLinear) -> tuple[Tensor, Tensor]:
