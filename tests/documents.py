@@ -18,7 +18,7 @@ NEEDS = re.compile(r"# needs (a GPU|the internet|a cluster|Slurm|Kubernetes)\b")
 PAGES = sorted(
     [
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "results/README.md", "results/reference/README.md")),
-        *(ROOT / name for name in ("tasks/README.md", "baselines/README.md")),
+        *(ROOT / name for name in ("tasks/README.md", "baselines/README.md", "examples/README.md")),
         *(ROOT / "docs").glob("*.md"),
     ]
 )

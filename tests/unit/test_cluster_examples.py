@@ -137,10 +137,13 @@ def test_the_pages_settings_are_a_studys():
         assert ResourceSettings(**given).model_dump(exclude_unset=True) == given
 
 
-def test_the_page_names_every_example_and_what_was_not_tried():
-    text = PAGE.read_text()
-    for path in EXAMPLES.iterdir():
-        assert f"](../examples/{path.name})" in text
+def test_the_pages_name_every_example_and_what_was_not_tried():
+    text, index = PAGE.read_text(), (EXAMPLES / "README.md").read_text()
+    names = {path.name for path in EXAMPLES.iterdir() if path.is_file()} - {"README.md"}
+    assert "outside.py" in names
+    for name in names:
+        assert f"]({name})" in index
+        assert f"](../examples/{name})" in text or name.startswith("outside")
     assert "not on a Slurm cluster" in text
     assert "not applied to a cluster" in text
     assert "docs/clusters.md" in (ROOT / "README.md").read_text()
