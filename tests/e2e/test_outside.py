@@ -123,8 +123,8 @@ def test_the_latch_of_that_arm_closes(training, again, monkeypatch):
 
     monkeypatch.setattr(training, "shrink", counted)
     again("stable_lora@latch", "--tasks", "1")
-    assert len(seen) == 8
-    assert seen[0] == 0 < seen[-1] < 14
+    assert len(seen) == 2 * 8, "of the trial and of its twin"
+    assert seen[0] == 0 < seen[7] < 14
 
 
 def test_by_default_lora_and_stable_lora(outside, results, capsys):
@@ -188,18 +188,47 @@ def test_what_is_not_written_there_is_refused(again):
     assert (status, "has no first 3" in said) == (2, True)
 
 
-@pytest.mark.parametrize(("items", "gap", "agrees"), [(1, 1e-4, True), (1, 1.0, False), (2, 1e-4, False)])
-def test_only_a_tie_may_fall_otherwise(outside, items, gap, agrees):
-    """An item that the record has right and lm-eval wrong, by so much; and more of them than one."""
-    right = [True] * 10
-    bits = pack_bits(right)
+def row(outside: ModuleType, wrong: int, gap: float | None, moved: float = 0.0, flipped: int = 0) -> Any:
+    """What is found of ten items that a record has right, of which lm-eval has some ``wrong``.
+
+    Their second answers are ``gap`` nats off, and moved by so much in the twin, which has ``flipped`` others wrong.
+    """
+    bits = pack_bits([True] * 10)
     column = TaskScores(
         metric="acc", higher_is_better=True, items=10, chance=None, score=(1.0,), stderr=(0.0,), correct=(bits,)
     )
-    found = np.array([False] * items + right[items:])
-    ours = outside.Scored(float(found.mean()), found, np.full(10, gap))
-    row = outside.compared(0, "toy_recall", column, ours, outside.Limits())
-    assert (row.differ, row.agrees(outside.Limits())) == (items, agrees)
+    found = np.arange(10) >= wrong
+    twin = found & (np.arange(10) < 10 - flipped)
+    gaps = [None if gap is None else np.full(10, gap + more) for more in (0.0, moved)]
+    each = [outside.Scored(float(items.mean()), items, gaps[i]) for i, items in enumerate((found, twin))]
+    return outside.compared(0, "toy_recall", column, *each, outside.Limits())
+
+
+def test_only_ties_may_fall_otherwise(outside):
+    assert row(outside, 2, 1e-4).agrees
+    assert not row(outside, 1, 0.1).agrees
+    assert row(outside, 1, 0.1, moved=0.02).agrees
+    assert not row(outside, 1, 0.1, moved=0.002).agrees
+
+
+def test_written_answers_may_fall_as_in_the_twin(outside):
+    assert row(outside, 1, None).agrees
+    assert not row(outside, 2, None).agrees
+    assert row(outside, 3, None, flipped=1).agrees
+    assert not row(outside, 4, None, flipped=1).agrees
+
+
+def test_losses_may_be_apart_as_far_as_the_twin_has_come(outside):
+    """And no further before it has."""
+
+    def faults(record: list[float], twin: list[float]) -> list[str]:
+        losses = outside.Losses("toy_recall", np.array(record), np.ones(3), np.array(twin))
+        return outside.Report(None, outside.Limits(), losses=[losses]).faults
+
+    assert faults([1, 1, 1.00001], [1, 1, 1]) == []
+    assert faults([1, 1, 1.01], [1, 1, 1]) == ["losses differ: toy_recall, from step 3 on"]
+    assert faults([1, 1, 1.01], [1, 1.01, 1]) == []
+    assert faults([1.01, 1, 1], [1, 1.01, 1]) == ["losses differ: toy_recall, from step 1 on"]
 
 
 def test_what_trains_there_imports_nothing_of_ours():
