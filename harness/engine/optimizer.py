@@ -17,6 +17,9 @@ from harness.engine.model.try_kernels import kernels_for
 from harness.method.adamw import BoundAdamW
 from harness.method.bound import BoundOptimizer
 
+#: Numbers of a row that are added up first.
+PART = 4096
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -39,10 +42,23 @@ def clip(gradient: Tensor, rate: Tensor, active: Tensor, limit: float) -> Clip:
     """To norms of at most ``limit``; rows that are not ``active`` [K], and those with a norm or a rate [K, S] that is
     not finite, take no step.
     """
-    norm = torch.linalg.vector_norm(gradient, dim=1)
+    norm = norms(gradient)
     usable = active & norm.isfinite() & rate.isfinite().all(1)
     coefficient = torch.where(usable, (limit / (norm + 1e-6)).clamp(max=1.0), 0.0)
     return Clip(norm, coefficient, torch.where(usable[:, None], rate, 0.0))
+
+
+def norms(rows: Tensor) -> Tensor:
+    """[K], of rows [K, P].
+
+    On a CPU in two stages: there torch adds up a long row one number after the other, and in float32 the norm of 106
+    million comes out 1.2 % too small, that of 2.4 million by 4e-5.
+    """
+    if rows.device.type == "cpu":
+        count = rows.shape[1] // PART
+        parts = rows[:, : count * PART].unflatten(1, (count, PART))
+        rows = torch.cat([torch.linalg.vector_norm(parts, dim=2), rows[:, count * PART :]], 1)
+    return torch.linalg.vector_norm(rows, dim=1)
 
 
 def update(optimizer: BoundOptimizer, bank: AdapterBank[Any], gradient: Tensor, clipped: Clip) -> None:

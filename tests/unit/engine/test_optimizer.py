@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness.engine.optimizer import OptimizerSettings, clip, update
+from harness.engine.optimizer import OptimizerSettings, clip, norms, update
 from harness.method import AdamW, adamw
 
 ADAMW, STUDY = AdamW(), OptimizerSettings()
@@ -107,6 +107,12 @@ def test_a_zero_gradient_and_a_zero_rate_are_fine():
     norm = packed.step(torch.zeros(4, 30), torch.tensor(RATES), ON)
     assert norm.tolist() == [0, 0, 0, 0]
     assert torch.equal(values, start())
+
+
+@pytest.mark.parametrize("size", [0, 3, 4096, 2_400_007, 20_000_000])
+def test_norms_of_long_rows_lose_no_digits(size):
+    rows = torch.randn(2, size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(norms(rows).double(), rows.double().norm(dim=1), rtol=2e-6, atol=0)
 
 
 def test_the_clip_is_of_the_whole_row():
