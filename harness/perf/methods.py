@@ -59,12 +59,13 @@ def main(asked: Settings, out: Path) -> None:
     plain = _pack(model, known[DEFAULT], asked)
     about = {"model": asked.model, "trials": asked.trials, "kind": asked.kind, "seconds_of_a_turn": asked.seconds}
     rows = _kept(result_file(out, "methods", device), measured_on(device) | about) if asked.names else {}
-    _write(out, device, about, rows)
     for name in asked.names or known:
         if known[name].compose(known[name].settings().resolved(STEPS_OF_A_TASK)).adapter is not None:
             rows[name] = _measured(model, name, plain, asked)
             print(_line(rows[name]), flush=True)
             _write(out, device, about, rows)
+    if not rows:
+        _write(out, device, about, rows)
     print(result_file(out, "methods", device))
 
 

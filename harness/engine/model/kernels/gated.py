@@ -21,6 +21,15 @@ TERMS = 64
 
 
 @triton.jit
+def _tile(count, height, rows: tl.constexpr, columns: tl.constexpr):
+    """(Trial, tokens, columns, which of both are inside) of a program."""
+    trial = tl.program_id(2).to(tl.int64)
+    i = tl.program_id(0) * rows + tl.arange(0, rows)
+    c = tl.program_id(1) * columns + tl.arange(0, columns)
+    return trial, i, c, i[:, None] < count, c[None, :] < height
+
+
+@triton.jit
 def _updated(
     y, place, inside, down, rows_inside, b, columns_inside, rank, b_rank, ranks: tl.constexpr, parts: tl.constexpr,
 ):  # fmt: skip
@@ -75,10 +84,7 @@ def _forward(
     gate, up, down, b_gate, b_up, out, count, height, rank, b_trial, b_rank, b_column,
     rows: tl.constexpr, columns: tl.constexpr, ranks: tl.constexpr, parts: tl.constexpr,
 ):  # fmt: skip
-    trial = tl.program_id(2).to(tl.int64)
-    i = tl.program_id(0) * rows + tl.arange(0, rows)
-    c = tl.program_id(1) * columns + tl.arange(0, columns)
-    rows_inside, columns_inside = i[:, None] < count, c[None, :] < height
+    trial, i, c, rows_inside, columns_inside = _tile(count, height, rows, columns)
     place, inside = (trial * count + i[:, None]) * height + c[None, :], rows_inside & columns_inside
     down += (trial * count + i[:, None]) * 2 * rank
     at = trial * b_trial + c[None, :] * b_column
@@ -94,10 +100,7 @@ def _forward_in_three(
     gate, up, down, b_gate, b_up, out, count, height, rank, once: tl.constexpr, rows: tl.constexpr,
     columns: tl.constexpr, terms: tl.constexpr,
 ):  # fmt: skip
-    trial = tl.program_id(2).to(tl.int64)
-    i = tl.program_id(0) * rows + tl.arange(0, rows)
-    c = tl.program_id(1) * columns + tl.arange(0, columns)
-    rows_inside, columns_inside = i[:, None] < count, c[None, :] < height
+    trial, i, c, rows_inside, columns_inside = _tile(count, height, rows, columns)
     place, inside = (trial * count + i[:, None]) * height + c[None, :], rows_inside & columns_inside
     down += (trial * count + i[:, None]) * 6 * rank
     at = trial * 3 * rank * height + c[None, :]
@@ -113,10 +116,7 @@ def _backward(
     d_out, d_next, a_next, gate, up, down, b_gate, b_up, d_gate, d_up, a_trial, a_rank, count, height, rank, b_trial,
     b_rank, b_column, rows: tl.constexpr, columns: tl.constexpr, ranks: tl.constexpr, parts: tl.constexpr,
 ):  # fmt: skip
-    trial = tl.program_id(2).to(tl.int64)
-    i = tl.program_id(0) * rows + tl.arange(0, rows)
-    c = tl.program_id(1) * columns + tl.arange(0, columns)
-    rows_inside, columns_inside = i[:, None] < count, c[None, :] < height
+    trial, i, c, rows_inside, columns_inside = _tile(count, height, rows, columns)
     place, inside = (trial * count + i[:, None]) * height + c[None, :], rows_inside & columns_inside
     down += (trial * count + i[:, None]) * 2 * rank
     at = trial * b_trial + c[None, :] * b_column
