@@ -236,16 +236,19 @@ def test_a_layer_that_is_watched_runs_by_itself():
 
 @torch.no_grad()
 def test_a_feed_forward_layer_infers_through_the_kernels():
+    """As near to float64 as products of bfloat16 are: 0.0044 at most of 300 draws of the weights, 0.0072 by itself."""
     device = str(drawn(1, seed=0).device)
-    layer, plain = (FeedForward(16, 24, torch.bfloat16, device) for _ in range(2))
-    plain.load_state_dict(layer.state_dict())
+    layer, exact = (FeedForward(16, 24, dtype, device) for dtype in (torch.bfloat16, torch.double))
+    exact.load_state_dict(layer.state_dict())
     use_gates(layer, Written)  # pyright: ignore[reportArgumentType]  # in place of a module
     x, found = drawn(4, 5, 16, seed=9).bfloat16(), []
-    for each in (layer, plain):
+    for each, x_of_it in ((layer, x), (exact, x.double())):
+        factors = x_of_it.dtype if each is exact else torch.float32
         for seed, member in enumerate(each.members()):
             height, width = member.weight.shape
-            member.take(Change(drawn(2, 3, width, seed=seed), drawn(2, height, 3, seed=seed)))
-        found.append(each(x).float())
+            pair = (drawn(2, *size, seed=seed).to(factors) for size in ((3, width), (height, 3)))
+            member.take(Change(*pair))
+        found.append(each(x_of_it).double())
     assert relative(*found) < 2.0**-7
     layer.gate_proj.take(None)
     assert layer.gate_proj.thirds is None, "parts go with the factors"
