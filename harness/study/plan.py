@@ -8,7 +8,7 @@ than the study asks for has fewer steps, the same for every arm, so orders of su
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -170,11 +170,13 @@ def build_plan(
     where: str,
     dense_rows: Callable[[float], int] | None = None,
     shares: Callable[[AdapterSettings], Shares] = lambda adapter: UNKNOWN,
+    later: Collection[str] = (),
 ) -> Plan:
     """Every trial of the study, in rows and packs of at most ``pack_size`` rows.
 
     ``dense_rows`` says how many rows that hold so many tensors of the model's size may be a pack; ``None``: as many.
-    ``shares`` are an adapter's, of the model's numbers.
+    ``shares`` are an adapter's, of the model's numbers.  Arms that come ``later`` have rows and packs of their own, so
+    that those of the others are what they were without them, and are done where they were.
     """
     untrained, rows = [], {}
     seeds = _seeds(study)
@@ -188,11 +190,11 @@ def build_plan(
                 else:
                     each = [recipe.training_key for recipe in trial.recipes or (arm.recipe,)]
                     trained = tuple(each) if len(set(each)) > 1 else each[0]
-                    key = (trained, trial.learning_rate, arm.training.adapter, trial.stage_examples)
+                    key = (trained, trial.learning_rate, arm.name in later, arm.training.adapter, trial.stage_examples)
                     rows.setdefault((order, seed, key), []).append(trial)
     groups: dict[Any, list[Row]] = {}
-    for (order, seed, (*_, adapter, examples)), trials in rows.items():
-        kind = (trials[0].recipe.pack_key, adapter, examples)
+    for (order, seed, (_, _, *alike)), trials in rows.items():
+        kind = (trials[0].recipe.pack_key, *alike)
         groups.setdefault(kind, []).extend(Row(*seeds[order, seed], part) for part in _told_apart(trials))
     packs = []
     for group in groups.values():

@@ -185,6 +185,22 @@ def test_a_pack_holds_rows_that_will_be_compared():
         assert len({(row.trials[0].spec.order, row.trials[0].spec.seed) for row in pack.rows}) == 1
 
 
+@pytest.mark.parametrize("later", [{"lora_ema": {}}, {"lora@more": {"learning_rate": 0.004}}, {"combined": {}}])
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_arms_that_come_later_leave_the_packs_of_the_others(later, size):
+    """Though they would train as others do, or beside them."""
+    given = {"frozen": {}, "lora": {}, "self_distill": {}}
+    arms = study(given | later)
+    names = {arm.name for arm in expand_arms(arms, methods(), "s.yaml")}
+    names -= {arm.name for arm in expand_arms(study(given), methods(), "s.yaml")}
+    found = build_plan(arms, methods(), inputs(), size, "s.yaml", later=names)
+    before, packs = identity(plan(given, size)), identity(found)
+    assert [each for each in packs if each in before] == before
+    added = {trial.spec.arm for pack in found.packs if pack.name not in dict(before) for trial in pack.trials}
+    assert added == names
+    assert found.fingerprints == plan(given | later, size).fingerprints
+
+
 def test_a_grid_becomes_rows():
     given = {"lora": {"learning_rate": [0.1, 0.01]}, "lora@hot": {"learning_rate": 1.0},
              "stable_lora": {"shrink": [0.1, 0.2], "learning_rate": [0.1, 0.2], },

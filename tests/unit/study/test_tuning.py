@@ -501,6 +501,8 @@ def test_a_tuning_is_extended_once_where_its_best_is_at_an_end(load, tmp_path):
     assert {trial.spec.arm for trial in more} == {"lora@learning_rate=0.004"}
     assert first.plan.fingerprints < second.plan.fingerprints, "nothing is tried twice"
     assert campaign.at_ends(second) == {}, "it is extended once"
+    again = [trial for pack in campaign.read_state(second).todo for trial in pack.trials]
+    assert again == more, "nothing is trained twice"
     for trial in more:
         write_trial(second.folder, record(trial, [0.95, 0.95]))
     choice = campaign.choose(second).arms["lora"]
@@ -509,8 +511,7 @@ def test_a_tuning_is_extended_once_where_its_best_is_at_an_end(load, tmp_path):
         "at an end", ("learning_rate=0.004",), ("learning_rate=0.004",))  # fmt: skip
     rows = read_tuning(tmp_path / "out").tries
     assert [row["setting"] for row in rows if row["beyond"]] == ["learning_rate=0.004"]
-    again = load(tune=True)
-    assert again.plan.fingerprints == second.plan.fingerprints
+    assert load(tune=True).plan.fingerprints == second.plan.fingerprints
     spec = next(t.spec for t in load().plan.trials if t.spec.arm == "lora")
     assert (spec.parameters["learning_rate"], spec.settings_tried) == (0.004, 6)
 
