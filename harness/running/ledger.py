@@ -20,7 +20,6 @@ from harness.store.intruders import Intruders
 from harness.store.packed import Floats
 from harness.store.records import (
     BaseRecord,
-    BaseScore,
     Costs,
     Curve,
     Failure,
@@ -169,6 +168,10 @@ class Ledger(BaseModel):
         """
         notes, spec = self.notes[trial.fingerprint], trial.spec
         status: Status = "ok" if notes.failure is None else "diverged"
+
+        def column(name: str) -> TaskScores:
+            return base.scores[name].column(notes.scores[name], notes.stderrs[name], notes.correct[name])
+
         return TrialRecord(
             fingerprint=trial.fingerprint,
             study=job.study.name,
@@ -176,8 +179,8 @@ class Ledger(BaseModel):
             spec=spec,
             facts=trial.facts,
             stack=dict(job.stack),
-            tasks={name: self._column(notes, name, base.scores[name]) for name in spec.stream},
-            probes={name: self._column(notes, name, base.scores[name]) for name in spec.probes},
+            tasks={name: column(name) for name in spec.stream},
+            probes={name: column(name) for name in spec.probes},
             curves=tuple(self._curves(notes, spec.stream)) if status == "ok" else (),
             train_loss=tuple(map(Floats.of, notes.losses)),
             intruders=tuple(notes.intruders),
@@ -194,19 +197,6 @@ class Ledger(BaseModel):
             commit=clone().commit,
             clean=clone().clean,
             failure=notes.failure,
-        )
-
-    def _column(self, notes: TrialSoFar, name: str, base: BaseScore) -> TaskScores:
-        return TaskScores(
-            metric=base.metric,
-            higher_is_better=base.higher_is_better,
-            items=base.items,
-            chance=base.chance,
-            majority=base.majority,
-            score=tuple(notes.scores[name]),
-            stderr=tuple(notes.stderrs[name]),
-            correct=tuple(notes.correct[name]),
-            truncated=base.truncated,
         )
 
     def _curves(self, notes: TrialSoFar, stream: Sequence[str]) -> list[Curve]:

@@ -45,8 +45,8 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
         spec=spec,
         facts=trial.facts,
         stack=dict(job.stack),
-        tasks={name: _column(base.scores[name], [True] * (stages + 1)) for name in spec.stream},
-        probes={name: _column(base.scores[name], probed) for name in spec.probes},
+        tasks={name: _repeated(base.scores[name], [True] * (stages + 1)) for name in spec.stream},
+        probes={name: _repeated(base.scores[name], probed) for name in spec.probes},
         curves=tuple(
             Curve(
                 task=name,
@@ -65,15 +65,9 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
     )
 
 
-def _column(base: BaseScore, scored: list[bool]) -> TaskScores:
-    return TaskScores(
-        metric=base.metric,
-        higher_is_better=base.higher_is_better,
-        items=base.items,
-        chance=base.chance,
-        majority=base.majority,
-        score=tuple(base.score if here else None for here in scored),
-        stderr=tuple(base.stderr if here else None for here in scored),
-        correct=tuple(base.correct if here else None for here in scored),
-        truncated=base.truncated,
+def _repeated(base: BaseScore, scored: list[bool]) -> TaskScores:
+    """The base model's scores in every row that is scored."""
+    score, stderr, correct = (
+        [of_base if here else None for here in scored] for of_base in (base.score, base.stderr, base.correct)
     )
+    return base.column(score, stderr, correct)

@@ -8,7 +8,7 @@ Non-finite numbers never enter a record: a trial that leaves the numbers is ``di
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -197,6 +197,22 @@ class BaseScore(Frozen):
     truncated: int = 0  #: items that lost their beginning because they are longer than the context
     majority: Score | None = None  #: as in :class:`TaskScores`
     tokens: int  #: of one trial's scoring pass over this task
+
+    def column(
+        self, score: Iterable[Score | None], stderr: Iterable[Score | None], correct: Iterable[str | None]
+    ) -> TaskScores:
+        """A trial's scores on this task, one a row of its matrix."""
+        return TaskScores(
+            metric=self.metric,
+            higher_is_better=self.higher_is_better,
+            items=self.items,
+            chance=self.chance,
+            majority=self.majority,
+            score=tuple(score),
+            stderr=tuple(stderr),
+            correct=tuple(correct),
+            truncated=self.truncated,
+        )
 
 
 class BaseRecord(Frozen):
