@@ -9,7 +9,13 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+# The same examples in every run, however long one takes, since a machine may be busy; `--hypothesis-profile=explore`
+# draws others.
+settings.register_profile("explore", deadline=None)
+settings.register_profile("repeat", deadline=None, derandomize=True)
+settings.load_profile("repeat")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Threads that wait for others of theirs spin by default, and take the core from those and from the other tests.

@@ -50,7 +50,7 @@ def test_ranks_and_alphas_are_peft_s(pattern):
     assert root == {"q_proj": 3, "v_proj": 6 / math.sqrt(2)}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from(PATTERNS), unique=True, min_size=2, max_size=6))
 def test_of_several_patterns_the_first_counts(patterns):
     entries = {pattern: number for number, pattern in enumerate(patterns, 1)}

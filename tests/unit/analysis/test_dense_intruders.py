@@ -150,7 +150,7 @@ def test_equal_singular_values_at_the_cut_are_undecided(shape, device):
     assert low < high
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 70), st.integers(1, 70), st.floats(1e-3, 100), st.integers(0, 10**6))
 def test_bounds_hold_for_any_shape(m, n, norm, seed):
     before = dict(piece.BLOCKS_FROM)

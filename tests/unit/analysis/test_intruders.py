@@ -157,7 +157,7 @@ def test_equal_singular_values_leave_the_others_decided():
     assert np.delete(width, [1, 2]).max() < 1e-6
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 30), st.integers(2, 30), st.integers(1, 8), st.floats(1e-3, 100), st.integers(0, 10**6))
 def test_bounds_hold_for_any_shape(m, n, rank, norm, seed):
     compare(random((m, n), seed), *update((m, n), min(rank, m, n), norm, seed), degenerate=True)

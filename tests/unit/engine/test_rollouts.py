@@ -152,7 +152,7 @@ def draw(logits: Tensor, numbers, temperature: float = 1.0) -> list[int]:
 
 
 @given(st.lists(st.floats(-8, 8), min_size=2, max_size=12), st.floats(0.2, 3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_draws_follow_the_softmax(logits, temperature):
     """Numbers spread evenly over [0, 1) pick every token as often as it is likely."""
     count = 2000

@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.store.intruders import ByLayer, ByType, Intruders
@@ -18,7 +18,6 @@ PART = {"matrices": 2, "count": 3, "distance": 0.1, "energy_share": 0.0, "delta_
         "relative_spectral_norm": 0.1, "effective_rank": 2.0, "cosine_error": 0.5}  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False)))
 def test_floats_come_back_bit_by_bit(values):
     found = Floats.parse(Floats.of(values).text)
@@ -32,7 +31,6 @@ def test_floats_that_have_no_sum_come_back():
         Floats.parse(f"f8:{base64.b64encode(struct.pack('<2d', math.inf, -math.inf)).decode()}")
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)))
 def test_integers_come_back(values):
     found = Integers.parse(Integers.of(values).text)

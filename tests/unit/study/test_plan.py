@@ -168,7 +168,7 @@ def test_teachers_share_a_pack_but_not_over_a_changed_base(between, packs):
     assert [len(pack.rows) for pack in found.packs] == packs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 12))
 def test_packs_are_small_enough_and_even(rows, size):
     found = plan({"lora": {}}, size, seeds=list(range(rows)), streams={"o": ["a"]})

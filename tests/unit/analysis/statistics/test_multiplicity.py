@@ -18,7 +18,7 @@ def test_holm():
     assert own.holm([]) == []
 
 
-@settings(max_examples=10, deadline=None)  # statsmodels collects garbage on every call
+@settings(max_examples=10)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
 def test_holm_is_that_of_statsmodels(p_values):
     assert own.holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], abs=1e-15)
