@@ -67,7 +67,8 @@ def _record(job: Job, base: BaseRecord, trial: PlannedTrial) -> TrialRecord:
 
 def _repeated(base: BaseScore, scored: list[bool]) -> TaskScores:
     """The base model's scores in every row that is scored."""
-    score, stderr, correct = (
-        [of_base if here else None for here in scored] for of_base in (base.score, base.stderr, base.correct)
+    return base.column(
+        (base.score if here else None for here in scored),
+        (base.stderr if here else None for here in scored),
+        (base.correct if here else None for here in scored),
     )
-    return base.column(score, stderr, correct)
