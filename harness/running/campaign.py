@@ -148,7 +148,7 @@ def lay_out(study: Study, where: str, folder: Path, *, device: Callable[[str], D
         study, inputs, tuned = _take_tuned(study, registry, inputs, where, folder)
     kind = device_class(device(study.device).gigabytes)
     size, dense = pack_size(study, source.path, kind), dense_rows(study, source.path, kind)
-    # What lies beyond a grid is known once the grid has been tried, whose packs must not change with it.
+    # They are known once the grid has been tried, and must not change its packs.
     later = {entry.arm for each in searches for entry in each.extension or ()}
     plan = build_plan(study, registry, inputs, size, where, dense, shares_of(source.path), later)
     short = short_tasks(study, inputs.train_rows)

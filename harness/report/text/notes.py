@@ -22,8 +22,8 @@ from harness.study.reference import DEFAULT
 RERUN = (
     "Rerun noise: the same arm, seeds and orders in other packs or on another GPU differ by 1.8 points of accuracy and "
     "1.9 points of forgetting where 300 items a task are scored (rms of two runs; at most 4.2 and 3.8), and on a CPU "
-    "and on a GPU by 3.9 and 7.5 points with 24 items a task (at most 13.9 and 22.9). A difference of single runs "
-    "below that means nothing. On a CPU a rerun gives the same bits."
+    "and on a GPU, with other libraries, by 3.9 and 7.5 points with 24 items a task (at most 13.9 and 22.9). A "
+    "difference of single runs below that means nothing. On a CPU a rerun gives the same bits."
 )
 
 

@@ -236,7 +236,7 @@ def test_a_layer_that_is_watched_runs_by_itself():
 
 @torch.no_grad()
 def test_a_feed_forward_layer_infers_through_the_kernels():
-    """As near to float64 as products of bfloat16 are: 0.0044 at most of 300 draws of the weights, 0.0072 by itself."""
+    """In 300 draws of the weights at most 0.0044 from float64, and 0.0072 where the kernels are not used."""
     device = str(drawn(1, seed=0).device)
     layer, exact = (FeedForward(16, 24, dtype, device) for dtype in (torch.bfloat16, torch.double))
     exact.load_state_dict(layer.state_dict())
